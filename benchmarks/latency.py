@@ -1,0 +1,185 @@
+"""Camera-to-command latency on real DDS, every node in a process of its own, read by an observer of the topics.
+
+Two parts in one run: the simulation graph in real time with the bundle's own pictures, and 640 x 480 pictures from a
+replay publisher that stands for a camera and an arm. Latency: from the picture's publication to the reception of the
+first command that contains its residual. Render time is not in it, and is reported beside it.
+
+    ./rlfp bench latency [--episodes N] [--seconds S] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlfp_ros import graph
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.evaluation.graph import latency_summary, observe_graph
+from rlfp_ros.runner import Runner, reserved_domain
+
+BUNDLE = "reach_panda"
+WIDTH, HEIGHT, RATE_HZ = 640, 480, 30
+PICTURES = 12  # rendered before the clock runs, then repeated
+STARTED_S = 20.0  # for the nodes to come up
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rlfp bench latency", description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=int, default=5, help="of the simulation part")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the replay part")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    result = {
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "simulation_84": simulation(options.episodes),
+        "replay_640x480": replay(options.seconds),
+    }
+    for name in ("simulation_84", "replay_640x480"):
+        print(f"{name:16} " + "  ".join(f"{key} {value}" for key, value in result[name].items()))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def simulation(episodes: int) -> dict[str, Any]:
+    """The demo's graph, recorder included."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        observed = observe_graph(
+            {"task": "reach", "bundle": BUNDLE, "episodes": episodes, "transport": "local", "record": folder,
+             "record_per_episode": False},
+            lambda episode: None,
+        )  # fmt: skip
+    latency = latency_summary(observed)
+    return latency | {"pictures": sum(len(episode.images) for episode in observed), "render_ms_p50": render_ms()}
+
+
+def render_ms() -> float:
+    """Median time of a picture under `train`, in this process."""
+    from rlfp_ros.evaluation.rollout import Rollout
+    from rlfp_ros.simulation.randomization import load_profile
+
+    world = Rollout(load_bundle(BUNDLE), load_profile("train")).world
+    times = []
+    for seed in range(40):
+        world.reset(seed)
+        started = time.perf_counter()
+        world.picture()
+        times.append(1e3 * (time.perf_counter() - started))
+    return round(float(np.median(times)), 2)
+
+
+def replay(seconds: float) -> dict[str, Any]:
+    """The real-arm graph before a camera of 640 x 480 and an arm that does as it is told."""
+    from rlfp_ros.nodes.observer import Observer
+
+    with reserved_domain() as domain:
+        resolved = graph.resolve(
+            graph.REAL_ARM, {"bundle": BUNDLE, "transport": "local", "domain_id": domain, "require_heartbeat": False}
+        )
+        os.environ.update(graph.environment("local", str(domain)))
+        publisher = multiprocessing.get_context("spawn").Process(target=_publish, args=(str(domain), seconds))
+        with Runner(resolved, console="quiet") as runner, Observer(lambda episode: None, always=True) as observer:
+            publisher.start()
+            while publisher.is_alive() and runner.poll() is None:
+                observer.spin(0.2)
+            publisher.join()
+        heard = observer.current
+    assert heard is not None
+    if runner.failure:
+        raise SystemExit(f"the graph failed: {runner.failure}")
+    warm = min(heard.applied, default=0) + 1_000_000_000  # the first second finds nodes that still meet each other
+    sent = sorted(stamp for stamp in heard.images if stamp >= warm)[:-3]
+    answered = [stamp for stamp in sent if stamp in heard.applied]
+    heard.applied = {stamp: heard.applied[stamp] for stamp in answered}
+    return latency_summary([heard]) | {"pictures": len(sent), "lost": len(sent) - len(answered)}
+
+
+def _publish(domain: str, seconds: float) -> None:
+    """A camera and an arm, as a driver would publish them."""
+    os.environ.update(graph.environment("local", domain, large_images=True))
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.node import Node
+    from std_srvs.srv import Trigger
+
+    from rlfp_ros.nodes import messages as m
+    from rlfp_ros.schema import ConfigurationError
+    from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+
+    bundle = load_bundle(BUNDLE)
+    arm = load_arm(bundle.contract.arm.name)
+    pictures, K = _pictures()
+    rclpy.init()
+    node = Node("replay")
+    controller = TrajectoryController(len(arm.joint_names))
+    controller.reset(np.array(arm.home))
+
+    def follow(message: Any) -> None:
+        try:
+            controller.accept(m.trajectory_from_message(message, arm.joint_names), node.get_clock().now().nanoseconds)
+        except ConfigurationError as error:
+            node.get_logger().error(str(error))
+
+    node.create_subscription(m.ARM_COMMAND.type, m.ARM_COMMAND.name, follow, m.LATEST)
+    image, info, joints = (
+        node.create_publisher(topic.type, topic.name, topic.qos) for topic in (m.IMAGE, m.CAMERA_INFO, m.JOINT_STATES)
+    )
+    count = 0
+
+    def camera() -> None:
+        nonlocal count
+        stamp = node.get_clock().now().nanoseconds
+        info.publish(m.camera_info_message(stamp, "camera_optical_frame", WIDTH, HEIGHT, K))
+        image.publish(m.image_message(stamp, pictures[count % PICTURES], "camera_optical_frame"))
+        count += 1
+
+    def measure() -> None:
+        stamp = node.get_clock().now().nanoseconds
+        position, velocity, _ = controller.sample(stamp)
+        state = JointState(stamp, position, velocity, np.zeros_like(position), 0.08)
+        joints.publish(m.joint_state_message(state, arm))
+
+    node.create_timer(1 / 240, measure)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    enable = node.create_client(Trigger, "residual_controller/enable")
+    deadline = time.monotonic() + STARTED_S
+    while not enable.service_is_ready() and time.monotonic() < deadline:
+        executor.spin_once(timeout_sec=0.05)
+    node.create_timer(1 / RATE_HZ, camera)
+    enable.call_async(Trigger.Request())
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.05)
+    rclpy.shutdown()
+
+
+def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
+    """Pictures of the scene at 640 x 480, uint8 rgb, and their camera matrix [3, 3]."""
+    from rlfp_ros.bundle import Intrinsics
+    from rlfp_ros.simulation.randomization import load_profile
+    from rlfp_ros.simulation.scene import load_scene
+    from rlfp_ros.simulation.task import load_task
+    from rlfp_ros.simulation.world import World
+
+    contract = load_bundle(BUNDLE).contract
+    focal = contract.camera.intrinsics.fy * HEIGHT / contract.camera.height
+    intrinsics = Intrinsics(fx=focal, fy=focal, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
+    camera = contract.camera.model_copy(update={"width": WIDTH, "height": HEIGHT, "intrinsics": intrinsics})
+    world = World(load_arm(contract.arm.name), load_task(contract.task), load_profile("none"), load_scene(), camera)
+    pictures = []
+    for seed in range(PICTURES):
+        world.reset(seed)
+        pictures.append(world.image)
+    return pictures, intrinsics.matrix()

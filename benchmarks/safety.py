@@ -1,0 +1,476 @@
+#!/usr/bin/env python3
+"""The residual controller under measurement: time of a tick, hostile inputs, and time from a fault to a stopped arm.
+
+    ./rlfp bench safety [--ticks N] [--arms panda ...] [--stops N] [--json FILE] [--progress FILE]
+
+The judge in here is written against the arm's published numbers (`config/arms/*.yaml`), with kinematics straight from
+Pinocchio and distances of its own: it samples what the model of joint_trajectory_controller would tell the arm while
+commands arrive up to two ticks late. `test/test_safety_filter.py` holds short runs of the same to it.
+
+`--ticks` is the length of the hostile run for each arm (1 ms a tick; 10^6 take 20 minutes an arm). With `--progress
+FILE` an interrupted run goes on where it was. `stops` go through the real graph (`benchmarks/fault_matrix.py`, --stops
+times each, 0 leaves them out); `stops_in_process` compares the controller alone with Ruckig's time-optimal stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # seven joints: a second thread only waits
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pinocchio as pin
+import ruckig
+
+from rlfp_ros.bundle import ActionContract, BaseController
+from rlfp_ros.control.arm import Arm, JointState, load_arm
+from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
+from rlfp_ros.control.trajectory import Residual, Trajectory
+from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+
+RATE = 240
+UPDATES = 4  # of the arm's controller for each of our ticks: about its usual 1 kHz
+SCALE = np.array((0.5, 0.5, 0.5, 2.0, 2.0, 2.0))  # of the residual, m/s and rad/s: as fast as the tool may be
+STANDING_RAD_S = 1e-6  # rounding of what the arm is told at rest
+HOSTILE = (np.nan, np.inf, -np.inf, 1e300, 5e-324, 50.0)
+
+
+def contract_of(arm: Arm) -> SimpleNamespace:
+    """A policy that may turn and push the tool every way, on top of `hold`."""
+    fingers = 1 if arm.gripper else 0
+    action = ActionContract(
+        components=("vx", "vy", "vz", "wx", "wy", "wz", *(("gripper",) * fingers)),
+        scale=(*SCALE.tolist(), *((0.04,) * fingers)),
+        units=("m/s", "m/s", "m/s", "rad/s", "rad/s", "rad/s", *(("m",) * fingers)),
+        rate_hz=30.0,
+    )
+    return SimpleNamespace(action=action, base_controller=BaseController(name="hold"))
+
+
+def stamp(tick: int) -> int:
+    """ns of a tick."""
+    return 7_000_000_000 + tick * 1_000_000_000 // RATE
+
+
+def segment_distance(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> float:
+    """Between two line segments (Ericson, Real-Time Collision Detection, 5.1.9)."""
+    d1, d2, r = q1 - p1, q2 - p2, p1 - p2
+    a, e, f, c, b = d1 @ d1, d2 @ d2, d2 @ r, d1 @ r, d1 @ d2
+    denominator = a * e - b * b
+    s = np.clip((b * f - c * e) / denominator, 0, 1) if denominator > 1e-12 else 0.0
+    t = (b * s + f) / e
+    if t < 0 or t > 1:
+        t = np.clip(t, 0, 1)
+        s = np.clip((b * t - c) / a, 0, 1)
+    return float(np.linalg.norm(p1 + d1 * s - p2 - d2 * t))
+
+
+class Judge:
+    """Holds what the arm is told, sample by sample, against the arm's published numbers."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm = arm
+        whole = pin.buildModelFromUrdf(str(arm.urdf_path))
+        others = [whole.getJointId(name) for name in list(whole.names)[1:] if name not in arm.joint_names]
+        self.model = pin.buildReducedModel(whole, others, pin.neutral(whole))
+        assert tuple(self.model.names)[1:] == arm.joint_names, "the arms here name their joints from base to tool"
+        self.data = self.model.createData()
+        self.tool = self.model.getFrameId(arm.tool_frame)
+        base = self.model.frames[self.model.getFrameId(arm.base_frame)]
+        assert base.placement.isIdentity(), "the arms here stand in their URDF's origin"
+        self.limits = {
+            name: np.array(getattr(arm.limits, name)) for name in ("lower", "upper", "velocity", "acceleration", "jerk")
+        }
+        self.before: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self.samples = self.moving = 0
+
+    def see(self, time_ns: int, position: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray) -> None:
+        """One sample; raises AssertionError."""
+        limits, tool = self.limits, self.arm.tool_limits
+        self.samples += 1
+        self.moving += bool((np.abs(velocity) > 0.02).any())
+        assert np.isfinite((position, velocity, acceleration)).all(), "not finite"
+        assert (position >= limits["lower"]).all()
+        assert (position <= limits["upper"]).all()
+        assert (np.abs(velocity) <= limits["velocity"]).all()
+        assert (np.abs(acceleration) <= limits["acceleration"] + 1e-6).all(), acceleration / limits["acceleration"]
+        if self.before is not None:
+            elapsed = (time_ns - self.before[0]) * 1e-9
+            moved = position - self.before[1]
+            expected = 0.5 * elapsed * (velocity + self.before[2])
+            assert np.abs(moved - expected).max() <= elapsed**3 * limits["jerk"].max() / 12 + 1e-9
+            jerk = np.abs(acceleration - self.before[3]) / elapsed
+            assert (jerk <= limits["jerk"] + 1.0).all(), jerk / limits["jerk"]
+        self.before = (time_ns, position, velocity, acceleration)
+        jacobian = pin.computeFrameJacobian(self.model, self.data, position, self.tool, pin.LOCAL_WORLD_ALIGNED)
+        place = self.data.oMf[self.tool].translation
+        assert (place >= np.array(tool.lower) - 1e-4).all(), place
+        assert (place <= np.array(tool.upper) + 1e-4).all(), place
+        twist = jacobian @ velocity
+        assert np.linalg.norm(twist[:3]) <= tool.speed, f"tool speed {np.linalg.norm(twist[:3]):.3f} m/s"
+        assert np.linalg.norm(twist[3:]) <= tool.angular_speed, f"tool turns at {np.linalg.norm(twist[3:]):.3f} rad/s"
+
+    def see_distances(self, position: np.ndarray) -> None:
+        """Capsules with three or more joints between them stay apart, and above the table."""
+        model, data = self.model, self.data
+        pin.forwardKinematics(model, data, position)
+        placed = []
+        for capsule in self.arm.capsules:
+            index = model.getFrameId(capsule.link)
+            frame = model.frames[index]
+            pose = data.oMi[frame.parentJoint] * frame.placement
+            ends = [pose.rotation @ np.array(end) + pose.translation for end in (capsule.start, capsule.end)]
+            placed.append((frame.parentJoint, ends, capsule))
+        for index, (joint, (start, end), capsule) in enumerate(placed):
+            if joint >= 3 and capsule.table:
+                assert min(start[2], end[2]) - capsule.radius > (self.arm.table_height or 0.0)
+            for other_joint, (other_start, other_end), other in placed[index + 1 :]:
+                if abs(joint - other_joint) >= 3:
+                    distance = segment_distance(start, end, other_start, other_end)
+                    assert distance > capsule.radius + other.radius
+
+
+class Line:
+    """Commands on their way to the arm: each may be up to two ticks late, none overtakes another."""
+
+    def __init__(self, arm: Arm, positions: np.ndarray, random: np.random.Generator) -> None:
+        self.controller = TrajectoryController(len(arm.joint_names))
+        self.controller.reset(positions)
+        self.random = random
+        self.phase = random.uniform(0, 1)  # of JTC's updates against our ticks
+        self.on_the_way: list[tuple[int, Trajectory]] = []
+
+    def send(self, trajectory: Trajectory) -> None:
+        """Arrives within two ticks."""
+        arrival = trajectory.stamp_ns + int(self.random.uniform(0, 2e9 / RATE)) * int(self.random.integers(0, 2))
+        if self.on_the_way:
+            arrival = max(arrival, self.on_the_way[-1][0])
+        self.on_the_way.append((arrival, trajectory))
+
+    def samples(self, start_ns: int, end_ns: int, count: int) -> list[tuple[int, tuple[np.ndarray, ...]]]:
+        """What the arm is told at `count` times after `start_ns` up to `end_ns`."""
+        result = []
+        for index in range(1, count + 1):
+            time_ns = start_ns + int((end_ns - start_ns) * (index - self.phase) / count)
+            while self.on_the_way and self.on_the_way[0][0] <= time_ns:
+                _, trajectory = self.on_the_way.pop(0)
+                self.controller.accept(trajectory, time_ns)  # JTC looks for messages in its own update
+            result.append((time_ns, self.controller.sample(time_ns)))
+        return result
+
+
+def hostile_twist(random: np.random.Generator, phase: int, kind: int) -> np.ndarray:
+    """Random, extremal, switching at the worst moment, absurd or not a number; -1: any of these."""
+    if kind < 0:
+        kind = int(random.integers(0, 6))
+    scale = SCALE
+    if kind == 0:
+        return random.uniform(-1, 1, 6) * scale
+    if kind == 1:
+        return np.sign(random.uniform(-1, 1, 6)) * scale
+    if kind == 2:
+        return (1 if phase % 2 else -1) * scale * np.array([1, 0, 0, 0, 0, 1])
+    if kind == 3:
+        twist = random.uniform(-1, 1, 6) * scale
+        twist[random.integers(0, 6)] = random.choice(HOSTILE)
+        return twist
+    if kind == 4:
+        return np.array([0, 0, -1, 0, 0, 0]) * scale
+    return scale * random.choice([-1, 1], 6)
+
+
+def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[Judge, ResidualController]:
+    """A hostile run through controller and delayed line, judged sample by sample."""
+    random = np.random.default_rng(seed)
+    controller = ResidualController(arm, contract_of(arm), ControllerSettings(start_enabled=True))
+    judge = Judge(arm)
+    start = np.array(arm.home) + random.uniform(-0.1, 0.1, len(arm.joint_names))
+    line = Line(arm, start, random)
+    twist = np.zeros(6)
+    held = int(random.integers(1, 40))
+    kind = int(random.integers(-3, 6))  # two runs of three keep to one kind: bang-bang swings up at its own rhythm
+    tick, seen = 0, 1
+    for step in range(ticks):
+        tick += 1 if not faults or random.random() > 0.01 else int(random.integers(2, 30))  # ticks may be missed
+        now = stamp(tick)
+        if tick > seen:  # the arm goes on by itself
+            for time_ns, sample in line.samples(stamp(seen), now, UPDATES * (tick - seen)):
+                judge.see(time_ns, *sample)
+        seen = tick + 1
+        position, velocity, _ = line.controller.sample(now)
+        noise = random.normal(0, 1e-5, (2, len(position)))
+        measured = JointState(now, position + noise[0], velocity + noise[1], np.zeros(len(position)), 0.04)
+        if faults and random.random() < 0.002:
+            measured = JointState(now, measured.positions * np.nan, measured.velocities, measured.efforts)
+        controller.on_joint_state(measured, now)
+        if step % held == 0:
+            twist = hostile_twist(random, step // held, kind)
+        if step % 8 == 0:
+            age = int(random.integers(0, 60_000_000))
+            if faults and random.random() < 0.05:
+                age = int(random.choice([-(10**12), -60_000_000, 10**9]))  # of the future, or of long ago
+            admitted = controller.on_residual(Residual(now - age, twist, float(random.uniform(-1, 1))), now)
+            assert np.isfinite(admitted).all()
+        if faults and random.random() < 0.003:
+            controller.on_object_pose(random.choice(HOSTILE, 3), None, now, now)
+        if faults and random.random() < 0.003:
+            controller.on_domain_shift(float(random.choice([0.0, 1.0, np.nan])), now, now)
+        if faults and random.random() < 0.003:
+            controller.on_residual(Residual(now + 1, np.zeros(int(random.integers(0, 9))), None), now)
+        if faults and random.random() < 0.003:
+            controller.on_goal(random.choice(HOSTILE, 3))
+            controller.set_residual_gain(float(random.choice([0.0, 1.0, 7.0])))
+        if faults and random.random() < 0.001:
+            controller.estop()
+        if controller.state is State.STOPPED and random.random() < 0.02:
+            controller.reset()
+            controller.enable()
+        command = controller.tick(now, now)
+        if command.trajectory is not None:
+            line.send(command.trajectory)
+        for time_ns, sample in line.samples(now, stamp(tick + 1), UPDATES):
+            judge.see(time_ns, *sample)
+        if step % 20 == 0:
+            judge.see_distances(sample[0])
+    assert controller.internal_errors == 0, controller.last_error
+    return judge, controller
+
+
+# --- time of a tick ----------------------------------------------------------------------------------------------
+
+
+def measure_ticks(arm: Arm, ticks: int) -> dict[str, float]:
+    """Microseconds of `ResidualController.tick` while the arm moves about, limits active or not."""
+    random = np.random.default_rng(0)
+    controller = ResidualController(arm, contract_of(arm), ControllerSettings(start_enabled=True))
+    line = TrajectoryController(len(arm.joint_names))
+    line.reset(np.array(arm.home))
+    twist, times = np.zeros(6), np.zeros(ticks)
+    for tick in range(ticks):
+        now = stamp(tick)
+        position, velocity, _ = line.sample(now)
+        controller.on_joint_state(JointState(now, position, velocity, np.zeros(len(position)), 0.04), now)
+        if tick % 8 == 0:
+            if tick % 80 == 0:
+                twist = random.uniform(-0.2, 0.2, 6)
+            controller.on_residual(Residual(now - 33_000_000, twist, 0.02), now)
+        started = time.perf_counter()
+        command = controller.tick(now, now)
+        times[tick] = time.perf_counter() - started
+        if command.trajectory is not None:
+            line.accept(command.trajectory, now)
+    p50, p99, p999 = np.percentile(1e6 * times, [50, 99, 99.9])
+    return {"p50": p50, "p99": p99, "p999": p999, "max": 1e6 * times.max(), "n": ticks}
+
+
+# --- faults to rest ----------------------------------------------------------------------------------------------
+
+Fault = Callable[[ResidualController, int], None]
+FAULTS: dict[str, Fault | None] = {
+    "estop": lambda controller, now: controller.estop() and None,
+    "disable": lambda controller, now: controller.disable() and None,
+    "joint_states_stale": None,
+    "joint_states_not_finite": lambda controller, now: controller.on_joint_state(
+        JointState(now, *np.full((3, len(controller.arm.joint_names)), np.nan)), now
+    ),
+    "policy_stale": None,
+    "policy_not_finite": None,
+    "domain_shift": None,
+    "sender_killed": None,
+}
+
+
+def measure_stop(arm: Arm, fault: str, seed: int) -> tuple[float, float, bool, bool, float]:
+    """One fault at a random phase of motion at full residual: (ms to rest or to zero gain, ms of Ruckig's optimal stop
+    from there, latched, resumed, ms from the fault's end to the first residual that acts)."""
+    random = np.random.default_rng(seed)
+    controller = ResidualController(arm, contract_of(arm), ControllerSettings(start_enabled=True))
+    line = TrajectoryController(len(arm.joint_names))
+    line.reset(np.array(arm.home))
+    begin = int(random.integers(150, 260))
+    twist = np.concatenate((random.uniform(-0.2, 0.2, 3), np.zeros(3)))
+    act = FAULTS[fault]
+    rest = resumed = None
+    optimal, end = 0.0, begin + 240
+    policy = fault.startswith("policy")
+    for tick in range(begin + 480):
+        now = stamp(tick)
+        faulty = begin <= tick < end
+        position, velocity, acceleration = line.sample(now)
+        if tick == begin:
+            optimal = ruckig_stop(arm, velocity, acceleration)
+            if act is not None:
+                act(controller, now)
+        if not (faulty and fault == "joint_states_stale"):
+            controller.on_joint_state(JointState(now, position, velocity, np.zeros(len(position)), 0.04), now)
+        if tick % 8 == 0:
+            if not (faulty and fault == "policy_stale"):
+                asked = np.full(6, np.nan) if faulty and fault == "policy_not_finite" else twist
+                controller.on_residual(Residual(now - 33_000_000, asked, 0.02), now)
+            controller.on_domain_shift(1.0 if faulty and fault == "domain_shift" else 0.0, now, now)
+        if not (faulty and fault == "sender_killed"):
+            command = controller.tick(now, now)
+            if command.trajectory is not None:
+                line.accept(command.trajectory, now)
+        if (
+            tick > begin
+            and rest is None
+            and (controller.gain == 0.0 if policy else np.abs(velocity).max() < STANDING_RAD_S)
+        ):
+            rest = tick - begin
+        if tick >= end and resumed is None and controller.gain > 0.0 and controller.state is State.ACTIVE:
+            resumed = tick - end
+    latched = controller.state in (State.STOPPED, State.DISABLED)
+    per_tick = 1e3 / RATE
+    return (
+        per_tick * (rest if rest is not None else np.nan),
+        1e3 * optimal,
+        latched,
+        resumed is not None,
+        per_tick * (resumed if resumed is not None else np.nan),
+    )
+
+
+def ruckig_stop(arm: Arm, velocity: np.ndarray, acceleration: np.ndarray) -> float:
+    """Seconds of the time-optimal stop within the same acceleration and jerk, every joint for itself."""
+    joints, settings = len(arm.joint_names), ControllerSettings()
+    problem, answer = ruckig.InputParameter(joints), ruckig.Trajectory(joints)
+    problem.control_interface = ruckig.ControlInterface.Velocity
+    problem.current_position, problem.current_velocity = [0.0] * joints, velocity.tolist()
+    problem.current_acceleration, problem.target_velocity = acceleration.tolist(), [0.0] * joints
+    problem.max_velocity = list(arm.limits.velocity)
+    problem.max_acceleration = [settings.stop_acceleration_scale * value for value in arm.limits.acceleration]
+    problem.max_jerk = [settings.stop_jerk_scale * value for value in arm.limits.jerk]
+    ruckig.Ruckig(joints).calculate(problem, answer)
+    return float(answer.duration)
+
+
+# --- jitter of the real node ---------------------------------------------------------------------------------------
+
+
+def measure_jitter(seconds: float) -> dict[str, float]:
+    """Milliseconds between the node's commands, less their period: the real process at 240 Hz, over shared memory.
+
+    The arm answers every command with the joints it was told, so the node never stops for want of them.
+    """
+    from fault_matrix import quiet_graph
+
+    with quiet_graph(["residual_controller"], {"tick_on": "timer", "start_enabled": True}) as graph:
+        published = graph.answer_commands(seconds)
+    periods = 1e-6 * np.diff(np.array(published[RATE // 4 :], dtype=np.int64))  # the start is not counted
+    off = np.abs(periods - 1e3 / RATE)
+    p50, p99 = np.percentile(off, [50, 99])
+    return {"p50": p50, "p99": p99, "max": float(off.max()), "n": len(off), "load": os.getloadavg()[0]}
+
+
+# --- the hostile run ------------------------------------------------------------------------------------------------
+
+CHUNK = 2_000  # ticks from one seed
+
+
+def run_adversarial(name: str, ticks: int, known: dict[str, float], save: Callable[[], None]) -> None:
+    """Hostile chunks until `known` (ticks, violations, nonfinite, moving) has `ticks`; `save` after each."""
+    arm = load_arm(name)
+    known.update({key: known.get(key, 0) for key in ("ticks", "violations", "nonfinite", "moving")})
+    began, at_start = time.monotonic(), known["ticks"]
+    while known["ticks"] < ticks:
+        seed = round(known["ticks"] / CHUNK)
+        length = min(CHUNK, ticks - int(known["ticks"]))
+        try:
+            judge, _ = run_hostile(arm, seed, length, faults=seed % 2 == 1)
+            known["moving"] += judge.moving / judge.samples * length
+        except AssertionError as error:
+            known["violations"] += 1
+            known["nonfinite"] += "finite" in str(error)
+            line = traceback.extract_tb(error.__traceback__)[-1].line
+            print(f"  {name}: seed {seed}: {(str(error).splitlines() or [''])[0]} ({line})")
+        known["ticks"] += length
+        save()
+        if seed % 25 == 24:
+            rate = (known["ticks"] - at_start) / (time.monotonic() - began)
+            print(
+                f"  {name}: {known['ticks']} of {ticks} ticks, {known['violations']} violations, "
+                f"{(ticks - known['ticks']) / rate:.0f} s to go",
+                flush=True,
+            )
+
+
+def measure_stops_in_process(arm: Arm, times: int) -> dict[str, dict[str, object]]:
+    """Every fault of FAULTS `times` times at random phases, beside Ruckig's time-optimal stop; prints a table."""
+    stops: dict[str, dict[str, object]] = {}
+    print(f"{'fault':26s} n   p50 ms  max ms  Ruckig's stop p50 ms  latched  resumed after ms")
+    for fault in FAULTS:
+        rows = np.array([measure_stop(arm, fault, seed) for seed in range(times)])
+        resumed = bool(rows[:, 3].all())
+        after = float(np.max(rows[:, 4])) if resumed else None
+        p50, longest, optimal = float(np.median(rows[:, 0])), float(np.max(rows[:, 0])), float(np.median(rows[:, 1]))
+        latched = bool(rows[:, 2].all())
+        stops[fault] = {
+            "n": len(rows), "p50_ms": p50, "max_ms": longest, "ruckig_p50_ms": optimal,
+            "latched": latched, "resumed": resumed, "resumed_max_ms": after,
+        }  # fmt: skip
+        print(
+            f"{fault:26s} {len(rows):<3d} {p50:6.0f}  {longest:6.0f}  {optimal:20.0f}  "
+            f"{'yes' if latched else 'no':7s}  {'-' if after is None else f'{after:.0f}'}"
+        )
+    return stops
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print tables and write JSON; 1 where a limit was violated."""
+    parser = argparse.ArgumentParser(prog="rlfp bench safety", description=__doc__.splitlines()[0])
+    parser.add_argument("--ticks", type=int, default=20_000, help="ticks of the hostile run, for each arm")
+    parser.add_argument("--arms", nargs="+", default=["panda", "iiwa", "xarm6"])
+    parser.add_argument("--stops", type=int, default=5, help="times that each fault is injected into the real graph")
+    parser.add_argument("--jitter", type=float, default=20.0, help="seconds of the real node; 0: not measured")
+    parser.add_argument("--progress", type=Path, help="go on with the hostile run that this file tells of")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    result: dict[str, object] = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+
+    result["tick_us"] = ticks = measure_ticks(load_arm(options.arms[0]), 20_000)
+    print("tick of the whole controller, us: " + "  ".join(f"{name} {value:.0f}" for name, value in ticks.items()))
+    if options.jitter:
+        result["jitter_ms"] = jitter = measure_jitter(options.jitter)
+        print("period of the node at 240 Hz, ms off: " + "  ".join(f"{k} {v:.3g}" for k, v in jitter.items()))
+
+    adversarial: dict[str, dict[str, float]] = {}
+    if options.progress and options.progress.exists():
+        adversarial = json.loads(options.progress.read_text())
+    result["adversarial"] = adversarial
+
+    def save() -> None:
+        if options.progress:
+            options.progress.write_text(json.dumps(adversarial, indent=1))
+
+    for name in options.arms:
+        run_adversarial(name, options.ticks, adversarial.setdefault(name, {}), save)
+        seen = adversarial[name]
+        print(
+            f"hostile inputs, {name}: {seen['ticks']} ticks, moving in {seen['moving'] / seen['ticks']:.0%} of them, "
+            f"{seen['violations']} violations, {seen['nonfinite']} not finite"
+        )
+
+    result["stops_in_process"] = measure_stops_in_process(load_arm(options.arms[0]), 20)
+    if options.stops:
+        from fault_matrix import measure_faults, table
+
+        result["stops"] = stops = measure_faults(options.stops)
+        print(table(stops))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+    return int(any(seen["violations"] for seen in adversarial.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Steps per second from pixels, beside panda-gym's PandaPush in the same run, and where the time goes.
+
+A step is one camera picture and everything until the next one, episodes' resets included: here 1/30 s with the residual
+controller at 240 Hz inside, there 1/25 s. Rates are per second of processor time, which is what one core gives and
+which other programs on the machine disturb least; rounds of all of them alternate.
+
+    ./rlfp bench sim [--seconds S] [--rounds N] [--peer-python FILE] [--json FILE]
+"""
+
+# Runs under the peer's own Python too (`--as-peer`), so nothing of rlfp_ros is imported up here.
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+IMAGE_SIZE = 64  # px
+TASK = "push"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+PEER_MISSING = (
+    "panda-gym is not there, so nothing is compared. To get it: python3 -m venv ~/panda_gym && "
+    "~/panda_gym/bin/pip install panda-gym, then ./rlfp bench sim --peer-python ~/panda_gym/bin/python"
+)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rlfp bench sim", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of processor time for each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of all measurements; medians count")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has panda-gym")
+    parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="px")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--as", dest="role", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.role:
+        serve(options.role, options.image_size)
+        return 0
+    peer_there = subprocess.run([options.peer_python, "-c", "import panda_gym"], capture_output=True).returncode == 0
+    pythons = {"train": sys.executable, "none": sys.executable}
+    if peer_there:
+        pythons["panda_gym"] = options.peer_python
+    else:
+        print(PEER_MISSING)
+    load = os.getloadavg()[0]
+    rates: dict[str, list[float]] = {role: [] for role in pythons}
+    workers = {role: Worker(python, role, options.image_size) for role, python in pythons.items()}
+    second = Worker(sys.executable, "train", options.image_size)
+    try:
+        for _ in range(options.rounds):
+            for role, worker in workers.items():
+                rates[role].append(worker.measure(options.seconds)["steps_per_cpu_s"])
+        train = workers["train"].measure(options.seconds)
+        none = workers["none"].measure(options.seconds)
+        alone = workers["train"].measure(options.seconds)["steps_per_wall_s"]
+        for worker in (workers["train"], second):
+            worker.ask(options.seconds)
+        both = sum(worker.answer()["steps_per_wall_s"] for worker in (workers["train"], second))
+    finally:
+        for worker in (*workers.values(), second):
+            worker.close()
+    median = {role: statistics.median(values) for role, values in rates.items()}
+    peer = median.get("panda_gym")
+    result = {
+        "image_size": options.image_size,
+        "steps_per_s_core": round(median["train"], 1),
+        "steps_per_s_core_none": round(median["none"], 1),
+        "panda_gym_steps_per_s": round(peer, 1) if peer else None,
+        "ratio": round(median["train"] / peer, 2) if peer else None,
+        "ratio_none": round(median["none"] / peer, 2) if peer else None,
+        "scaling_two_processes": round(both / alone, 2),
+        "rss_mib": train["rss_mib"],
+        "stages_ms": train["stages_ms"],
+        "stages_ms_none": none["stages_ms"],
+        "transfer_ms": transfer_ms(options.image_size),
+        "cores": os.cpu_count(),
+        "load_before": round(load, 2),
+        "rounds": {role: [round(rate, 1) for rate in values] for role, values in rates.items()},
+    }
+    result["stages_ms"]["transfer"] = result.pop("transfer_ms")
+    for name, value in result.items():
+        print(f"{name:24} {value}")
+    if load > 0.5:
+        print(
+            f"the machine was busy (load {load:.1f}): scaling_two_processes says little, the rates are still per core"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+class Worker:
+    """A process that holds one environment and measures it when asked."""
+
+    def __init__(self, python: str, role: str, size: int) -> None:
+        root = Path(__file__).resolve().parents[1]
+        self._process = subprocess.Popen(
+            [python, __file__, "--as", role, "--image-size", str(size)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(root)},
+        )  # fmt: skip
+
+    def ask(self, seconds: float) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):  # PyBullet prints its build time
+                return dict(json.loads(line))
+        raise RuntimeError(f"the benchmark's worker ended with {self._process.wait()}")
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        self.ask(seconds)
+        return self.answer()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+def serve(role: str, size: int) -> None:
+    """Measure for as many seconds of processor time as each line of standard input says."""
+    step, stages = peer_step(size) if role == "panda_gym" else own_step(role, size)
+    for _ in range(20):
+        step()
+    for line in sys.stdin:
+        limit, steps = float(line), 0
+        stages.clear()
+        cpu, wall = time.process_time(), time.perf_counter()
+        while time.process_time() - cpu < limit:
+            step()
+            steps += 1
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        answer = {
+            "steps_per_cpu_s": steps / cpu,
+            "steps_per_wall_s": steps / wall,
+            "rss_mib": round(resident_mib(), 1),
+            "stages_ms": {name: round(1000 * seconds / steps, 3) for name, seconds in stages.items()},
+        }
+        print(json.dumps(answer), flush=True)
+
+
+def own_step(profile: str, size: int) -> tuple[Callable[[], None], dict[str, float]]:
+    """Random actions in ours; what it took by stage (s of processor time), resets spread over the steps."""
+    import cv2
+    import numpy as np
+
+    from rlfp_ros.simulation.environment import ManipulationEnv
+
+    cv2.setNumThreads(1)
+    env = ManipulationEnv(TASK, profile=profile, observation="pixels", image_size=size)
+    stages: dict[str, float] = {}
+    inside = [0.0]  # time already counted for stages within the one that runs
+
+    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            outer, inside[0] = inside[0], 0.0
+            start = time.process_time()
+            try:
+                return function(*arguments, **named)
+            finally:
+                took = time.process_time() - start
+                stages[stage] = stages.get(stage, 0.0) + took - inside[0]
+                inside[0] = outer + took
+
+        return call
+
+    world, controller = env.world, env._deployment.controller
+    world.step = timed("physics", world.step)  # type: ignore[method-assign]
+    world.camera.render = timed("render", world.camera.render)  # type: ignore[method-assign]
+    world.camera.expose = timed("post_processing", world.camera.expose)  # type: ignore[method-assign]
+    for name in ("tick", "on_residual", "on_joint_state"):
+        setattr(controller, name, timed("control", getattr(controller, name)))
+    reset, step = timed("reset", env.reset), timed("environment", env.step)
+    rng = np.random.default_rng(0)
+    reset(seed=0)
+
+    def once() -> None:
+        _, _, terminated, truncated, _ = step(rng.uniform(-1, 1, env.action_size))
+        if terminated or truncated:
+            reset()
+
+    return once, stages
+
+
+def peer_step(size: int) -> tuple[Callable[[], None], dict[str, float]]:
+    """Random actions in panda-gym's PandaPush, its picture rendered after every step."""
+    import gymnasium
+    import panda_gym  # type: ignore[import-not-found]  # noqa: F401 - registers its environments
+
+    env = gymnasium.make(
+        "PandaPush-v3", render_mode="rgb_array", renderer="Tiny", render_width=size, render_height=size
+    )
+    env.action_space.seed(0)
+    env.reset(seed=0)
+
+    def once() -> None:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        picture = env.render()
+        assert picture.shape[:2] == (size, size)  # type: ignore[union-attr]
+        if terminated or truncated:
+            env.reset()
+
+    return once, {}
+
+
+def transfer_ms(size: int, steps: int = 60) -> float:
+    """What a step costs more when it comes from another process: a vector of one against the environment itself."""
+    import numpy as np
+
+    from rlfp_ros.simulation.environment import ManipulationEnv
+    from rlfp_ros.simulation.vector import make_vector
+
+    arguments = {"task": TASK, "profile": "none", "observation": "pixels", "image_size": size}
+    vector, single = make_vector(1, **arguments), ManipulationEnv(**arguments)
+    try:
+        vector.reset(seed=0)
+        single.reset(seed=0)
+        actions = np.zeros((1, single.action_size), np.float32)
+        difference = list(_differences(lambda: vector.step(actions), lambda: single.step(actions[0]), steps))
+        return round(1000 * statistics.median(difference), 3)
+    finally:
+        vector.close()
+        single.close()
+
+
+def _differences(one: Callable[[], Any], other: Callable[[], Any], count: int) -> Iterator[float]:
+    for _ in range(count):
+        start = time.perf_counter()
+        one()
+        middle = time.perf_counter()
+        other()
+        yield (middle - start) - (time.perf_counter() - middle)
+
+
+def resident_mib() -> float:
+    """Memory of this process."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

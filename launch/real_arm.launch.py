@@ -1,0 +1,13 @@
+"""A real arm and camera, driven from camera pixels. Starts DISABLED.
+
+What runs is in rlfp_ros/graph.py; `ros2 launch rlfp_ros real_arm.launch.py -s` lists the arguments.
+"""
+
+from launch import LaunchDescription
+
+from rlfp_ros.graph import REAL_ARM
+from rlfp_ros.ros2_launch import launch_description
+
+
+def generate_launch_description() -> LaunchDescription:
+    return launch_description(REAL_ARM)

@@ -1,0 +1,1 @@
+"""From features and joints to a safe command: policy, base controllers, residual, safety filter."""

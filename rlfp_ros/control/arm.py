@@ -1,0 +1,133 @@
+"""An arm as data: joints, limits with their source, frames, gripper and topics, from `config/arms/<arm>.yaml`."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from rlfp_ros import paths, schema
+from rlfp_ros.schema import ConfigurationError, Schema
+
+Positive = Field(gt=0)
+
+
+class JointLimits(Schema):
+    """Limits per arm joint, in the order of `joint_names`. SI units."""
+
+    source: str  # where the numbers were published
+    lower: tuple[float, ...]  # rad
+    upper: tuple[float, ...]  # rad
+    velocity: tuple[float, ...]  # rad/s
+    acceleration: tuple[float, ...]  # rad/s^2
+    jerk: tuple[float, ...]  # rad/s^3
+    effort: tuple[float, ...]  # N m
+
+
+class Gripper(Schema):
+    """A parallel gripper whose width is the sum of its finger joints' positions."""
+
+    joint_names: tuple[str, ...]
+    open_width: float = Positive  # m, between the pads
+    closed_width: float = 0.0  # m
+    velocity: float = Positive  # m/s of width
+    effort: float = Positive  # N
+
+
+class ToolLimits(Schema):
+    """Where the tool centre point may go, and how fast, in `base_frame`."""
+
+    lower: tuple[float, float, float]  # m
+    upper: tuple[float, float, float]  # m
+    speed: float = Positive  # m/s
+    angular_speed: float = Positive  # rad/s
+
+
+class Capsule(Schema):
+    """A part of the arm for distances: all points within `radius` of the line from `start` to `end`, in `link`."""
+
+    link: str
+    start: tuple[float, float, float]  # m
+    end: tuple[float, float, float]  # m
+    radius: float = Positive  # m
+    table: bool = True  # its distance to the table counts; the fingers' does not, the tool box bounds them
+
+
+class Topics(Schema):
+    """Relative topic names of the arm's drivers; a launch file may remap them."""
+
+    joint_states: str = "joint_states"
+    joint_trajectory: str = "joint_trajectory_controller/joint_trajectory"
+    gripper_trajectory: str = "gripper_controller/joint_trajectory"
+
+
+class Arm(Schema):
+    """One arm. Joint vectors everywhere in this package follow the order of `joint_names`."""
+
+    name: str
+    urdf: str  # path, or "<python package>:<path inside it>", e.g. "pybullet_data:franka_panda/panda.urdf"
+    base_frame: str
+    tool_frame: str  # the tool centre point; its z axis points out of the gripper
+    joint_names: tuple[str, ...]
+    home: tuple[float, ...]  # rad
+    limits: JointLimits
+    tool_limits: ToolLimits
+    capsules: tuple[Capsule, ...] = ()  # none: no distances are kept
+    table_height: float | None = 0.0  # m, in the base frame; None: no table
+    gripper: Gripper | None = None
+    topics: Topics = Topics()
+    visuals: Literal["collision", "visual"] = "collision"  # which meshes the simulator draws (collision: low polygon)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Arm:
+        count = len(self.joint_names)
+        for name in ("lower", "upper", "velocity", "acceleration", "jerk", "effort"):
+            values = getattr(self.limits, name)
+            if len(values) != count:
+                raise ValueError(f"limits.{name} has {len(values)} values, expected {count}, one for each joint")
+            if name not in ("lower", "upper") and min(values) <= 0:
+                raise ValueError(f"limits.{name} has {min(values)}, expected values above 0")
+        if len(self.home) != count:
+            raise ValueError(f"home has {len(self.home)} values, expected {count}, one for each joint")
+        for joint, low, high, home in zip(
+            self.joint_names, self.limits.lower, self.limits.upper, self.home, strict=True
+        ):
+            if not low < home < high:
+                raise ValueError(f"home of {joint} is {home}, expected it inside its limits [{low}, {high}]")
+        return self
+
+    @property
+    def urdf_path(self) -> Path:
+        """Absolute path of the URDF. Raises ConfigurationError where the package or the file is missing."""
+        package, colon, inside = self.urdf.partition(":")
+        if not colon:
+            return paths.resolve(self.urdf, "sim/assets")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigurationError(
+                f"config/arms/{self.name}.yaml: urdf needs the Python package {package!r}; pip install it"
+            )
+        path = Path(next(iter(spec.submodule_search_locations))) / inside
+        if not path.exists():
+            raise ConfigurationError(f"config/arms/{self.name}.yaml: urdf is {self.urdf!r}, but {path} does not exist")
+        return path
+
+
+def load_arm(name_or_path: str | Path) -> Arm:
+    """The arm `config/arms/<name>.yaml`, or the one in a file of the user's."""
+    return schema.load(paths.resolve(name_or_path, "config/arms", ".yaml"), Arm)
+
+
+@dataclass(frozen=True)
+class JointState:
+    """Measured joints of one arm at one time, already matched by name into the arm's order."""
+
+    stamp_ns: int
+    positions: np.ndarray  # [J] rad
+    velocities: np.ndarray  # [J] rad/s
+    efforts: np.ndarray  # [J] N m
+    gripper_width: float = 0.0  # m

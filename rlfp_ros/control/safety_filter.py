@@ -1,0 +1,456 @@
+"""From a wanted motion to a command that is inside every limit and carries its own stop.
+
+Each tick makes one step and a complete stop after it, checks both as a whole, and sends them as one short trajectory.
+If a check fails, the stop that was sent before goes on: it was checked when it was sent, so limits stay feasible
+forever. Limits run from the last command, never from the measurement.
+
+Everything is piecewise constant in jerk with changes only on ticks, and every such change is a point of the
+trajectory. A quintic through position, velocity and acceleration of a piece with constant jerk *is* that piece, so
+what joint_trajectory_controller interpolates is exactly what was checked, and two trajectories that share a piece
+agree on it to rounding whenever they arrive. (Ruckig's stops switch at times of their own for every joint: 21 points
+for seven joints, or an interpolation that overshoots the jerk. Its time-optimal stop is the yardstick in the tests.)
+
+Layout of a command with tick time t: points at t + dt and t + 2 dt were promised by the two commands before, the
+point at t + 3 dt is new, then three points of the stop. A command that comes up to two ticks late changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import daqp
+import numpy as np
+
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.kinematics import Distances, Kinematics
+from rlfp_ros.control.trajectory import Trajectory
+
+AHEAD = 3  # ticks from the command's stamp to the end of its new step
+DAQP_OPTIMAL = 1  # exit flag of a solved programme
+CLOSEST_PAIRS = 4  # whose distances enter the quadratic programme; the check takes all of them
+SETTLED_RAD_S = 2e-3  # below this and wanting to stand, the sent stop brings it to exact rest
+LONGEST_STOP_S = 10.0  # a start above every speed limit, or not a number, has no plan
+# The wanted motion keeps this much farther from walls and from the arm's own links than the checks demand. Without it
+# the tool would come to the very edge, where each step's curvature dips beyond it, and no step would ever pass again.
+SLIDING_ROOM_M = 0.003
+SPEED_MARGIN = 0.97  # of the published tool speeds, held at the samples that are checked
+RAMP_SAMPLES = 4  # of the tool's speed while a stop sets in
+ROUNDING = 1e-9  # of the comparisons below: rad, m and their rates
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Commanded motion of J joints at one time."""
+
+    rows: np.ndarray  # [3, J]: rad, rad/s, rad/s^2
+    at_rest: bool  # exactly: stops end on stored zeros
+
+    @property
+    def position(self) -> np.ndarray:
+        """[J] rad."""
+        return self.rows[0]
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """[J] rad/s."""
+        return self.rows[1]
+
+
+@dataclass
+class FilterCounts:
+    """What the filter did since it was made."""
+
+    steps: int = 0
+    braked: int = 0  # the wanted step failed its check, a braking one passed
+    stop_followed: int = 0  # no step passed, the stop sent before went on
+    limited: int = 0  # the quadratic programme had to change the wanted motion
+    unsolved: int = 0  # and found no answer: the arm brakes
+    refused: dict[str, int] = field(default_factory=dict)  # failed checks by name
+
+
+class SafetyFilter:
+    """Keeps the commanded motion of one arm. Deterministic; uses no clock. SI units, `arm.joint_names` order."""
+
+    def __init__(self, arm: Arm, kinematics: Kinematics, settings: ControllerSettings) -> None:
+        self.arm, self.kinematics, self.settings = arm, kinematics, settings
+        self.dt = 1.0 / settings.control_rate_hz
+        self.counts = FilterCounts()
+        limits, tool = arm.limits, arm.tool_limits
+        self.joint_count = joints = len(arm.joint_names)
+        self.distances = Distances(
+            kinematics, settings.collision_margin_m, settings.table_margin_m, settings.collision_influence_m
+        )
+
+        # What the checks hold: the arm's limits with the margins of the settings.
+        self._lower = np.array(limits.lower) + settings.position_margin_rad
+        self._upper = np.array(limits.upper) - settings.position_margin_rad
+        self._velocity_published = np.array(limits.velocity)
+        box_lower = np.array(tool.lower) + settings.workspace_margin_m
+        box_upper = np.array(tool.upper) - settings.workspace_margin_m
+        self._box = [*box_lower.tolist(), *box_upper.tolist()]
+        # The Jacobian turns a little on the way; SPEED_MARGIN is several times what that was seen to add.
+        self._speed_squared = (SPEED_MARGIN * tool.speed) ** 2
+        self._angular_squared = (SPEED_MARGIN * tool.angular_speed) ** 2
+        self._fastest = self._fastest_turn = 0.0  # of the ramp that was checked last
+        self._linear_and_angular = np.kron(np.eye(2), np.ones((3, 1)))  # [6, 2]
+
+        # What a step may use.
+        self._acceleration = settings.acceleration_scale * np.array(limits.acceleration)
+        self._jerk_dt = settings.jerk_scale * np.array(limits.jerk) * self.dt
+        self._jerk_dt_squared = self._jerk_dt**2
+        self._jerk_twice = 2.0 * self._jerk_dt / self.dt
+        self._to_step = self._propagation(1)
+        self._missing = np.array((0.0, -1.0, -0.5 * self.dt))  # of (position, velocity, acceleration), to a velocity
+
+        # Stops: one ramp length for all joints, in ticks, from full acceleration of a step to full deceleration.
+        self._stop_per_acceleration = 1.0 / (settings.stop_acceleration_scale * np.array(limits.acceleration))
+        stop_jerk_dt = settings.stop_jerk_scale * np.array(limits.jerk) * self.dt
+        ramp = np.max((self._acceleration + 1.0 / self._stop_per_acceleration) / stop_jerk_dt)
+        self._ramp = max(2, math.ceil(ramp - ROUNDING))
+        self._ramp_time = self._ramp * self.dt
+        self._impulse = np.array((0.0, 2.0, self._ramp_time))
+        share = np.linspace(0.0, 1.0, RAMP_SAMPLES)[:, None]  # of the ramp: v + a t + (a_end - a) t^2 / (2 T)
+        time = share * self._ramp_time
+        self._ramp_samples = np.hstack((np.ones_like(share), time * (1.0 - 0.5 * share), 0.5 * time * share))
+        self._growth = np.array((0.0, 1.0, 0.5 * self._ramp_time))
+        self._stop_positions = np.zeros((3, joints))  # of the stop in hand
+        self._ends = np.zeros((4, joints))
+        self._stops: dict[int, tuple[np.ndarray, tuple[int, ...]]] = {}
+
+        # What the wanted motion may use: joints first, then the tool's three axes.
+        self._value_upper = np.concatenate((self._upper, box_upper - SLIDING_ROOM_M))
+        self._value_lower = np.concatenate((self._lower, box_lower + SLIDING_ROOM_M))
+        velocity = settings.velocity_scale * self._velocity_published
+        self._rate_most = np.concatenate((velocity, np.full(3, np.inf)))
+        self._rate_least = -self._rate_most
+        self._tool_speed = settings.tool_speed_scale * tool.speed
+        self._tool_angular_speed = settings.tool_speed_scale * tool.angular_speed
+        lever = settings.rotation_length_m
+        self._task_weight = np.array([1.0, 1.0, 1.0, lever, lever, lever])
+        self._task_weight_column = self._task_weight[:, None]
+        self._spare = max(joints - 6, 0)  # joints beyond what a tool pose needs
+        self._is_spare = (np.arange(joints) < self._spare).astype(float)
+        self._regular = 1e-4 * np.eye(joints)
+        self._zeros = np.zeros(joints)
+        self._zeros.setflags(write=False)
+        self._free = np.zeros(joints + 3 + CLOSEST_PAIRS, dtype=np.intc)  # DAQP's `sense`: all plain inequalities
+        self._unbounded = np.full(CLOSEST_PAIRS, np.inf)
+        self.smallest_singular_value = 1.0
+        self.start(np.array(arm.home))
+
+    def _propagation(self, ticks: int) -> np.ndarray:
+        """[3, 4]: from (position, velocity, acceleration, acceleration at the end) over `ticks` of constant jerk."""
+        time = ticks * self.dt
+        return np.array(
+            (
+                (1.0, time, time * time / 3.0, time * time / 6.0),
+                (0.0, 1.0, 0.5 * time, 0.5 * time),
+                (0.0, 0.0, 0.0, 1.0),
+            )
+        )
+
+    # --- the sent motion ---------------------------------------------------------------------------------------
+
+    def start(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
+        """Begin at measured joints [J]; moving ones (velocities given) are brought to rest along a stop."""
+        velocity = self._zeros
+        if velocities is not None:
+            velocity = np.clip(velocities, self._rate_least[: self.joint_count], self._rate_most[: self.joint_count])
+        rows = np.array((positions, velocity, self._zeros), dtype=float)
+        now = Motion(rows, not velocity.any())
+        self.now = now  # commanded for the last tick's stamp
+        # What follows the last of `ahead`: (ticks left of the phase, motion at its end).
+        self._stop = [] if now.at_rest else self._plan_stop(rows)
+        self.ahead = [now]
+        self._follow_stop()
+        self._follow_stop()
+        self.ahead = self.ahead[1:]  # promised for one and two ticks from now
+        # The arm's controller holds what it was told last, not what is measured: time to go over to that gently.
+        self._settling = round(self.settings.settle_s / self.dt) if now.at_rest else 0
+
+    def advance(self, ticks: int = 1) -> None:
+        """Time goes on by whole ticks along what was sent: a tick that did not happen lets the sent stop run."""
+        for _ in range(ticks):
+            while len(self.ahead) < AHEAD:
+                self._follow_stop()
+            self.now = self.ahead.pop(0)
+        self._settling = max(0, self._settling - ticks)
+
+    @property
+    def end(self) -> Motion:
+        """The last promised motion: where the next step begins."""
+        return self.ahead[-1]
+
+    @property
+    def resting(self) -> bool:
+        """Nothing that was sent still moves."""
+        return self.now.at_rest and self.ahead[0].at_rest and self.ahead[-1].at_rest and not self._stop
+
+    def _follow_stop(self) -> None:
+        """Promise one more tick along the stop."""
+        here = self.ahead[-1]
+        if not self._stop:
+            self.ahead.append(here)  # a stop ends at rest, and so does a start
+            return
+        left, target = self._stop[0]
+        if left == 1:
+            self._stop.pop(0)
+            self.ahead.append(target)
+            return
+        self._stop[0] = (left - 1, target)
+        rows = here.rows
+        acceleration = rows[2] + (target.rows[2] - rows[2]) / left
+        self.ahead.append(Motion(self._to_step @ np.vstack((rows, acceleration)), False))
+
+    def _stop_matrix(self, plateau: int) -> tuple[np.ndarray, tuple[int, ...]]:
+        """[3 n, 3]: from a motion's rows to those of its stop's n points, and the points' distances in ticks.
+
+        All joints ramp to a deceleration, keep it, and ramp it out together. With both ramps T_r and the plateau
+        T_p long, -(2 v + a T_r) / (2 (T_r + T_p)) is the deceleration that ends at rest.
+        """
+        found = self._stops.get(plateau)
+        if found is None:
+            deceleration = -self._impulse / (2.0 * (self._ramp_time + plateau * self.dt))
+            ramp, keep = self._propagation(self._ramp), self._propagation(max(plateau, 1))
+            first = ramp @ np.vstack((np.eye(3), deceleration))
+            second = keep @ np.vstack((first, deceleration)) if plateau else first
+            last = ramp @ np.vstack((second, np.zeros(3)))
+            last[1:] = 0.0  # rest exactly, not to rounding
+            points = (first, second, last) if plateau else (first, last)
+            ticks = (self._ramp, plateau, self._ramp) if plateau else (self._ramp, self._ramp)
+            found = self._stops[plateau] = (np.vstack(points), ticks)
+        return found
+
+    def _plan_stop(self, rows: np.ndarray) -> list[tuple[int, Motion]]:
+        """The shortest stop from `rows` inside the stop's acceleration; jerk is inside by the ramps' length.
+
+        Empty where `rows` are not finite.
+        """
+        hardest = float(np.abs((self._impulse @ rows) * self._stop_per_acceleration).max())
+        if not hardest < LONGEST_STOP_S:
+            return []
+        needed = 0.5 * hardest - self._ramp_time
+        plateau = math.ceil(needed / self.dt - ROUNDING) if needed > 0.0 else 0
+        matrix, ticks = self._stop_matrix(plateau)
+        points = (matrix @ rows).reshape(len(ticks), 3, self.joint_count)
+        self._stop_positions = points[:, 0]
+        return [(ticks[index], Motion(points[index], index + 1 == len(ticks))) for index in range(len(ticks))]
+
+    # --- one tick ----------------------------------------------------------------------------------------------
+
+    def extend(self, wanted: np.ndarray | None) -> bool:
+        """Promise one more step towards joint velocities `wanted` [J] rad/s, or (None) let the sent stop run.
+
+        Call `locate` first. False where no step passed its checks and the sent stop went on instead.
+        """
+        end = self.ahead[-1]
+        self.counts.steps += 1
+        if wanted is None or self._settling:
+            self._follow_stop()
+            return True
+        if wanted.any():  # NaN counts as any; its step fails every comparison
+            if self._try_step(end, wanted):
+                return True
+            if not self._settled(end) and self._try_step(end, self._zeros):
+                self.counts.braked += 1
+                return True
+        elif self._settled(end):
+            self._follow_stop()
+            return True
+        elif self._try_step(end, wanted):
+            return True
+        self.counts.stop_followed += 1
+        self._follow_stop()
+        return False
+
+    def _settled(self, end: Motion) -> bool:
+        """So slow that the sent stop may bring it to exact rest; braking would only come near to it."""
+        return end.at_rest or float(np.abs(end.velocity).max()) < SETTLED_RAD_S
+
+    def _try_step(self, end: Motion, wanted: np.ndarray) -> bool:
+        # The largest acceleration from which a jerk-limited ramp to zero does not pass `wanted`, in whole ticks.
+        rows, ends = end.rows, self._ends
+        missing = wanted + self._missing @ rows
+        size = np.sqrt(self._jerk_dt_squared + self._jerk_twice * np.abs(missing)) - self._jerk_dt
+        acceleration = np.copysign(np.minimum(size, self._acceleration), missing)
+        ends[:3] = rows
+        ends[3] = np.minimum(np.maximum(acceleration, rows[2] - self._jerk_dt), rows[2] + self._jerk_dt)
+        step = self._to_step @ ends
+        stop = self._plan_stop(step)
+        refusal = self._check_joints(rows, step, stop) or self._check_tool(rows, step, stop)
+        if refusal:
+            self.counts.refused[refusal] = self.counts.refused.get(refusal, 0) + 1
+            return False
+        self.ahead.append(Motion(step, False))
+        self._stop = stop
+        return True
+
+    # Comparisons below are written so that NaN fails them. Where the arm is already outside (guided there by hand), a
+    # step may stay or go inwards, never further out.
+
+    def _check_joints(self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]]) -> str:
+        """Why the joints may not make this step and its stop; empty where they may.
+
+        The points of the stop stand for the path between: it overruns them by less than a thousandth of a radian,
+        where a joint turns round within a ramp, and position_margin_rad is larger.
+        """
+        if not stop:
+            return "not_finite"
+        positions = self._stop_positions
+        if not ((positions >= self._lower).all() and (positions <= self._upper).all()):
+            lower = np.minimum(self._lower, end[0]) - ROUNDING
+            upper = np.maximum(self._upper, end[0]) + ROUNDING
+            if not ((positions >= lower).all() and (positions <= upper).all()):
+                return "position"
+        # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
+        fastest = self._growth @ np.abs(step)
+        return "" if (fastest <= self._velocity_published).all() else "velocity"
+
+    def _check_tool(self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]]) -> str:
+        """Why the tool and the links may not make this step and its stop; empty where they may."""
+        reach = self.distances.reach
+        ramped, last = stop[0][1].rows, stop[-1][1].rows
+        jacobian, refusal = self._check_place(end, step)
+        # Speed can still grow while the first ramp turns the acceleration round; after it all joints slow down alike.
+        refusal = refusal or self._check_speed(jacobian, np.array((step[1], step[2], ramped[2])))
+        if refusal:
+            return refusal
+        # How far any point of the arm can get from here, and how much the Jacobian's turning on the way can add to the
+        # tool's speed: mostly that settles the rest.
+        way, speeds = np.abs(last[0] - end[0]), np.abs(step[1])
+        fastest, turn = float(speeds @ reach), float(way.sum())
+        far = float(way @ reach) + self._ramp_time * fastest
+        tool = self.arm.tool_limits
+        fast = self._fastest + turn * fastest > tool.speed
+        fast = fast or self._fastest_turn + turn * float(speeds.sum()) > tool.angular_speed
+        x0, y0, z0, x1, y1, z1 = self._box
+        x, y, z = self._tool_at_end.tolist()
+        near_wall = min(x - x0, y - y0, z - z0, x1 - x, y1 - y, z1 - z) <= far
+        if near_wall or fast or not self.distances.clear(last[0]):
+            for rows in (ramped, last):
+                jacobian, refusal = self._check_place(end, rows)
+                refusal = refusal or self._check_speed(jacobian, np.array((rows[1], rows[2], rows[2])))
+                if refusal:
+                    return refusal
+        return ""
+
+    def _check_speed(self, jacobian: np.ndarray, motion: np.ndarray) -> str:
+        """Tool speed along the ramp from `motion`: velocity, acceleration now, acceleration at its end, [3, J]."""
+        along = self._ramp_samples @ (motion @ jacobian.T)
+        linear, angular = ((along * along) @ self._linear_and_angular).max(axis=0).tolist()
+        if not linear <= self._speed_squared:
+            return "tool_speed"
+        if not angular <= self._angular_squared:
+            return "tool_angular_speed"
+        self._fastest, self._fastest_turn = math.sqrt(linear), math.sqrt(angular)
+        return ""
+
+    def _check_place(self, end: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, str]:
+        """The Jacobian at a point of the motion, and why the arm may not be there."""
+        place, _, jacobian = self.kinematics.evaluate(rows[0])
+        x0, y0, z0, x1, y1, z1 = self._box
+        x, y, z = place.tolist()
+        if not (x0 <= x <= x1 and y0 <= y <= y1 and z0 <= z <= z1):
+            hx, hy, hz = self._tool_at_end.tolist()
+            if not (
+                min(x0, hx) - ROUNDING <= x <= max(x1, hx) + ROUNDING
+                and min(y0, hy) - ROUNDING <= y <= max(y1, hy) + ROUNDING
+                and min(z0, hz) - ROUNDING <= z <= max(z1, hz) + ROUNDING
+            ):
+                return jacobian, "workspace"
+        if not self.distances.clear(rows[0]):
+            here = np.minimum(self.distances.spare(end[0]), 0.0)
+            if not (self.distances.spare(rows[0]) >= here - ROUNDING).all():
+                return jacobian, "distance"
+        return jacobian, ""
+
+    def trajectory(self, stamp_ns: int) -> Trajectory:
+        """What to send at `stamp_ns`, the time of `now`."""
+        ahead = self.ahead
+        if self.resting:
+            points, ticks = ahead[-1:], [self._settling or AHEAD]  # standing: one point
+        else:
+            points, ticks = list(ahead), list(range(1, len(ahead) + 1))
+            for left, motion in self._stop:
+                points.append(motion)
+                ticks.append(ticks[-1] + left)
+        rows = np.array([motion.rows for motion in points])
+        return Trajectory(stamp_ns, np.array(ticks) * self.dt, rows[:, 0], rows[:, 1], rows[:, 2])
+
+    # --- the wanted motion -------------------------------------------------------------------------------------
+
+    def locate(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tool position [3], rotation [3, 3] and Jacobian [6, J] at `end`, from where the next step begins."""
+        self._tool_at_end, rotation, self._jacobian = self.kinematics.evaluate(self.end.position)
+        return self._tool_at_end, rotation, self._jacobian
+
+    def joint_velocity(self, twist: np.ndarray, posture: np.ndarray) -> np.ndarray:
+        """Joint velocities [J] rad/s inside all limits, as near as they allow to a tool twist [6] in the base frame.
+
+        `posture` [J] rad/s acts only where it does not move the tool. Call `locate` first. Damped inverse kinematics
+        (damping grows as the smallest singular value falls); where that breaks a limit, a quadratic programme on DAQP
+        finds the nearest velocity that does not. Standing still is always among its answers.
+        """
+        jacobian, spare = self._jacobian, self._spare
+        weighted = self._task_weight_column * jacobian
+        gram = weighted.T @ weighted
+        values, vectors = np.linalg.eigh(gram)
+        smallest = math.sqrt(max(float(values[spare]), 0.0))
+        self.smallest_singular_value = smallest
+        threshold = self.settings.singularity_threshold
+        damping = 1e-9
+        if smallest < threshold:
+            damping += (self.settings.singularity_damping * (1.0 - (smallest / threshold) ** 2)) ** 2
+        # Sliding along a wall dips towards it a little with every step: drift back by the speed that keeps the room.
+        room_lower, room_upper = self._value_lower[self.joint_count :], self._value_upper[self.joint_count :]
+        inwards = np.maximum(room_lower - self._tool_at_end, 0.0) - np.maximum(self._tool_at_end - room_upper, 0.0)
+        if inwards.any():
+            twist = twist.copy()
+            twist[:3] += self.settings.barrier_rate_hz * inwards
+        pull = (self._task_weight * twist) @ weighted
+        along = (pull @ vectors) / (np.maximum(values, 0.0) + damping)
+        if spare:
+            along += self._is_spare * (posture @ vectors - along)
+        return self._limit(vectors @ along, gram, jacobian)
+
+    def _limit(self, velocity: np.ndarray, gram: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+        # Speed towards any limit at most barrier_rate_hz times the distance to it; back from beyond it is free.
+        rate, joints = self.settings.barrier_rate_hz, self.joint_count
+        value = np.concatenate((self.ahead[-1].rows[0], self._tool_at_end))
+        most = np.minimum(self._rate_most, np.maximum(rate * (self._value_upper - value), 0.0))
+        least = np.maximum(self._rate_least, np.minimum(rate * (self._value_lower - value), 0.0))
+        parting, left = self.distances.closing(value[:joints], CLOSEST_PAIRS)
+        pairs = len(left)
+        least_parting = np.minimum(-rate * (left - SLIDING_ROOM_M), 0.0)
+        moved = jacobian @ velocity
+        rates = np.concatenate((velocity, moved[:3]))
+        inside = (rates <= most).all() and (rates >= least).all()
+        if inside and pairs:
+            inside = (parting @ velocity >= least_parting).all()
+        if not inside:
+            self.counts.limited += 1
+            hessian = gram + self._regular
+            solution, _, flag, _ = daqp.solve(
+                hessian,
+                -(hessian @ velocity),
+                np.vstack((jacobian[:3], parting)),
+                np.concatenate((most, self._unbounded[:pairs])),
+                np.concatenate((least, least_parting)),
+                self._free[: joints + 3 + pairs],
+            )
+            if flag != DAQP_OPTIMAL:
+                self.counts.unsolved += 1
+                return self._zeros
+            velocity = solution
+            moved = jacobian @ velocity
+        # Scaling towards standing still keeps every limit above, so speed limits can come last.
+        vx, vy, vz, wx, wy, wz = moved.tolist()
+        speed, angular = math.sqrt(vx * vx + vy * vy + vz * vz), math.sqrt(wx * wx + wy * wy + wz * wz)
+        if speed > self._tool_speed:
+            velocity = velocity * (self._tool_speed / speed)
+            angular *= self._tool_speed / speed
+        if angular > self._tool_angular_speed:
+            velocity = velocity * (self._tool_angular_speed / angular)
+        return velocity

@@ -1,0 +1,30 @@
+"""The command to the arm: a short joint trajectory that ends at rest (ros2_control's JTC contract)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """N points for J joints, times counted from `stamp_ns`. The last point is at rest.
+
+    The same numbers as a `trajectory_msgs/JointTrajectory`, as arrays.
+    """
+
+    stamp_ns: int
+    times: np.ndarray  # [N] s after stamp, increasing, first > 0
+    positions: np.ndarray  # [N, J] rad
+    velocities: np.ndarray  # [N, J] rad/s
+    accelerations: np.ndarray  # [N, J] rad/s^2
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What the policy asks for: tool velocity in the base frame, and a gripper width."""
+
+    stamp_ns: int  # of the image it was computed from
+    twist: np.ndarray  # [6] m/s, rad/s
+    gripper_width: float | None = None  # m; None: leave the gripper alone

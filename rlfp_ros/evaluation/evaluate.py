@@ -1,0 +1,98 @@
+"""`rlfp evaluate`: success rate of a bundle with its interval, in process or through the real ROS 2 graph."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlfp_ros.bundle import Bundle, load_bundle
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.evaluation.statistics import wilson95
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.randomization import Profile, load_profile
+from rlfp_ros.simulation.room import Room, load_room
+from rlfp_ros.simulation.world import Outcome
+
+WORLDS = {"pybullet": "train", "mujoco": "twin_near"}  # and what each plays where nothing else is said
+Report = Callable[[int, Outcome], None]  # episode number and how it ended
+
+
+def evaluate(
+    bundle: str | Path,
+    profile: str | None = None,
+    episodes: int = 200,
+    seed: int = 0,
+    graph: bool = False,
+    world: str = "pybullet",
+    json_path: Path | None = None,
+    report: Report = lambda number, outcome: None,
+) -> dict[str, Any]:
+    """Play episodes with seeds `seed`, `seed + 1`, ... and count successes.
+
+    `profile` names a randomisation profile of PyBullet, or a room of MuJoCo.
+    Returns (and writes to `json_path`) the keys bundle, task, world, profile, episodes, seed, successes, success_rate,
+    wilson95, mean_steps, wall_s; with `graph` also camera_to_command_ms.
+    """
+    if world not in WORLDS:
+        raise ConfigurationError(f"--world is {world!r}, expected one of: {', '.join(WORLDS)}")
+    if episodes < 1:
+        raise ConfigurationError(f"--episodes is {episodes}, expected at least 1")
+    profile = profile or WORLDS[world]
+    loaded = load_bundle(bundle)
+    started = time.monotonic()
+    extra: dict[str, Any] = {}
+    if graph:
+        from rlfp_ros.evaluation.graph import play_graph
+
+        outcomes, extra = play_graph(loaded, world, profile, episodes, seed, report)
+    else:
+        outcomes = _play(
+            loaded, load_room(profile) if world == "mujoco" else load_profile(profile), episodes, seed, report
+        )
+    result = summary(loaded, world, profile, seed, outcomes, time.monotonic() - started) | extra
+    if json_path is not None:
+        write_json(json_path, result)
+    return result
+
+
+def _play(bundle: Bundle, profile: Profile | Room, episodes: int, seed: int, report: Report) -> list[Outcome]:
+    rollout = Rollout(bundle, profile)
+    outcomes = []
+    for number in range(episodes):
+        outcomes.append(rollout.play(seed + number).outcome)
+        report(number, outcomes[-1])
+    rollout.close()
+    return outcomes
+
+
+def summary(
+    bundle: Bundle, world: str, profile: str, seed: int, outcomes: list[Outcome], wall_s: float
+) -> dict[str, Any]:
+    """The figures of a number of episodes, under the keys that every command's JSON has."""
+    successes = sum(outcome.success for outcome in outcomes)
+    low, high = wilson95(successes, len(outcomes))
+    return {
+        "bundle": bundle.contract.name,
+        "task": bundle.contract.task,
+        "world": world,
+        "profile": profile,
+        "episodes": len(outcomes),
+        "seed": seed,
+        "successes": successes,
+        "success_rate": successes / max(1, len(outcomes)),
+        "wilson95": [round(low, 4), round(high, 4)],
+        "mean_steps": sum(outcome.steps for outcome in outcomes) / max(1, len(outcomes)),
+        "wall_s": round(wall_s, 2),
+    }
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a result file; ConfigurationError where the folder cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); choose another with --json") from None

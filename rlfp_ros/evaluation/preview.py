@@ -1,0 +1,106 @@
+"""`rlfp preview`: contact sheets of what a policy will see under a profile, for a person to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile
+
+COLUMNS, ROWS = 6, 6
+TILE = 168  # px of a picture on the sheet
+CAPTION = 18  # px below each picture
+LATER_FRAMES = 45  # an episode is shown at a frame below this, with the task's teacher at work: arm and objects move
+
+
+def preview(
+    task: str, profile: str, arm: str = "panda", out: Path | None = None, sweep: str | None = None, seed: int = 0
+) -> list[Path]:
+    """Write the sheet of 36 episodes and, with `sweep`, one with that parameter from low to high; the files written.
+
+    Raises ConfigurationError for a task, profile, arm or parameter that does not exist.
+    """
+    loaded = load_profile(profile)
+    if sweep is not None:
+        _check_sweep(sweep, loaded, profile)
+    out = out or Path("runs") / f"preview_{task}_{loaded.name}.png"
+    env = ManipulationEnv(task, load_arm(arm), loaded, observation="state")
+    try:
+        written = [_write(out, episode_sheet(env, seed))]
+        if sweep is not None:
+            written.append(_write(out.with_name(f"{out.stem}_{sweep}{out.suffix}"), sweep_sheet(env, sweep, seed)))
+    finally:
+        env.close()
+    return written
+
+
+def episode_sheet(env: ManipulationEnv, seed: int = 0) -> np.ndarray:
+    """36 episodes, each at another moment; uint8 [H, W, 3] rgb."""
+    moments = np.random.default_rng(seed).integers(0, LATER_FRAMES, COLUMNS * ROWS)
+    tiles = []
+    for index, moment in enumerate(moments):
+        _play(env, seed + index, int(moment))
+        tiles.append((env.render(), f"seed {seed + index}  frame {moment}"))
+    return _sheet(tiles)
+
+
+def sweep_sheet(env: ManipulationEnv, parameter: str, seed: int = 0) -> np.ndarray:
+    """The same episode 36 times, one parameter from the low to the high end of its range; uint8 [H, W, 3] rgb.
+
+    A parameter with several draws has all of them at the same value.
+    """
+    profile, tiles = env.world.profile, []
+    given = profile.ranges[parameter]
+    counted = PARAMETERS[parameter].unit == "count"
+    try:
+        for value in np.linspace(given.low, given.high, COLUMNS * ROWS):
+            value = round(value) if counted else float(value)
+            fixed = Range(low=value, high=value, unit=given.unit)
+            env.world.profile = profile.model_copy(update={"ranges": {**profile.ranges, parameter: fixed}})
+            _play(env, seed, LATER_FRAMES // 3)
+            tiles.append((env.render(), f"{parameter} {value:.3g} {given.unit}"))
+    finally:
+        env.world.profile = profile
+    return _sheet(tiles)
+
+
+def _check_sweep(parameter: str, profile: Profile, name: str) -> None:
+    if parameter not in PARAMETERS:
+        raise ConfigurationError(f"--sweep is {parameter!r}, expected one of: {', '.join(PARAMETERS)}")
+    if parameter not in profile.ranges:
+        there = ", ".join(profile.ranges) or "nothing"
+        raise ConfigurationError(f"--sweep is {parameter!r}, but profile {name} randomises: {there}; choose another")
+
+
+def _play(env: ManipulationEnv, seed: int, frames: int) -> None:
+    env.reset(seed=seed)
+    for _ in range(frames):
+        action = env.world.task.teacher(env.world, env.behaviour.action)
+        *_, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            return
+
+
+def _sheet(tiles: list[tuple[np.ndarray, str]]) -> np.ndarray:
+    sheet = np.zeros((ROWS * (TILE + CAPTION), COLUMNS * TILE, 3), np.uint8)
+    for index, (image, text) in enumerate(tiles):
+        row, column = divmod(index, COLUMNS)
+        y, x = row * (TILE + CAPTION), column * TILE
+        sheet[y : y + TILE, x : x + TILE] = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_NEAREST)
+        size = min(0.4, 0.4 * (TILE - 6) / cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0])
+        place = (x + 3, y + TILE + CAPTION - 5)
+        cv2.putText(sheet, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, (230, 230, 230), 1, cv2.LINE_AA)
+    return sheet
+
+
+def _write(path: Path, sheet: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded, data = cv2.imencode(path.suffix or ".png", sheet[..., ::-1])
+    assert encoded
+    path.write_bytes(data.tobytes())
+    return path

@@ -1,0 +1,134 @@
+"""Pictures of a recorded run: what camera and network saw, and what the safety controller made of the actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from rlfp_ros.bundle import Contract
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.episode import Episode, Phase
+from rlfp_ros.perception.overlay import draw
+from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.recording.reader import BagReader, RecordedMessage
+from rlfp_ros.schema import ConfigurationError
+
+matplotlib.use("agg")  # no display needed
+from matplotlib import pyplot
+
+STRIP_PICTURES = 6
+GIF_MS = 66  # a picture; half of real time at 30 Hz
+AXES = ("x", "y", "z")
+
+
+@dataclass
+class RecordedEpisode:
+    """One episode out of a bag. Keys are stamps, ns."""
+
+    episode: Episode
+    calibration: tuple[np.ndarray, np.ndarray] | None = None  # K [3, 3] px and distortion [n], from camera_info
+    images: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] rgb
+    features: dict[int, np.ndarray] = field(default_factory=dict)  # [K, 3] x, y, confidence
+    residual: dict[int, np.ndarray] = field(default_factory=dict)  # [3] m/s, as the policy asked
+    applied: dict[int, np.ndarray] = field(default_factory=dict)  # [3] m/s, as the controller admitted
+    commands: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # joints [J] rad, [J] rad/s
+
+
+def read_episodes(bag_folder: Path) -> list[RecordedEpisode]:
+    """All episodes of a bag that came to their end, with their outcome."""
+    found: list[RecordedEpisode] = []
+    current: RecordedEpisode | None = None
+    with BagReader(bag_folder) as bag:
+        for message in bag.messages():
+            name = message.topic.removeprefix("/")
+            if name == "episode":
+                episode = Episode.from_json(bag.decode(message).data)
+                if episode.phase is Phase.RUNNING:
+                    current = RecordedEpisode(episode)
+                elif episode.phase is Phase.FINISHED and current is not None:
+                    current.episode = episode
+                    found.append(current)
+                    current = None
+            elif current is not None:
+                _take(current, name, bag, message)
+    return found
+
+
+def _take(episode: RecordedEpisode, name: str, bag: BagReader, message: RecordedMessage) -> None:
+    if name == "camera/camera_info":
+        content = bag.decode(message)
+        episode.calibration = np.asarray(content.k).reshape(3, 3), np.asarray(content.d)
+    if name not in ("camera/image_raw", "perception/features", "policy/residual", "policy/residual_applied",
+                    "joint_trajectory_controller/joint_trajectory"):  # fmt: skip
+        return
+    content = bag.decode(message)
+    stamp = content.header.stamp.sec * 1_000_000_000 + content.header.stamp.nanosec
+    if name == "camera/image_raw":
+        episode.images[stamp] = np.asarray(content.data).reshape(content.height, content.width, 3)
+    elif name == "perception/features":
+        table = np.frombuffer(np.asarray(content.data).tobytes(), np.float32).reshape(content.width, -1)
+        if table.shape[1] == 4:
+            episode.features[stamp] = table[:, [0, 1, 3]]
+    elif name == "joint_trajectory_controller/joint_trajectory":
+        if content.points:
+            point = content.points[0]
+            episode.commands[stamp] = (np.asarray(point.positions), np.asarray(point.velocities))
+    else:
+        linear = content.twist.linear
+        target = episode.residual if name == "policy/residual" else episode.applied
+        target[stamp] = np.array([linear.x, linear.y, linear.z])
+
+
+def write_pictures(episode: RecordedEpisode, contract: Contract, folder: Path) -> list[Path]:
+    """`episode.gif`, `episode.png` (a strip) and `actions.png` in `folder`.
+
+    Raises ConfigurationError where the episode has no pictures.
+    """
+    stamps = sorted(set(episode.images) & set(episode.features))
+    if not stamps:
+        raise ConfigurationError(f"{folder}: the bag holds no picture with features; see the run's log")
+    preprocess = Preprocessor(contract)  # what the network saw of a camera with another size and lens
+    pictures = []
+    for stamp in stamps:
+        image = preprocess(episode.images[stamp], *(episode.calibration or (None, None)))
+        pictures.append(draw(image, contract.camera.intrinsics, episode.features[stamp]))
+    frames = [Image.fromarray(picture) for picture in pictures]
+    gif, strip, actions = folder / "episode.gif", folder / "episode.png", folder / "actions.png"
+    frames[0].save(gif, save_all=True, append_images=frames[1:], duration=GIF_MS, loop=0)
+    picks = np.linspace(0, len(pictures) - 1, min(STRIP_PICTURES, len(pictures))).round().astype(int)
+    Image.fromarray(np.hstack([pictures[pick] for pick in picks])).save(strip)
+    _plot_actions(episode, contract, actions)
+    return [gif, strip, actions]
+
+
+def _plot_actions(episode: RecordedEpisode, contract: Contract, path: Path) -> None:
+    """What the policy asked for, what was admitted of it, and how the tool was then told to move."""
+    kinematics = Kinematics(load_arm(contract.arm.name))
+    commanded = {
+        stamp: kinematics.jacobian(joints)[:3] @ velocities for stamp, (joints, velocities) in episode.commands.items()
+    }
+    start = min(episode.images)
+    figure, axes = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
+    for index, axis in enumerate(axes):
+        for series, label, style in (
+            (episode.residual, "asked by the policy", {"color": "tab:red", "drawstyle": "steps-post", "lw": 1}),
+            (episode.applied, "admitted (gain, bounds)", {"color": "tab:orange", "drawstyle": "steps-post", "lw": 1.4}),
+            (commanded, "commanded to the arm (all limits)", {"color": "tab:blue", "lw": 1.6}),
+        ):
+            stamps = sorted(series)
+            times = [(stamp - start) * 1e-9 for stamp in stamps]
+            axis.plot(times, [series[stamp][index] for stamp in stamps], label=label, **style)
+        axis.set_ylabel(f"tool v{AXES[index]} (m/s)")
+        axis.grid(alpha=0.3)
+    axes[0].legend(loc="upper right", fontsize=8)
+    axes[0].set_title(
+        f"episode {episode.episode.id}, seed {episode.episode.seed}: before and after the safety controller"
+    )
+    axes[-1].set_xlabel("simulated time (s)")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

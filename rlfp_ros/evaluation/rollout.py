@@ -1,0 +1,75 @@
+"""A bundle played in process: the graph's own perception, policy and controller code, without ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlfp_ros.bundle import Bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.perception.encoder import Perception
+from rlfp_ros.simulation.environment import SIMULATION_SETTINGS, Deployment
+from rlfp_ros.simulation.randomization import Profile
+from rlfp_ros.simulation.room import Room
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.ticked_world import ArmWorld
+from rlfp_ros.simulation.world import Outcome, World
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One played episode. `residuals[i]` answers the i-th picture that was delivered."""
+
+    seed: int
+    outcome: Outcome
+    residuals: list[Residual]
+
+
+def make_world(bundle: Bundle, profile: Profile | Room) -> ArmWorld:
+    """PyBullet under a randomisation profile, or MuJoCo in a room."""
+    contract = bundle.contract
+    arm, task, scene = load_arm(contract.arm.name), load_task(contract.task), load_scene()
+    if isinstance(profile, Room):
+        from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
+
+        return MujocoWorld(arm, task, profile, scene, contract.camera)
+    return World(arm, task, profile, scene, contract.camera)
+
+
+class Rollout:
+    """Plays a bundle under a profile or in a room; episode by episode, each from its seed."""
+
+    def __init__(
+        self, bundle: Bundle, profile: Profile | Room, settings: ControllerSettings = SIMULATION_SETTINGS
+    ) -> None:
+        contract = bundle.contract
+        arm = load_arm(contract.arm.name)
+        self._perception = Perception(bundle)
+        self._policy = Policy(bundle, arm)
+        self.world = make_world(bundle, profile)
+        self._deployment = Deployment(self.world, contract, settings)
+
+    def play(self, seed: int) -> Episode:
+        """One episode from start to end."""
+        self._deployment.reset(seed)
+        self._policy.reset()
+        world, residuals = self.world, []
+        going = True
+        while going:
+            percept = self._perception(world.image, *world.calibration)
+            goal = world.task.goal(world)  # type: ignore[arg-type]  # tasks say PyBullet, and use what both worlds have
+            residual = self._policy.act(
+                percept.features, self._deployment.frame_joint_state, world.image_stamp_ns, goal
+            )
+            residuals.append(residual)
+            self._deployment.answer(residual, percept)
+            going = self._deployment.advance()
+        assert world.outcome is not None
+        return Episode(seed, world.outcome, residuals)
+
+    def close(self) -> None:
+        """Give back the simulator's memory."""
+        self.world.close()

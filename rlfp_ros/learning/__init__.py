@@ -1,0 +1,1 @@
+"""Training: encoders, reinforcement learning and export. Needs torch."""

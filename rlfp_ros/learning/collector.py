@@ -1,0 +1,158 @@
+"""Experience for reinforcement learning, gathered by a process of its own while the learner learns.
+
+Work goes in rounds: in each, the collector plays a fixed number of steps with the weights it was given while the
+learner uses the experience of the rounds before, so that the result does not depend on how fast either is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from rlfp_ros.learning.sac import FIELDS, Actor
+from rlfp_ros.perception.encoder import OnnxEncoder
+from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.randomization import Profile
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What to play."""
+
+    task: str
+    arm: str
+    profile: Profile
+    encoder: Path  # encoder.onnx
+    hidden: int  # of the actor
+    seed: int
+
+
+class Collector:
+    """A process that plays episodes. A context manager: the process ends with it."""
+
+    def __init__(self, experience: Experience) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_play, args=(experience, theirs), daemon=True)
+
+    def __enter__(self) -> Collector:
+        self._process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def shapes(self) -> tuple[dict[str, int], tuple[int, int, int]]:
+        """Width of each field of a transition, and shape [stack, K, 3] of the feature points; said first."""
+        sizes, points = self._receive()
+        return sizes, points
+
+    def start_round(self, actor: dict[str, Any] | None, steps: int, teacher_share: float) -> None:
+        """Play `steps` with the actor's weights; that share of the episodes is played by the teacher instead."""
+        self._connection.send((actor, steps, teacher_share))
+
+    def finish_round(self) -> tuple[dict[str, np.ndarray], list[bool]]:
+        """The round's transitions, each field [N, size], and the success of the actor's episodes that ended."""
+        transitions, successes = self._receive()
+        return transitions, successes
+
+    def _receive(self) -> Any:
+        while not self._connection.poll(0.2):
+            if self._process.exitcode is not None:
+                raise RuntimeError(f"the collecting process died with exit code {self._process.exitcode}")
+        return self._connection.recv()
+
+
+def flat_observation(observation: dict[str, np.ndarray]) -> np.ndarray:
+    """The actor's input [O] float32: features, proprioception, goal, goal mask. Nothing of the simulator's state."""
+    return np.concatenate([observation[name].ravel() for name in ("features", "proprioception", "goal", "goal_mask")])
+
+
+def success_rate(experience: Experience, actor: Actor, episodes: int) -> float:
+    """Share of `episodes`, seeds from `experience.seed` on, that the actor's mean action solves; in this process."""
+    env = _environment(experience)
+    won = 0
+    for _ in range(episodes):
+        observation, info = env.reset()
+        ended = False
+        while not ended:
+            with torch.no_grad():
+                mean, _ = actor(torch.from_numpy(flat_observation(observation))[None])
+            observation, _, terminated, truncated, info = env.step(torch.tanh(mean)[0].numpy())
+            ended = terminated or truncated
+        won += bool(info["success"])
+    env.close()
+    return won / episodes
+
+
+def _environment(experience: Experience) -> ManipulationEnv:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    encoder = OnnxEncoder(onnxruntime.InferenceSession(str(experience.encoder), options))
+    return ManipulationEnv(
+        experience.task, experience.arm, experience.profile, "features",
+        perceiver=lambda image: encoder(image)[0], seed=experience.seed,
+    )  # fmt: skip
+
+
+def _play(experience: Experience, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us too; the learner ends us
+    torch.set_num_threads(1)
+    env = _environment(experience)
+    rng = np.random.default_rng(experience.seed)
+    torch.manual_seed(experience.seed)
+    observation, info = env.reset()
+    flat, privileged = flat_observation(observation), info["privileged_state"]
+    action_size = env.action_size
+    state_size = len(privileged) + len(observation["proprioception"]) + action_size
+    sizes = {"observation": len(flat), "state": state_size, "action": action_size, "teacher": action_size, "reward": 1,
+             "next_observation": len(flat), "next_state": state_size, "terminated": 1}  # fmt: skip
+    points = observation["features"].shape
+    connection.send((sizes, points))
+    actor = Actor(sizes["observation"], points, action_size, experience.hidden)
+    last_action = np.zeros(action_size, np.float32)
+    state = np.concatenate([privileged, observation["proprioception"], last_action])
+    guided = True
+    while True:
+        try:
+            weights, steps, teacher_share = connection.recv()
+        except EOFError:
+            return  # the learner has gone
+        if weights is not None:
+            actor.load_state_dict(weights)
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
+        successes = []
+        for _ in range(steps):
+            teacher = env.world.task.teacher(env.world, env.behaviour.action)
+            if guided:
+                action = np.clip(teacher + rng.normal(0, 0.3, action_size), -1, 1).astype(np.float32)
+            else:
+                with torch.no_grad():
+                    action = actor.sample(torch.from_numpy(flat)[None])[0][0].numpy()
+            observation, reward, terminated, truncated, info = env.step(action)
+            next_flat = flat_observation(observation)
+            next_state = np.concatenate([info["privileged_state"], observation["proprioception"], action])
+            values = (flat, state, action, [reward], next_flat, next_state, [float(terminated)], teacher)
+            for name, value in zip(FIELDS, values, strict=True):
+                rows[name].append(np.asarray(value, np.float32))
+            flat, state = next_flat, next_state
+            if terminated or truncated:
+                if not guided:
+                    successes.append(bool(info["success"]))
+                observation, info = env.reset()
+                guided = rng.uniform() < teacher_share
+                flat = flat_observation(observation)
+                state = np.concatenate([info["privileged_state"], observation["proprioception"], 0 * action])
+        connection.send(({name: np.stack(values) for name, values in rows.items()}, successes))

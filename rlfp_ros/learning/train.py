@@ -1,0 +1,384 @@
+"""`rlfp train`: from nothing to a bundle, in stages that each resume: encoder, policy, export, evaluation."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from rlfp_ros.bundle import Bundle, FeatureStatistics, write_bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.learning import export
+from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
+from rlfp_ros.learning.collector import Collector, Experience, success_rate
+from rlfp_ros.learning.encoder import Encoder, EncoderSettings
+from rlfp_ros.learning.frames import FrameSource
+from rlfp_ros.learning.progress import TrainingProgress
+from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
+from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
+from rlfp_ros.perception.domain_shift import DomainShift
+from rlfp_ros.perception.encoder import OnnxEncoder
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
+from rlfp_ros.simulation.randomization import PARAMETERS, Profile, load_profile
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import load_task, parameters
+
+FRAME_SEEDS = 1_000_000  # frames, experience and evaluation draw from seeds that never meet
+EXPERIENCE_SEEDS = 500_000_000
+TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
+SELECTION_SEEDS = 400_000_000
+STATISTICS_FRAMES = 6_000  # for the domain-shift reference
+RARE = 0.999  # share of training's own frames that are nearer than `rare_distance`
+
+
+@dataclass(frozen=True)
+class PolicyTraining:
+    """How long the policy learns."""
+
+    steps: int = 15_000  # camera frames played
+    round_steps: int = 250  # between two exchanges of weights and experience
+    updates_per_step: float = 0.5  # gradient steps for each played frame
+    first_rounds: int = 8  # played by the teacher alone, before the first gradient step
+    imitation_updates: int = 12_000  # of the actor towards the teacher, on the encoder's pictures, before it plays
+    teacher_share: float = 0.05  # of the episodes after that; keeps good ends in the buffer
+    selection_episodes: int = 100  # played by the actor before and after reinforcement learning; the better one ships
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides about a training."""
+
+    task: str
+    arm: str = "panda"
+    profile: str = "train"
+    seed: int = 0
+    image_size: int = 84
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
+    policy: SacSettings = field(default_factory=SacSettings)
+    policy_training: PolicyTraining = field(default_factory=PolicyTraining)
+
+    def shortened(self, factor: float) -> Recipe:
+        """The same training with `factor` of the work, for tests and first looks."""
+        encoder, policy = self.encoder_training, self.policy_training
+        return replace(
+            self,
+            encoder_training=replace(
+                encoder, frames=max(256, int(encoder.frames * factor)), updates=max(10, int(encoder.updates * factor)),
+                first_frames=max(64, int(encoder.first_frames * factor)),
+            ),
+            policy_training=replace(
+                policy, steps=max(400, int(policy.steps * factor)), round_steps=min(policy.round_steps, 100),
+                imitation_updates=int(policy.imitation_updates * factor),
+                selection_episodes=max(2, int(policy.selection_episodes * factor)),
+                first_rounds=max(2, int(policy.first_rounds * factor)),
+            ),
+        )  # fmt: skip
+
+
+def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_episodes: int = 100) -> Bundle:
+    """Train `recipe` in the folder `run` and write the bundle to `out`.
+
+    Raises ConfigurationError where `run` exists and `resume` is not set, or holds another training.
+    """
+    _claim(run, recipe, resume)
+    torch.set_num_threads(1)  # two threads are slower than one beside the rendering process
+    console = Console()
+    console.print(
+        f"training [bold]{recipe.task}[/] for {recipe.arm} in {run} (seed {recipe.seed}); "
+        "Ctrl-C keeps it, --resume goes on"
+    )
+    profile = load_profile(recipe.profile)
+    scene = load_scene(image_size=recipe.image_size)
+    task = load_task(recipe.task)
+    source = FrameSource(
+        recipe.arm, recipe.task, profile, scene, scene.camera.contract(),
+        FRAME_SEEDS * (recipe.seed + 1), recipe.encoder_training.frames,
+    )  # fmt: skip
+    started = time.monotonic()
+    with TrainingProgress(console) as progress, _Clock(run) as clock:
+        updates = recipe.encoder_training.updates
+        progress.stage("encoder", updates, "rendering the first frames")
+        encoder, report = train_encoder(source, run, recipe.encoder_training, recipe.encoder, progress.show)
+        progress.show(updates, f"object {report.position_error_mm:.1f} mm, points {_pixels(report)} px")
+        images = np.load(run / "frames" / "images.npy", mmap_mode="r")
+        encoder_file = run / "encoder.onnx"
+        encoder_file.write_bytes(export.export_encoder(encoder, images[0]))
+        progress.stage("policy", recipe.policy_training.steps, "the teacher plays")
+        demonstrations = _demonstrations(encoder, run / "frames")
+        actor, selection = _train_policy(recipe, profile, encoder_file, demonstrations, run, progress.show)
+    minutes = clock.total / 60
+    console.print(f"trained in {minutes:.1f} minutes; writing {out}")
+    contract = _contract(recipe, profile, source, encoder, encoder_file, images, report, minutes)
+    contract["task"] = recipe.task
+    contract["provenance"]["task_settings"] = parameters(task)
+    contract["provenance"]["selection"] = selection
+    example_image, observation = _example(recipe, profile, encoder_file)
+    files = {
+        "encoder.onnx": encoder_file.read_bytes(),
+        "policy.onnx": export.export_policy(actor, observation),
+        "golden.npz": export.golden(encoder, actor, example_image, observation),
+    }
+    bundle = write_bundle(out, contract, files)
+    if evaluation_episodes:
+        contract["evaluation"] = _evaluate(bundle, evaluation_episodes, console)
+        bundle = write_bundle(out, contract, files)
+    console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
+    return bundle
+
+
+def _demonstrations(encoder: Encoder, frames: Path) -> dict[str, np.ndarray]:
+    """What the teacher would do in each of the encoder's pictures: observation [N, O] and action [N, A].
+
+    Far more cameras and places than reinforcement learning visits, for the price of one pass of the encoder.
+    """
+    images = np.load(frames / "images.npy", mmap_mode="r")
+    stack = ObservationContract().feature_stack
+    with torch.no_grad():
+        parts = [encoder(torch.from_numpy(images[i : i + 256].copy()))[0] for i in range(0, len(images), 256)]
+    features = torch.cat(parts)
+    # The frame before is not there; the same one with the encoder's own trembling stands for it.
+    stacked = torch.stack([features + TREMBLING * torch.randn_like(features) for _ in range(stack - 1)] + [features], 1)
+    goal = np.zeros((len(images), 4), np.float32)  # no goal, mask 0
+    observation = np.concatenate([stacked.flatten(1).numpy(), np.load(frames / "proprioception.npy"), goal], axis=1)
+    return {"observation": observation, "teacher": np.load(frames / "teacher.npy")}
+
+
+def _train_policy(
+    recipe: Recipe, profile: Profile, encoder_file: Path, demonstrations: dict[str, np.ndarray], run: Path,
+    show: Callable[[int, str], None],
+) -> tuple[Actor, dict[str, float]]:  # fmt: skip
+    training, settings = recipe.policy_training, recipe.policy
+    checkpoint = run / "policy.pt"
+    key = {"stage": "policy", "training": asdict(training), "settings": asdict(settings), "seed": recipe.seed}
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng([recipe.seed, 7])
+    rounds = training.steps // training.round_steps
+    recent: deque[bool] = deque(maxlen=100)
+
+    def some_demonstrations() -> dict[str, Tensor]:
+        picks = rng.integers(0, len(demonstrations["teacher"]), settings.batch)
+        return {name: torch.from_numpy(values[picks]) for name, values in demonstrations.items()}
+
+    state = load_checkpoint(checkpoint, key)
+    first_round = state["round"] if state else 0
+    seed = EXPERIENCE_SEEDS + recipe.seed * 1_000_000 + first_round * 10_000
+    experience = Experience(recipe.task, recipe.arm, profile, encoder_file, settings.hidden, seed)
+    with Collector(experience) as collector:
+        sizes, points = collector.shapes()
+        learner = SoftActorCritic(sizes, points, settings)
+        buffer = ReplayBuffer(settings.capacity, sizes)
+        imitator = copy.deepcopy(learner.actor)
+        if state:
+            learner.load_state_dict(state["learner"])
+            imitator.load_state_dict(state["imitator"])
+            recent.extend(state["recent"])
+        warm = first_round if state else training.first_rounds
+        for index in range(first_round, rounds):
+            # A resumed training plays the first round anew to have experience at all.
+            guided = index < training.first_rounds and not state
+            share = 1.0 if guided else training.teacher_share
+            collector.start_round(learner.actor.state_dict(), training.round_steps, share)
+            figures = {}
+            if buffer.count and index >= warm:
+                for _ in range(int(training.round_steps * training.updates_per_step)):
+                    figures = learner.update(buffer.sample(settings.batch, rng), index / rounds, some_demonstrations())
+            transitions, successes = collector.finish_round()
+            buffer.add(transitions)
+            recent.extend(successes)
+            if index + 1 == training.first_rounds and not state:
+                learner.fit_normalisers(buffer)
+                for update in range(training.imitation_updates):
+                    loss = learner.imitate(some_demonstrations(), update / training.imitation_updates)
+                    if update % 100 == 0:
+                        show((index + 1) * training.round_steps, f"imitation {update}, loss {loss:.3f}")
+                imitator = copy.deepcopy(learner.actor)
+            share_won = float(np.mean(recent)) if recent else 0.0
+            show((index + 1) * training.round_steps, f"success {share_won:.2f}" + _brief(figures))
+            if (index + 1) % 20 == 0 or index + 1 == rounds:
+                save_checkpoint(
+                    checkpoint, key, learner=learner.state_dict(), imitator=imitator.state_dict(), round=index + 1,
+                    recent=list(recent),
+                )  # fmt: skip
+    return _better(experience, {"imitation": imitator, "reinforcement": learner.actor}, training, show)
+
+
+def _better(
+    experience: Experience, actors: dict[str, Actor], training: PolicyTraining, show: Callable[[int, str], None]
+) -> tuple[Actor, dict[str, float]]:
+    """The actor that solves more of the same fresh episodes, and both figures; the later one where they agree."""
+    fresh = replace(experience, seed=SELECTION_SEEDS)
+    rates = {}
+    for name, actor in actors.items():
+        rates[name] = success_rate(fresh, actor, training.selection_episodes)
+        show(training.steps, ", ".join(f"{key} {rate:.2f}" for key, rate in rates.items()))
+    chosen = max(reversed(rates), key=lambda name: rates[name])
+    return actors[chosen], rates
+
+
+def _brief(figures: dict[str, float]) -> str:
+    return "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+
+
+def _pixels(report: EncoderReport) -> str:
+    return "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
+
+
+def _claim(run: Path, recipe: Recipe, resume: bool) -> None:
+    """Take the run folder, or say why not."""
+    document = json.dumps(asdict(recipe), indent=1, sort_keys=True)
+    marker = run / "recipe.json"
+    if marker.exists():
+        if not resume:
+            raise ConfigurationError(
+                f"{run}: holds a training already; go on with --resume, or choose another folder with --run"
+            )
+        if marker.read_text() != document:
+            raise ConfigurationError(
+                f"{run}: recipe.json is another training's; resume with its settings, "
+                "or choose another folder with --run"
+            )
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    marker.write_text(document)
+
+
+class _Clock:
+    """Minutes that a training took, over all of its sessions."""
+
+    def __init__(self, run: Path) -> None:
+        self._file = run / "seconds.txt"
+        self._before = float(self._file.read_text()) if self._file.exists() else 0.0
+
+    def __enter__(self) -> _Clock:
+        self._start = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.total = self._before + time.monotonic() - self._start
+        self._file.write_text(f"{self.total:.1f}")
+
+
+def _contract(
+    recipe: Recipe, profile: Profile, source: FrameSource, encoder: Encoder, encoder_file: Path, images: np.ndarray,
+    report: EncoderReport, minutes: float,
+) -> dict[str, Any]:  # fmt: skip
+    arm, behaviour, observed = load_arm(recipe.arm), BEHAVIOURS[recipe.task], ObservationContract()
+    picks = np.random.default_rng(recipe.seed).permutation(len(images))[:STATISTICS_FRAMES]
+    with torch.no_grad():
+        embeddings = torch.cat([encoder(torch.from_numpy(images[part]))[3] for part in np.array_split(picks, 60)])
+    return {
+        "schema": 1,
+        "name": f"{recipe.task}_{recipe.arm}",
+        "task": recipe.task,
+        "arm": {
+            "name": arm.name, "joint_names": list(arm.joint_names),
+            "base_frame": arm.base_frame, "tool_frame": arm.tool_frame,
+        },
+        "camera": source.camera.model_dump(mode="json"),
+        "image": {"crop": "none", "resize": "area", "colour_order": "rgb", "dtype": "uint8", "stack": 1},
+        "encoder": export.encoder_shapes(encoder_file),
+        "policy": {
+            "inputs": list(export.POLICY_INPUTS), "outputs": list(export.POLICY_OUTPUTS),
+            "feature_stack": observed.feature_stack, "state_size": 1,
+        },
+        "proprioception": list(observed.proprioception),
+        "goal": "none",
+        "normalisation": {"where": "inside_onnx"},
+        "action": behaviour.action.model_dump(mode="json"),
+        "base_controller": behaviour.base_controller.model_dump(mode="json"),
+        "latency": {"camera_s": _middle(profile, "camera_latency"), "command_s": _middle(profile, "command_latency")},
+        "feature_statistics": _statistics(embeddings.double().numpy()),
+        "provenance": {
+            "commit": _commit(), "seed": recipe.seed, "profile": profile.name, "wall_minutes": round(minutes, 1),
+            "config_sha256": hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest(),
+            "cores": os.cpu_count(),
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("torch", "pybullet", "numpy", "onnxruntime", "opencv-python-headless")},
+            "encoder": {
+                "position_error_mm": round(report.position_error_mm, 2),
+                "keypoint_error_px": [round(error, 3) for error in report.keypoint_error_px],
+                "inside_nominal_90": round(report.inside_90, 3),
+            },
+        },
+        "evaluation": [],
+    }  # fmt: skip
+
+
+def _statistics(embeddings: np.ndarray) -> dict[str, Any]:
+    """`feature_statistics` of a contract, from training's own embeddings [N, E]."""
+    statistics = {
+        "mean": [float(f"{value:.6g}") for value in embeddings.mean(axis=0)],
+        "covariance": [[float(f"{value:.6g}") for value in row] for row in np.cov(embeddings.T)],
+    }
+    scale = DomainShift(FeatureStatistics(**statistics, usual_distance=1.0, rare_distance=2.0))
+    distances = [scale.distance(embedding) for embedding in embeddings]
+    usual, rare = np.quantile(distances, [0.5, RARE])
+    return statistics | {"usual_distance": round(float(usual), 4), "rare_distance": round(float(rare), 4)}
+
+
+def _middle(profile: Profile, name: str) -> float:
+    given = profile.ranges.get(name)
+    return PARAMETERS[name].nominal if given is None else round((given.low + given.high) / 2, 4)
+
+
+def _commit() -> str:
+    try:
+        folder = Path(__file__).parent
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def _example(recipe: Recipe, profile: Profile, encoder_file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A real picture and a real observation."""
+    import onnxruntime
+
+    encoder = OnnxEncoder(onnxruntime.InferenceSession(str(encoder_file), providers=["CPUExecutionProvider"]))
+    env = ManipulationEnv(
+        recipe.task,
+        recipe.arm,
+        profile,
+        "features",
+        lambda image: encoder(image)[0],
+        recipe.image_size,
+        seed=recipe.seed,
+    )
+    env.reset()
+    observation, *_ = env.step(np.zeros(env.action_size))
+    image = env.render()
+    env.close()
+    return image, observation
+
+
+def _evaluate(bundle: Bundle, episodes: int, console: Console) -> list[dict[str, Any]]:
+    from rlfp_ros.evaluation.evaluate import evaluate
+
+    measured = []
+    for profile in ("none", "train", "validation"):
+        result = evaluate(bundle.directory, profile=profile, episodes=episodes, seed=0)
+        console.print(f"  {profile:10} success {result['success_rate']:.3f}  95 % interval {result['wilson95']}")
+        kept = ("world", "profile", "episodes", "success_rate", "wilson95")
+        measured.append({name: result[name] for name in kept})
+    return measured

@@ -1,0 +1,141 @@
+"""Stage one: the encoder learns where things are, from randomised pictures and the simulator's knowledge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
+from rlfp_ros.learning.encoder import Encoder, EncoderSettings
+from rlfp_ros.learning.frames import Frames, FrameSource
+
+
+@dataclass(frozen=True)
+class EncoderTraining:
+    """How long and how the encoder learns."""
+
+    frames: int = 60_000  # pictures rendered
+    updates: int = 3_500  # gradient steps
+    batch: int = 128  # pictures in a step
+    learning_rate: float = 3e-3  # highest, after a short warm-up; falls to zero along a cosine
+    first_frames: int = 3_000  # rendered before the first step
+    frames_per_update: int = (
+        28  # how fast the pool grows; slower than a core renders, so that training never waits long
+    )
+    keypoint_scale: float = 0.02  # on the plane z = 1 (about 2 cm at 1 m): where the keypoint loss turns linear
+    keypoint_weight: float = 1.0
+    heat_weight: float = 1.0
+    position_scale: float = 0.02  # m, where the position loss turns linear
+    position_weight: float = 1.0
+    covariance_weight: float = 0.05
+
+
+@dataclass(frozen=True)
+class EncoderReport:
+    """What the encoder measures on frames it never saw."""
+
+    position_error_mm: float  # median
+    keypoint_error_px: list[float]  # median, each keypoint
+    inside_90: float  # share of true positions inside the nominal 90 % region
+
+
+def train_encoder(
+    source: FrameSource,
+    directory: Path,
+    training: EncoderTraining,
+    settings: EncoderSettings,
+    show: Callable[[int, str], None],
+) -> tuple[Encoder, EncoderReport]:
+    """Train, or go on from `directory/encoder.pt`. `show(updates done, text)` is called now and then."""
+    torch.manual_seed(source.seed)
+    encoder = Encoder(source.camera, settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(encoder.parameters(), training.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.learning_rate, total_steps=training.updates, pct_start=0.05
+    )
+    checkpoint = directory / "encoder.pt"
+    key = {"stage": "encoder", "training": asdict(training), "settings": asdict(settings), "seed": source.seed}
+    state = load_checkpoint(checkpoint, key)
+    update = 0
+    if state:
+        encoder.load_state_dict(state["encoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        update = state["update"]
+    with Frames(source, directory / "frames") as frames:
+        held_out = max(1, source.count // 30)  # the last frames, never trained on
+        pool = source.count - held_out
+        while update < training.updates:
+            count = min(pool, training.first_frames + update * training.frames_per_update)
+            frames.wait_for(count)
+            picks = np.random.default_rng([source.seed, update]).integers(0, count, training.batch)
+            loss = _loss(encoder, training, *_batch(frames, picks))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            update += 1
+            if update % 20 == 0:
+                show(update, f"loss {loss.item():.3f}, {frames.available} frames")
+            if update % 500 == 0 or update == training.updates:
+                save_checkpoint(
+                    checkpoint, key, encoder=encoder.state_dict(), optimizer=optimizer.state_dict(),
+                    schedule=schedule.state_dict(), update=update,
+                )  # fmt: skip
+        frames.wait_for(source.count)
+        report = _evaluate(encoder, frames, range(pool, source.count))
+    return encoder, report
+
+
+def _batch(frames: Frames, picks: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    images, keypoints, positions = frames.images[picks], frames.keypoints[picks], frames.positions[picks]
+    return torch.from_numpy(images), torch.from_numpy(keypoints), torch.from_numpy(positions)
+
+
+def _loss(encoder: Encoder, training: EncoderTraining, images: Tensor, keypoints: Tensor, positions: Tensor) -> Tensor:
+    maps, log_weights = encoder.see(images)
+    features, position, factor, _ = encoder.describe(maps, log_weights)
+    count = keypoints.shape[1]
+    scale = training.keypoint_scale
+    keypoint_loss = functional.smooth_l1_loss(features[:, :count, :2] / scale, keypoints / scale)
+    # Cross-entropy on the heat maps themselves: gradients everywhere, where the point's own vanish at a distance.
+    heat_loss = -(encoder.cell_weights(keypoints) * log_weights[:, :count]).sum(dim=-1).mean()
+    position_loss = functional.smooth_l1_loss(position / training.position_scale, positions / training.position_scale)
+    # The covariance learns from the errors without pulling at them: the likelihood's pull weakens where it is unsure.
+    error = (positions - position).detach()[..., None]
+    standardised = torch.linalg.solve_triangular(factor, error, upper=False)
+    log_volume = torch.log(torch.diagonal(factor, dim1=1, dim2=2)).sum(-1)
+    likelihood = (0.5 * standardised.square().sum(dim=(1, 2)) + log_volume).mean()
+    return (
+        training.heat_weight * heat_loss
+        + training.keypoint_weight * keypoint_loss
+        + training.position_weight * position_loss
+        + training.covariance_weight * likelihood
+    )
+
+
+@torch.no_grad()
+def _evaluate(encoder: Encoder, frames: Frames, held_out: range) -> EncoderReport:
+    encoder.eval()
+    errors, pixels, inside = [], [], []
+    focal = frames.source.camera.intrinsics.fx
+    for start in range(held_out.start, held_out.stop, 256):
+        picks = np.arange(start, min(start + 256, held_out.stop))
+        images, keypoints, positions = _batch(frames, picks)
+        features, position, factor, _ = encoder(images)
+        errors.append((position - positions).norm(dim=-1))
+        pixels.append((features[:, : keypoints.shape[1], :2] - keypoints).norm(dim=-1) * focal)
+        residual = torch.linalg.solve_triangular(factor, (positions - position)[..., None], upper=False)
+        inside.append(residual.square().sum(dim=(1, 2)) < 6.251)  # 90 % of a chi-square with 3 degrees of freedom
+    return EncoderReport(
+        position_error_mm=1e3 * torch.cat(errors).median().item(),
+        keypoint_error_px=torch.cat(pixels).median(dim=0).values.tolist(),
+        inside_90=torch.cat(inside).float().mean().item(),
+    )

@@ -1,0 +1,297 @@
+"""Node `arm_twin`: what a ros2_control arm and a camera driver show to ROS, with MuJoCo behind it in place of metal.
+
+Joints, pictures and camera_info carry the system clock's stamps, commands are taken and refused as the joint trajectory
+controller does, and what goes wrong with hardware are parameters that may be set while it runs. There is no /clock.
+
+One thing no arm has: a referee. Once the safety controller is ACTIVE it sets up episodes and announces them on
+`episode`, as a person would who puts the object down, resets the arm and measures the distance at the end.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import asdict
+
+import numpy as np
+from pydantic import Field
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.node import Node
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.episode import Episode, Phase, parse_json
+from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.nodes.parameters import LIVE, declare
+from rlfp_ros.nodes.spin import Finished, run
+from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.simulation.mujoco_world import Faults, MujocoWorld
+from rlfp_ros.simulation.room import load_room
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.world import DT
+
+READY_S = 30.0  # that the first episode waits for nodes which are still starting
+PATIENCE_S = 60.0  # without an ACTIVE controller, when a number of episodes was asked for
+CATCH_UP_TICKS = 12  # of physics in one go after a slow picture; beyond that the twin skips time, as a late driver does
+STILL = 1e-6  # rad/s; JTC calls a last velocity above the float's epsilon "non-zero"
+
+
+class Settings(Schema):
+    """Parameters of the twin."""
+
+    bundle: str = Field(description="policy bundle, for its task and its camera's place: a folder or a name in models/")
+    arm: str = Field("panda", description="arm, a file in config/arms/")
+    room: str = Field("twin_near", description="where it stands, a file in sim/scenes/")
+    seed: int = Field(0, ge=0, description="seed of the first episode; each next one adds 1")
+    episodes: int = Field(0, ge=0, description="episodes to play before the node ends; 0: until it is stopped")
+    wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
+    optical_frame: str = Field("camera_optical_frame", description="frame_id of the pictures")
+    dropped_frames: float = Field(
+        0.0, ge=0, le=1, description="fault: share of the pictures that are lost, beyond the room's (1)",
+        json_schema_extra=LIVE,
+    )  # fmt: skip
+    joint_states_late_s: float = Field(
+        0.0, ge=0, le=1, description="fault: joint states come this late, with their true stamp (s)",
+        json_schema_extra=LIVE,
+    )  # fmt: skip
+    stiffness: float = Field(
+        1.0, gt=0, le=1, description="fault: share of the drives' stiffness; below 1 the arm follows with an error (1)",
+        json_schema_extra=LIVE,
+    )  # fmt: skip
+    stalled_joint: str = Field(
+        "", description="fault: name of a joint that does not move", json_schema_extra=LIVE
+    )  # fmt: skip
+
+
+def refusal(message: JointTrajectory, joint_names: tuple[str, ...], now_ns: int) -> str | None:
+    """Why JTC would not take a message, with its defaults (no partial goals, rest at the end); None: it takes it."""
+    if sorted(message.joint_names) != sorted(joint_names):
+        return f"joints on incoming trajectory are {list(message.joint_names)}, expected all of {list(joint_names)}"
+    if not message.points:
+        return "empty trajectory received"
+    last = message.points[-1]
+    stamp, ahead = m.stamp_ns(message.header.stamp), m.stamp_ns(last.time_from_start)
+    if stamp != 0 and stamp + ahead < now_ns:
+        return f"trajectory with non-zero start time ends in the past, by {(now_ns - stamp - ahead) * 1e-9:.3f} s"
+    if any(abs(velocity) > STILL for velocity in last.velocities):
+        return f"velocity of last trajectory point is {max(map(abs, last.velocities)):.3g} rad/s, expected zero"
+    return None
+
+
+class ArmTwin(Node):
+    """The world, its drivers, and the referee."""
+
+    def __init__(self) -> None:
+        super().__init__("arm_twin")
+        self.settings = settings = declare(self, Settings, self._on_parameters)
+        contract = load_bundle(settings.bundle).contract
+        self._arm = arm = load_arm(settings.arm)
+        self._world = MujocoWorld(
+            arm, load_task(contract.task), load_room(settings.room), load_scene(), contract.camera
+        )
+        self._task = contract.task
+        self._on_parameters(settings)
+        topics = arm.topics
+        publish = lambda topic, name=None: self.create_publisher(topic.type, name or topic.name, topic.qos)  # noqa: E731
+        self._image, self._camera_info = publish(m.IMAGE), publish(m.CAMERA_INFO)
+        self._joint_states = publish(m.JOINT_STATES, topics.joint_states)
+        self._episodes, self._goal = publish(m.EPISODE), publish(m.GOAL)
+        self.create_subscription(JointTrajectory, topics.joint_trajectory, self._on_command, m.LATEST)
+        self.create_subscription(JointTrajectory, topics.gripper_trajectory, self._on_gripper, m.LATEST)
+        self.create_subscription(String, m.EPISODE_READY.name, self._on_ready, m.EVENTS)
+        self.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
+
+        self._number = -1  # of the episode
+        self._phase: Phase | None = None  # None: nobody has enabled the arm yet
+        self._since = time.monotonic()  # of the phase
+        self._ready: set[str] = set()
+        self._active, self._safety_state = False, "not heard yet"
+        self._trajectory: Trajectory | None = None
+        self._gripper_width: float | None = None
+        self._late: deque[tuple[int, JointState]] = deque()  # joint states on their way: due tick, state
+        self._renders, self._refused, self._refusal, self._skipped_s = Durations(), 0, "", 0.0
+        self._world.judged = False
+        self._world.reset(settings.seed)
+        self._follow_clock()
+        self._world.restamp_frames()
+        self.diagnostics = Diagnostics(self, self._report, "MuJoCo")
+        self.create_timer(DT, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_parameters(self, settings: Settings) -> None:
+        if settings.stalled_joint and settings.stalled_joint not in self._arm.joint_names:
+            names = ", ".join(self._arm.joint_names)
+            raise ConfigurationError(
+                f"arm_twin parameters: stalled_joint is {settings.stalled_joint!r}, expected one of: {names}"
+            )
+        self.settings = settings
+        self._world.faults = Faults(settings.dropped_frames, settings.stiffness, settings.stalled_joint)
+
+    # --- the drivers -------------------------------------------------------------------------------------------------
+
+    def _follow_clock(self) -> None:
+        """Put the world's stamps on the system clock."""
+        self._world.origin_ns += self.get_clock().now().nanoseconds - self._world.stamp_ns
+
+    def _on_timer(self) -> None:
+        """As many ticks as the system clock asks for."""
+        if self._phase is Phase.RESET:
+            self._check_ready()
+            return
+        behind = (self.get_clock().now().nanoseconds - self._world.stamp_ns) * 1e-9 / DT
+        if abs(behind) > CATCH_UP_TICKS:
+            self._skipped_s += abs(behind) * DT
+            self._follow_clock()
+            behind = 1.0
+        for _ in range(int(behind)):
+            self._publish_frames()
+            self._publish_joints()
+            started = time.perf_counter()
+            self._world.step(self._trajectory, self._gripper_width)
+            self._trajectory = None
+            if self._world.captured:
+                self._renders.add(time.perf_counter() - started)
+            if self._world.outcome is not None:
+                self._end()
+                return
+        self._referee()
+
+    def _publish_frames(self) -> None:
+        camera, frame_id = self._world.camera.model, self.settings.optical_frame
+        for frame in self._world.delivered_frames():
+            self._camera_info.publish(
+                m.camera_info_message(
+                    frame.stamp_ns, frame_id, camera.width, camera.height, camera.K, camera.distortion
+                )
+            )
+            self._image.publish(m.image_message(frame.stamp_ns, frame.image, frame_id))
+
+    def _publish_joints(self) -> None:
+        tick = self._world.tick
+        self._late.append((tick + round(self.settings.joint_states_late_s / DT), self._world.joint_state()))
+        while self._late and self._late[0][0] <= tick:
+            self._joint_states.publish(m.joint_state_message(self._late.popleft()[1], self._arm))
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        why = refusal(message, self._arm.joint_names, self._world.stamp_ns)
+        try:
+            if why is None:
+                trajectory = m.trajectory_from_message(message, self._arm.joint_names)
+                if trajectory.stamp_ns == 0:  # ROS for "from now on"
+                    trajectory = Trajectory(
+                        self._world.stamp_ns, trajectory.times, trajectory.positions, trajectory.velocities,
+                        trajectory.accelerations,
+                    )  # fmt: skip
+                self._trajectory = trajectory
+                return
+        except ConfigurationError as error:
+            why = str(error)
+        self._refused, self._refusal = self._refused + 1, why
+        self.get_logger().error(why, throttle_duration_sec=1.0)
+
+    def _on_gripper(self, message: JointTrajectory) -> None:
+        gripper = self._arm.gripper
+        if gripper is None or refusal(message, gripper.joint_names, self._world.stamp_ns):
+            return
+        width = float(np.sum(message.points[-1].positions))
+        self._gripper_width = width if np.isfinite(width) else self._gripper_width
+
+    # --- the referee -------------------------------------------------------------------------------------------------
+
+    def _referee(self) -> None:
+        """Start an episode as soon as the controller may move the arm."""
+        if self._phase is Phase.RUNNING:
+            return
+        if self._active:
+            self._announce()
+        elif self.settings.episodes and time.monotonic() - self._since > PATIENCE_S:
+            raise Finished(
+                1,
+                f"arm_twin: the controller was not ACTIVE for {PATIENCE_S:g} s (safety/state: {self._safety_state}); "
+                "enable it (residual_controller/enable), after a stop reset it first",
+            )
+
+    def _announce(self) -> None:
+        self._number += 1
+        self._enter(Phase.RESET)
+        self._ready = set()
+        self._publish_episode()
+
+    def _check_ready(self) -> None:
+        missing = [name for name in self.settings.wait_for if name not in self._ready]
+        if missing and time.monotonic() - self._since < READY_S:
+            return
+        if missing:
+            raise Finished(1, f"arm_twin: no answer on episode/ready from {', '.join(missing)} after {READY_S:g} s")
+        self._trajectory, self._gripper_width = None, None
+        self._late.clear()
+        self._world.judged = True
+        sample = self._world.reset(self.settings.seed + self._number)
+        self._follow_clock()
+        self._world.restamp_frames()  # the first was taken before the stamps were on the clock again
+        self._enter(Phase.RUNNING)
+        self._publish_episode(sample=sample.document())
+        goal = self._world.task.goal(self._world)
+        if goal is not None:
+            self._goal.publish(m.goal_message(self._world.stamp_ns, goal, self._arm.base_frame))
+
+    def _end(self) -> None:
+        outcome = self._world.outcome
+        assert outcome is not None
+        self._world.outcome, self._world.judged = None, False
+        self._enter(Phase.FINISHED)
+        self._publish_episode(outcome=asdict(outcome))
+        if self.settings.episodes and self._number + 1 >= self.settings.episodes:
+            self._episodes.wait_for_all_acked(Duration(seconds=1.0))
+            raise Finished
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase, self._since = phase, time.monotonic()
+
+    def _publish_episode(self, **content: object) -> None:
+        episode = Episode(
+            id=self._number, seed=self.settings.seed + self._number, task=self._task, phase=self._phase,
+            stamp=self._world.stamp_ns, **content,
+        )  # fmt: skip
+        self._episodes.publish(m.episode_message(episode))
+
+    def _on_ready(self, message: String) -> None:
+        answer = m.ready_from_message(message)
+        if answer.id == self._number:
+            self._ready.add(answer.node)
+
+    def _on_safety_state(self, message: String) -> None:
+        document = parse_json(message.data, "safety/state")
+        reasons = ", ".join(document.get("reasons", [])) or "no reasons"
+        self._safety_state = f"{document.get('state')} ({reasons})"
+        self._active = document.get("state") in ("ACTIVE", "HOLDING")
+
+    # --- diagnostics -------------------------------------------------------------------------------------------------
+
+    def _report(self) -> Report:
+        values: dict[str, object] = {
+            "episode": self._number, "phase": self._phase.value if self._phase else "waiting to be enabled",
+            "commands_refused": self._refused, "skipped_s": self._skipped_s,
+        } | self._renders.values("render")  # fmt: skip
+        if self._refusal:
+            return Report(Level.WARN, self._refusal, values)
+        return Report(Level.OK, str(values["phase"]), values)
+
+    def close(self) -> None:
+        """Give back the renderer's memory."""
+        self._world.close()
+
+
+def main() -> None:
+    """Entry point of the executable `arm_twin`."""
+    sys.exit(run(ArmTwin))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""A listener that measures the graph from outside: how episodes end, and how long a picture takes to become a command.
+
+Not a process of the graph: `./rlfp demo` and `./rlfp evaluate --graph` spin it beside the graph they started.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import TwistStamped
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from rlfp_ros.episode import Phase, parse_json
+from rlfp_ros.nodes import messages as m
+
+NAME = "observer"
+HEARTBEAT_S = 0.1  # between heartbeats; the controller allows 0.5 s
+ATTEND_EVERY_S = 1.0  # between looks at whether the arm is enabled
+CDR_HEADER_STAMP = struct.Struct("<iI")  # sec, nanosec of a serialised std_msgs/Header, after 4 bytes of encapsulation
+
+
+@dataclass
+class ObservedEpisode:
+    """What was heard of one episode. Times are ns of the system's clock, keyed by the pictures' stamps."""
+
+    seed: int
+    start: int  # stamp at its start, ns
+    outcome: dict[str, Any] = field(default_factory=dict)
+    sample: dict[str, Any] = field(default_factory=dict)
+    images: dict[int, int] = field(default_factory=dict)  # stamp -> when it was published
+    applied: dict[int, int] = field(default_factory=dict)  # stamp -> when the controller admitted its residual
+    residuals: dict[int, np.ndarray] = field(default_factory=dict)  # stamp -> twist [6] that the policy asked for
+    commands: list[tuple[int, int]] = field(default_factory=list)  # (published, received)
+
+    def camera_to_command_ms(self) -> list[float]:
+        """From each picture's publication to the reception of the first command that contains its residual.
+
+        The controller says `residual_applied` before it next sends a command, so the first command published after
+        that contains it.
+        """
+        commands = np.array(sorted(self.commands), dtype=np.int64).reshape(-1, 2)
+        latencies = []
+        for stamp, admitted in self.applied.items():
+            place = int(np.searchsorted(commands[:, 0], admitted, side="right"))
+            if stamp in self.images and place < len(commands):
+                latencies.append((int(commands[place, 1]) - self.images[stamp]) * 1e-6)
+        return latencies
+
+
+class Observer:
+    """Listens to a graph on the ROS domain and transport of this process's environment. A context manager.
+
+    `always` takes everything as one episode from the start, for a graph that has no simulator to announce any.
+    `operates`: also be the person beside the arm: heartbeats, `enable` once residuals come, and after a stop `reset`
+    (counted in `resets`). For mock hardware only: no program may judge that a real arm is safe to move again.
+    """
+
+    def __init__(
+        self, on_episode: Callable[[ObservedEpisode], None], always: bool = False, operates: bool = False
+    ) -> None:
+        self._on_episode, self._operates = on_episode, operates
+        self._seen_residual, self._state, self.resets = False, "", 0
+        self._leaving = threading.Event()
+        self.episodes: list[ObservedEpisode] = []
+        self.safety_states: list[dict[str, Any]] = []
+        self.current: ObservedEpisode | None = ObservedEpisode(seed=0, start=0) if always else None
+
+    def __enter__(self) -> Observer:
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self._node = node = Node(NAME, context=self._context)
+        self._ready = node.create_publisher(m.EPISODE_READY.type, m.EPISODE_READY.name, m.EPISODE_READY.qos)
+        # The large messages stay serialised: only their stamps are read.
+        for topic, callback, qos, raw in (
+            (m.EPISODE, self._on_phase, m.EPISODES, False),
+            (m.IMAGE, self._on_image, m.CAMERA_SUBSCRIPTION, True),
+            (m.RESIDUAL, self._on_residual, m.EVENTS, False),
+            (m.RESIDUAL_APPLIED, self._on_applied, m.EVENTS, False),
+            (m.ARM_COMMAND, self._on_command, m.EVENTS, True),
+        ):
+            node.create_subscription(topic.type, topic.name, callback, qos, raw=raw)
+        node.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
+        if self._operates:
+            self._heartbeat = node.create_publisher(m.HEARTBEAT.type, m.HEARTBEAT.name, m.HEARTBEAT.qos)
+            # A thread of its own: heartbeats must not wait for this process to take in what it listens to.
+            self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._heart.start()
+            self._services = {
+                name: node.create_client(Trigger, f"residual_controller/{name}") for name in ("enable", "reset")
+            }
+            node.create_timer(ATTEND_EVERY_S, self._attend)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(node)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        if self._operates:
+            self._heart.join()
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def spin(self, seconds: float) -> None:
+        """Take in what arrives during that time."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                self._executor.spin_once(timeout_sec=left)
+            except ExternalShutdownException:
+                return
+
+    def _beat(self) -> None:
+        while not self._leaving.wait(HEARTBEAT_S):
+            self._heartbeat.publish(m.header_message(time.time_ns()))
+
+    def _attend(self) -> None:
+        wanted = {"DISABLED": "enable", "STOPPED": "reset"}.get(self._state)
+        if not self._seen_residual or wanted is None or not self._services[wanted].service_is_ready():
+            return
+        self.resets += wanted == "reset"
+        self._services[wanted].call_async(Trigger.Request())
+
+    def _on_safety_state(self, message: String) -> None:
+        document = parse_json(message.data, m.SAFETY_STATE.name)
+        self.safety_states.append(document)
+        self._state = document.get("state", "")
+
+    def _on_phase(self, message: String) -> None:
+        episode = m.episode_from_message(message)
+        if episode.phase is Phase.RESET:
+            self._ready.publish(m.ready_message(NAME, episode.id))
+        elif episode.phase is Phase.RUNNING:
+            self.current = ObservedEpisode(episode.seed, episode.stamp, sample=episode.sample or {})
+        elif episode.phase is Phase.FINISHED and self.current is not None:
+            ended, self.current = self.current, None
+            ended.outcome = episode.outcome or {}
+            self.episodes.append(ended)
+            self._on_episode(ended)
+
+    def _episode_of(self, stamp: int) -> ObservedEpisode | None:
+        """The episode that a stamp belongs to; topics overtake each other at an episode's end."""
+        current = self.current
+        return current if current is not None and stamp >= current.start else None
+
+    def _on_image(self, data: bytes, info: dict[str, int]) -> None:
+        sec, nanosec = CDR_HEADER_STAMP.unpack_from(data, 4)
+        stamp = sec * m.NANOSECONDS + nanosec
+        if episode := self._episode_of(stamp):
+            episode.images[stamp] = info["source_timestamp"]
+
+    def _on_residual(self, message: TwistStamped) -> None:
+        stamp = m.stamp_ns(message.header.stamp)
+        self._seen_residual = True
+        if episode := self._episode_of(stamp):
+            linear, angular = message.twist.linear, message.twist.angular
+            episode.residuals[stamp] = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+
+    def _on_applied(self, message: TwistStamped, info: dict[str, int]) -> None:
+        stamp = m.stamp_ns(message.header.stamp)
+        if episode := self._episode_of(stamp):
+            episode.applied[stamp] = info["source_timestamp"]
+
+    def _on_command(self, data: bytes, info: dict[str, int]) -> None:
+        if self.current is not None:
+            self.current.commands.append((info["source_timestamp"], info["received_timestamp"]))

@@ -1,0 +1,247 @@
+"""`perception`: images in, features, object pose and domain shift out, all stamped with the image's time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Float32
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.nodes import messages, parameters, spin
+from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.nodes.messages import CAMERA_SUBSCRIPTION
+from rlfp_ros.perception import images, overlay
+from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.perception.encoder import Percept, Perception, in_base_frame
+from rlfp_ros.perception.extrinsics import load_extrinsics, orientation_in_base
+from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.schema import ConfigurationError, Schema
+
+LOOK_FOR_PUBLISHERS_S = 0.5
+SILENT_S = 1.0  # without an image for so long, diagnostics say so
+RATE_TOLERANCE = 0.2  # how far the camera's rate may be from the bundle's before diagnostics warn
+
+
+class PerceptionSettings(Schema):
+    """Parameters of the perception node."""
+
+    bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
+    extrinsics: str = Field(
+        default="", description="YAML file with T_base_camera, where the camera was calibrated; empty: the bundle's"
+    )
+    image_transport: Literal["auto", "raw", "compressed"] = Field(
+        default="auto", description="which images to take; auto: raw where somebody publishes it, else compressed"
+    )
+
+
+class PerceptionNode(Node):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("perception")
+        settings = parameters.declare(self, PerceptionSettings)
+        cv2.setNumThreads(1)
+        bundle = load_bundle(settings.bundle)
+        self._contract = bundle.contract
+        self._T_base_camera = load_extrinsics(settings.extrinsics, self._contract.camera)
+        self._preprocessor = Preprocessor(self._contract)
+        self._perception = Perception(bundle)
+        self._warm_up()
+
+        self._transport = settings.image_transport
+        self._raw_topic = self.resolve_topic_name(messages.IMAGE.name)
+        self._compressed_topic = self._resolve_compressed()
+        self._camera: CameraModel | None = None  # None until a camera_info fits
+        self._camera_info: CameraInfo | None = None
+        self._waiting: Image | CompressedImage | None = None  # the newest image that came before its camera_info
+        self._camera_fault = ""
+        self._image_fault = ""
+        self._discarded = 0
+        self._processing, self._transfer = Durations(), Durations()
+        self._stamps: deque[int] = deque(maxlen=31)
+        self._last_image_at = time.monotonic()
+        self._shift = 0.0
+
+        self._features = self._publisher(messages.FEATURES)
+        self._object_pose = self._publisher(messages.OBJECT_POSE)
+        self._domain_shift = self._publisher(messages.DOMAIN_SHIFT)
+        self._overlay = self._publisher(messages.OVERLAY)
+        self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
+        self.create_subscription(CameraInfo, messages.CAMERA_INFO.name, self._on_camera_info, CAMERA_SUBSCRIPTION)
+        self._image_subscription: Any = None
+        self._choose_transport()
+        self.create_timer(LOOK_FOR_PUBLISHERS_S, self._choose_transport, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(f"bundle {self._contract.name}; images convert with {images.cv_bridge_status()}")
+
+    def _publisher(self, topic: messages.Topic) -> Any:
+        return self.create_publisher(topic.type, topic.name, topic.qos)
+
+    def _warm_up(self) -> None:
+        """ONNX Runtime's first run takes several times as long as the next."""
+        camera = self._contract.camera
+        self._perception(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))
+
+    # ---- subscriptions ----
+
+    def _resolve_compressed(self) -> str:
+        """image_transport's name: the resolved image topic + /compressed, unless that name itself is remapped."""
+        resolved = self.resolve_topic_name(messages.IMAGE_COMPRESSED.name)
+        if resolved.endswith(messages.IMAGE_COMPRESSED.name):
+            return f"{self._raw_topic}/compressed"
+        return str(resolved)
+
+    def _choose_transport(self) -> None:
+        if self._transport == "auto":
+            if self._image_subscription is not None and self._image_subscription.get_publisher_count() > 0:
+                return
+            only_compressed = not self.count_publishers(self._raw_topic) and self.count_publishers(
+                self._compressed_topic
+            )
+            kind = "compressed" if only_compressed else "raw"
+        else:
+            kind = self._transport
+        name, message_type, callback = {
+            "raw": (self._raw_topic, Image, self._on_image),
+            "compressed": (self._compressed_topic, CompressedImage, self._on_image),
+        }[kind]
+        if self._image_subscription is not None:
+            if self._image_subscription.msg_type is message_type:
+                return
+            self.destroy_subscription(self._image_subscription)
+        self._image_subscription = self.create_subscription(message_type, name, callback, CAMERA_SUBSCRIPTION)
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        if self._camera_info is not None and _same_camera(message, self._camera_info):
+            return
+        self._camera_info = message
+        self._camera = None
+        try:
+            camera = messages.camera_model(message, self.resolve_topic_name(messages.CAMERA_INFO.name))
+            self._preprocessor.use(camera, f"topic {self.resolve_topic_name(messages.CAMERA_INFO.name)}")
+        except ConfigurationError as error:
+            self._camera_fault = str(error)
+            self.get_logger().error(self._camera_fault)
+            self.diagnostics.publish()
+            return
+        self._camera, self._camera_fault = camera, ""
+        self.get_logger().info(f"camera fits the bundle: {self._preprocessor.description}")
+        if self._waiting is not None:
+            held, self._waiting = self._waiting, None
+            self._see(held, time.monotonic())
+
+    def _on_image(self, message: Image | CompressedImage, info: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self._last_image_at = now
+        self._transfer.add(max(0, info["received_timestamp"] - info["source_timestamp"]) * 1e-9)
+        self._stamps.append(messages.stamp_ns(message.header.stamp))
+        if self._camera is None:
+            self._discarded += self._waiting is not None or bool(self._camera_fault)
+            self._waiting = None if self._camera_fault else message
+            return
+        self._see(message, now)
+
+    def _see(self, message: Image | CompressedImage, began: float) -> None:
+        camera = self._camera
+        assert camera is not None
+        try:
+            if isinstance(message, Image):
+                image = images.from_raw(
+                    message.encoding, message.height, message.width, message.step, message.data, self._raw_topic
+                )
+            else:
+                image = images.from_compressed(message.format, message.data, self._compressed_topic)
+            if image.shape[:2] != (camera.height, camera.width):
+                raise ConfigurationError(
+                    f"topic {self._image_subscription.topic_name}: image is {image.shape[1]} x {image.shape[0]}, but "
+                    f"camera_info says {camera.width} x {camera.height}; let the driver publish both for the same size"
+                )
+            picture = self._preprocessor(image, camera.K, camera.distortion)
+            percept = self._perception(picture)
+        except ConfigurationError as error:
+            self._discarded += 1
+            if self._image_fault != str(error):
+                self._image_fault = str(error)
+                self.get_logger().error(self._image_fault)
+                self.diagnostics.publish()
+            return
+        self._image_fault = ""
+        self._publish(message, percept)
+        self._processing.add(time.monotonic() - began)
+        self._shift = percept.domain_shift
+        if self._overlay.get_subscription_count():
+            self._publish_overlay(message, picture, percept)
+
+    # ---- publications ----
+
+    def _publish(self, message: Image | CompressedImage, percept: Percept) -> None:
+        # Features last: the residual that answers them must not overtake pose and domain shift on the way to the
+        # controller, or lock step would depend on the scheduler.
+        stamp = messages.stamp_ns(message.header.stamp)
+        position, covariance = in_base_frame(percept, self._T_base_camera)
+        pose = np.concatenate([position, orientation_in_base(self._T_base_camera, percept.object_pose[3:])])
+        self._object_pose.publish(messages.object_pose_message(stamp, pose, covariance, self._contract.arm.base_frame))
+        self._domain_shift.publish(Float32(data=float(percept.domain_shift)))
+        self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
+
+    def _publish_overlay(self, message: Image | CompressedImage, picture: np.ndarray, percept: Percept) -> None:
+        drawn = overlay.draw(
+            picture, self._contract.camera.intrinsics, percept.features, percept.object_pose, percept.domain_shift
+        )
+        stamp = messages.stamp_ns(message.header.stamp)
+        self._overlay.publish(messages.image_message(stamp, drawn, message.header.frame_id))
+
+    def _report(self) -> Report:
+        values = {
+            **self._processing.values("processing"),
+            **self._transfer.values("transfer"),
+            "discarded": self._discarded,
+            "camera_rate_hz": self._camera_rate_hz(),
+            "domain_shift": self._shift,
+            "preprocessing": self._preprocessor.description,
+            "transport": "raw" if self._image_subscription.msg_type is Image else "compressed",
+        }
+        if self._camera_fault or self._image_fault:
+            return Report(Level.ERROR, self._camera_fault or self._image_fault, values)
+        if time.monotonic() - self._last_image_at > SILENT_S:
+            return Report(Level.WARN, f"no image on {self._image_subscription.topic_name}", values)
+        if self._camera is None:
+            name = self.resolve_topic_name(messages.CAMERA_INFO.name)
+            return Report(Level.WARN, f"images come, but no camera_info on {name}", values)
+        rate, expected = self._camera_rate_hz(), self._contract.camera.rate_hz
+        if len(self._stamps) == self._stamps.maxlen and abs(rate - expected) > RATE_TOLERANCE * expected:
+            return Report(Level.WARN, f"the camera runs at {rate:.1f} Hz, but the bundle's at {expected:g} Hz", values)
+        return Report(Level.OK, "running", values)
+
+    def _camera_rate_hz(self) -> float:
+        """By stamps, so that it holds in simulation faster or slower than real time too; 0 where not known."""
+        gaps = np.diff(np.array(self._stamps, dtype=np.int64))
+        gaps = gaps[gaps > 0]
+        return float(1e9 / np.median(gaps)) if len(gaps) else 0.0
+
+
+def _same_camera(a: CameraInfo, b: CameraInfo) -> bool:
+    return (
+        (a.width, a.height, a.distortion_model, a.binning_x, a.binning_y, a.header.frame_id)
+        == (b.width, b.height, b.distortion_model, b.binning_x, b.binning_y, b.header.frame_id)
+        and np.array_equal(a.k, b.k)
+        and a.d == b.d
+        and a.roi == b.roi
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the executable."""
+    return spin.run(PerceptionNode, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""`policy`: features, joints and goal in, residual (and gripper width) out, one for every frame, with its stamp."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PointStamped
+from pydantic import Field
+from rclpy.node import Node
+from sensor_msgs.msg import JointState, PointCloud2
+from std_msgs.msg import String
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.policy import Policy
+from rlfp_ros.episode import Phase
+from rlfp_ros.nodes import messages, parameters, spin
+from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.perception.extrinsics import load_extrinsics
+from rlfp_ros.schema import ConfigurationError, Schema
+
+SILENT_S = 1.0  # without features for so long, diagnostics say so
+
+
+class PolicySettings(Schema):
+    """Parameters of the policy node."""
+
+    bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
+    arm: str = Field(default="", description="arm: a file, or the name of one in config/arms/; empty: the bundle's")
+    extrinsics: str = Field(
+        default="", description="YAML file with T_base_camera, for goals in the optical frame; empty: the bundle's"
+    )
+    history_s: float = Field(default=1.0, ge=0.1, le=10.0, description="joint states kept to look up, s")
+    joint_max_age_s: float = Field(
+        default=0.1, gt=0.0, le=1.0, description="age of the joint state at the image's stamp that is still used, s"
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    stamp_ns: int
+    features: np.ndarray
+    optical_frame: str
+
+
+class PolicyNode(Node):
+    """See the module.
+
+    The joints that go with a picture are those at its time of exposure, not the newest: so the observation does not
+    depend on how long perception took, in simulation and on hardware alike.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self._settings = parameters.declare(self, PolicySettings)
+        bundle = load_bundle(self._settings.bundle)
+        self._contract = bundle.contract
+        self._arm = load_arm(self._settings.arm or self._contract.arm.name)
+        self._policy = Policy(bundle, self._arm)
+        self._T_base_camera = load_extrinsics(self._settings.extrinsics, self._contract.camera)
+        self._features_shape = tuple(self._contract.encoder.outputs["features"][1:])
+        self._matcher = messages.JointMatcher(self._arm)
+        self._warm_up()
+
+        self._history: deque[tuple[int, JointState]] = deque()  # oldest first; matched to the arm only when used
+        self._pending: _Seen | None = None  # features newer than every joint state
+        self._reset_stamp_ns = -1  # what is stamped up to here belongs to the episode before
+        self._goal_message: PointStamped | None = None
+        self._goal_checked: tuple[PointStamped, str] | None = None
+        self._goal: np.ndarray | None = None
+        self._fault = ""
+        self._goal_fault = ""
+        self._skipped = 0
+        self._acting, self._transfer = Durations(), Durations()
+        self._last_features_at = time.monotonic()
+
+        self._residual = self._publisher(messages.RESIDUAL)
+        self._gripper = self._publisher(messages.GRIPPER)
+        self._ready = self._publisher(messages.EPISODE_READY)
+        self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
+        self.create_subscription(
+            JointState, messages.JOINT_STATES.name, self._on_joint_state, messages.JOINT_STATES_HISTORY
+        )
+        self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
+        self.create_subscription(PointStamped, messages.GOAL.name, self._on_goal, messages.LATCHED)
+        self.create_subscription(PointCloud2, messages.FEATURES.name, self._on_features, messages.LATEST)
+        self.get_logger().info(f"bundle {self._contract.name} on arm {self._arm.name}")
+
+    def _publisher(self, topic: messages.Topic) -> Any:
+        return self.create_publisher(topic.type, topic.name, topic.qos)
+
+    def _warm_up(self) -> None:
+        """ONNX Runtime's first run takes several times as long as the next."""
+        joints = len(self._arm.joint_names)
+        state = messages.arms.JointState(0, np.array(self._arm.home), np.zeros(joints), np.zeros(joints))
+        self._policy.act(np.zeros(self._features_shape, dtype=np.float32), state, 0)
+        self._policy.reset()
+
+    # ---- subscriptions ----
+
+    def _on_joint_state(self, message: JointState) -> None:
+        stamp = messages.stamp_ns(message.header.stamp)
+        if stamp <= self._reset_stamp_ns:
+            return
+        if self._history and stamp <= self._history[-1][0]:
+            if stamp == self._history[-1][0]:
+                return
+            self._history.clear()  # time went back: another simulator, another bag
+        self._history.append((stamp, message))
+        oldest = stamp - int(self._settings.history_s * messages.NANOSECONDS)
+        while self._history[0][0] < oldest:
+            self._history.popleft()
+        if self._pending is not None and stamp >= self._pending.stamp_ns:
+            seen, self._pending = self._pending, None
+            self._act(seen)
+
+    def _on_features(self, message: PointCloud2, info: dict[str, Any]) -> None:
+        self._last_features_at = time.monotonic()
+        self._transfer.add(max(0, info["received_timestamp"] - info["source_timestamp"]) * 1e-9)
+        stamp = messages.stamp_ns(message.header.stamp)
+        if stamp <= self._reset_stamp_ns:
+            return
+        try:
+            features = messages.features_from_message(message)
+            if features.shape != self._features_shape:
+                raise ConfigurationError(
+                    f"topic {messages.FEATURES.name}: features are {list(features.shape)}, expected "
+                    f"{list(self._features_shape)}; give perception and policy the same bundle"
+                )
+        except ConfigurationError as error:
+            self._say_fault(str(error))
+            return
+        seen = _Seen(stamp, features, message.header.frame_id)
+        if self._history and self._history[-1][0] >= stamp:
+            self._pending = None
+            self._act(seen)
+        else:
+            self._skipped += self._pending is not None
+            self._pending = seen
+
+    def _on_goal(self, message: PointStamped) -> None:
+        self._goal_message = message
+        if self._contract.goal == "none":
+            self._goal_fault = f"a goal came, but bundle {self._contract.name} takes none; it is ignored"
+            self.get_logger().warn(self._goal_fault)
+
+    def _on_episode(self, message: String) -> None:
+        episode = messages.episode_from_message(message)
+        if episode.phase is not Phase.RESET:
+            return
+        self._policy.reset()
+        self._history.clear()
+        self._pending = None
+        self._reset_stamp_ns = episode.stamp
+        self._ready.publish(messages.ready_message(self.get_name(), episode.id))
+
+    # ---- acting ----
+
+    def _act(self, seen: _Seen) -> None:
+        began = time.monotonic()
+        try:
+            joints = self._joints_at(seen.stamp_ns)
+        except ConfigurationError as error:
+            self._skipped += 1
+            self._say_fault(str(error))
+            return
+        self._fault = ""
+        residual = self._policy.act(seen.features, joints, seen.stamp_ns, self._goal_for(seen.optical_frame))
+        if residual.gripper_width is not None:
+            # First, so that the controller has it when the residual with the same stamp comes.
+            self._gripper.publish(messages.gripper_message(residual.stamp_ns, residual.gripper_width, self._arm))
+        self._residual.publish(messages.residual_message(residual, self._arm.base_frame))
+        self._acting.add(time.monotonic() - began)
+
+    def _joints_at(self, stamp_ns: int) -> messages.arms.JointState:
+        """The newest joint state that is not newer than `stamp_ns`."""
+        for stamp, message in reversed(self._history):
+            if stamp <= stamp_ns:
+                if stamp_ns - stamp > self._settings.joint_max_age_s * messages.NANOSECONDS:
+                    raise ConfigurationError(
+                        f"topic {messages.JOINT_STATES.name}: the joints are {(stamp_ns - stamp) * 1e-9:.3f} s older "
+                        f"than the image, expected at most {self._settings.joint_max_age_s:g} s (joint_max_age_s)"
+                    )
+                return self._matcher(message)
+        raise ConfigurationError(
+            f"topic {messages.JOINT_STATES.name}: no joint state is as old as the image; compare the clocks of camera "
+            "and arm, or raise history_s"
+        )
+
+    def _goal_for(self, optical_frame: str) -> np.ndarray | None:
+        if self._goal_message is None or self._contract.goal == "none":
+            return None
+        if self._goal_checked != (self._goal_message, optical_frame):
+            self._goal_checked = (self._goal_message, optical_frame)
+            try:
+                self._goal = messages.goal_from_message(
+                    self._goal_message, self._arm.base_frame, optical_frame, self._T_base_camera
+                )
+                self._goal_fault = ""
+            except ConfigurationError as error:
+                self._goal = None
+                self._goal_fault = str(error)
+                self.get_logger().error(self._goal_fault)
+        return self._goal
+
+    def _say_fault(self, sentence: str) -> None:
+        if sentence != self._fault:
+            self.get_logger().error(sentence, throttle_duration_sec=1.0)
+        self._fault = sentence
+
+    def _report(self) -> Report:
+        values = {
+            **self._acting.values("acting"),
+            **self._transfer.values("transfer"),
+            "skipped": self._skipped,
+            "joint_states_kept": len(self._history),
+        }
+        if self._fault:
+            return Report(Level.ERROR, self._fault, values)
+        if self._goal_fault:
+            return Report(Level.WARN, self._goal_fault, values)
+        if time.monotonic() - self._last_features_at > SILENT_S:
+            return Report(Level.WARN, f"no features on {self.resolve_topic_name(messages.FEATURES.name)}", values)
+        if self._pending is not None and not self._history:
+            return Report(
+                Level.WARN, f"no joint states on {self.resolve_topic_name(messages.JOINT_STATES.name)}", values
+            )
+        return Report(Level.OK, "running", values)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the executable."""
+    return spin.run(PolicyNode, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""The safety node: residual, joints and percepts in, one short trajectory out on every tick. Takes no image topic.
+
+Two ways to tick. `timer`: a steady timer, for arms; tick stamps lie on a timeline of their own that follows the node's
+clock, because a trajectory's points must be evenly spaced although timers are not. `joint_states`: one tick for every
+joint state, stamped as it is, for simulation and lock step; ages then go by stamps.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
+from pydantic import Field
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float32, Float64MultiArray, Header, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
+from rlfp_ros.control.supervisor import POLICY_FAULTS
+from rlfp_ros.control.trajectory import Residual, Trajectory
+from rlfp_ros.episode import Phase
+from rlfp_ros.nodes import messages, spin
+from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.schema import ConfigurationError
+
+RESYNCHRONISE_TICKS = 2  # farther from the node's clock than this, the timeline is set anew
+SLEW = 50e-6  # otherwise it follows by this share of a tick at most: more would show as jerk in what the arm is told
+FORWARD_TOPICS = {
+    "forward_position": "forward_position_controller/commands",
+    "forward_velocity": "forward_velocity_controller/commands",
+}
+
+
+class Settings(ControllerSettings):
+    """Parameters of this node: those of the controller, and what it loads."""
+
+    bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
+    arm: str = Field(default="", description="arm: a file, or the name of one in config/arms/; empty: the bundle's")
+    optical_frame: str = Field(
+        default="camera_optical_frame", description="frame in which goals are taken besides the base's"
+    )
+
+
+class ResidualControllerNode(Node):
+    """Messages to arrays and back around `control.residual_controller.ResidualController`."""
+
+    def __init__(self, **options: Any) -> None:
+        """`options` go to rclpy's Node (tests give it a context of its own)."""
+        super().__init__("residual_controller", **options)
+        self.settings = settings = declare(self, Settings, self._on_parameters)
+        contract = load_bundle(settings.bundle).contract
+        self.arm = arm = load_arm(settings.arm or contract.arm.name)
+        self.controller = ResidualController(arm, contract, settings)
+        self._T_base_camera = contract.camera.T_base_camera.matrix()
+        self._joints = messages.JointMatcher(arm, arm.topics.joint_states)
+        self._lock_step = settings.tick_on == "joint_states"
+        self._stamp_now = 0  # lock step: stamp of the newest joint state
+        self._pending: Residual | None = None  # waits for the gripper width of its stamp
+        self._gripper: tuple[int, float] | None = None
+        self._published_state = ""
+        self._errors_logged = 0
+        self._gripper_sent: float | None = None
+        self._ticks, self._periods = Durations(), Durations()
+        self._last_tick = 0.0
+
+        self._open_publishers(settings)
+        self._open_subscriptions()
+        for name in ("enable", "disable", "estop", "reset", "step"):
+            self.create_service(Trigger, f"~/{name}", self._service(name))
+        self.diagnostics = Diagnostics(self, self._report, hardware_id=arm.name)
+        self._dt_ns = round(1e9 / settings.control_rate_hz)
+        self._tick_number = 0
+        self._origin_stamp = self._origin_steady = 0
+        self._slewed = 0.0
+        if not self._lock_step:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._timer = self.create_timer(1.0 / settings.control_rate_hz, self._on_timer, clock=steady)
+        self._publish_state(0)
+        # What lives until the end is not looked at again: a collection in the middle of a tick would be late.
+        gc.collect()
+        gc.freeze()
+
+    def _open_publishers(self, settings: Settings) -> None:
+        topics = self.arm.topics
+        if settings.output == "joint_trajectory":
+            command = messages.ARM_COMMAND
+            self._command = self.create_publisher(command.type, topics.joint_trajectory, command.qos)
+        else:
+            self._command = self.create_publisher(Float64MultiArray, FORWARD_TOPICS[settings.output], messages.LATEST)
+        self._gripper_command = None
+        if self.controller.has_gripper:
+            command = messages.GRIPPER_COMMAND
+            self._gripper_command = self.create_publisher(command.type, topics.gripper_trajectory, command.qos)
+        for attribute, topic in (
+            ("_applied", messages.RESIDUAL_APPLIED),
+            ("_state", messages.SAFETY_STATE),
+            ("_ready", messages.EPISODE_READY),
+        ):
+            setattr(self, attribute, self.create_publisher(topic.type, topic.name, topic.qos))
+
+    def _open_subscriptions(self) -> None:
+        # In this order their callbacks run where several have news: what a tick needs comes before the joint states.
+        subscriptions: tuple[tuple[messages.Topic, Any], ...] = (
+            (messages.ESTOP, self._on_estop),
+            (messages.EPISODE, self._on_episode),
+            (messages.HEARTBEAT, self._on_heartbeat),
+            (messages.GOAL, self._on_goal),
+            (messages.OBJECT_POSE, self._on_object_pose),
+            (messages.DOMAIN_SHIFT, self._on_domain_shift),
+            (messages.GRIPPER, self._on_gripper),
+            (messages.RESIDUAL, self._on_residual),
+        )
+        for topic, callback in subscriptions:
+            self.create_subscription(topic.type, topic.name, callback, topic.qos)
+        self.create_subscription(
+            JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
+        )
+
+    # --- inputs ------------------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        """By which inputs age: the steady clock, or in lock step the newest stamp."""
+        return self._stamp_now if self._lock_step else time.monotonic_ns()
+
+    def _reached_stamp(self) -> int:
+        """The tick timeline's present, for messages without a stamp."""
+        if self._lock_step:
+            return self._stamp_now
+        return self._origin_stamp + time.monotonic_ns() - self._origin_steady
+
+    def _on_parameters(self, settings: Settings) -> None:
+        self.controller.set_residual_gain(settings.residual_gain)
+
+    def _on_joint_states(self, message: JointState) -> None:
+        try:
+            joint_state = self._joints(message)
+        except ConfigurationError as error:
+            # Another driver's joints (a gripper's own, perhaps). Where it is the arm's, its age will stop the arm.
+            self.controller.on_joint_missing(self._now())
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return
+        if self._lock_step:
+            self._stamp_now = joint_state.stamp_ns
+        self.controller.on_joint_state(joint_state, self._now())
+        if self._lock_step:
+            self._tick(joint_state.stamp_ns)
+
+    def _on_residual(self, message: TwistStamped) -> None:
+        stamp = messages.stamp_ns(message.header.stamp)
+        try:
+            twist = messages.twist_from_message(message, self.arm.base_frame)
+        except ConfigurationError as error:
+            self.controller.reject_residual(Reason.RESIDUAL_SHAPE, self._now())
+            self._applied.publish(messages.twist_message(stamp, np.zeros(6), self.arm.base_frame))
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        if self._pending is not None:
+            self._admit(self._pending)  # its gripper width never came
+        residual = Residual(stamp, twist)
+        if self.controller.has_gripper:
+            if self._gripper is None or self._gripper[0] != stamp:
+                self._pending = residual
+                return
+            residual = Residual(stamp, twist, self._gripper[1])
+        self._admit(residual)
+
+    def _on_gripper(self, message: JointState) -> None:
+        self._gripper = stamp, width = messages.gripper_from_message(message)
+        if self._pending is not None and self._pending.stamp_ns == stamp:
+            self._admit(Residual(stamp, self._pending.twist, width))
+
+    def _admit(self, residual: Residual) -> None:
+        self._pending = None
+        applied = self.controller.on_residual(residual, self._now())
+        self._applied.publish(messages.twist_message(residual.stamp_ns, applied, self.arm.base_frame))
+
+    def _on_object_pose(self, message: PoseWithCovarianceStamped) -> None:
+        pose, covariance = messages.object_pose_from_message(message, self.arm.base_frame)
+        self.controller.on_object_pose(pose[:3], covariance, messages.stamp_ns(message.header.stamp), self._now())
+
+    def _on_domain_shift(self, message: Float32) -> None:
+        self.controller.on_domain_shift(message.data, self._reached_stamp(), self._now())
+
+    def _on_goal(self, message: PointStamped) -> None:
+        frames = self.arm.base_frame, self.settings.optical_frame
+        self.controller.on_goal(messages.goal_from_message(message, *frames, self._T_base_camera))
+
+    def _on_heartbeat(self, message: Header) -> None:
+        self.controller.on_heartbeat(self._now())
+
+    def _on_estop(self, message: Bool) -> None:
+        if message.data:
+            self.controller.estop()
+            self.get_logger().warning("e-stop")
+
+    def _on_episode(self, message: String) -> None:
+        episode = messages.episode_from_message(message)
+        if episode.phase is not Phase.RESET:
+            return
+        self.controller.on_episode_reset(episode.stamp)
+        self._pending = self._gripper = self._gripper_sent = None
+        self._ready.publish(messages.ready_message(self.get_name(), episode.id))
+
+    def _service(self, name: str) -> Any:
+        def call(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            response.success, response.message = getattr(self.controller, name)()
+            self.get_logger().info(f"{name}: {response.message}")
+            return response
+
+        return call
+
+    # --- ticks -------------------------------------------------------------------------------------------------
+
+    def _on_timer(self) -> None:
+        steady, clock = time.monotonic_ns(), self.get_clock().now().nanoseconds
+        if self._origin_steady == 0:
+            self._origin_steady, self._origin_stamp = steady, clock
+        number = max(self._tick_number + 1, round((steady - self._origin_steady) / self._dt_ns))
+        stamp = self._origin_stamp + number * 1_000_000_000 // round(self.settings.control_rate_hz)
+        ahead = stamp - clock
+        if ahead > self.settings.clock_jump_s * 1e9:
+            # The clock went back (another simulator or bag): go with it, and the controller sees the jump and stops.
+            self._origin_stamp -= ahead
+            stamp -= ahead
+        elif ahead > RESYNCHRONISE_TICKS * self._dt_ns:
+            # The node's clock is slow or stands still: stamps must not run away from it. Watchdogs go on.
+            self._origin_steady += (number - self._tick_number) * self._dt_ns
+            number = self._tick_number
+            stamp = self._origin_stamp + number * 1_000_000_000 // round(self.settings.control_rate_hz)
+        elif ahead < -RESYNCHRONISE_TICKS * self._dt_ns:
+            self._origin_stamp -= ahead
+            stamp -= ahead
+        else:
+            self._slewed -= min(max(ahead / self._dt_ns, -1.0), 1.0) * SLEW * self._dt_ns
+            whole = int(self._slewed)
+            self._slewed -= whole
+            self._origin_stamp += whole
+        self._tick_number = number
+        self._tick(stamp)
+
+    def _tick(self, stamp: int) -> None:
+        started = time.perf_counter()
+        if self._last_tick:
+            self._periods.add(started - self._last_tick)
+        self._last_tick = started
+        command = self.controller.tick(stamp, self._now())
+        self._send(command, stamp)
+        self._publish_state(stamp)
+        self._ticks.add(time.perf_counter() - started)
+        if self.controller.internal_errors > self._errors_logged:
+            self._errors_logged = self.controller.internal_errors
+            self.get_logger().error(f"internal error, the arm stops: {self.controller.last_error}")
+
+    def _send(self, command: Command, stamp: int) -> None:
+        trajectory = command.trajectory
+        if self.settings.output == "joint_trajectory":
+            if trajectory is not None:
+                self._command.publish(messages.trajectory_message(trajectory, self.arm.joint_names))
+            elif self._lock_step:
+                # Nothing to do, said in time: the simulator waits for this stamp. No points move nothing.
+                header = messages.header_message(stamp)
+                self._command.publish(JointTrajectory(header=header, joint_names=list(self.arm.joint_names)))
+        elif trajectory is not None:
+            forward = trajectory.positions if self.settings.output == "forward_position" else trajectory.velocities
+            self._command.publish(Float64MultiArray(data=forward[0].tolist()))
+        width, gripper = command.gripper_width, self.arm.gripper
+        if width is None or gripper is None or self._gripper_command is None or width == self._gripper_sent:
+            return
+        self._gripper_sent = width
+        fingers = np.full((1, len(gripper.joint_names)), width / len(gripper.joint_names))
+        still = np.zeros_like(fingers)
+        point = Trajectory(stamp, np.array([1.0 / self.settings.control_rate_hz]), fingers, still, still)
+        self._gripper_command.publish(messages.trajectory_message(point, gripper.joint_names))
+
+    # --- what it says of itself --------------------------------------------------------------------------------
+
+    def _publish_state(self, stamp: int) -> None:
+        """On a change of state or reasons, and when the gain reaches or leaves 0 and 1."""
+        controller = self.controller
+        reasons = [reason.value for reason in controller.reasons]
+        key = f"{controller.state.value} {reasons} {int(controller.gain == 0)} {int(controller.gain == 1)}"
+        if key == self._published_state:
+            return
+        self._published_state = key
+        document = {"state": controller.state.value, "reasons": reasons, "gain": controller.gain, "stamp": stamp}
+        self._state.publish(String(data=json.dumps(document)))
+
+    def _report(self) -> Report:
+        controller = self.controller
+        reasons = ", ".join(reason.value for reason in controller.reasons)
+        level = Level.OK
+        if controller.state is State.STOPPED:
+            level = Level.ERROR
+        elif controller.state is State.HOLDING or POLICY_FAULTS.intersection(controller.reasons):
+            level = Level.WARN
+        values: dict[str, object] = dict(controller.diagnostics())
+        values |= self._ticks.values("tick") | self._periods.values("period")
+        return Report(level, f"{controller.state.value}{': ' if reasons else ''}{reasons}", values)
+
+
+def main() -> None:
+    """Entry point of the executable `residual_controller`."""
+    sys.exit(spin.run(ResidualControllerNode))
+
+
+if __name__ == "__main__":
+    main()

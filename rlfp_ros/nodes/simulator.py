@@ -1,0 +1,370 @@
+"""Node `simulator`: the PyBullet world behind the topics of an arm and a camera.
+
+In real time a steady timer paces the physics. In lock step the world waits, at every tick, for what the graph owes it:
+the residual that answers a delivered picture, and the arm command of the tick. The order of events is that of
+`simulation.environment.Deployment`, so that both play the same episode from the same seed.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import time
+from dataclasses import asdict
+from typing import Literal
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped
+from pydantic import Field
+from rclpy.clock import Clock as RclpyClock
+from rclpy.clock import ClockType
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from rlfp_ros.bundle import CameraContract, Intrinsics, load_bundle
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.episode import Episode, Phase, parse_json
+from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.nodes.spin import Finished, run
+from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.simulation.camera import Frame
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.room import load_room
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.ticked_world import ArmWorld
+from rlfp_ros.simulation.world import DT, TICKS_PER_SECOND, World
+
+OPTICAL_FRAME = "camera_optical_frame"
+START_NS = 1_000_000_000  # stamp of tick 0; a stamp of zero means "no time" in ROS
+FIRST_ANSWER_S = 30.0  # for nodes that are still starting
+ANSWER_S = 5.0  # wall time that lock step waits for anything
+# Physics steps in one timer call at most; beyond that the real-time factor falls. A command reaches two ticks ahead
+# before it brakes: a longer burst would have the arm stop and go for want of commands.
+CATCH_UP_TICKS = 3
+
+
+class Settings(Schema):
+    """Parameters of the simulator."""
+
+    task: str = Field("reach", description="task to play, a file in sim/tasks/")
+    arm: str = Field("panda", description="arm, a file in config/arms/")
+    bundle: str = Field(description="policy bundle, for its camera: a folder or a name in models/")
+    profile: str = Field(
+        "train", description="randomisation profile, a file in sim/randomization/; with mujoco a room in sim/scenes/"
+    )
+    world: Literal["pybullet", "mujoco"] = Field("pybullet", description="which simulator")
+    seed: int = Field(0, ge=0, description="seed of the first episode; each next one adds 1")
+    episodes: int = Field(0, ge=0, description="episodes to play before the node ends; 0: until it is stopped")
+    real_time_factor: float = Field(1.0, ge=0.01, le=10.0, description="simulated seconds in a second of wall time (1)")
+    lock_step: bool = Field(False, description="wait for the graph at every tick: deterministic, as fast as possible")
+    wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
+    image_width: int = Field(0, ge=0, le=4096, description="camera image width (px); 0: the bundle's")
+    image_height: int = Field(0, ge=0, le=4096, description="camera image height (px); 0: the bundle's")
+    image_rate_hz: float = Field(0.0, ge=0.0, le=240.0, description="camera rate (Hz); 0: the bundle's")
+
+
+class _Waiting(enum.Enum):
+    """What lock step stands still for."""
+
+    READY = "episode/ready"
+    RESIDUAL = "policy/residual_applied"
+    COMMAND = "joint_trajectory_controller/joint_trajectory"
+    NOTHING = "nothing"
+
+
+class Simulator(Node):
+    """The world, its publishers, and the wait for the graph."""
+
+    def __init__(self) -> None:
+        super().__init__("simulator")
+        self.settings = settings = declare(self, Settings)
+        bundle = load_bundle(settings.bundle)
+        arm = load_arm(settings.arm)
+        camera = _camera(bundle.contract.camera, settings)
+        self._arm = arm
+        self._world = _make_world(arm, settings, camera)
+        self._world.origin_ns = START_NS
+        self._camera = camera
+
+        publish = lambda topic: self.create_publisher(topic.type, topic.name, topic.qos)  # noqa: E731
+        self._image, self._camera_info = publish(m.IMAGE), publish(m.CAMERA_INFO)
+        self._joint_states, self._time = publish(m.JOINT_STATES), publish(m.CLOCK)
+        self._episodes, self._goal = publish(m.EPISODE), publish(m.GOAL)
+        for topic, callback, qos in (
+            (m.ARM_COMMAND, self._on_command, m.LATEST),
+            (m.GRIPPER_COMMAND, self._on_gripper, m.LATEST),
+            (m.RESIDUAL_APPLIED, self._on_residual_applied, m.EVENTS),
+            (m.EPISODE_READY, self._on_ready, m.EVENTS),
+            (m.SAFETY_STATE, self._on_safety_state, m.LATCHED),
+        ):
+            self.create_subscription(topic.type, topic.name, callback, qos)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+
+        self._number = -1  # of the episode
+        self._phase = Phase.FINISHED
+        self._ready: set[str] = set()
+        self._waiting, self._waiting_since = _Waiting.NOTHING, time.monotonic()
+        self._owed: set[int] = set()  # stamps of delivered pictures whose residual is awaited
+        self._trajectory: Trajectory | None = None
+        self._gripper_width: float | None = None
+        self._safety_state = "not heard yet"
+        self._renders, self._refused, self._refusal = Durations(), 0, ""
+        self._behind_s, self._pace_start, self._pace_tick = 0.0, time.monotonic(), 0
+        self._rate_mark = (time.monotonic(), 0)
+        self.diagnostics = Diagnostics(self, self._report, settings.world)
+        steady = RclpyClock(clock_type=ClockType.STEADY_TIME)
+        period = 0.02 if settings.lock_step else DT / settings.real_time_factor
+        self.create_timer(period, self._on_lock_step_timer if settings.lock_step else self._on_timer, clock=steady)
+        self._announce()
+
+    # --- episodes ----------------------------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Ask the graph to forget the last episode."""
+        self._number += 1
+        self._phase, self._ready = Phase.RESET, set()
+        self._publish_episode()
+        self._wait(_Waiting.READY)
+
+    def _begin(self) -> None:
+        """All have forgotten: set the world up and run."""
+        self._trajectory, self._gripper_width = None, None
+        self._owed.clear()
+        sample = self._world.reset(self.settings.seed + self._number)
+        self._phase = Phase.RUNNING
+        self._publish_episode(sample=sample.document())
+        goal = self._world.task.goal(self._world)
+        if goal is not None:
+            self._goal.publish(m.goal_message(self._world.stamp_ns, goal, self._arm.base_frame))
+        self._wait(_Waiting.NOTHING)
+        self._pace_start, self._pace_tick = time.monotonic(), self._world.tick
+        if self.settings.lock_step:
+            self._proceed()
+
+    def _end(self, outcome: dict[str, object] | None) -> None:
+        """The episode is over; the next one, or the end of the node."""
+        self._phase = Phase.FINISHED
+        self._publish_episode(outcome=outcome)
+        if self.settings.episodes and self._number + 1 >= self.settings.episodes:
+            self._episodes.wait_for_all_acked(Duration(seconds=1.0))
+            raise Finished
+        self._announce()
+
+    def _publish_episode(self, **content: object) -> None:
+        episode = Episode(
+            id=self._number, seed=self.settings.seed + self._number, task=self.settings.task, phase=self._phase,
+            stamp=self._world.stamp_ns, **content,
+        )  # fmt: skip
+        self._episodes.publish(m.episode_message(episode))
+
+    # --- a tick ------------------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> list[Frame]:
+        frames = self._world.delivered_frames()
+        for frame in frames:
+            K, distortion = self._world.calibration
+            K = self._camera.intrinsics.matrix() if K is None else K
+            height, width = frame.image.shape[:2]
+            lens = () if distortion is None else distortion
+            self._camera_info.publish(m.camera_info_message(frame.stamp_ns, OPTICAL_FRAME, width, height, K, lens))
+            self._image.publish(m.image_message(frame.stamp_ns, frame.image, OPTICAL_FRAME))
+        return frames
+
+    def _measure(self) -> None:
+        """Publish time and joints of this tick."""
+        self._time.publish(Clock(clock=m.stamp_message(self._world.stamp_ns)))
+        self._joint_states.publish(m.joint_state_message(self._world.joint_state(), self._arm))
+
+    def _step(self) -> bool:
+        """One step of physics with the newest command; False where the episode ended."""
+        started = time.perf_counter()
+        self._world.step(self._trajectory, self._gripper_width)
+        self._trajectory = None
+        if self._world.captured:
+            self._renders.add(time.perf_counter() - started)
+        outcome = self._world.outcome
+        if outcome is not None:
+            self._end(asdict(outcome))
+        return outcome is None
+
+    def _on_timer(self) -> None:
+        """Real time: as many ticks as are due."""
+        if self._phase is not Phase.RUNNING:
+            self._check_ready()
+            return
+        due = (time.monotonic() - self._pace_start) * self.settings.real_time_factor * TICKS_PER_SECOND
+        behind = due - (self._world.tick - self._pace_tick)
+        if behind > CATCH_UP_TICKS:  # too slow for this machine: let simulated time fall behind, and say so
+            self._behind_s += (behind - CATCH_UP_TICKS) * DT
+            self._pace_start += (behind - CATCH_UP_TICKS) * DT / self.settings.real_time_factor
+            behind = CATCH_UP_TICKS
+        for _ in range(int(behind)):
+            self._deliver()
+            self._measure()
+            if not self._step():
+                return
+
+    # --- lock step ---------------------------------------------------------------------------------------------------
+
+    def _proceed(self) -> None:
+        """Go on until the graph owes something."""
+        while self._phase is Phase.RUNNING:
+            if self._waiting is _Waiting.NOTHING:
+                self._owed.update(frame.stamp_ns for frame in self._deliver())
+                if self._owed:
+                    self._wait(_Waiting.RESIDUAL)
+                    return
+            if self._waiting is not _Waiting.COMMAND:
+                self._measure()
+                self._wait(_Waiting.COMMAND)
+                return
+            self._wait(_Waiting.NOTHING)
+            if not self._step():
+                return
+
+    def _wait(self, what: _Waiting) -> None:
+        self._waiting, self._waiting_since = what, time.monotonic()
+
+    def _on_lock_step_timer(self) -> None:
+        if self._waiting is _Waiting.READY:
+            self._check_ready()
+            return
+        waited = time.monotonic() - self._waiting_since
+        if self._waiting is not _Waiting.NOTHING and waited > ANSWER_S:
+            detail = f" for the picture of {min(self._owed)} ns" if self._waiting is _Waiting.RESIDUAL else ""
+            raise Finished(
+                1,
+                f"simulator: nothing on {self._waiting.value}{detail} after {ANSWER_S:g} s in lock step; "
+                f"is the node that publishes it running? (safety/state: {self._safety_state})",
+            )
+
+    def _missing(self) -> list[str]:
+        """Who is not ready for the episode. Perception has nothing to forget and is there once it takes pictures."""
+        missing = [name for name in self.settings.wait_for if name not in self._ready]
+        if self._number == 0 and "policy" in self.settings.wait_for:
+            topic = self.resolve_topic_name(m.IMAGE.name)
+            if not any(taker.node_name == "perception" for taker in self.get_subscriptions_info_by_topic(topic)):
+                missing.append("perception")
+        return missing
+
+    def _check_ready(self) -> None:
+        missing = self._missing()
+        if not missing:
+            self._begin()
+            return
+        waited = time.monotonic() - self._waiting_since
+        limit = FIRST_ANSWER_S if self._number == 0 else ANSWER_S
+        if waited > limit:
+            sentence = f"no answer on episode/ready from {', '.join(missing)} after {limit:g} s"
+            if self.settings.lock_step:
+                raise Finished(1, f"simulator: {sentence}; is it running?")
+            self.get_logger().warning(f"{sentence}; going on without")
+            self._begin()
+
+    # --- what the graph sends ----------------------------------------------------------------------------------------
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        stamp = m.stamp_ns(message.header.stamp)
+        try:
+            # No points in lock step: the controller has nothing to send, and says so in time.
+            trajectory = m.trajectory_from_message(message, self._arm.joint_names) if message.points else None
+        except ConfigurationError as error:
+            self._refused, self._refusal = self._refused + 1, str(error)
+            return
+        self._trajectory = trajectory
+        if self._waiting is _Waiting.COMMAND and stamp == self._world.stamp_ns:
+            self._proceed()
+
+    def _on_gripper(self, message: JointTrajectory) -> None:
+        if message.points and self._arm.gripper and set(message.joint_names) == set(self._arm.gripper.joint_names):
+            width = float(np.sum(message.points[-1].positions))
+            self._gripper_width = width if np.isfinite(width) else self._gripper_width
+
+    def _on_residual_applied(self, message: TwistStamped) -> None:
+        self._owed.discard(m.stamp_ns(message.header.stamp))
+        if self._waiting is _Waiting.RESIDUAL and not self._owed:
+            self._proceed()
+
+    def _on_ready(self, message: String) -> None:
+        answer = m.ready_from_message(message)
+        if answer.id == self._number:
+            self._ready.add(answer.node)
+            if self._phase is Phase.RESET and not self._missing():
+                self._begin()
+
+    def _on_safety_state(self, message: String) -> None:
+        document = parse_json(message.data, "safety/state")
+        self._safety_state = f"{document.get('state')} ({', '.join(document.get('reasons', [])) or 'no reasons'})"
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._phase is Phase.RUNNING:
+            self._end({"success": False, "steps": 0, "distance_m": 0.0, "aborted": True})
+        response.success, response.message = True, f"episode {self._number} is being set up"
+        return response
+
+    # --- diagnostics -------------------------------------------------------------------------------------------------
+
+    def _report(self) -> Report:
+        now, tick = time.monotonic(), self._world.tick
+        (before, tick_before), self._rate_mark = self._rate_mark, (now, tick)
+        achieved = (tick - tick_before) * DT / max(now - before, 1e-6)
+        values: dict[str, object] = {
+            "episode": self._number, "phase": self._phase.value, "real_time_factor": achieved,
+            "behind_s": self._behind_s, "commands_refused": self._refused,
+        } | self._renders.values("render")  # fmt: skip
+        if self._refusal:
+            return Report(Level.WARN, self._refusal, values)
+        slow = not self.settings.lock_step and self._phase is Phase.RUNNING
+        if slow and achieved < 0.9 * self.settings.real_time_factor:
+            return Report(
+                Level.WARN, f"real-time factor is {achieved:.2f}: this machine is too slow or too busy", values
+            )
+        return Report(Level.OK, self._phase.value, values)
+
+    def close(self) -> None:
+        """Give back the physics server's memory."""
+        self._world.close()
+
+
+def _make_world(arm: Arm, settings: Settings, camera: CameraContract) -> ArmWorld:
+    task, scene = load_task(settings.task), load_scene()
+    if settings.world == "mujoco":
+        from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
+
+        return MujocoWorld(arm, task, load_room(settings.profile), scene, camera)
+    return World(arm, task, load_profile(settings.profile), scene, camera)
+
+
+def _camera(contract: CameraContract, settings: Settings) -> CameraContract:
+    """The bundle's camera, or one at the same place with another picture size and rate."""
+    width, height = settings.image_width or contract.width, settings.image_height or contract.height
+    rate = settings.image_rate_hz or contract.rate_hz
+    if TICKS_PER_SECOND % rate:
+        raise ConfigurationError(
+            f"simulator parameters: image_rate_hz is {rate:g}, expected a whole fraction of {TICKS_PER_SECOND} Hz, "
+            "such as 15, 30 or 60"
+        )
+    scale = height / contract.height
+    intrinsics = Intrinsics(
+        fx=contract.intrinsics.fx * scale, fy=contract.intrinsics.fy * scale, cx=(width - 1) / 2, cy=(height - 1) / 2
+    )
+    if (width, height) == (contract.width, contract.height):
+        intrinsics = contract.intrinsics
+    return contract.model_copy(update={"width": width, "height": height, "intrinsics": intrinsics, "rate_hz": rate})
+
+
+def main() -> None:
+    """Entry point of the executable `simulator`."""
+    sys.exit(run(Simulator))
+
+
+if __name__ == "__main__":
+    main()

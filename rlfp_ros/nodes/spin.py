@@ -1,0 +1,138 @@
+"""What every node's main() is: start ROS, build the node, spin, end cleanly.
+
+Exit codes: 0 for SIGINT, SIGTERM and Finished(); 2 for what the user can put right (one line on stderr);
+1 where the node failed while it was being built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.utilities import remove_ros_args
+
+from rlfp_ros.schema import ConfigurationError
+
+OK, FAILED, MISCONFIGURED = 0, 1, 2
+HIGHEST_DOMAIN = 232  # DDS computes UDP ports from it: above, they pass 65535
+
+
+class Finished(Exception):
+    """Raised in a callback of a node whose work is done: the process ends with `code` after saying `message`."""
+
+    def __init__(self, code: int = OK, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def run(build: Callable[[], Node], arguments: Sequence[str] | None = None) -> int:
+    """Run one node until it is told to stop, and return the process's exit code.
+
+    An exception in a callback does not end the node (a robot must not lose its safety controller to one bad message):
+    it is logged, and counted in the node's `diagnostics` where it has one. ConfigurationError while building, and
+    Finished at any time, end it.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    name = os.path.basename(arguments[0]).removesuffix(".py") if arguments else "node"
+    domain = os.environ.get("ROS_DOMAIN_ID") or "0"
+    if not (domain.isdecimal() and int(domain) <= HIGHEST_DOMAIN):
+        return _refuse(name, f"ROS_DOMAIN_ID is {domain!r}, expected a number from 0 to {HIGHEST_DOMAIN}")
+    try:
+        rclpy.init(args=list(arguments))
+    except KeyboardInterrupt:
+        return OK
+    except Exception as error:  # rcl raises classes that only its extension module has
+        return _refuse(name, f"ROS 2 does not start: {_first_line(error)}")
+    node: Node | None = None
+    executor: SingleThreadedExecutor | None = None
+    code = OK
+    try:
+        left_over = remove_ros_args(list(arguments))[1:]
+        if left_over:
+            raise ConfigurationError(f"argument {left_over[0]!r} is not known; give parameters as --ros-args -p a:=b")
+        node = build()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        _spin(node, executor)
+    except Finished as finished:
+        code = finished.code
+        if str(finished):
+            print(finished, file=sys.stderr, flush=True)
+    except ConfigurationError as error:
+        code = _refuse(node.get_name() if node else name, str(error))
+    except (KeyboardInterrupt, ExternalShutdownException, ShutdownException):
+        _on_signal(lambda *_: None)
+    except Exception as error:
+        if rclpy.ok():  # otherwise a signal came while the node was being built, and half of rcl is gone
+            code = FAILED
+            print(f"{name}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr, flush=True)
+            if os.environ.get("RLFP_TRACEBACK"):
+                raise
+    finally:
+        interrupted = not rclpy.ok()
+        if interrupted:
+            _on_signal(lambda *_: None)
+        _close(node, executor)
+        if interrupted:
+            _on_signal(signal.SIG_IGN)  # the interpreter puts the deadly default back for any other handler
+    return code
+
+
+def _on_signal(handler: Any) -> None:
+    """A second Ctrl-C, or a launcher's SIGTERM after the terminal's SIGINT, must not kill a node that is closing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _spin(node: Node, executor: SingleThreadedExecutor) -> None:
+    diagnostics = getattr(node, "diagnostics", None)
+    while rclpy.ok():
+        try:
+            executor.spin_once()
+        except (Finished, KeyboardInterrupt, ExternalShutdownException, ShutdownException):
+            raise
+        except Exception as error:
+            if not rclpy.ok() and isinstance(error, (InvalidHandle, RuntimeError)):
+                return  # publishing while the context goes down
+            if diagnostics is not None:
+                diagnostics.count_exception(error)
+            else:
+                node.get_logger().error(f"exception in a callback: {type(error).__name__}: {error}")
+
+
+def _close(node: Node | None, executor: SingleThreadedExecutor | None) -> None:
+    """Give a node the chance to close its files (`close()`), then end ROS; never fail on the way out."""
+    try:
+        if node is not None:
+            close = getattr(node, "close", None)
+            if close is not None:
+                close()
+            if executor is not None:
+                executor.remove_node(node)
+            node.destroy_node()
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        print(f"while closing: {type(error).__name__}: {_first_line(error)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception, KeyboardInterrupt):  # nothing is left to do
+        rclpy.try_shutdown()
+
+
+def _refuse(name: str, sentence: str) -> int:
+    print(f"{name}: {sentence}", file=sys.stderr, flush=True)
+    return MISCONFIGURED
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

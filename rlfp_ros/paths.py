@@ -1,0 +1,41 @@
+"""Where the package's data lies: in the source tree, or in the share folder of an installed package."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+from rlfp_ros.schema import ConfigurationError
+
+
+def share_directory() -> Path:
+    """The folder that holds `config/`, `models/`, `sim/` and `launch/`."""
+    package = Path(__file__).resolve().parent
+    candidates = [package.parent, Path(sysconfig.get_path("data")) / "share" / "rlfp_ros"]
+    # A colcon install: <prefix>/lib/python3.x/site-packages/rlfp_ros beside <prefix>/share/rlfp_ros.
+    candidates += [parent / "share" / "rlfp_ros" for parent in package.parents]
+    for candidate in candidates:
+        if (candidate / "config" / "arms").is_dir():
+            return candidate
+    raise ConfigurationError(
+        f"rlfp_ros: no config/arms beside {package} nor in share/rlfp_ros; install the package again"
+    )
+
+
+def resolve(name_or_path: str | Path, folder: str, suffix: str = "") -> Path:
+    """A file that a user named, as a path or as the name of one that ships in `folder`.
+
+    `resolve("panda", "config/arms", ".yaml")` and `resolve("my/arm.yaml", ...)` both work.
+    Raises ConfigurationError that lists what ships there.
+    """
+    given = Path(name_or_path).expanduser()
+    if given.exists():
+        return given
+    shipped = share_directory() / folder
+    found = shipped / f"{name_or_path}{suffix}"
+    if found.exists():
+        return found
+    names = sorted(path.name.removesuffix(suffix) for path in shipped.glob(f"*{suffix}"))
+    raise ConfigurationError(
+        f"{given}: no such file, and {folder}/ has no {name_or_path!r}; it has: {', '.join(names) or 'nothing'}"
+    )

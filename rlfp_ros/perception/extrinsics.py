@@ -1,0 +1,73 @@
+"""Where the camera stands: the bundle's own pose, or one from a calibration file, checked against the bundle's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from rlfp_ros import schema
+from rlfp_ros.bundle import CameraContract
+from rlfp_ros.schema import ConfigurationError, Pose, Schema
+
+
+class Extrinsics(Schema):
+    """A calibration file: `T_base_camera: {xyz: [..], quaternion_xyzw: [..]}`, camera = optical frame."""
+
+    T_base_camera: Pose
+
+
+def load_extrinsics(path: str | Path, camera: CameraContract) -> np.ndarray:
+    """T_base_camera, 4 x 4, from `path`, or the bundle's own where `path` is empty.
+
+    Raises ConfigurationError where the camera stands farther from where it stood in training than the bundle allows.
+    """
+    trained = camera.T_base_camera.matrix()
+    if not str(path):
+        return trained
+    found = schema.load(Path(path).expanduser(), Extrinsics).T_base_camera.matrix()
+    distance = float(np.linalg.norm(found[:3, 3] - trained[:3, 3]))
+    cosine = (np.trace(found[:3, :3].T @ trained[:3, :3]) - 1) / 2
+    angle = math.acos(min(1.0, max(-1.0, float(cosine))))
+    tolerance = camera.tolerance
+    if distance > tolerance.xyz_m or angle > tolerance.angle_rad:
+        raise ConfigurationError(
+            f"{path}: T_base_camera is {distance:.3f} m and {angle:.3f} rad from the bundle's, expected at most "
+            f"{tolerance.xyz_m:g} m and {tolerance.angle_rad:g} rad; move the camera or train for this place"
+        )
+    return found
+
+
+def orientation_in_base(T_base_camera: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
+    """`quaternion` [4] xyzw from the optical frame into the base frame; identity where it has no length."""
+    turned = _product(_quaternion(T_base_camera[:3, :3]), np.asarray(quaternion, dtype=np.float64))
+    norm = np.linalg.norm(turned)
+    return turned / norm if norm > 0 else np.array([0.0, 0.0, 0.0, 1.0])
+
+
+def _quaternion(rotation: np.ndarray) -> np.ndarray:
+    """xyzw of a rotation matrix, from the largest of the four components (Shepperd, 1978)."""
+    xx, yy, zz = np.diag(rotation)
+    squares = np.array([1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz, 1 + xx + yy + zz])
+    r = rotation
+    x = [squares[0], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[2, 1] - r[1, 2]]
+    y = [r[0, 1] + r[1, 0], squares[1], r[1, 2] + r[2, 1], r[0, 2] - r[2, 0]]
+    z = [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], squares[2], r[1, 0] - r[0, 1]]
+    w = [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], squares[3]]
+    best = np.array([x, y, z, w])[int(np.argmax(squares))]
+    return best / np.linalg.norm(best)
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Hamilton product of xyzw quaternions: first b, then a."""
+    x1, y1, z1, w1 = a
+    x2, y2, z2, w2 = b
+    return np.array(
+        [
+            w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
+            w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
+            w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
+            w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
+        ]
+    )

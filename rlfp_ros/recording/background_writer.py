@@ -1,0 +1,173 @@
+"""A bag written in a thread of its own, so that a slow disk never delays a callback: a bounded queue in between."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlfp_ros.recording.metadata import QualityOfService
+from rlfp_ros.recording.writer import FLUSH_S, BagWriter, DiskFullError
+from rlfp_ros.schema import ConfigurationError
+
+QUEUE_BYTES = 128 << 20  # 4 s of VGA images at 30 Hz
+
+
+@dataclass(frozen=True)
+class _Message:
+    topic: str
+    type: str
+    qos: Sequence[QualityOfService]
+    data: bytes
+    log_time_ns: int
+    publish_time_ns: int
+    sequence: int
+
+
+@dataclass(frozen=True)
+class _Roll:
+    directory: Path
+    then: Callable[[], None] | None
+
+
+class BackgroundWriter:
+    """Queues messages and writes them into one bag after another. A bag without a message is not made.
+
+    When the queue is full, messages are dropped and counted for their topic. When the disk is full, writing ends for
+    good: `failure` then holds the sentence, and everything that comes after is counted as dropped.
+    """
+
+    def __init__(self, queue_bytes: int = QUEUE_BYTES) -> None:
+        self.failure = ""
+        self.dropped: Counter[str] = Counter()  # by topic, over all bags
+        self.written: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}  # topics that cannot be recorded, and the sentence that says why
+        self.bags: list[Path] = []
+        self.bytes_written = 0
+        self.slowest_write_s = 0.0
+        self._limit = queue_bytes
+        self._queue: queue.SimpleQueue[_Message | _Roll | None] = queue.SimpleQueue()
+        self._waiting = 0  # bytes in the queue
+        self._lock = threading.Lock()
+        self._closed = False
+        self._in_bag: Counter[str] = Counter()  # of the open bag, what was handed to it
+        self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much is queued."""
+        return self._waiting
+
+    def roll(self, directory: Path, then: Callable[[], None] | None = None) -> None:
+        """Close the bag, put what comes next into `directory`, and call `then` (in the writer's thread)."""
+        self._queue.put(_Roll(directory, then))
+
+    def write(
+        self,
+        topic: str,
+        type: str,
+        qos: Sequence[QualityOfService],
+        data: bytes,
+        log_time_ns: int,
+        publish_time_ns: int,
+        sequence: int = 0,
+    ) -> bool:
+        """Queue one message; False where it was dropped."""
+        if self._closed or self.failure or self._waiting + len(data) > self._limit:
+            self.dropped[topic] += 1
+            return False
+        with self._lock:
+            self._waiting += len(data)
+        self._queue.put(_Message(topic, type, qos, data, log_time_ns, publish_time_ns, sequence))
+        return True
+
+    def close(self, timeout_s: float = 30.0) -> bool:
+        """Write what is queued and close the bag; False where the disk did not take it in time."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        bag: BagWriter | None = None
+        directory: Path | None = None  # of the bag that the next message begins
+        while True:
+            try:
+                item = self._queue.get(timeout=FLUSH_S)
+            except queue.Empty:
+                bag = self._attempt(bag, lambda open_bag: open_bag.flush_if_due())
+                continue
+            if isinstance(item, _Message):
+                with self._lock:
+                    self._waiting -= len(item.data)
+                if bag is None and directory is not None:
+                    bag, directory = self._open(directory), None
+                if bag is None:
+                    self.dropped[item.topic] += 1
+                    continue
+                began = time.monotonic()
+                bag = self._attempt(bag, lambda open_bag, message=item: self._write(open_bag, message))  # type: ignore[misc]
+                self.slowest_write_s = max(self.slowest_write_s, time.monotonic() - began)
+                continue
+            bag = self._attempt(bag, lambda open_bag: self._close(open_bag))
+            if item is None:
+                return
+            bag, directory = None, item.directory
+            if item.then is not None:
+                item.then()
+
+    def _write(self, bag: BagWriter, message: _Message) -> None:
+        self._in_bag[message.topic] += 1
+        self.written[message.topic] += 1
+        before = bag.bytes_written
+        try:
+            bag.add_topic(message.topic, message.type, message.qos)
+        except DiskFullError:
+            raise
+        except ConfigurationError as error:  # a message type that nobody knows: the other topics go on
+            self.refused[message.topic] = str(error)
+            self._lose(message.topic, 1)
+            return
+        bag.write(message.topic, message.data, message.log_time_ns, message.publish_time_ns, message.sequence)
+        self.bytes_written += bag.bytes_written - before
+
+    def _lose(self, topic: str, count: int) -> None:
+        self._in_bag[topic] -= count
+        self.written[topic] -= count
+        self.dropped[topic] += count
+
+    def _close(self, bag: BagWriter) -> None:
+        if self.dropped:
+            bag.custom["dropped"] = ", ".join(f"{topic}: {count}" for topic, count in sorted(self.dropped.items()))
+        bag.close()
+
+    def _open(self, directory: Path) -> BagWriter | None:
+        if self.failure:
+            return None
+        try:
+            bag = BagWriter(directory)
+        except ConfigurationError as error:
+            self.failure = str(error)
+            return None
+        self.bags.append(directory)
+        self._in_bag.clear()
+        return bag
+
+    def _attempt(self, bag: BagWriter | None, operation: Callable[[BagWriter], None]) -> BagWriter | None:
+        """`operation` on the open bag; None afterwards where it is closed."""
+        if bag is None:
+            return None
+        try:
+            operation(bag)
+        except ConfigurationError as error:
+            self.failure = str(error)
+            for topic, count in self._in_bag.copy().items():
+                if count > bag.kept[topic]:
+                    self._lose(topic, count - bag.kept[topic])
+        return None if bag.closed else bag

@@ -1,0 +1,66 @@
+"""Definitions and type hashes of ROS 2 message types, without ROS 2: what MCAP stores so that a bag explains itself."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from rlfp_ros.schema import ConfigurationError
+
+DISTRIBUTION = "jazzy"
+
+
+@functools.cache
+def typestore() -> Any:
+    """rosbags' store of the distribution's message types; types found on this machine are added as they are needed."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+@functools.cache
+def definition(typename: str) -> str:
+    """The `ros2msg` text of `pkg/msg/Type`: its fields, then those of every type in it, as rosbag2 concatenates them.
+
+    Raises ConfigurationError where neither the distribution's types nor an installed package has it.
+    """
+    _require(typename)
+    return str(typestore().generate_msgdef(typename, ros_version=2)[0])
+
+
+@functools.cache
+def type_hash(typename: str) -> str:
+    """RIHS01 hash (REP-2016) of `pkg/msg/Type`."""
+    _require(typename)
+    return str(typestore().hash_rihs01(typename))
+
+
+def _require(typename: str) -> None:
+    if typename in typestore().fielddefs:
+        return
+    package, _, name = typename.partition("/msg/")
+    for prefix in filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)):
+        file = Path(prefix) / "share" / package / "msg" / f"{name}.msg"
+        if name and file.is_file():
+            types = get_types_from_msg(file.read_text(encoding="utf-8"), typename)
+            typestore().register(types)
+            for _, fields in types.values():
+                for nested in _nested_types(fields):
+                    _require(nested)
+            return
+    raise ConfigurationError(
+        f"message type {typename} is not known; source the workspace that defines it, "
+        "or leave its topic out of `topics`"
+    )
+
+
+def _nested_types(fields: Any) -> list[str]:
+    names = []
+    for _, (kind, what) in fields:
+        while int(kind) in (3, 4):  # array, sequence: the element's description and a length
+            kind, what = what[0]
+        if int(kind) == 2:  # a message type by name
+            names.append(what)
+    return names

@@ -1,0 +1,155 @@
+"""`metadata.yaml` and QoS profiles as rosbag2 writes them (version 9: ROS 2 Jazzy)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from rlfp_ros.recording.message_types import DISTRIBUTION, type_hash
+
+VERSION = 9
+FILE_NAME = "metadata.yaml"
+# rmw's RMW_DURATION_INFINITE
+_INFINITE = {"sec": 9223372036, "nsec": 854775807}
+
+
+@dataclass(frozen=True)
+class QualityOfService:
+    """What a publisher offers, as far as playing back needs it."""
+
+    depth: int = 0  # 0: not known, which is what discovery tells
+    history: Literal["keep_last", "keep_all", "unknown"] = "unknown"
+    reliability: Literal["reliable", "best_effort"] = "reliable"
+    durability: Literal["volatile", "transient_local"] = "volatile"
+
+    def document(self) -> dict[str, Any]:
+        """As rosbag2 writes it."""
+        return {
+            "history": self.history,
+            "depth": self.depth,
+            "reliability": self.reliability,
+            "durability": self.durability,
+            "deadline": dict(_INFINITE),
+            "lifespan": dict(_INFINITE),
+            "liveliness": "automatic",
+            "liveliness_lease_duration": dict(_INFINITE),
+            "avoid_ros_namespace_conventions": False,
+        }
+
+
+@dataclass(frozen=True)
+class RecordedTopic:
+    """One topic of a bag."""
+
+    name: str
+    type: str  # pkg/msg/Type
+    qos: tuple[QualityOfService, ...] = ()
+    message_count: int = 0
+
+
+@dataclass(frozen=True)
+class BagMetadata:
+    """A bag of one MCAP file."""
+
+    file_name: str
+    start_ns: int
+    end_ns: int
+    message_count: int
+    topics: tuple[RecordedTopic, ...]
+    custom: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """The content of `rosbag2_bagfile_information`."""
+        start = self.start_ns if self.message_count else 0
+        duration = {"nanoseconds": self.end_ns - self.start_ns if self.message_count else 0}
+        starting_time = {"nanoseconds_since_epoch": start}
+        return {
+            "version": VERSION,
+            "storage_identifier": "mcap",
+            "duration": duration,
+            "starting_time": starting_time,
+            "message_count": self.message_count,
+            "topics_with_message_count": [
+                {
+                    "topic_metadata": {
+                        "name": topic.name,
+                        "type": topic.type,
+                        "serialization_format": "cdr",
+                        "offered_qos_profiles": [profile.document() for profile in topic.qos],
+                        "type_description_hash": type_hash(topic.type),
+                    },
+                    "message_count": topic.message_count,
+                }
+                for topic in self.topics
+            ],
+            "compression_format": "",
+            "compression_mode": "",
+            "relative_file_paths": [self.file_name],
+            "files": [
+                {
+                    "path": self.file_name,
+                    "starting_time": dict(starting_time),
+                    "duration": dict(duration),
+                    "message_count": self.message_count,
+                }
+            ],
+            "custom_data": self.custom or None,
+            "ros_distro": DISTRIBUTION,
+        }
+
+    def record(self) -> dict[str, str]:
+        """The MCAP metadata record `rosbag2`: lets `ros2 bag reindex` rebuild metadata.yaml."""
+        return {"serialized_metadata": _dump(self.document())}
+
+    def write(self, directory: Path) -> None:
+        """metadata.yaml, whole or not at all. Raises OSError."""
+        scratch = directory / f".{FILE_NAME}"
+        try:
+            with scratch.open("w", encoding="utf-8") as file:
+                file.write(_dump({"rosbag2_bagfile_information": self.document()}))
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(directory / FILE_NAME)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def offered_qos_profiles(profiles: Sequence[QualityOfService]) -> str:
+    """The channel metadata `offered_qos_profiles`: a YAML list in a string."""
+    return _dump([profile.document() for profile in profiles]).rstrip("\n") if profiles else ""
+
+
+def parse_offered_qos_profiles(text: str) -> tuple[QualityOfService, ...]:
+    """What `offered_qos_profiles` wrote; profiles that cannot be read are left out."""
+    try:
+        documents = yaml.safe_load(text) or []
+        return tuple(
+            QualityOfService(
+                depth=int(document["depth"]),
+                history=document["history"],
+                reliability=document["reliability"],
+                durability=document["durability"],
+            )
+            for document in documents
+        )
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors: yaml-cpp reads them, people do not."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _dump(document: Any) -> str:
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True)

@@ -1,0 +1,1 @@
+"""The PyBullet world, its arms, tasks, camera and randomisation, and the Gymnasium environment."""

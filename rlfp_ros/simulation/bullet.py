@@ -1,0 +1,48 @@
+"""PyBullet without its chatter: the module prints its build time, and every connection an empty `argv[0]=`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing that C code writes to standard output and error gets out. File descriptors, not Python's streams."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept[0], 1)
+        os.dup2(kept[1], 2)
+        for descriptor in (*kept, nowhere):
+            os.close(descriptor)
+
+
+with _silence():
+    import pybullet
+    from pybullet_utils import bullet_client
+
+
+class _Client(bullet_client.BulletClient):  # type: ignore[misc]
+    """Looks each of pybullet's functions up once, not at every call: thousands of them for a second of simulation."""
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = super().__getattr__(name)
+        if name not in ("disconnect", "isConnected"):  # these depend on whether the connection is still there
+            self.__dict__[name] = attribute
+        return attribute
+
+
+def connect() -> Any:
+    """A physics server of its own, without a window; pybullet's functions are its methods."""
+    with _silence():
+        return _Client(pybullet.DIRECT)

@@ -1,0 +1,170 @@
+"""The simulated camera: TinyRenderer's picture, then what a real lens and sensor do to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rlfp_ros.bundle import CameraContract
+from rlfp_ros.simulation.randomization import Sample, stream
+
+NEAR, FAR = 0.05, 4.0  # m, clipping planes
+METERED_LEVEL = 120  # mean of the picture, of 255, that automatic exposure aims at
+AUTOMATIC_GAIN = (0.5, 4.0)  # how far it can go
+GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL looks along -z with y up
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture. `stamp_ns` is the time of exposure."""
+
+    stamp_ns: int
+    image: np.ndarray  # uint8 [H, W, 3] rgb
+
+
+class Camera:
+    """A camera that stands a little off where the contract says, differently in every episode."""
+
+    def __init__(self, contract: CameraContract) -> None:
+        self.contract = contract
+        self._rays = self._normalised_grid()
+
+    def reset(self, sample: Sample, background: np.ndarray) -> None:
+        """Take up an episode's pose, lens, light and electronics.
+
+        `background`, uint8 [H, W, 3], is seen where no body is: cheaper than walls, and any picture can stand there.
+        """
+        self._background = background
+        contract = self.contract
+        self.T_base_camera = contract.T_base_camera.matrix() @ np.eye(4)
+        self.T_base_camera[:3, 3] += sample["camera_position"]
+        self.T_base_camera[:3, :3] = self.T_base_camera[:3, :3] @ cv2.Rodrigues(np.asarray(sample["camera_angle"]))[0]
+        nominal_fov = 2 * np.degrees(np.arctan(contract.height / 2 / contract.intrinsics.fy))
+        fov = nominal_fov + sample["field_of_view"]
+        self.focal = 0.5 * contract.height / np.tan(np.radians(fov) / 2)  # px
+        self.distortion = sample["lens_distortion"]
+        self._view = (GL_FROM_OPTICAL @ np.linalg.inv(self.T_base_camera)).T.ravel().tolist()
+        self._projection = self._projection_matrix(fov, contract.width / contract.height)
+        self._light = self._light_arguments(sample)
+        self._fill_weight = sample["fill_light"]
+        opposite = np.radians(sample["fill_azimuth"])
+        self._fill_light = self._light | {"lightDirection": [np.cos(opposite), np.sin(opposite), 1.0]}
+        self.electronics = Electronics(sample, contract)
+        self._remap = None
+        if self.distortion:
+            # Where in the ideal picture each distorted pixel looks; the inverse of x_d = x (1 + k r^2) to first order.
+            scale = 1 - self.distortion * np.sum(self._rays**2, axis=-1, keepdims=True)
+            ideal = (self._rays * scale * self.focal + self._centre()).astype(np.float32)
+            self._remap = cv2.convertMaps(ideal[..., 0], ideal[..., 1], cv2.CV_16SC2)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Pixels [N, 2] where points [N, 3] of the base frame appear in this episode's picture."""
+        T_camera_base = np.linalg.inv(self.T_base_camera)
+        optical = points @ T_camera_base[:3, :3].T + T_camera_base[:3, 3]
+        plane = optical[:, :2] / optical[:, 2:]
+        plane = plane * (1 + self.distortion * np.sum(plane**2, axis=-1, keepdims=True))
+        return plane * self.focal + self._centre()
+
+    def render(self, client: Any) -> np.ndarray:
+        """The ideal picture through the lens, uint8 [H, W, 3]; electronics come with `expose`."""
+        image = self._lit(client, self._light)
+        if self._fill_weight > 0:
+            image = cv2.addWeighted(
+                image, 1 - self._fill_weight, self._lit(client, self._fill_light), self._fill_weight, 0
+            )
+        if self._remap is not None:
+            rows, columns = self._remap
+            image = cv2.remap(image, rows, columns, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return image
+
+    def _lit(self, client: Any, light: dict[str, Any]) -> np.ndarray:
+        """The undistorted picture under one light, uint8 [H, W, 3]."""
+        width, height = self.contract.width, self.contract.height
+        _, _, pixels, depth, _ = client.getCameraImage(
+            width, height, self._view, self._projection, renderer=client.ER_TINY_RENDERER,
+            flags=client.ER_NO_SEGMENTATION_MASK, **light,
+        )  # fmt: skip
+        return np.where(depth[..., None] < 1.0, pixels[..., :3], self._background)
+
+    def expose(self, image: np.ndarray) -> np.ndarray:
+        """What the sensor makes of a picture: exposure, white balance, gamma, blur, noise, JPEG."""
+        return self.electronics(image)
+
+    def _centre(self) -> np.ndarray:
+        return np.array([self.contract.intrinsics.cx, self.contract.intrinsics.cy])
+
+    def _normalised_grid(self) -> np.ndarray:
+        intrinsics = self.contract.intrinsics
+        y, x = np.mgrid[: self.contract.height, : self.contract.width]
+        return np.stack([(x - intrinsics.cx) / intrinsics.fx, (y - intrinsics.cy) / intrinsics.fy], axis=-1)
+
+    @staticmethod
+    def _projection_matrix(fov_deg: float, aspect: float) -> list[float]:
+        f = 1 / np.tan(np.radians(fov_deg) / 2)
+        matrix = np.zeros((4, 4))
+        matrix[0, 0], matrix[1, 1], matrix[3, 2] = f / aspect, f, -1
+        matrix[2, 2], matrix[2, 3] = (FAR + NEAR) / (NEAR - FAR), 2 * FAR * NEAR / (NEAR - FAR)
+        return list(matrix.T.ravel())
+
+    @staticmethod
+    def _light_arguments(sample: Sample) -> dict[str, Any]:
+        # Every argument, every time: TinyRenderer keeps the ones that a call leaves out from the call before.
+        azimuth, elevation = np.radians(sample["light_azimuth"]), np.radians(sample["light_elevation"])
+        direction = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+        return {
+            "lightDirection": direction,
+            "lightColor": sample["light_colour"],
+            "lightDistance": 2.0,
+            "shadow": int(stream(sample.seed, "shadow").uniform() < sample["shadows"]),
+            "lightAmbientCoeff": sample["ambient"],
+            "lightDiffuseCoeff": sample["diffuse"],
+            "lightSpecularCoeff": sample["specular"],
+        }
+
+
+class Electronics:
+    """Sensor and encoder of one episode. Noise is drawn anew for every frame.
+
+    Exposure is automatic, as in the cameras people have: it settles on an episode's first picture, some stops off.
+    """
+
+    def __init__(self, sample: Sample, contract: CameraContract) -> None:
+        self._rng = stream(sample.seed, "camera")
+        self._gain = 2.0 ** sample["exposure"] * np.asarray(sample["white_balance"])
+        self._gamma = sample["gamma"]
+        self._lookup: np.ndarray | None = None
+        self._brightness = 1 - sample["low_light"]
+        self._blur, self._noise = sample["blur"], sample["noise"] / self._brightness
+        self._quality = int(sample["jpeg_quality"])
+        self._glare = None
+        if sample["glare"] > 0:
+            centre = self._rng.uniform(0, 1, 2) * (contract.width, contract.height)
+            radius = self._rng.uniform(0.05, 0.4) * contract.width
+            y, x = np.mgrid[: contract.height, : contract.width]
+            spot = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * radius**2))
+            self._glare = np.repeat((255 * sample["glare"] * spot)[..., None], 3, axis=-1).astype(np.uint8)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if self._glare is not None:
+            image = cv2.add(image, self._glare)
+        if self._brightness < 1:
+            image = cv2.convertScaleAbs(image, alpha=self._brightness)
+        if self._lookup is None:
+            automatic = np.clip(METERED_LEVEL / max(float(image.mean()), 1.0), *AUTOMATIC_GAIN)
+            levels = np.arange(256)[:, None] / 255 * self._gain * automatic
+            self._lookup = (255 * np.clip(levels, 0, 1) ** self._gamma).astype(np.uint8)[None]
+        image = cv2.LUT(image, self._lookup)
+        if self._blur > 0.1:
+            image = cv2.GaussianBlur(image, (0, 0), self._blur)
+        if self._noise > 0:
+            noise = self._rng.standard_normal(image.shape, dtype=np.float32)
+            noise *= self._noise
+            noise += image
+            image = np.clip(noise, 0, 255, out=noise).astype(np.uint8)
+        if self._quality < 100:
+            encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._quality])[1]
+            return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        return image

@@ -1,0 +1,93 @@
+"""An arm's URDF as a MuJoCo model: the same file that PyBullet and Pinocchio read."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.mujoco_headless import mujoco
+
+# MuJoCo collides two geoms where one's type is in the other's affinity: the arm touches things, never itself, as in
+# PyBullet. Its links' convex hulls overlap at the joints.
+ARM_CONTACT, THING_CONTACT = 1, 2
+
+
+def arm_spec(arm: Arm) -> mujoco.MjSpec:
+    """The arm alone, its base fixed in the world frame, collision meshes as geometry.
+
+    MuJoCo wants absolute mesh paths and its own <compiler> element. The URDF's visuals are ten times as many triangles
+    and stay out. Raises ConfigurationError where it cannot read the file.
+    """
+    source = arm.urdf_path
+    root = ElementTree.fromstring(source.read_text(encoding="utf-8"))
+    for link in root.iter("link"):
+        for visual in link.findall("visual"):
+            link.remove(visual)
+    for mesh in root.iter("mesh"):
+        mesh.attrib["filename"] = str(_mesh_path(source, mesh.attrib["filename"]))
+    extension = root.find("mujoco")
+    if extension is None:
+        extension = ElementTree.SubElement(root, "mujoco")
+    for old in extension.findall("compiler"):
+        extension.remove(old)
+    # Links without a joint of their own (flanges, tool frames) must stay: tasks and tests ask for them.
+    settings = {"meshdir": "", "strippath": "false", "fusestatic": "false", "discardvisual": "false"}
+    ElementTree.SubElement(extension, "compiler", settings | {"balanceinertia": "true"})
+    try:
+        spec = mujoco.MjSpec.from_string(ElementTree.tostring(root, encoding="unicode"))
+    except ValueError as error:
+        raise ConfigurationError(f"config/arms/{arm.name}.yaml: MuJoCo cannot read {source}: {error}") from None
+    for geom in spec.geoms:
+        geom.contype, geom.conaffinity = ARM_CONTACT, THING_CONTACT
+    _check_names(arm, spec)
+    return spec
+
+
+def _mesh_path(source: Path, name: str) -> Path:
+    """The file of a mesh: beside the URDF, or below a folder above it for package:// names."""
+    if not name.startswith("package://"):
+        return (source.parent / name).resolve()
+    inside = name.removeprefix("package://")
+    for folder in (source.parent, *source.parents[:4]):
+        for candidate in (folder / inside, folder / inside.partition("/")[2]):
+            if candidate.exists():
+                return candidate.resolve()
+    return (source.parent / inside).resolve()
+
+
+def _check_names(arm: Arm, spec: mujoco.MjSpec) -> None:
+    joints, bodies = [joint.name for joint in spec.joints], [body.name for body in spec.bodies]
+    fingers = arm.gripper.joint_names if arm.gripper else ()
+    for name in (*arm.joint_names, *fingers):
+        if name not in joints:
+            raise ConfigurationError(
+                f"config/arms/{arm.name}.yaml: joint {name} is not in {arm.urdf} as MuJoCo reads it; "
+                f"it has: {', '.join(joints)}"
+            )
+    if arm.tool_frame not in bodies:
+        raise ConfigurationError(
+            f"config/arms/{arm.name}.yaml: tool_frame {arm.tool_frame} is not a link of {arm.urdf} as MuJoCo reads it; "
+            f"it has: {', '.join(bodies)}"
+        )
+
+
+class MujocoArm:
+    """Where an arm's joints and links are in a compiled model's arrays."""
+
+    def __init__(self, arm: Arm, model: mujoco.MjModel) -> None:
+        def addresses(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+            joints = [model.joint(name).id for name in names]
+            return model.jnt_qposadr[joints], model.jnt_dofadr[joints]
+
+        self.positions, self.dofs = addresses(arm.joint_names)  # indices into qpos and qvel, arm's order
+        self.finger_positions, self.finger_dofs = addresses(arm.gripper.joint_names if arm.gripper else ())
+        self.drives = np.array([model.actuator(name).id for name in arm.joint_names], dtype=int)
+        fingers = arm.gripper.joint_names if arm.gripper else ()
+        self.finger_drives = np.array([model.actuator(name).id for name in fingers], dtype=int)
+        self.bodies = np.flatnonzero(model.body_gravcomp)  # the arm's links
+        self.tool = model.body(arm.tool_frame).id
+        self.hand = int(model.body_parentid[self.tool])

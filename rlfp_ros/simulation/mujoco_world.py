@@ -1,0 +1,415 @@
+"""The twin: the same arms and tasks in MuJoCo, in a room that training has never seen.
+
+Its surface is that of `simulation.world.World`; physics, drives, contacts, renderer, lens and delays are its own. What
+a policy does here is a sim-to-sim proxy for what it does on an arm, and is called that.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlfp_ros.bundle import CameraContract
+from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.mujoco_arm import THING_CONTACT, MujocoArm, arm_spec
+from rlfp_ros.simulation.mujoco_headless import mujoco
+from rlfp_ros.simulation.randomization import Sample, stream
+from rlfp_ros.simulation.room import Room, Surface, load_texture
+from rlfp_ros.simulation.room_camera import MujocoCamera
+from rlfp_ros.simulation.scene import Scene
+from rlfp_ros.simulation.task import Task
+from rlfp_ros.simulation.ticked_world import Calibration, TickedWorld
+from rlfp_ros.simulation.world import DT
+
+FAR_AWAY = (0.0, 0.0, -5.0)  # m, where clutter waits that an episode does not use
+FINGER_STIFFNESS, FINGER_DAMPING = 2000.0, 60.0  # N/m, N s/m
+MARKER_COLOUR = (0.05, 0.70, 0.22)  # rgb, 0..1: green, as the tasks say
+MARKER_THICKNESS = 0.002  # m
+FLOOR_HEIGHT = -0.75  # m below the table's top
+WALLS = (((-1.6, 0.0), (0.0, 1.0)), ((0.0, -1.8), (1.0, 0.0)))  # m: middle, direction along the wall
+TABLE_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, where clutter stands
+
+Body = int
+
+
+@dataclass
+class Faults:
+    """What goes wrong with hardware; may be changed at any time."""
+
+    dropped_frames: float = 0.0  # probability, on top of the room's
+    stiffness: float = 1.0  # share of the drives' stiffness: below 1 the arm follows with an error
+    stalled_joint: str = ""  # a joint that does not move
+
+
+class MujocoWorld(TickedWorld):
+    """One arm, one task, one camera in a room. `reset(seed)` before anything else.
+
+    `camera` is the bundle's, near whose place the room's own camera stands. Raises ConfigurationError where the arm's
+    URDF does not suit MuJoCo, or OpenGL is missing.
+    """
+
+    def __init__(self, arm: Arm, task: Task, room: Room, scene: Scene, camera: CameraContract | None = None) -> None:
+        contract = camera or scene.camera.contract()
+        task.check(arm)
+        super().__init__(arm, task, contract.rate_hz)
+        self.room, self.scene = room, scene
+        self.faults = Faults()
+        self._build()
+        self.camera = MujocoCamera(contract, room.camera, self.model)
+
+    @property
+    def calibration(self) -> Calibration:
+        """K [3, 3] px and distortion [5] of the live camera, as its camera_info says."""
+        return self.camera.model.K, self.camera.model.distortion
+
+    def close(self) -> None:
+        """Give back the renderer's memory."""
+        self.camera.close()
+
+    # --- what tasks and teachers may ask ----------------------------------------------------------------------------
+
+    def tool_position(self) -> np.ndarray:
+        """True tool centre point, [3] m, base frame."""
+        return np.array(self.data.xpos[self._index.tool])
+
+    def hand_position(self) -> np.ndarray:
+        """True origin of the link that carries the tool frame, [3] m, base frame."""
+        return np.array(self.data.xpos[self._index.hand])
+
+    def tool_velocity(self) -> np.ndarray:
+        """True velocity of the tool centre point, [3] m/s, base frame."""
+        velocity = np.zeros(6)
+        mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, self._index.tool, velocity, 0)
+        return velocity[3:]
+
+    def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] m and quaternion xyzw [4], base frame."""
+        number = self.model.body(self._things[body]).id
+        return self.data.xpos[number].copy(), self.data.xquat[number][[1, 2, 3, 0]]
+
+    def gripper_width(self) -> float:
+        """True opening, m."""
+        return float(self.data.qpos[self._index.finger_positions].sum())
+
+    def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
+        """A free box in the colour of the task's object; for a task's `build` only.
+
+        `studs` makes it look like a LEGO brick; to touch it stays the box.
+        """
+        name = f"block_{len(self._things)}"
+        body = self._spec.worldbody.add_body(name=name, pos=[0.0, 0.3 * len(self._things), size[2] / 2])
+        body.add_freejoint(name=name)
+        body.add_geom(
+            name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=[extent / 2 for extent in size], material="block_0",
+            mass=0.03, contype=THING_CONTACT, conaffinity=THING_CONTACT | 1, condim=4, friction=[0.7, 0.01, 0.001],
+        )  # fmt: skip
+        if studs:
+            for x in (-0.25, 0.25):
+                for y in (-0.25, 0.25):
+                    body.add_geom(
+                        name=f"{name}_stud_{x:+}{y:+}", type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+                        size=[0.15 * min(size[:2]), 0.07 * size[2], 0.0], material="block_0", mass=0.0,
+                        pos=[x * size[0], y * size[1], 0.57 * size[2]], contype=0, conaffinity=0,
+                    )  # fmt: skip
+        self._things.append(name)
+        return len(self._things) - 1
+
+    def add_marker(self, radius: float) -> Body:
+        """A flat disc to be seen only; `place` puts it somewhere."""
+        name = f"marker_{len(self._things)}"
+        body = self._spec.worldbody.add_body(name=name, mocap=True, pos=FAR_AWAY)
+        body.add_geom(
+            name=name, type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[radius, MARKER_THICKNESS / 2, 0.0],
+            rgba=[*MARKER_COLOUR, 1.0], contype=0, conaffinity=0,
+        )  # fmt: skip
+        self._things.append(name)
+        return len(self._things) - 1
+
+    def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:
+        """Put a body somewhere at rest, base frame."""
+        pose = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        mocap = int(self.model.body_mocapid[self.model.body(self._things[body]).id])
+        if mocap >= 0:
+            self.data.mocap_pos[mocap], self.data.mocap_quat[mocap] = pose[:3], pose[3:]
+        else:
+            joint = self.model.joint(self._things[body]).id
+            address, dof = self.model.jnt_qposadr[joint], self.model.jnt_dofadr[joint]
+            self.data.qpos[address : address + 7], self.data.qvel[dof : dof + 6] = pose, 0
+        mujoco.mj_forward(self.model, self.data)
+
+    def move_arm(self, positions: np.ndarray, gripper_width: float) -> None:
+        """Teleport the arm, at rest; positions [J] rad, width in m."""
+        index, data = self._index, self.data
+        data.qpos[index.positions] = positions
+        data.qvel[index.dofs] = 0
+        if len(index.finger_positions):
+            data.qpos[index.finger_positions] = gripper_width / len(index.finger_positions)
+            data.qvel[index.finger_dofs] = 0
+        self._width_target = self._width_setpoint = gripper_width
+        self._target = np.array(positions, dtype=float), np.zeros(len(index.positions))
+        self._stalled_at: float | None = None
+        self._controller.reset(np.asarray(positions, dtype=float))
+        mujoco.mj_forward(self.model, data)
+        self._measured = None
+
+    def picture(self) -> np.ndarray:
+        """A picture of the world as it stands, uint8 [H, W, 3] rgb."""
+        self._move_clutter()
+        mujoco.mj_kinematics(self.model, self.data)
+        return self.camera.expose(self.data)
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        room = self.room
+        self._spec = spec = arm_spec(self.arm)
+        self._things: list[str] = []  # the task's bodies, by name
+        spec.option.timestep = DT / room.dynamics.substeps
+        spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+        spec.visual.quality.shadowsize = 1024
+        spec.visual.quality.offsamples = 0  # twice the time; lens, blur and resizing smooth enough
+        spec.visual.global_.offwidth = spec.visual.global_.offheight = 2048
+        spec.visual.map.znear, spec.visual.map.zfar = 0.02, 20.0
+        spec.visual.headlight.active = True
+        spec.visual.headlight.diffuse = spec.visual.headlight.specular = [0.0, 0.0, 0.0]
+        self._materials = {
+            name: self._add_materials(name, getattr(room, name)) for name in ("table", "floor", "wall", "arm", "block")
+        }
+        for geom in spec.geoms:
+            geom.material = "arm_0"
+        self._furnish()
+        self._add_drives()
+        self._gear_fingers()
+        self.task.build(self)  # type: ignore[arg-type]
+        for number, light in enumerate(room.lights):
+            kind = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL if light.directional else mujoco.mjtLightType.mjLIGHT_SPOT
+            direction = np.subtract(light.towards, light.position)
+            lamp = spec.worldbody.add_light(name=f"lamp_{number}", pos=light.position, dir=direction, type=kind)
+            lamp.diffuse, lamp.castshadow = light.colour, light.shadows
+            lamp.specular, lamp.ambient = [light.specular] * 3, [0.0, 0.0, 0.0]
+            lamp.cutoff, lamp.exponent = 80.0, 1.0
+        spec.worldbody.add_camera(name=MujocoCamera.NAME)
+        try:
+            self.model = spec.compile()
+        except ValueError as error:
+            raise ConfigurationError(f"{self.arm.urdf} in room {room.name}: MuJoCo says {error}") from None
+        self.data = mujoco.MjData(self.model)
+        self._index = MujocoArm(self.arm, self.model)
+        block_bodies = [self.model.body(name).id for name in self._things if name.startswith("block")]
+        self._block_geoms = [g for g in range(self.model.ngeom) if self.model.geom_bodyid[g] in block_bodies]
+        self._block_bodies = block_bodies
+        self._geoms_of = {
+            "arm": [g for g in range(self.model.ngeom) if self.model.geom_contype[g] == 1],
+            "block": self._block_geoms,
+            **{name: [self.model.geom(geom).id for geom in geoms] for name, geoms in self._furniture.items()},
+        }
+
+    def _add_drives(self) -> None:
+        """A position drive for every joint; an episode sets the gains of the arm's."""
+        efforts = dict(zip(self.arm.joint_names, self.arm.limits.effort, strict=True))
+        gripper = self.arm.gripper
+        if gripper is not None:
+            efforts |= {name: gripper.effort / len(gripper.joint_names) for name in gripper.joint_names}
+        for name, effort in efforts.items():
+            drive = self._spec.add_actuator(
+                name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcerange=[-effort, effort],
+                gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+            )  # fmt: skip
+            drive.gainprm[0], drive.biasprm[1], drive.biasprm[2] = FINGER_STIFFNESS, -FINGER_STIFFNESS, -FINGER_DAMPING
+        for body in self._spec.bodies[1:]:
+            body.gravcomp = 1.0  # the drives know of the arm's weight; a room says how well
+
+    def _gear_fingers(self) -> None:
+        """A parallel gripper's fingers move as one; its pads are rubber."""
+        names = self.arm.gripper.joint_names if self.arm.gripper else ()
+        for name in names:
+            for geom in self._spec.joint(name).parent.geoms:
+                geom.condim, geom.friction = 4, [1.0, 0.01, 0.001]
+        for first, second in itertools.pairwise(names):
+            self._spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, name1=first, name2=second, data=[0, 1] + [0] * 10)
+
+    def _add_materials(self, name: str, surface: Surface) -> int:
+        """One material for every texture and colour that an episode may choose; their number."""
+        number = 0
+        for texture in surface.textures or ("",):
+            if texture:
+                image = load_texture(texture)
+                picture = self._spec.add_texture(
+                    name=f"{name}_{number}", type=mujoco.mjtTexture.mjTEXTURE_2D, nchannel=3,
+                    width=image.shape[1], height=image.shape[0],
+                )  # fmt: skip
+                picture.data = image.tobytes()
+                texture = picture.name
+            for colour in surface.colours:
+                material = self._spec.add_material(
+                    name=f"{name}_{number}", rgba=[*colour, 1.0], specular=surface.specular,
+                    shininess=surface.shininess, reflectance=surface.reflectance,
+                    texrepeat=[surface.repeat, surface.repeat],
+                )  # fmt: skip
+                if texture:
+                    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture
+                number += 1
+        return number
+
+    def _furnish(self) -> None:
+        """Table, floor, walls and clutter."""
+        world, box, seen = self._spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX, {"contype": 0, "conaffinity": 0}
+        table = self.scene.table
+        world.add_geom(
+            name="table", type=box, pos=table.centre, size=[extent / 2 for extent in table.size], material="table_0",
+            contype=THING_CONTACT, conaffinity=THING_CONTACT | 1,
+        )  # fmt: skip
+        world.add_geom(name="floor", type=box, pos=[0, 0, FLOOR_HEIGHT], size=[3, 3, 0.01], material="floor_0", **seen)
+        walls = []
+        for number, (middle, along) in enumerate(WALLS):
+            walls.append(f"wall_{number}")
+            normal = (along[1], -along[0], 0.0)
+            world.add_geom(
+                name=walls[-1], type=box, pos=[*middle, FLOOR_HEIGHT + 1.5], size=[3, 1.5, 0.01], material="wall_0",
+                # x along the wall, y up, z out of it: a texture lies in a box's x and y
+                quat=_quaternion(np.column_stack([(*along, 0.0), (0.0, 0.0, 1.0), normal])), **seen,
+            )  # fmt: skip
+        self._furniture = {"table": ["table"], "floor": ["floor"], "wall": walls}
+        clutter, rng = self.room.clutter, stream(0, f"clutter {self.room.name}")
+        shapes = (mujoco.mjtGeom.mjGEOM_SPHERE, box, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
+        for number in range(clutter.count):
+            body = world.add_body(name=f"clutter_{number}", mocap=True, pos=FAR_AWAY)
+            size = rng.uniform(*clutter.size, 3)
+            body.add_geom(
+                name=f"clutter_{number}", type=shapes[number % len(shapes)], size=size, rgba=[1, 1, 1, 1], **seen
+            )
+
+    # --- an episode -------------------------------------------------------------------------------------------------
+
+    def _draw(self, seed: int) -> Sample:
+        return self.room.draw(seed)
+
+    def _prepare(self, seed: int) -> None:
+        drawn, model = self.sample, self.model
+        mujoco.mj_resetData(model, self.data)
+        self._sensors = stream(seed, "room joints")
+        dofs = self._index.dofs
+        model.dof_frictionloss[dofs], model.dof_damping[dofs] = drawn["friction"], drawn["damping"]
+        model.dof_armature[dofs] = drawn["armature"]
+        for body in self._block_bodies:
+            ratio = drawn["block_mass"] / model.body_mass[body]
+            model.body_mass[body] *= ratio
+            model.body_inertia[body] *= ratio
+        model.geom_friction[self._block_geoms, 0] = drawn["block_friction"]
+        model.body_gravcomp[self._index.bodies] = drawn["gravity_compensation"]
+        mujoco.mj_setConst(model, self.data)
+        limits, offset = self.arm.limits, self.room.dynamics.home_offset
+        start = np.array(self.arm.home) + stream(seed, "room home").uniform(-offset, offset, len(self.arm.home))
+        self.move_arm(np.clip(start, limits.lower, limits.upper), self._starting_width())
+        self._tune()
+        self.task.reset(self, stream(seed, "task"))  # type: ignore[arg-type]
+        self._dress(seed)
+        mujoco.mj_forward(model, self.data)
+        self.camera.reset(drawn)
+
+    def _starting_width(self) -> float:
+        gripper = self.arm.gripper
+        if gripper is None:
+            return 0.0
+        return gripper.closed_width if self.task.starts_closed else gripper.open_width
+
+    def _tune(self) -> None:
+        """Stiffness [J] N m/rad and damping [J] of the position loop, from its bandwidth and the inertia each sees."""
+        inertia = np.zeros((self.model.nv, self.model.nv))
+        mujoco.mj_fullM(self.model, self.data, inertia)
+        seen = np.diag(inertia)[self._index.dofs]
+        rate = 2 * np.pi * self.sample["bandwidth_hz"]
+        self._stiffness, self._damping = seen * rate**2, 2 * self.sample["damping_ratio"] * seen * rate
+
+    def _dress(self, seed: int) -> None:
+        """Materials, lamps and clutter of the episode."""
+        model, rng = self.model, stream(seed, "room appearance")
+        for name, count in self._materials.items():
+            material = model.material(f"{name}_{int(rng.integers(count))}").id
+            model.geom_matid[self._geoms_of[name]] = material
+        model.vis.headlight.ambient[:] = self.sample["ambient"]
+        for number, light in enumerate(self.room.lights):
+            position = np.asarray(light.position) + rng.uniform(-light.wander, light.wander, 3)
+            direction = np.asarray(light.towards) - position
+            model.light_pos[number], model.light_dir[number] = position, direction / np.linalg.norm(direction)
+        blocks = [self.body_pose(body)[0][:2] for body in range(len(self._things))]
+        self._clutter: list[tuple[int, np.ndarray, np.ndarray, float]] = []
+        clutter = self.room.clutter
+        for number in range(clutter.count):
+            body, geom = model.body(f"clutter_{number}"), model.geom(f"clutter_{number}").id
+            shade = rng.uniform(0.1, 0.9, 3)
+            shade[0] = min(shade[0], shade[1:].max())  # nothing else is red: that marks the task's object
+            model.geom_rgba[geom] = [*shade, 1.0]
+            while True:
+                place = rng.uniform(*TABLE_REGION)
+                if all(np.linalg.norm(place - block) > clutter.clearance for block in blocks):
+                    break
+            angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*clutter.speed)
+            swing = 0.04 * np.array([np.cos(angle), np.sin(angle), 0.0])
+            rest = np.array([*place, float(model.geom_size[geom][2] or model.geom_size[geom][0])])
+            self._clutter.append((int(body.mocapid[0]), rest, swing, speed / 0.04))
+
+    def _move_clutter(self) -> None:
+        elapsed = (self.tick - self._start_tick) * DT
+        for mocap, rest, swing, rate in self._clutter:
+            self.data.mocap_pos[mocap] = rest + swing * np.sin(rate * elapsed)
+
+    # --- a tick -----------------------------------------------------------------------------------------------------
+
+    def _simulate(self, setpoint: tuple[np.ndarray, np.ndarray] | None, gripper_width: float | None) -> None:
+        if setpoint is not None:
+            self._target = setpoint
+        gripper, index, data, model = self.arm.gripper, self._index, self.data, self.model
+        self.extra_dropped_frames = self.faults.dropped_frames
+        self._set_gains(self._stiffness * self.faults.stiffness, self._damping * np.sqrt(self.faults.stiffness))
+        position, velocity = self._target
+        # MuJoCo's damping acts on the joint's speed; a drive's acts on the speed error, which this shift makes of it.
+        shift = self._damping / (self._stiffness * np.sqrt(self.faults.stiffness)) - DT / 2
+        data.ctrl[index.drives] = position + shift * velocity
+        if gripper is not None:
+            if gripper_width is not None:
+                self._width_target = float(np.clip(gripper_width, gripper.closed_width, gripper.open_width))
+            step = gripper.velocity * DT
+            self._width_setpoint += min(max(self._width_target - self._width_setpoint, -step), step)
+            data.ctrl[index.finger_drives] = self._width_setpoint / len(index.finger_drives)
+        stalled = self._stalled()
+        mujoco.mj_step(model, data, self.room.dynamics.substeps)
+        if stalled is not None:
+            data.qpos[index.positions[stalled]], data.qvel[index.dofs[stalled]] = self._stalled_at, 0.0
+
+    def _stalled(self) -> int | None:
+        """Which joint does not move; remembers where it stood when that began."""
+        name = self.faults.stalled_joint
+        if not name:
+            self._stalled_at = None
+            return None
+        joint = self.arm.joint_names.index(name)
+        if self._stalled_at is None:
+            self._stalled_at = float(self.data.qpos[self._index.positions[joint]])
+        return joint
+
+    def _set_gains(self, stiffness: np.ndarray, damping: np.ndarray) -> None:
+        drives, model = self._index.drives, self.model
+        model.actuator_gainprm[drives, 0] = stiffness
+        model.actuator_biasprm[drives, 1], model.actuator_biasprm[drives, 2] = -stiffness, -damping
+
+    def _measure(self) -> JointState:
+        index, data, noise = self._index, self.data, self.sample["joint_noise"]
+        positions, velocities = data.qpos[index.positions].copy(), data.qvel[index.dofs].copy()
+        if noise > 0:
+            positions += self._sensors.normal(0, noise, len(positions))
+            velocities += self._sensors.normal(0, 10 * noise, len(positions))
+        width = float(data.qpos[index.finger_positions].sum())
+        torque = data.qfrc_actuator[index.dofs] + data.qfrc_gravcomp[index.dofs]
+        return JointState(self.stamp_ns, positions, velocities, torque, width)
+
+
+def _quaternion(rotation: np.ndarray) -> np.ndarray:
+    """w, x, y, z of a 3 x 3 rotation matrix, MuJoCo's order."""
+    quaternion = np.zeros(4)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation, dtype=float).ravel())
+    return quaternion

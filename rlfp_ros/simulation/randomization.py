@@ -1,0 +1,170 @@
+"""Domain randomisation as data: a profile gives every parameter a range with its unit, an episode samples them.
+
+A parameter that a profile leaves out keeps its nominal value, so that each can be switched off by itself. All of an
+episode's randomness comes from its seed: the same seed gives the same sample, and a recorded sample the same episode.
+Dynamics randomisation: Peng et al. 2018, https://arxiv.org/abs/1710.06537. Appearance: Tobin et al. 2017,
+https://arxiv.org/abs/1703.06907.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from rlfp_ros import paths, schema
+from rlfp_ros.schema import Schema
+
+
+class Range(Schema):
+    """A uniform distribution with its unit."""
+
+    low: float
+    high: float
+    unit: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"has low {self.low} above high {self.high}; exchange them")
+        return self
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a profile may randomise: unit, value when it does not, and how many independent draws an episode makes."""
+
+    unit: str
+    nominal: float
+    size: int = 1
+
+
+JOINTS = 8  # draws for `home_offset`; arms use as many as they have joints
+OBJECTS = 6  # draws per distractor
+
+PARAMETERS: dict[str, Parameter] = {
+    "camera_position": Parameter("m", 0.0, 3),
+    "camera_angle": Parameter("rad", 0.0, 3),
+    "field_of_view": Parameter("deg", 0.0),
+    "lens_distortion": Parameter("1", 0.0),
+    "light_azimuth": Parameter("deg", 40.0),
+    "light_elevation": Parameter("deg", 60.0),
+    "light_colour": Parameter("ratio", 1.0, 3),
+    "ambient": Parameter("ratio", 0.6),
+    "diffuse": Parameter("ratio", 0.4),
+    "specular": Parameter("ratio", 0.05),
+    "shadows": Parameter("probability", 0.0),
+    "block_hue": Parameter("deg", 0.0),
+    "block_saturation": Parameter("ratio", 0.85),
+    "block_value": Parameter("ratio", 0.8),
+    "arm_value": Parameter("ratio", 0.9),
+    "arm_tint": Parameter("ratio", 0.0),
+    "distractors": Parameter("count", 0),
+    "distractor_speed": Parameter("m/s", 0.0, OBJECTS),
+    "exposure": Parameter("stops", 0.0),
+    "white_balance": Parameter("ratio", 1.0, 3),
+    "gamma": Parameter("1", 1.0),
+    "noise": Parameter("counts", 0.0),
+    "blur": Parameter("px", 0.0),
+    "jpeg_quality": Parameter("percent", 100.0),
+    "glare": Parameter("ratio", 0.0),
+    "object_mass": Parameter("ratio", 1.0),
+    "object_friction": Parameter("1", 0.7),
+    "joint_damping": Parameter("N m s/rad", 0.0),
+    "motor_gain": Parameter("ratio", 1.0),
+    "motor_strength": Parameter("ratio", 1.0),
+    "joint_noise": Parameter("rad", 0.0),
+    "home_offset": Parameter("rad", 0.0, JOINTS),
+    "camera_latency": Parameter("s", 0.03),
+    "camera_jitter": Parameter("s", 0.0),
+    "dropped_frames": Parameter("probability", 0.0),
+    "command_latency": Parameter("s", 0.01),
+    # A parameter's stream goes by its place: new ones go to the end, or all recorded seeds would mean something else.
+    "motion_blur": Parameter("s", 0.0),  # exposure time; one more rendering for every 1/240 s of it
+    "low_light": Parameter("ratio", 0.0),  # light that is missing; the sensor's gain and noise make up for it
+    "fill_light": Parameter("ratio", 0.0),  # weight of a second light; one more rendering
+    "fill_azimuth": Parameter("deg", 0.0),
+    "occluders": Parameter("count", 0),
+    "table_friction": Parameter("1", 0.5),
+    "finger_friction": Parameter("1", 1.0),
+}
+
+
+class Profile(Schema):
+    """`sim/randomization/<name>.yaml`."""
+
+    name: str
+    textures: Literal["plain", "train", "validation"]
+    ranges: dict[str, Range] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> Profile:
+        for name, given in self.ranges.items():
+            known = PARAMETERS.get(name)
+            if known is None:
+                raise ValueError(f"{name} is not a known parameter; there are: {', '.join(PARAMETERS)}")
+            if given.unit != known.unit:
+                raise ValueError(f"{name}.unit is {given.unit!r}, expected {known.unit!r}")
+        return self
+
+    def without(self, *names: str) -> Profile:
+        """The profile with some parameters back at their nominal value (for ablations)."""
+        return self.model_copy(update={"ranges": {k: v for k, v in self.ranges.items() if k not in names}})
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """The profile `sim/randomization/<name>.yaml`, or one of the user's.
+
+    Raises ConfigurationError naming file, parameter, found and expected.
+    """
+    path = paths.resolve(name_or_path, "sim/randomization", ".yaml")
+    document = schema.read_yaml(path)
+    if isinstance(document, dict):  # ranges are written flat in the file
+        own = {"name", "textures"}
+        flat = {key: value for key, value in document.items() if key not in own}
+        document = {key: value for key, value in document.items() if key in own} | {"ranges": flat}
+    return schema.validate(document, Profile, source=str(path))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one episode drew. `values[name]` is a float, or a list for parameters with several draws."""
+
+    seed: int
+    profile: str
+    textures: str
+    values: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON-serialisable data, for `episode` messages and bags."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def sample(profile: Profile, seed: int) -> Sample:
+    """Draw an episode's parameters.
+
+    Each parameter has its own stream, so that switching one off leaves all the others as they were.
+    """
+    values: dict[str, Any] = {}
+    for index, (name, parameter) in enumerate(PARAMETERS.items()):
+        given = profile.ranges.get(name)
+        if given is None:
+            values[name] = parameter.nominal if parameter.size == 1 else [parameter.nominal] * parameter.size
+            continue
+        rng = np.random.default_rng([seed, index])
+        drawn: np.ndarray = rng.uniform(given.low, given.high, parameter.size)
+        if parameter.unit == "count":
+            drawn = rng.integers(int(given.low), int(given.high) + 1, parameter.size)
+        values[name] = drawn.tolist() if parameter.size > 1 else drawn.item()
+    return Sample(seed=seed, profile=profile.name, textures=profile.textures, values=values)
+
+
+def stream(seed: int, purpose: str) -> np.random.Generator:
+    """The generator of an episode for one purpose (task, camera noise, ...), independent of all other purposes."""
+    return np.random.default_rng([seed, *purpose.encode()])

@@ -1,0 +1,180 @@
+"""Rooms: where the MuJoCo twin stands, from `sim/scenes/twin_*.yaml`. Nothing in training reads them.
+
+A room is what a policy meets at its user's: other light, other surfaces, another camera with its own lens, another
+arm's friction and delays. A pair `[low, high]` is drawn uniformly for every episode; a single number is fixed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
+
+from rlfp_ros import paths, schema
+from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.simulation.randomization import Sample, stream
+
+TEXTURE_PX = 512  # a side; photographs are brought to it
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int | float) else value
+
+
+Span = Annotated[tuple[float, float], BeforeValidator(_pair)]  # low, high; or one number
+Vector = tuple[float, float, float]
+Colour = tuple[float, float, float]  # rgb, 0..1
+
+
+class Moved(Schema):
+    """How the camera stands off the bundle's place, and nobody told the graph."""
+
+    xyz: Vector = (0.0, 0.0, 0.0)  # m, base frame
+    rotation_deg: Vector = (0.0, 0.0, 0.0)  # about the camera's own x (down-up), y (left-right), z (roll)
+    spread_m: float = Field(0.0, ge=0)  # each axis, every episode: how well one places a tripod
+    spread_deg: float = Field(0.0, ge=0)
+
+
+class RoomCamera(Schema):
+    """The camera, calibrated: size, view and lens are in its camera_info. Its place and its electronics are not."""
+
+    width: int = Field(ge=32, le=1920)  # px
+    height: int = Field(ge=32, le=1080)  # px
+    field_of_view_deg: float = Field(gt=5, lt=120)  # vertical
+    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)  # k1 k2 p1 p2 k3
+    moved: Moved = Moved()
+    exposure: Span = (0.0, 0.0)  # stops off automatic exposure
+    white_balance: tuple[Span, Span, Span] = ((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))  # gain of r, g, b
+    gamma: Span = (1.0, 1.0)
+    read_noise: Span = (0.0, 0.0)  # counts of 255, standard deviation
+    shot_noise: Span = (0.0, 0.0)  # counts of 255 at white; grows with the root of the signal
+    blur: Span = (0.0, 0.0)  # px, standard deviation
+    vignetting: float = Field(0.0, ge=0, le=1)  # share of light lost in the corners
+    jpeg_quality: int = Field(100, ge=10, le=100)
+
+
+class Light(Schema):
+    """A lamp. `shadows` cost render time; one lamp with them is usual."""
+
+    position: Vector  # m, base frame
+    towards: Vector  # m, base frame
+    colour: Colour
+    specular: float = Field(0.3, ge=0, le=1)
+    shadows: bool = False
+    directional: bool = False  # parallel light, as through a window
+    wander: float = Field(0.0, ge=0)  # m, each axis, every episode
+
+
+class Surface(Schema):
+    """What something is made of."""
+
+    textures: tuple[str, ...] = ()  # "<python package>:<path inside it>"; one of them every episode; none: plain
+    colours: tuple[Colour, ...] = ((1.0, 1.0, 1.0),)  # one of them every episode; multiplies the texture
+    repeat: float = Field(1.0, gt=0)  # of the texture over the surface
+    specular: float = Field(0.2, ge=0, le=1)
+    shininess: float = Field(0.3, ge=0, le=1)
+    reflectance: float = Field(0.0, ge=0, le=1)
+
+
+class Clutter(Schema):
+    """Things on the table that the task is not about. They can be seen, not touched."""
+
+    count: int = Field(0, ge=0, le=12)
+    speed: Span = (0.0, 0.0)  # m/s, to and fro
+    size: Span = (0.02, 0.05)  # m, half extent
+    clearance: float = Field(0.1, ge=0)  # m, from the task's objects
+
+
+class Dynamics(Schema):
+    """The arm's drives and its contacts, in MuJoCo's terms."""
+
+    substeps: int = Field(4, ge=1, le=16)  # of physics in a tick of 1/240 s
+    bandwidth_hz: Span  # of the position loop
+    damping_ratio: Span = (1.0, 1.0)
+    gravity_compensation: Span = (1.0, 1.0)  # share of the arm's weight that the drives know of
+    friction: Span = (0.0, 0.0)  # N m, dry, in the joints
+    damping: Span = (0.0, 0.0)  # N m s/rad, in the joints
+    armature: Span = (0.0, 0.0)  # kg m^2, of the rotors
+    joint_noise: Span = (0.0, 0.0)  # rad, standard deviation of every reading
+    home_offset: float = Field(0.0, ge=0)  # rad, each joint, every episode
+    block_mass: Span = (0.03, 0.03)  # kg
+    block_friction: Span = (0.7, 0.7)
+
+
+class Timing(Schema):
+    """Delays, in s."""
+
+    camera_latency: Span
+    camera_jitter: Span = (0.0, 0.0)  # standard deviation, every frame
+    dropped_frames: Span = (0.0, 0.0)  # probability
+    command_latency: Span
+
+
+class Room(Schema):
+    """`sim/scenes/twin_<name>.yaml`."""
+
+    name: str
+    camera: RoomCamera
+    ambient: Span  # light without a direction, ratio
+    lights: tuple[Light, ...]
+    table: Surface
+    floor: Surface
+    wall: Surface
+    arm: Surface
+    block: Surface
+    clutter: Clutter = Clutter()
+    dynamics: Dynamics
+    timing: Timing
+
+    @model_validator(mode="after")
+    def _lit(self) -> Room:
+        if not self.lights or len(self.lights) > 4:
+            raise ValueError(f"lights has {len(self.lights)} entries, expected 1 to 4")
+        return self
+
+    def draw(self, seed: int) -> Sample:
+        """What an episode of this room is like, from its seed alone."""
+        values: dict[str, Any] = {}
+        for part in (self.camera, self.dynamics, self.timing, self.clutter):
+            for name, value in part:
+                spans = _spans(value)
+                if spans is None:
+                    continue
+                # Every parameter has its own stream, so that changing one leaves all the others as they were.
+                drawn = stream(seed, f"room {name}").uniform(spans[:, 0], spans[:, 1])
+                values[name] = float(drawn[0]) if len(drawn) == 1 else drawn.tolist()
+        values["ambient"] = float(stream(seed, "room ambient").uniform(*self.ambient))
+        return Sample(seed=seed, profile=self.name, textures="room", values=values)
+
+
+def _spans(value: Any) -> np.ndarray | None:
+    """[N, 2] low and high where `value` is a span or several."""
+    if not isinstance(value, tuple) or not value:
+        return None
+    if len(value) == 2 and all(isinstance(end, float) for end in value):
+        return np.array([value])
+    if all(isinstance(span, tuple) and len(span) == 2 for span in value):
+        return np.array(value)
+    return None
+
+
+def load_room(name_or_path: str | Path) -> Room:
+    """The room `sim/scenes/<name>.yaml`, or one of the user's. Raises ConfigurationError naming file and field."""
+    return schema.load(paths.resolve(name_or_path, "sim/scenes", ".yaml"), Room)
+
+
+def load_texture(name: str) -> np.ndarray:
+    """A photograph out of a Python package, uint8 [TEXTURE_PX, TEXTURE_PX, 3] rgb."""
+    package, _, inside = name.partition(":")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigurationError(f"texture {name!r} needs the Python package {package!r}; pip install it")
+    path = Path(next(iter(spec.submodule_search_locations))) / inside
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ConfigurationError(f"texture {name!r}: {path} is no picture; name another in the room's file")
+    return np.ascontiguousarray(cv2.resize(image, (TEXTURE_PX, TEXTURE_PX), interpolation=cv2.INTER_AREA)[..., ::-1])

@@ -1,0 +1,133 @@
+"""The camera of a room: MuJoCo's renderer, a calibrated lens, and electronics of its own.
+
+None of it is shared with `simulation.camera`, so that a twin is foreign in its pictures too: other sampling, a
+plumb-bob lens, photon noise, vignetting, an exposure loop that follows the scene.
+"""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+
+from rlfp_ros.bundle import CameraContract
+from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.mujoco_headless import PACKAGES, mujoco
+from rlfp_ros.simulation.randomization import Sample, stream
+from rlfp_ros.simulation.room import RoomCamera
+
+EXPOSURE_TARGET = 0.45  # of full scale, of the picture's mean
+EXPOSURE_FOLLOWS = 0.08  # share of the way to the target that automatic exposure goes in a frame
+EXPOSURE_GAIN = (0.3, 6.0)  # what it can do
+GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0])  # OpenGL looks along -z with y up
+
+
+class RoomLens:
+    """Where each pixel of the distorted picture looks in the ideal picture that the renderer draws."""
+
+    def __init__(self, camera: RoomCamera) -> None:
+        width, height = camera.width, camera.height
+        focal = 0.5 * height / np.tan(np.radians(camera.field_of_view_deg) / 2)
+        self.K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+        self.distortion = np.array(camera.distortion)
+        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 1, 2).astype(np.float64)
+        rays = cv2.undistortPoints(grid, self.K, self.distortion).reshape(height, width, 2)
+        # Barrel distortion looks beyond the ideal picture's border: the renderer draws that much more.
+        reach = np.abs(rays).max(axis=(0, 1)) * 1.02
+        self.render_width = int(np.ceil(2 * focal * reach[0]))
+        self.render_height = int(np.ceil(2 * focal * reach[1]))
+        centre = np.array([(self.render_width - 1) / 2, (self.render_height - 1) / 2])
+        ideal = (rays * focal + centre).astype(np.float32)
+        self._maps = cv2.convertMaps(ideal[..., 0], ideal[..., 1], cv2.CV_16SC2)
+        self.render_fov_deg = float(np.degrees(2 * np.arctan(0.5 * self.render_height / focal)))
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The distorted picture uint8 [H, W, 3] of an ideal one [render_height, render_width, 3]."""
+        rows, columns = self._maps
+        return np.asarray(cv2.remap(image, rows, columns, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+class RoomElectronics:
+    """Sensor and encoder of one episode."""
+
+    def __init__(self, camera: RoomCamera, sample: Sample) -> None:
+        self._rng = stream(sample.seed, "room camera noise")
+        self._gains = 2.0 ** sample["exposure"] * np.asarray(sample["white_balance"])
+        self._gamma, self._blur = sample["gamma"], sample["blur"]
+        self._read_noise, self._shot_noise = sample["read_noise"], sample["shot_noise"]
+        self._quality = camera.jpeg_quality
+        self._exposure: float | None = None
+        y, x = np.mgrid[-1 : 1 : camera.height * 1j, -1 : 1 : camera.width * 1j]
+        self._vignette = (1 - camera.vignetting * (x**2 + y**2) / 2)[..., None].astype(np.float32)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        light = image.astype(np.float32) / 255 * self._vignette
+        wanted = float(np.clip(EXPOSURE_TARGET / max(float(light.mean()), 1e-3), *EXPOSURE_GAIN))
+        last = wanted if self._exposure is None else self._exposure
+        self._exposure = last + EXPOSURE_FOLLOWS * (wanted - last)
+        light *= (self._exposure * self._gains).astype(np.float32)
+        if self._blur > 0.1:
+            light = cv2.GaussianBlur(light, (0, 0), self._blur)
+        np.clip(light, 0, 1, out=light)
+        spread = np.sqrt(self._read_noise**2 + self._shot_noise**2 * light) / 255
+        light += spread * self._rng.standard_normal(light.shape, dtype=np.float32)
+        np.clip(light, 0, 1, out=light)
+        counts = (255 * light**self._gamma).astype(np.uint8)
+        if self._quality < 100:
+            encoded = cv2.imencode(".jpg", counts, [cv2.IMWRITE_JPEG_QUALITY, self._quality])[1]
+            counts = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        return counts
+
+
+class MujocoCamera:
+    """Takes pictures of a MuJoCo world. `contract` is the bundle's camera, `model` what camera_info says of this."""
+
+    NAME = "room_camera"
+
+    def __init__(self, contract: CameraContract, settings: RoomCamera, model: mujoco.MjModel) -> None:
+        self.contract, self._settings = contract, settings
+        self.lens = RoomLens(settings)
+        self.model = CameraModel(settings.width, settings.height, self.lens.K, self.lens.distortion)
+        self._mujoco, self._id = model, model.camera(self.NAME).id
+        try:
+            self._renderer = mujoco.Renderer(model, self.lens.render_height, self.lens.render_width)
+        except Exception as error:  # PyOpenGL and MuJoCo raise classes of their own, by what is missing
+            raise ConfigurationError(
+                f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({type(error).__name__}: {error}); "
+                f"run: apt-get install {PACKAGES}"
+            ) from None
+
+    def reset(self, sample: Sample) -> None:
+        """Stand where this episode's camera stands."""
+        moved, rng = self._settings.moved, stream(sample.seed, "room camera place")
+        T = self.contract.T_base_camera.matrix().copy()
+        T[:3, 3] += np.asarray(moved.xyz) + rng.uniform(-moved.spread_m, moved.spread_m, 3)
+        turn = np.radians(np.asarray(moved.rotation_deg) + rng.uniform(-moved.spread_deg, moved.spread_deg, 3))
+        T[:3, :3] = T[:3, :3] @ cv2.Rodrigues(turn)[0]
+        self.T_base_camera = T
+        quaternion = np.zeros(4)
+        mujoco.mju_mat2Quat(quaternion, (T[:3, :3] @ GL_FROM_OPTICAL).ravel())
+        self._mujoco.cam_pos[self._id], self._mujoco.cam_quat[self._id] = T[:3, 3], quaternion
+        self._mujoco.cam_fovy[self._id] = self.lens.render_fov_deg
+        self._electronics = RoomElectronics(self._settings, sample)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Pixels [N, 2] where points [N, 3] of the base frame appear in this episode's picture."""
+        T_camera_base = np.linalg.inv(self.T_base_camera)
+        rotation, _ = cv2.Rodrigues(T_camera_base[:3, :3])
+        pixels, _ = cv2.projectPoints(
+            np.asarray(points, np.float64), rotation, T_camera_base[:3, 3], self.lens.K, self.lens.distortion
+        )
+        return np.asarray(pixels).reshape(-1, 2)
+
+    def expose(self, data: mujoco.MjData) -> np.ndarray:
+        """A picture of the world as it stands, uint8 [H, W, 3] rgb."""
+        mujoco.mj_camlight(self._mujoco, data)
+        self._renderer.update_scene(data, self._id)
+        return self._electronics(self.lens(self._renderer.render()))
+
+    def close(self) -> None:
+        """Give back the OpenGL context."""
+        self._renderer.close()

@@ -1,0 +1,81 @@
+"""What stands around the arm: the table and the nominal camera, from `sim/scenes/<name>.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from rlfp_ros import paths, schema
+from rlfp_ros.bundle import CameraContract, Intrinsics, Tolerance
+from rlfp_ros.schema import Pose, Schema
+
+Vector = tuple[float, float, float]
+
+
+class SceneCamera(Schema):
+    """The nominal camera, placed by where it stands and what it looks at."""
+
+    width: int = Field(ge=8)  # px
+    height: int = Field(ge=8)  # px
+    field_of_view_deg: float = Field(gt=1, lt=170)  # vertical
+    position: Vector  # m, base frame
+    target: Vector  # m, base frame
+    rate_hz: float = Field(gt=0)
+
+    def contract(self) -> CameraContract:
+        """The camera as a bundle describes it."""
+        forward = np.subtract(self.target, self.position)
+        forward = forward / np.linalg.norm(forward)
+        right = np.cross(forward, [0.0, 0.0, 1.0])
+        right /= np.linalg.norm(right)
+        rotation = np.column_stack([right, np.cross(forward, right), forward])
+        focal = 0.5 * self.height / np.tan(np.radians(self.field_of_view_deg) / 2)
+        return CameraContract(
+            width=self.width,
+            height=self.height,
+            intrinsics=Intrinsics(fx=focal, fy=focal, cx=(self.width - 1) / 2, cy=(self.height - 1) / 2),
+            T_base_camera=Pose(xyz=self.position, quaternion_xyzw=quaternion(rotation)),
+            tolerance=Tolerance(xyz_m=0.03, angle_rad=0.05),
+            rate_hz=self.rate_hz,
+        )
+
+
+class Box(Schema):
+    """An axis-aligned box, metres, base frame."""
+
+    centre: Vector
+    size: Vector
+
+
+class Scene(Schema):
+    """`sim/scenes/<name>.yaml`."""
+
+    camera: SceneCamera
+    table: Box
+
+
+def load_scene(name_or_path: str | Path = "table", image_size: int | None = None) -> Scene:
+    """The scene `sim/scenes/<name>.yaml`; `image_size` replaces the camera's width and height."""
+    scene = schema.load(paths.resolve(name_or_path, "sim/scenes", ".yaml"), Scene)
+    if image_size is not None:
+        camera = scene.camera.model_copy(update={"width": image_size, "height": image_size})
+        scene = scene.model_copy(update={"camera": camera})
+    return scene
+
+
+def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
+    """x, y, z, w of a 3 x 3 rotation matrix (largest-component method)."""
+    m = rotation
+    candidates = np.array([1 + m[0, 0] - m[1, 1] - m[2, 2], 1 - m[0, 0] + m[1, 1] - m[2, 2],
+                           1 - m[0, 0] - m[1, 1] + m[2, 2], 1 + m[0, 0] + m[1, 1] + m[2, 2]])  # fmt: skip
+    largest = int(np.argmax(candidates))
+    rows = (
+        (candidates[0], m[1, 0] + m[0, 1], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]),
+        (m[1, 0] + m[0, 1], candidates[1], m[2, 1] + m[1, 2], m[0, 2] - m[2, 0]),
+        (m[0, 2] + m[2, 0], m[2, 1] + m[1, 2], candidates[2], m[1, 0] - m[0, 1]),
+        (m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], candidates[3]),
+    )
+    x, y, z, w = np.asarray(rows[largest]) / (2 * np.sqrt(candidates[largest]))
+    return float(x), float(y), float(z), float(w)

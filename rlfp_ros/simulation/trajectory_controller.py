@@ -1,0 +1,96 @@
+"""A model of ros2_control's joint_trajectory_controller (JTC), Jazzy, with `interpolate_from_desired_state: true`.
+
+The simulator, the twin and the safety tests all run commands through this one model, so that what is checked is what
+an arm would be told. Behaviour taken over from JTC's documentation:
+
+- a message replaces the trajectory in force from the moment it is accepted (its points lie at stamp + time);
+- before the first point it interpolates from the state that was desired when the message came in;
+- between points: quintic where both ends have accelerations (always, in our messages);
+- after the last point: that position, at rest;
+- a trajectory whose last point is already past is refused.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from rlfp_ros.control.trajectory import Trajectory
+
+
+class TrajectoryController:
+    """What the arm's position controller is told, at any time. Times are integer nanoseconds, joints [J]."""
+
+    def __init__(self, joint_count: int) -> None:
+        self.joint_count = joint_count
+        self.refused = 0  # messages that were malformed, or over before they came
+        self._rest = np.zeros(joint_count)
+        self.reset(self._rest)
+
+    def reset(self, positions: np.ndarray) -> None:
+        """Forget every command; desired is `positions` [J] rad, at rest (what JTC does on activation)."""
+        held = np.array((positions, self._rest, self._rest), dtype=float)
+        self._knots: list[int] = []
+        self._states = held[None]  # [N, 3, J] at the knots
+
+    def accept(self, trajectory: Trajectory, now_ns: int) -> bool:
+        """Take a command that arrives at `now_ns`; False where it is refused and the old one goes on."""
+        times = trajectory.times
+        if (
+            len(times) == 0
+            or trajectory.positions.shape != (len(times), self.joint_count)
+            or not np.isfinite(trajectory.positions).all()
+        ):
+            self.refused += 1
+            return False
+        start = trajectory.stamp_ns
+        knots = [start + round(float(time) * 1e9) for time in times]
+        if knots[-1] <= now_ns:
+            self.refused += 1
+            return False
+        states = np.stack((trajectory.positions, trajectory.velocities, trajectory.accelerations), axis=1)
+        if knots[0] > now_ns:
+            desired = np.array(self.sample(now_ns))
+            knots, states = [now_ns, *knots], np.concatenate((desired[None], states))
+        # Otherwise it arrived late, and JTC then never looks at the desired state again.
+        self._knots, self._states = knots, states
+        return True
+
+    def sample(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Desired (positions, velocities, accelerations), each [J], at `stamp_ns`."""
+        knots = self._knots
+        if not knots or stamp_ns >= knots[-1]:
+            return self._states[-1, 0], self._rest, self._rest
+        index = 0
+        while knots[index + 1] <= stamp_ns:
+            index += 1
+        ends = self._states[index : index + 2].reshape(6, self.joint_count)
+        blend = _quintic(max(0, stamp_ns - knots[index]), knots[index + 1] - knots[index])
+        position, velocity, acceleration = blend @ ends
+        return position, velocity, acceleration
+
+
+@lru_cache(maxsize=4096)  # in lock step the same few times come again and again
+def _quintic(time_ns: int, duration_ns: int) -> np.ndarray:
+    """[3, 6]: from (position, velocity, acceleration) at both ends to those at `time_ns` on the quintic between."""
+    h, s = duration_ns * 1e-9, time_ns / duration_ns
+    hermite = np.array(  # coefficients of s^0 .. s^5, for p0, v0 h, a0 h^2, p1, v1 h, a1 h^2
+        (
+            (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+            (0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+            (0.0, 0.0, 0.5, 0.0, 0.0, 0.0),
+            (-10.0, -6.0, -1.5, 10.0, -4.0, 0.5),
+            (15.0, 8.0, 1.5, -15.0, 7.0, -1.0),
+            (-6.0, -3.0, -0.5, 6.0, -3.0, 0.5),
+        )
+    )
+    basis = np.array(
+        (
+            (1.0, s, s**2, s**3, s**4, s**5),
+            (0.0, 1.0, 2.0 * s, 3.0 * s**2, 4.0 * s**3, 5.0 * s**4),
+            (0.0, 0.0, 2.0, 6.0 * s, 12.0 * s**2, 20.0 * s**3),
+        )
+    )
+    per_time = np.array((1.0, 1.0 / h, 1.0 / (h * h)))[:, None]
+    return per_time * (basis @ hermite) * np.array((1.0, h, h * h, 1.0, h, h * h))

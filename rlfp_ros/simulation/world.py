@@ -1,0 +1,565 @@
+"""The PyBullet world: one arm, one task and a camera on a table, stepped in ticks of 1/240 s.
+
+The Gymnasium environment and the simulator node are two faces of this class. For each tick the caller takes the frames
+that are due (`delivered_frames`), reads the joints (`joint_state`), and gives the command of that tick (`step`).
+Every random number of an episode comes from its seed.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import copy
+import math
+import tempfile
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rlfp_ros.bundle import CameraContract
+from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.brick import brick
+from rlfp_ros.simulation.bullet import connect
+from rlfp_ros.simulation.camera import Camera, Frame
+from rlfp_ros.simulation.low_polygon import low_polygon_urdf
+from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, sample, stream
+from rlfp_ros.simulation.scene import Box, Scene
+from rlfp_ros.simulation.task import Task
+from rlfp_ros.simulation.textures import texture_set
+from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+
+TICKS_PER_SECOND = 240
+DT = 1 / TICKS_PER_SECOND  # s
+# Ticks are no whole number of ns: their stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts
+# at its beginning, or the same seed would differ by a nanosecond's motion.
+STAMP_CYCLE = TICKS_PER_SECOND // math.gcd(TICKS_PER_SECOND, 1_000_000_000)
+BLOCK_MASS = 0.03  # kg, nominal
+POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: share of the error removed in a step
+# Without a gear between them the two fingers would slide sideways together, and what they hold with them.
+FINGER_GEAR_ERP, FINGER_GEAR_FORCE = 0.1, 50.0  # share of the error removed in a step; N
+TEXTURES = 48  # a pool, loaded once: loadTexture leaks 1.5 MB a call
+FAR_AWAY = (0.0, 0.0, -5.0)  # m, where unused bodies wait, behind the camera's far plane
+UNSEEN = (0, 0, 0, 0)  # TinyRenderer leaves bodies without alpha out; far away they would still cost their triangles
+DISTRACTOR_HUES = (0.12, 0.88)  # of the colour circle; leaves out the red that marks the task's block
+
+PLAIN_TABLE = (0.55, 0.52, 0.48)  # rgb, 0..1
+PLAIN_BACKGROUND = 200  # grey, 0..255
+DISTRACTOR_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, base frame
+DISTRACTOR_SWING = 0.04  # m, how far a moving one goes to either side
+MARKER_COLOUR = (0.05, 0.75, 0.25)  # rgb, 0..1; the same in every episode: it says what to do
+MARKER_THICKNESS = 0.002  # m
+OCCLUDERS = 3
+OCCLUDER_HALF_SIZE = (0.008, 0.008, 0.25)  # m
+OCCLUDER_DEPTH = (0.3, 0.6)  # of the way from the camera to the middle of what it looks at
+OCCLUDER_OFFSET = 0.12  # m to any side of that line
+DISTRACTOR_CLEARANCE = 0.11  # m, from the task's blocks: a swing and half of the largest distractor
+
+Body = int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode ended."""
+
+    success: bool
+    steps: int  # camera frames
+    distance_m: float
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """All that a world is at one tick, from `World.save`: plain data, for any world of the same make.
+
+    PyBullet's own snapshots lose the order of contacts and so drift by rounding; this is what was sent to it.
+    """
+
+    sample: Sample
+    positions: np.ndarray | None  # [J] rad that the episode was reset to
+    tick: int
+    commands: tuple[tuple[tuple[np.ndarray, np.ndarray] | None, float | None], ...]  # setpoint and width of each tick
+    values: dict[str, Any]  # attributes of the world
+    electronics: Any  # the camera's
+    task: dict[str, Any]  # attributes of the task
+
+
+# What changes between a world's ticks, besides the physics server's own state.
+STEPPED = (
+    "_start_tick", "_frames", "_held_frames", "outcome", "_pending", "_timing", "_sensors", "_setpoints", "_measured",
+    "_controller", "_distractor_motion", "_exposures", "captured", "image", "image_stamp_ns",
+)  # fmt: skip
+
+
+class World:
+    """One arm, one task, one camera. `reset(seed)` before anything else.
+
+    `profile` says what each episode randomises, `camera` what picture the policy expects. Raises ConfigurationError
+    where arm, URDF and task do not fit each other.
+    """
+
+    def __init__(
+        self, arm: Arm, task: Task, profile: Profile, scene: Scene, camera: CameraContract | None = None
+    ) -> None:
+        self.arm, self.task, self.profile, self.scene = arm, task, profile, scene
+        self.camera = Camera(camera or scene.camera.contract())
+        self.ticks_per_frame = round(TICKS_PER_SECOND / self.camera.contract.rate_hz)
+        self.tick = 0
+        self.origin_ns = 0  # stamp of tick 0
+        self.client = connect()
+        self._build()
+
+    # --- the life of an episode -------------------------------------------------------------------------------------
+
+    def reset(self, seed: int, positions: np.ndarray | None = None) -> Sample:
+        """Start an episode, at home or at `positions` [J] rad.
+
+        Time goes on by a few ticks: stamps never repeat and never jump back.
+        """
+        self.sample = sample(self.profile, seed)
+        self.tick += STAMP_CYCLE - self.tick % STAMP_CYCLE
+        self._start_tick = self.tick
+        self._frames, self._held_frames = 0, 0
+        self.outcome: Outcome | None = None
+        self._pending: deque[tuple[int, Frame]] = deque()
+        self._timing = stream(seed, "timing")
+        self._sensors = stream(seed, "joints")
+        self._setpoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self._reset_positions = positions
+        self._commands: list[tuple[tuple[np.ndarray, np.ndarray] | None, float | None]] = []  # one for each tick
+        self._command_delay = round(self.sample["command_latency"] * TICKS_PER_SECOND)
+        # Contacts and solver impulses of the last episode would live on; the blocks are far away in this state.
+        self.client.restoreState(self._pristine)
+        self.client.performCollisionDetection()
+        self._reset_arm(positions)
+        self.task.reset(self, stream(seed, "task"))
+        self._dress()
+        self.camera.reset(self.sample, self._background())
+        self._measured: JointState | None = None
+        self._exposure_ticks = round(self.sample["motion_blur"] * TICKS_PER_SECOND)
+        self._exposures: list[np.ndarray] = []  # pictures of this frame's exposure time, before its end
+        self._capture()
+        return self.sample
+
+    @property
+    def stamp_ns(self) -> int:
+        """Time of the current tick, ns."""
+        return self.stamp_of(self.tick)
+
+    def stamp_of(self, tick: int) -> int:
+        """Time of a tick, ns."""
+        return self.origin_ns + tick * 1_000_000_000 // TICKS_PER_SECOND
+
+    def delivered_frames(self) -> list[Frame]:
+        """Frames whose modelled latency ends at this tick, oldest first. Each is given once."""
+        delivered = []
+        while self._pending and self._pending[0][0] <= self.tick:
+            delivered.append(self._pending.popleft()[1])
+        return delivered
+
+    def joint_state(self) -> JointState:
+        """What the joint sensors say at this tick."""
+        if self._measured is None:
+            states = self.client.getJointStates(self._body, self._joints + self._fingers)
+            count = len(self._joints)
+            positions = np.array([state[0] for state in states[:count]])
+            velocities = np.array([state[1] for state in states[:count]])
+            efforts = np.array([state[3] for state in states[:count]])
+            if self.tick == self._start_tick:
+                efforts[:] = 0  # PyBullet still shows the last step's, of the episode before
+            if self.sample["joint_noise"] > 0:
+                positions += self._sensors.normal(0, self.sample["joint_noise"], count)
+                velocities += self._sensors.normal(0, 10 * self.sample["joint_noise"], count)
+            width = float(sum(state[0] for state in states[count:]))
+            self._measured = JointState(self.stamp_ns, positions, velocities, efforts, width)
+        return self._measured
+
+    def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
+        """Give the command of this tick (None: the one before goes on) and move to the next tick.
+
+        `captured` says whether this step took a picture (then in `image`), `outcome` whether the episode ended with it.
+        """
+        if trajectory is not None:
+            self._controller.accept(trajectory, self.stamp_ns)
+        position, velocity, _ = self._controller.sample(self.stamp_of(self.tick + 1))
+        self._setpoints.append((position, velocity))
+        due = self._setpoints.popleft() if len(self._setpoints) > self._command_delay else None
+        self._send(due, gripper_width)
+        self.tick += 1
+        self._measured = None
+        self.captured = False
+        into_frame = (self.tick - self._start_tick) % self.ticks_per_frame
+        if self.ticks_per_frame - into_frame <= self._exposure_ticks and into_frame > 0:
+            self._move_distractors()
+            self._exposures.append(self.camera.render(self.client))
+        if into_frame == 0:
+            self._judge()
+            self._capture()
+
+    def save(self) -> WorldState:
+        """The full state at this tick, between two steps: `restore` goes back to it, bit for bit."""
+        return WorldState(
+            sample=self.sample,
+            positions=self._reset_positions,
+            tick=self.tick,
+            commands=tuple(self._commands),
+            values=copy.deepcopy({name: getattr(self, name) for name in STEPPED}),
+            electronics=copy.deepcopy(self.camera.electronics),
+            task=copy.deepcopy(vars(self.task)),
+        )
+
+    def restore(self, state: WorldState) -> None:
+        """Go to a state that was saved here or in another world of the same make. Stamps go back with it.
+
+        Plays the episode's commands again without its pictures, so it takes as long as the physics since the reset.
+        What was put in place by hand since then (`place`, `move_arm`) is not among them.
+        """
+        self.reset(state.sample.seed, state.positions)
+        for setpoint, width in state.commands:
+            self._send(setpoint, width)
+        self.tick = state.tick
+        for name, value in copy.deepcopy(state.values).items():
+            setattr(self, name, value)
+        self.camera.electronics = copy.deepcopy(state.electronics)
+        vars(self.task).update(copy.deepcopy(state.task))
+
+    def close(self) -> None:
+        """Give back the physics server's memory."""
+        if self.client.isConnected():
+            self.client.disconnect()
+
+    @property
+    def calibration(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """K and distortion that perception is told of. None: the bundle's; what it deviates by is randomisation."""
+        return None, None
+
+    # --- what tasks and teachers may ask ----------------------------------------------------------------------------
+
+    def tool_position(self) -> np.ndarray:
+        """True tool centre point, [3] m, base frame."""
+        return np.array(self.client.getLinkState(self._body, self._tool, computeForwardKinematics=1)[4])
+
+    def hand_position(self) -> np.ndarray:
+        """True origin of the link that carries the tool frame, [3] m, base frame: a second point seen on the arm."""
+        return np.array(self.client.getLinkState(self._body, self._hand, computeForwardKinematics=1)[4])
+
+    def tool_velocity(self) -> np.ndarray:
+        """True velocity of the tool centre point, [3] m/s, base frame."""
+        return np.array(self.client.getLinkState(self._body, self._tool, 1, computeForwardKinematics=1)[6])
+
+    def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
+        """Position [3] m and quaternion xyzw [4], base frame."""
+        position, orientation = self.client.getBasePositionAndOrientation(body)
+        return np.array(position), np.array(orientation)
+
+    def keypoints(self) -> np.ndarray:
+        """The task's keypoints in the picture just captured, on the plane z = 1 of the contract's camera, [N, 2]."""
+        intrinsics = self.camera.contract.intrinsics
+        pixels = self.camera.project(self.task.keypoint_positions(self))
+        return (pixels - (intrinsics.cx, intrinsics.cy)) / (intrinsics.fx, intrinsics.fy)
+
+    def gripper_width(self) -> float:
+        """True opening, m."""
+        return float(sum(state[0] for state in self.client.getJointStates(self._body, self._fingers)))
+
+    def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
+        """A free box that takes the colour of the task's object and the sampled mass and friction.
+
+        `studs` makes it look like a LEGO brick; to touch it stays the box.
+        """
+        client, half = self.client, [extent / 2 for extent in size]
+        if studs:
+            vertices, normals = brick(size)
+            visual = client.createVisualShape(
+                client.GEOM_MESH, vertices=vertices.tolist(), indices=list(range(len(vertices))),
+                normals=normals.tolist(), uvs=[[0.0, 0.0]] * len(vertices),
+            )  # fmt: skip
+        else:
+            visual = client.createVisualShape(client.GEOM_BOX, halfExtents=half)
+        body = client.createMultiBody(
+            BLOCK_MASS,
+            client.createCollisionShape(client.GEOM_BOX, halfExtents=half),
+            visual,
+            basePosition=FAR_AWAY,
+        )
+        self._blocks.append(body)
+        return body
+
+    def add_marker(self, radius: float) -> Body:
+        """A flat disc to be seen only, `MARKER_COLOUR`; `place` puts it somewhere."""
+        shape = self.client.createVisualShape(
+            self.client.GEOM_CYLINDER, radius=radius, length=MARKER_THICKNESS, rgbaColor=(*MARKER_COLOUR, 1)
+        )
+        return self.client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
+
+    def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:
+        """Put a body somewhere at rest, base frame."""
+        orientation = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
+        self.client.resetBasePositionAndOrientation(body, position, orientation)
+        self.client.resetBaseVelocity(body, (0, 0, 0), (0, 0, 0))
+
+    def move_arm(self, positions: np.ndarray, gripper_width: float) -> None:
+        """Teleport the arm, at rest; positions [J] rad, width in m."""
+        for joint, position in zip(self._joints, positions, strict=True):
+            self.client.resetJointState(self._body, joint, position, 0.0)
+        for finger in self._fingers:
+            self.client.resetJointState(self._body, finger, gripper_width / len(self._fingers), 0.0)
+        self._controller.reset(np.asarray(positions, dtype=float))
+        self._measured = None
+
+    def picture(self) -> np.ndarray:
+        """A picture of the world as it stands, uint8 [H, W, 3]; outside the camera's schedule."""
+        return self.camera.expose(self.camera.render(self.client))
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        client = self.client
+        self.task.check(self.arm)
+        client.resetSimulation()
+        client.setGravity(0, 0, -9.81)
+        client.setTimeStep(DT)
+        flags = client.URDF_USE_INERTIA_FROM_FILE | client.URDF_MAINTAIN_LINK_ORDER
+        self._body = client.loadURDF(str(low_polygon_urdf(self.arm)), useFixedBase=True, flags=flags)
+        joints, links = {}, {}
+        for index in range(client.getNumJoints(self._body)):
+            info = client.getJointInfo(self._body, index)
+            joints[info[1].decode()], links[info[12].decode()] = index, index
+        finger_names = self.arm.gripper.joint_names if self.arm.gripper else ()
+        for name in (*self.arm.joint_names, *finger_names):
+            if name not in joints:
+                raise ConfigurationError(
+                    f"config/arms/{self.arm.name}.yaml: joint {name} is not in {self.arm.urdf}; "
+                    f"it has: {', '.join(joints)}"
+                )
+        if self.arm.tool_frame not in links:
+            raise ConfigurationError(
+                f"config/arms/{self.arm.name}.yaml: tool_frame {self.arm.tool_frame} is not a link of {self.arm.urdf}; "
+                f"it has: {', '.join(links)}"
+            )
+        self._joints = [joints[name] for name in self.arm.joint_names]
+        self._fingers = [joints[name] for name in finger_names]
+        self._tool = links[self.arm.tool_frame]
+        self._hand = client.getJointInfo(self._body, self._tool)[16]
+        self._links = [-1, *links.values()]
+        for finger in self._fingers:
+            client.changeDynamics(self._body, finger, spinningFriction=0.01)
+        if self.task.grips and len(self._fingers) == 2:
+            gear = client.createConstraint(
+                self._body, self._fingers[0], self._body, self._fingers[1], client.JOINT_GEAR,
+                jointAxis=(1, 0, 0), parentFramePosition=(0, 0, 0), childFramePosition=(0, 0, 0),
+            )  # fmt: skip
+            client.changeConstraint(gear, gearRatio=-1, erp=FINGER_GEAR_ERP, maxForce=FINGER_GEAR_FORCE)
+        self._controller = TrajectoryController(len(self.arm.home))
+        scene = self.scene
+        self._table = self._surface(scene.table)
+        self._blocks: list[Body] = []
+        self.task.build(self)
+        self._distractors = [self._distractor(index) for index in range(OBJECTS)]
+        self._occluders = [self._occluder() for _ in range(OCCLUDERS)] if "occluders" in self.profile.ranges else []
+        textures = self.profile.textures
+        self._pictures = [] if textures == "plain" else texture_set(textures, TEXTURES)
+        self._textures = self._load_textures()
+        self._pristine = client.saveState()
+
+    def _surface(self, box: Box) -> Body:
+        half = [extent / 2 for extent in box.size]
+        return self.client.createMultiBody(
+            0,
+            self.client.createCollisionShape(self.client.GEOM_BOX, halfExtents=half),
+            self.client.createVisualShape(self.client.GEOM_BOX, halfExtents=half),
+            basePosition=box.centre,
+        )
+
+    def _distractor(self, index: int) -> Body:
+        """A body to be seen only: it collides with nothing."""
+        size = 0.02 + 0.006 * index  # m
+        client = self.client
+        shape = (
+            client.createVisualShape(client.GEOM_SPHERE, radius=size),
+            client.createVisualShape(client.GEOM_BOX, halfExtents=[size, size * 1.6, size * 0.7]),
+            client.createVisualShape(client.GEOM_CYLINDER, radius=size, length=3 * size),
+        )[index % 3]
+        return client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
+
+    def _occluder(self) -> Body:
+        """A bar to be seen only."""
+        client = self.client
+        shape = client.createVisualShape(client.GEOM_BOX, halfExtents=OCCLUDER_HALF_SIZE)
+        return client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
+
+    def _load_textures(self) -> list[int]:
+        identifiers = []
+        with tempfile.TemporaryDirectory() as folder:
+            for index, image in enumerate(self._pictures):
+                path = Path(folder) / f"{index}.png"
+                cv2.imwrite(str(path), image[..., ::-1])
+                identifiers.append(self.client.loadTexture(str(path)))
+        return identifiers
+
+    # --- resetting --------------------------------------------------------------------------------------------------
+
+    def _reset_arm(self, positions: np.ndarray | None) -> None:
+        drawn, client = self.sample, self.client
+        limits = self.arm.limits
+        if positions is None:
+            positions = np.array(self.arm.home) + drawn["home_offset"][: len(self.arm.home)]
+        gripper = self.arm.gripper
+        width = 0.0 if gripper is None else gripper.closed_width if self.task.starts_closed else gripper.open_width
+        start = np.clip(positions, limits.lower, limits.upper)
+        self.move_arm(start, width)
+        for joint in self._joints:
+            client.changeDynamics(self._body, joint, jointDamping=drawn["joint_damping"])
+        self._forces = [effort * drawn["motor_strength"] for effort in limits.effort]
+        self._position_gains = [POSITION_GAIN * drawn["motor_gain"]] * len(self._joints)
+        self._velocity_gains = [VELOCITY_GAIN] * len(self._joints)
+        self._drive(start, np.zeros_like(start))
+        if gripper is not None:
+            self._command_gripper(width)
+        client.changeDynamics(self._table, -1, lateralFriction=drawn["table_friction"])
+        for finger in self._fingers:
+            client.changeDynamics(self._body, finger, lateralFriction=drawn["finger_friction"])
+        for block in self._blocks:
+            client.changeDynamics(
+                block, -1, mass=BLOCK_MASS * drawn["object_mass"], lateralFriction=drawn["object_friction"]
+            )
+
+    def _send(self, setpoint: tuple[np.ndarray, np.ndarray] | None, gripper_width: float | None) -> None:
+        """One tick of physics."""
+        self._commands.append((setpoint, gripper_width))
+        if setpoint is not None:
+            self._drive(*setpoint)
+        if gripper_width is not None and self.arm.gripper is not None:
+            self._command_gripper(gripper_width)
+        self.client.stepSimulation()
+
+    def _drive(self, position: np.ndarray, velocity: np.ndarray) -> None:
+        """Give the joint motors a setpoint, [J] rad and rad/s."""
+        self.client.setJointMotorControlArray(
+            self._body, self._joints, self.client.POSITION_CONTROL, targetPositions=position.tolist(),
+            targetVelocities=velocity.tolist(), forces=self._forces, positionGains=self._position_gains,
+            velocityGains=self._velocity_gains,
+        )  # fmt: skip
+
+    def _command_gripper(self, width: float) -> None:
+        gripper = self.arm.gripper
+        assert gripper is not None
+        each = float(np.clip(width, gripper.closed_width, gripper.open_width)) / len(self._fingers)
+        for finger in self._fingers:
+            self.client.setJointMotorControl2(
+                self._body, finger, self.client.POSITION_CONTROL, targetPosition=each,
+                force=gripper.effort / len(self._fingers), maxVelocity=gripper.velocity / len(self._fingers),
+            )  # fmt: skip
+
+    def _dress(self) -> None:
+        """Colours, textures and distractors of the episode."""
+        drawn, client = self.sample, self.client
+        rng = stream(drawn.seed, "appearance")
+        hue = (drawn["block_hue"] / 360) % 1
+        colour = colorsys.hsv_to_rgb(hue, drawn["block_saturation"], drawn["block_value"])
+        for block in self._blocks:
+            client.changeVisualShape(block, -1, rgbaColor=(*colour, 1))
+        tint, value = drawn["arm_tint"], drawn["arm_value"]
+        arm_hue = rng.uniform()
+        for link in self._links:
+            shade = colorsys.hsv_to_rgb(arm_hue, tint, value * rng.uniform(0.6, 1.0))
+            if self.profile.textures == "plain":
+                shade = (value, value, value)
+            client.changeVisualShape(self._body, link, rgbaColor=(*shade, 1))
+        if self._textures:
+            texture = self._textures[int(rng.integers(len(self._textures)))]
+            client.changeVisualShape(self._table, -1, textureUniqueId=texture, rgbaColor=(1, 1, 1, 1))
+        else:
+            client.changeVisualShape(self._table, -1, rgbaColor=(*PLAIN_TABLE, 1))
+        self._distractor_motion: list[tuple[Body, np.ndarray, np.ndarray, float]] = []
+        order = rng.permutation(OBJECTS)
+        for place, index in enumerate(order):
+            body = self._distractors[index]
+            if place >= drawn["distractors"]:
+                client.resetBasePositionAndOrientation(body, FAR_AWAY, (0, 0, 0, 1))
+                client.changeVisualShape(body, -1, rgbaColor=UNSEEN)
+                continue
+            shade = colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(0.2, 1))
+            client.changeVisualShape(body, -1, rgbaColor=(*shade, 1))
+            direction = rng.uniform(0, 2 * np.pi)
+            swing = DISTRACTOR_SWING * np.array([np.cos(direction), np.sin(direction), 0.0])
+            rate = drawn["distractor_speed"][place] / DISTRACTOR_SWING  # rad/s
+            self._distractor_motion.append((body, self._free_place(rng), swing, rate))
+        self._hang_occluders()
+
+    def _hang_occluders(self) -> None:
+        """Bars between camera and table, each in a place and colour of its own."""
+        drawn, camera = self.sample, self.scene.camera
+        rng = stream(drawn.seed, "occluders")
+        for index, body in enumerate(self._occluders):
+            if index >= drawn["occluders"]:
+                self.client.resetBasePositionAndOrientation(body, FAR_AWAY, (0, 0, 0, 1))
+                self.client.changeVisualShape(body, -1, rgbaColor=UNSEEN)
+                continue
+            between = np.array(camera.position) + rng.uniform(*OCCLUDER_DEPTH) * np.subtract(
+                camera.target, camera.position
+            )
+            turned = rng.standard_normal(4)
+            place = between + rng.uniform(-OCCLUDER_OFFSET, OCCLUDER_OFFSET, 3)
+            self.client.resetBasePositionAndOrientation(body, place, turned / np.linalg.norm(turned))
+            shade = colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(0.1, 1))
+            self.client.changeVisualShape(body, -1, rgbaColor=(*shade, 1))
+
+    def _free_place(self, rng: np.random.Generator) -> np.ndarray:
+        """A place on the table, [3] m, where a distractor never hides the task's blocks."""
+        blocks = [self.body_pose(block)[0][:2] for block in self._blocks]
+        while True:
+            place = rng.uniform(DISTRACTOR_REGION[0], DISTRACTOR_REGION[1])
+            if all(np.linalg.norm(place - block) > DISTRACTOR_CLEARANCE for block in blocks):
+                return np.array([*place, 0.03])
+
+    def _background(self) -> np.ndarray:
+        """What the camera sees behind table and arm: a random cut of a texture, uint8 [H, W, 3]."""
+        shape = (self.camera.contract.height, self.camera.contract.width)
+        if not self._pictures:
+            return np.full((*shape, 3), PLAIN_BACKGROUND, np.uint8)
+        rng = stream(self.sample.seed, "background")
+        picture = self._pictures[int(rng.integers(len(self._pictures)))]
+        size = int(rng.integers(len(picture) // 4, len(picture) + 1))
+        x, y = rng.integers(0, len(picture) - size + 1, 2)
+        cut = cv2.resize(picture[y : y + size, x : x + size], shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return (cut * rng.uniform(0.4, 1.0)).astype(np.uint8)
+
+    def _move_distractors(self) -> None:
+        elapsed = (self.tick - self._start_tick) * DT
+        for body, middle, swing, rate in self._distractor_motion:
+            position = middle + swing * np.sin(rate * elapsed)
+            self.client.resetBasePositionAndOrientation(body, position.tolist(), (0, 0, 0, 1))
+
+    # --- the camera's schedule --------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        """Count a frame and decide whether the episode ended with it."""
+        self._frames += 1
+        distance = self.task.distance(self)
+        settings, frame_s = self.task.settings, self.ticks_per_frame * DT
+        self._held_frames = self._held_frames + 1 if distance < settings.success_distance else 0
+        success = self._held_frames * frame_s >= settings.hold and self._held_frames > 0
+        if success or self._frames * frame_s >= settings.time_limit:
+            self.outcome = Outcome(success, self._frames, distance)
+
+    def _capture(self) -> None:
+        """Take a picture, unless this frame is dropped, and schedule its delivery."""
+        dropped = self._timing.uniform() < self.sample["dropped_frames"] and self._frames > 0
+        latency = self.sample["camera_latency"] + abs(self._timing.normal()) * self.sample["camera_jitter"]
+        self.captured = not dropped
+        exposures, self._exposures = self._exposures, []
+        if dropped:
+            return
+        self._move_distractors()
+        rendered = self.camera.render(self.client)
+        if exposures:
+            rendered = np.asarray(np.mean([*exposures, rendered], axis=0, dtype=np.float32)).astype(np.uint8)
+        self.image, self.image_stamp_ns = self.camera.expose(rendered), self.stamp_ns
+        due = self.tick + max(1, round(latency * TICKS_PER_SECOND))
+        if self._pending:
+            due = max(due, self._pending[-1][0] + 1)  # a driver delivers in order
+        self._pending.append((due, Frame(self.stamp_ns, self.image)))

@@ -1,0 +1,178 @@
+"""What every test has: a ROS domain of its own, shared memory only, and no ROS graph of the machine's in sight."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlfp_ros.runner import reserved_domain
+
+TIMEOUT_S = 15.0  # for an event between processes; a loaded machine starts a node in 5 s
+_held = contextlib.ExitStack()  # closed by the end of the process
+
+
+# At import: before any test module can start a context.
+os.environ["ROS_DOMAIN_ID"] = str(_held.enter_context(reserved_domain()))
+os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "SHM"  # opens no port, sees no other machine
+os.environ["RCUTILS_COLORIZED_OUTPUT"] = "0"
+os.environ.pop("ROS_NAMESPACE", None)
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, what: str = "") -> Any:
+    """Ask until `condition` is true and return what it gave; fail after `timeout_s`."""
+    limit = time.monotonic() + timeout_s
+    while time.monotonic() < limit:
+        result = condition()
+        if result:
+            return result
+        time.sleep(0.005)
+    raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+
+
+class TestNode:
+    """A node of the test's own: publishers, what it received, and waiting for it."""
+
+    __test__ = False
+
+    def __init__(self, context: Any, name: str = "test") -> None:
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        self.node = Node(name, context=context)
+        self.received: dict[str, list[Any]] = {}
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self.node)
+
+    def publisher(self, topic: Any, qos: Any = None) -> Any:
+        """A publisher for one of `nodes.messages`' topics."""
+        return self.node.create_publisher(topic.type, topic.name, qos or topic.qos)
+
+    def listen(self, topic: Any, qos: Any = None) -> list[Any]:
+        """The list that the topic's messages go into."""
+        heard = self.received.setdefault(topic.name, [])
+        self.node.create_subscription(topic.type, topic.name, heard.append, qos or topic.qos)
+        return heard
+
+    def spin_until(self, condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, what: str = "") -> Any:
+        """Take messages until `condition` is true; fail after `timeout_s`."""
+        limit = time.monotonic() + timeout_s
+        while time.monotonic() < limit:
+            result = condition()
+            if result:
+                return result
+            self._executor.spin_once(timeout_sec=0.02)
+        raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+
+    def spin_for(self, seconds: float) -> None:
+        """Take messages for a while: to see that something does not come."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def connected(self, *publishers: Any) -> None:
+        """Wait until somebody listens to each publisher."""
+        for publisher in publishers:
+            self.spin_until(lambda p=publisher: p.get_subscription_count() > 0, what=f"subscriber of {publisher.topic}")
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def ros_context() -> Iterator[Any]:
+    """A ROS context of the test's own."""
+    from rclpy.context import Context
+
+    context = Context()
+    context.init()
+    yield context
+    context.try_shutdown()
+
+
+@pytest.fixture
+def test_node(ros_context: Any) -> Iterator[TestNode]:
+    """A node to talk to the graph with."""
+    node = TestNode(ros_context)
+    yield node
+    node.close()
+
+
+class Process:
+    """A node in a process of its own."""
+
+    def __init__(self, executable: str, parameters: dict[str, Any], remappings: dict[str, str], folder: Path) -> None:
+        arguments = ["--ros-args"]
+        for name, value in parameters.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            arguments += ["-p", f"{name}:={text}"]
+        for old, new in remappings.items():
+            arguments += ["-r", f"{old}:={new}"]
+        self._log = folder / f"{executable}_{time.monotonic_ns()}.log"
+        with self._log.open("w") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", f"rlfp_ros.nodes.{executable}", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=Path(__file__).parent.parent,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        """Everything it has printed."""
+        return self._log.read_text()
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> int:
+        """Its exit code."""
+        return self.popen.wait(timeout_s)
+
+    def stop(self, signal_number: int = signal.SIGTERM, timeout_s: float = 5.0) -> int:
+        """End it and return its exit code; killed where it does not listen."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal_number)
+        try:
+            return self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            return self.popen.wait()
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """start_node("perception", {"bundle": path}): a process, ended with the test."""
+    processes: list[Process] = []
+
+    def start(executable: str, parameters: dict[str, Any] | None = None, **remappings: str) -> Process:
+        processes.append(Process(executable, parameters or {}, remappings, tmp_path))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of test/fixture_bundle.py's bundle, without a goal."""
+    from fixture_bundle import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("bundles")).directory
+
+
+@pytest.fixture(scope="session")
+def tiny_goal_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with a goal point."""
+    from fixture_bundle import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("bundles"), name="tiny_goal", goal="point").directory

@@ -1,0 +1,212 @@
+"""A tiny bundle whose outputs follow from its inputs by hand-checkable arithmetic: for tests of what moves the data."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rlfp_ros.bundle import Bundle, write_bundle
+from rlfp_ros.control.arm import load_arm
+
+WIDTH, HEIGHT = 64, 48  # not square: a swap of the two shows
+FX = 50.0
+POINTS = 4
+STACK = 2
+COMPONENTS = ("vx", "vy", "vz", "gripper")
+SCALE = (0.1, 0.1, 0.1, 0.04)
+# Optical frame looking straight down from 0.8 m above (0.5, 0, 0): x right is base -y, y down is base -x.
+T_BASE_CAMERA = {"xyz": [0.5, 0.0, 0.8], "quaternion_xyzw": [0.70710678, -0.70710678, 0.0, 0.0]}
+
+
+def make_bundle(directory: Path, name: str = "tiny", goal: str = "none") -> Bundle:
+    """Write the bundle into `directory / name`.
+
+    Encoder: m = mean red, green, blue of the image in [0, 1]; features[k] = (m_red + 0.01 k, m_green, m_blue);
+    object_pose = (m_red, m_green, 0.8, 0, 0, 0, 1); embedding = m.
+    Policy: action = tanh(mean of the stacked x, mean of the stacked y, joint 1, goal x * mask) + 0.01 * state, and
+    state counts the frames since `reset`.
+    """
+    generator = np.random.default_rng(7)
+    encoder, policy = _encoder(), _policy()
+    arm = load_arm("panda")
+    joints = len(arm.joint_names)
+    image = generator.integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    inputs = {
+        "features": generator.normal(size=(1, STACK, POINTS, 3)).astype(np.float32),
+        "proprioception": generator.normal(size=(1, 2 * joints + 4)).astype(np.float32),
+        "goal": np.array([[0.3, 0.1, 0.2]], np.float32),
+        "goal_mask": np.ones((1, 1), np.float32),
+        "state": np.zeros((1, 1), np.float32),
+    }
+    golden = {"encoder/image": image}
+    golden |= {f"encoder/{key}": value for key, value in _run(encoder, {"image": image}).items()}
+    golden |= {f"policy/{key}": value for key, value in (inputs | _run(policy, inputs)).items()}
+    contract = {
+        "schema": 1,
+        "name": name,
+        "task": "reach",
+        "arm": {
+            "name": arm.name,
+            "joint_names": list(arm.joint_names),
+            "base_frame": arm.base_frame,
+            "tool_frame": arm.tool_frame,
+        },
+        "camera": {
+            "width": WIDTH,
+            "height": HEIGHT,
+            "intrinsics": {"fx": FX, "fy": FX, "cx": (WIDTH - 1) / 2, "cy": (HEIGHT - 1) / 2},
+            "T_base_camera": T_BASE_CAMERA,
+            "tolerance": {"xyz_m": 0.03, "angle_rad": 0.05},
+            "rate_hz": 30.0,
+        },
+        "image": {"stack": 1},
+        "encoder": {
+            "inputs": {"image": [1, HEIGHT, WIDTH, 3]},
+            "outputs": {
+                "features": [1, POINTS, 3],
+                "object_pose": [1, 7],
+                "pose_cov": [1, 6, 6],
+                "embedding": [1, 3],
+            },
+        },
+        "policy": {
+            "inputs": ["features", "proprioception", "goal", "goal_mask", "state"],
+            "outputs": ["action", "next_state"],
+            "feature_stack": STACK,
+            "state_size": 1,
+        },
+        "proprioception": ["joint_positions", "joint_velocities", "gripper_width", "tool_position"],
+        "goal": goal,
+        "normalisation": {"where": "inside_onnx"},
+        "action": {
+            "kind": "twist",
+            "components": list(COMPONENTS),
+            "scale": list(SCALE),
+            "units": ["m/s", "m/s", "m/s", "m"],
+            "rate_hz": 30.0,
+        },
+        "base_controller": {"name": "hold"},
+        "latency": {"camera_s": 0.03, "command_s": 0.01},
+        "feature_statistics": {
+            "mean": [0.5, 0.5, 0.5],
+            "covariance": (0.01 * np.eye(3)).tolist(),
+            "usual_distance": 1.54,
+            "rare_distance": 4.03,
+        },  # of three normal values
+        "provenance": {"made_by": "test/fixture_bundle.py"},
+    }
+    return write_bundle(
+        directory / name,
+        contract,
+        {
+            "encoder.onnx": encoder.SerializeToString(),
+            "policy.onnx": policy.SerializeToString(),
+            "golden.npz": _npz(golden),
+        },
+    )
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _constant(name: str, values: np.ndarray) -> onnx.TensorProto:
+    return numpy_helper.from_array(values, name)
+
+
+def _model(nodes: list, inputs: list, outputs: list, constants: list) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 10  # onnxruntime reads older files than onnx writes by default
+    onnx.checker.check_model(model)
+    return model
+
+
+def _value(name: str, shape: list[int], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _encoder() -> onnx.ModelProto:
+    offsets = np.zeros((1, POINTS, 3), np.float32)
+    offsets[0, :, 0] = 0.01 * np.arange(POINTS)
+    to_pose = np.zeros((3, 7), np.float32)
+    to_pose[0, 0] = to_pose[1, 1] = 1
+    pose_offset = np.array([[0, 0, 0.8, 0, 0, 0, 1]], np.float32)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["float", "white"], ["unit"]),
+        helper.make_node("ReduceMean", ["unit"], ["embedding"], axes=[1, 2], keepdims=0),
+        helper.make_node("Unsqueeze", ["embedding", "one"], ["mean_row"]),
+        helper.make_node("Add", ["mean_row", "offsets"], ["features"]),
+        helper.make_node("MatMul", ["embedding", "to_pose"], ["place"]),
+        helper.make_node("Add", ["place", "pose_offset"], ["object_pose"]),
+        helper.make_node("ReduceSum", ["embedding"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Add", ["covariance", "nothing"], ["pose_cov"]),
+    ]
+    constants = [
+        _constant("white", np.array(255, np.float32)),
+        _constant("one", np.array([1], np.int64)),
+        _constant("zero", np.array(0, np.float32)),
+        _constant("offsets", offsets),
+        _constant("to_pose", to_pose),
+        _constant("pose_offset", pose_offset),
+        _constant("covariance", np.diag([1e-4, 2e-4, 3e-4, 0.1, 0.1, 0.1]).astype(np.float32)[None]),
+    ]
+    outputs = [
+        _value("features", [1, POINTS, 3]),
+        _value("object_pose", [1, 7]),
+        _value("pose_cov", [1, 6, 6]),
+        _value("embedding", [1, 3]),
+    ]
+    return _model(nodes, [_value("image", [1, HEIGHT, WIDTH, 3], TensorProto.UINT8)], outputs, constants)
+
+
+def _policy() -> onnx.ModelProto:
+    joints = len(load_arm("panda").joint_names)
+    size = 2 * joints + 4
+    first_joint = np.zeros((size, 1), np.float32)
+    first_joint[0, 0] = 1
+    nodes = [
+        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[1, 2], keepdims=0),  # [1, 3]
+        helper.make_node("Slice", ["mean", "begin", "end", "axis"], ["xy"]),  # [1, 2]
+        helper.make_node("MatMul", ["proprioception", "first_joint"], ["joint"]),  # [1, 1]
+        helper.make_node("Slice", ["goal", "begin", "first", "axis"], ["goal_x"]),  # [1, 1]
+        helper.make_node("Mul", ["goal_x", "goal_mask"], ["wanted"]),
+        helper.make_node("Concat", ["xy", "joint", "wanted"], ["all"], axis=1),
+        helper.make_node("Tanh", ["all"], ["bounded"]),
+        helper.make_node("Mul", ["state", "small"], ["memory"]),
+        helper.make_node("Add", ["bounded", "memory"], ["action"]),
+        helper.make_node("Add", ["state", "step"], ["next_state"]),
+    ]
+    constants = [
+        _constant("begin", np.array([0], np.int64)),
+        _constant("end", np.array([2], np.int64)),
+        _constant("first", np.array([1], np.int64)),
+        _constant("axis", np.array([1], np.int64)),
+        _constant("first_joint", first_joint),
+        _constant("small", np.array(0.01, np.float32)),
+        _constant("step", np.array(1, np.float32)),
+    ]
+    inputs = [
+        _value("features", [1, STACK, POINTS, 3]),
+        _value("proprioception", [1, size]),
+        _value("goal", [1, 3]),
+        _value("goal_mask", [1, 1]),
+        _value("state", [1, 1]),
+    ]
+    return _model(nodes, inputs, [_value("action", [1, 4]), _value("next_state", [1, 1])], constants)

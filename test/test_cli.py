@@ -1,0 +1,185 @@
+"""The command line: help at once, one sentence for every mistake, and what each command hands on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlfp_ros import cli, doctor
+from rlfp_ros.graph import REAL_ARM, SIM
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rlfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "rlfp_ros.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["inspect", "no_such_bundle"], "no_such_bundle: no such file, and models/ has no 'no_such_bundle'"),
+        (["launch", "nothing.launch.py"], "nothing.launch.py: no such launch file; there is: sim.launch.py"),
+        (["launch"], "which launch file? There is: sim.launch.py, real_arm.launch.py"),
+        (["launch", "sim.launch.py", "task:=juggle"], "task is 'juggle'; it can be: reach"),
+        (["launch", "sim.launch.py", "task=reach"], "write task:=reach"),
+        (["launch", "sim.launch.py", "bundle:=no_such_bundle"], "no_such_bundle: no such file"),
+        (["bench", "astrology"], "'astrology' is no script in benchmarks/"),
+    ],
+)
+def test_mistake_is_one_line_on_standard_error_and_exit_code_2(arguments: list[str], expected: str) -> None:
+    done = rlfp(*arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_no_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    shown = capsys.readouterr().out
+    for command in ("demo", "test", "launch", "train", "evaluate", "inspect", "doctor", "bench"):
+        assert command in shown
+
+
+@pytest.mark.parametrize("command", ["demo", "launch", "train", "evaluate", "inspect", "doctor", "bench", "test"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert "rlfp " + command in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("which", [SIM, REAL_ARM], ids=lambda which: which.name)
+def test_launch_lists_every_argument_with_its_default(which: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["launch", f"{which.name}.launch.py", "-s"]) == 0
+    shown = capsys.readouterr().out
+    for argument in which.arguments:
+        assert f"  {argument.name}:={argument.default}\n      {argument.description}" in shown
+
+
+@pytest.mark.parametrize("wrong", ["0", "-3", "many"])
+def test_number_of_episodes_must_make_sense(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["demo", "--episodes", wrong])
+    assert end.value.code == 2
+    assert "--episodes" in capsys.readouterr().err
+
+
+def test_words_after_test_go_to_pytest_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(pytest, "main", lambda arguments: given.append(arguments) or 0)
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["test", "-k", "graph", "--lf", "test/test_graph.py"]) == 0
+    assert cli.main(["test"]) == 0
+    assert given == [["-k", "graph", "--lf", "test/test_graph.py"], ["test"]]
+
+
+def test_benchmark_gets_the_words_after_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    script = "def main(argv):\n    return 5 if argv == ['--json', 'f'] else 1\n"
+    (tmp_path / "benchmarks" / "speed.py").write_text(script)
+    monkeypatch.setattr(cli, "_source_tree", lambda folder: tmp_path)
+    assert cli.main(["bench", "speed", "--json", "f"]) == 5
+
+
+def test_missing_python_package_is_named_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Any) -> int:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    assert cli.main(["doctor"]) == 2
+    assert "the Python package 'torch' is missing" in capsys.readouterr().err
+
+
+def test_error_of_the_program_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> int:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    with pytest.raises(ValueError, match="of ours"):
+        cli.main(["doctor"])
+
+
+# --- inspect and doctor ----------------------------------------------------------------------------------------------
+
+BUNDLES = sorted(path.parent for path in (ROOT / "models").glob("*/bundle.yaml"))
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
+def test_inspect_shows_a_shipped_bundle_and_that_it_holds_together(bundle: Path) -> None:
+    done = rlfp("inspect", str(bundle))
+    assert done.returncode == 0, done.stderr
+    assert "both networks load and give the golden outputs" in done.stdout
+
+
+@pytest.mark.parametrize("bundle", BUNDLES[:1], ids=lambda bundle: bundle.name)
+def test_inspect_refuses_an_altered_network_with_one_sentence(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(bundle, tmp_path / bundle.name))
+    with open(copy / "policy.onnx", "ab") as file:
+        file.write(b"x")
+    done = rlfp("inspect", str(copy))
+    assert done.returncode == 2
+    assert "policy.onnx: sha256 is" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_doctor_finds_this_environment_healthy(tmp_path: Path) -> None:
+    import json
+
+    done = rlfp("doctor", "--json", str(tmp_path / "findings.json"))
+    findings = {row["part"]: row for row in json.loads((tmp_path / "findings.json").read_text())}
+    assert findings["ROS 2"]["health"] == "ok", findings["ROS 2"]
+    assert "hears itself over rmw_fastrtps_cpp" in findings["ROS 2"]["text"]
+    assert findings["core"]["health"] == "ok", findings["core"]
+    assert done.returncode == 0, done.stdout
+
+
+def test_doctor_names_the_missing_package_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "daqp" else real(name))
+    core = next(finding for finding in doctor._requirements() if finding.part == "core")
+    assert core.health is doctor.Health.BAD
+    assert "daqp is not there" in core.text
+    assert "-m pip install 'daqp" in core.fix
+
+
+def test_doctor_names_a_version_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.9" if name == "pydantic" else real(name))
+    core = next(finding for finding in doctor._requirements() if finding.part == "core")
+    assert "pydantic is 1.9" in core.text
+
+
+def test_doctor_takes_the_other_builds_of_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "opencv-python":
+            return "4.10.0"
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    assert doctor._version("opencv-python-headless") == "4.10.0"
+
+
+def test_doctor_refuses_a_domain_that_ros_cannot_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "500")
+    monkeypatch.setattr(doctor, "ROS_PROBE", "print('rmw_fastrtps_cpp heard x')")
+    assert any(finding.part == "domain" and finding.health is doctor.Health.BAD for finding in doctor._ros())

@@ -1,0 +1,119 @@
+"""The shipped bundle, in process and through the real graph: figures, parity, and what the demo leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.evaluation.evaluate import evaluate
+from rlfp_ros.evaluation.graph import observe_graph, outcome_of
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.evaluation.statistics import wilson95
+from rlfp_ros.recording.reader import BagReader
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.randomization import load_profile
+
+BUNDLE = "reach_panda"
+KEYS = {
+    "bundle", "task", "world", "profile", "episodes", "seed", "successes", "success_rate", "wilson95", "mean_steps",
+    "wall_s",
+}  # fmt: skip
+
+
+def rollout(profile: str = "train") -> Rollout:
+    return Rollout(load_bundle(BUNDLE), load_profile(profile))
+
+
+@pytest.mark.parametrize(
+    ("successes", "episodes", "low", "high"),
+    # Brown, Cai and DasGupta 2001, and the closed form by hand.
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (190, 200, 0.9104, 0.9726)],
+)
+def test_wilson_intervals_are_the_published_ones(successes: int, episodes: int, low: float, high: float) -> None:
+    assert wilson95(successes, episodes) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_the_shipped_policy_reaches_under_heavy_randomisation(tmp_path: Path) -> None:
+    """40 episodes: a policy at its documented rate falls below this bound once in a thousand runs."""
+    result = evaluate(BUNDLE, profile="train", episodes=40, seed=100, json_path=tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert set(result) == KEYS
+    assert result["success_rate"] >= 0.85
+
+
+def test_without_its_features_the_policy_is_lost() -> None:
+    """The figures come from the picture: the same policy on black pictures does not reach."""
+    blind = rollout("none")
+    seen = blind._perception
+    blind._perception = lambda image, *camera: seen(np.zeros_like(image), *camera)  # type: ignore[assignment]
+    assert sum(blind.play(seed).outcome.success for seed in range(10)) <= 2
+
+
+def test_the_policy_is_given_no_simulator_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = rollout()
+    expected = [plain.play(seed) for seed in range(2)]
+    scrambled = rollout()
+    noise = np.random.default_rng(0)
+    monkeypatch.setattr(scrambled.world.task, "privileged_state", lambda world: noise.normal(size=12))
+    monkeypatch.setattr(scrambled.world.task, "teacher", lambda world, action: noise.normal(size=3))
+    for seed, episode in enumerate(expected):
+        again = scrambled.play(seed)
+        assert again.outcome == episode.outcome
+        for one, other in zip(again.residuals, episode.residuals, strict=True):
+            np.testing.assert_array_equal(one.twist, other.twist)
+
+
+@pytest.mark.graph
+def test_lock_step_through_the_graph_plays_the_same_episodes() -> None:
+    arguments = {
+        "task": "reach", "bundle": BUNDLE, "profile": "train", "episodes": 3, "seed": 20, "lock_step": True,
+        "transport": "local",
+    }  # fmt: skip
+    observed = observe_graph(arguments, lambda episode: None)
+    alone = rollout()
+    compared = 0
+    for number, heard in enumerate(observed):
+        played = alone.play(20 + number)
+        assert outcome_of(heard) == played.outcome
+        # Stamps count from the start of the process: compare them from each episode's start, its first picture.
+        expected = {residual.stamp_ns - played.residuals[0].stamp_ns: residual.twist for residual in played.residuals}
+        compared += len(heard.residuals)
+        for stamp, twist in heard.residuals.items():
+            np.testing.assert_allclose(twist, expected[stamp - heard.start], atol=1e-5)
+    assert compared > 50  # a listener may miss some; what it heard must be equal
+
+
+@pytest.mark.graph
+def test_the_demo_leaves_pictures_figures_and_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rlfp_ros.evaluation import demo
+
+    assert demo.run(episodes=2, seed=3, json_path=tmp_path / "copy.json", out=tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert "1/2" in out
+    assert "2/2" in out
+    run = tmp_path / "run"
+    for name in ("episode.gif", "episode.png", "actions.png", "result.json", "log.txt"):
+        assert (run / name).stat().st_size > 1000 or name in ("result.json", "log.txt")
+    result = json.loads((run / "result.json").read_text())
+    assert json.loads((tmp_path / "copy.json").read_text()) == result
+    assert set(result) == KEYS | {"camera_to_command_ms"}
+    assert result["episodes"] == 2
+    assert result["camera_to_command_ms"]["n"] > 20
+    (bag,) = (run / "bags").iterdir()
+    with BagReader(bag) as reader:
+        assert {"/camera/image_raw", "/joint_states", "/policy/residual", "/safety/state"} <= set(reader.topics)
+
+
+def test_bad_requests_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--episodes is 0"):
+        evaluate(BUNDLE, episodes=0)
+    with pytest.raises(ConfigurationError, match="--world is 'gazebo'"):
+        evaluate(BUNDLE, episodes=1, world="gazebo")
+    with pytest.raises(ConfigurationError, match="sim/randomization"):
+        evaluate(BUNDLE, episodes=1, profile="mars")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        evaluate(BUNDLE, episodes=1, profile="none", json_path=Path("/proc/nowhere/result.json"))

@@ -1,0 +1,361 @@
+"""The graph as data, and both launchers held against it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlfp_ros import graph
+from rlfp_ros.graph import GRAPHS, REAL_ARM, SIM, Graph, OnExit, Resolved, parse_arguments, parse_assignments, resolve
+from rlfp_ros.runner import node_command
+from rlfp_ros.schema import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOTH = pytest.mark.parametrize("which", [SIM, REAL_ARM], ids=lambda which: which.name)
+
+
+def run_of(which: Graph, **overrides: Any) -> Resolved:
+    """Resolved without loading the bundle: these tests are about the graph."""
+    return resolve(which, overrides, check=False)
+
+
+def parameters(resolved: Resolved, name: str) -> dict[str, Any]:
+    return next(process for process in resolved.processes if process.name == name).parameters
+
+
+# --- what runs -------------------------------------------------------------------------------------------------------
+
+
+def test_simulation_has_the_simulator_and_the_three_nodes_of_the_robot() -> None:
+    names = [process.name for process in run_of(SIM).processes]
+    assert names == ["simulator", "perception", "policy", "residual_controller"]
+
+
+def test_real_arm_has_the_same_nodes_without_a_simulator() -> None:
+    assert [process.name for process in run_of(REAL_ARM).processes] == ["perception", "policy", "residual_controller"]
+
+
+@BOTH
+def test_recorder_runs_only_when_told_where_to_record(which: Graph) -> None:
+    assert "recorder" not in [process.name for process in run_of(which).processes]
+    recording = run_of(which, record="/tmp/bags", record_per_episode=False)
+    assert parameters(recording, "recorder") == {
+        "directory": "/tmp/bags",
+        "per_episode": False,
+        "use_sim_time": which is SIM,
+    }
+
+
+def test_simulator_waits_for_the_recorder_only_when_it_runs() -> None:
+    assert parameters(run_of(SIM), "simulator")["wait_for"] == ["policy", "residual_controller"]
+    assert "recorder" in parameters(run_of(SIM, record="bags"), "simulator")["wait_for"]
+
+
+def test_real_arm_starts_disabled_and_simulation_enabled() -> None:
+    assert parameters(run_of(REAL_ARM), "residual_controller")["start_enabled"] is False
+    assert parameters(run_of(SIM), "residual_controller")["start_enabled"] is True
+
+
+def test_real_arm_needs_a_heartbeat_unless_told_otherwise() -> None:
+    assert parameters(run_of(REAL_ARM), "residual_controller")["require_heartbeat"] is True
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tick_on"),
+    [({}, "joint_states"), ({"lock_step": True}, "joint_states"), ({"real_time_factor": 0.5}, "joint_states")],
+)
+def test_controller_ticks_on_joint_states_where_time_is_not_wall_time(overrides: dict[str, Any], tick_on: str) -> None:
+    assert parameters(run_of(SIM, **overrides), "residual_controller")["tick_on"] == tick_on
+
+
+def test_default_bundle_is_named_after_task_and_arm() -> None:
+    assert parse_arguments(SIM, {"arm": "iiwa"})["bundle"] == "reach_iiwa"
+    assert parse_arguments(SIM, {"arm": "iiwa", "bundle": "mine"})["bundle"] == "mine"
+
+
+def test_simulator_gets_camera_settings_only_where_they_differ_from_the_bundle() -> None:
+    assert not {"image_width", "image_height", "image_rate_hz"} & set(parameters(run_of(SIM), "simulator"))
+    changed = parameters(run_of(SIM, image_size="640x480", rate=15), "simulator")
+    assert (changed["image_width"], changed["image_height"], changed["image_rate_hz"]) == (640, 480, 15.0)
+    assert parameters(run_of(SIM, image_size=128), "simulator")["image_height"] == 128
+
+
+def test_real_arm_topics_are_remapped_to_the_drivers() -> None:
+    resolved = run_of(
+        REAL_ARM, image_topic="/wrist/color", controller_name="/ns/jtc", joint_states_topic="/franka/joints"
+    )
+    for process in resolved.processes:
+        assert process.remappings["camera/image_raw"] == "/wrist/color"
+        assert process.remappings["joint_states"] == "/franka/joints"
+        assert process.remappings["joint_trajectory_controller/joint_trajectory"] == "/ns/jtc/joint_trajectory"
+
+
+def test_forward_controller_gets_its_own_name_and_topic() -> None:
+    resolved = run_of(REAL_ARM, command_interface="forward_position", controller_name="arm_position")
+    assert parameters(resolved, "residual_controller")["output"] == "forward_position"
+    assert resolved.processes[0].remappings["forward_position_controller/commands"] == "arm_position/commands"
+
+
+def test_names_that_the_arm_already_has_are_not_remapped() -> None:
+    assert all(process.remappings == {} for process in run_of(SIM).processes)
+    assert "joint_states" not in run_of(REAL_ARM).processes[0].remappings
+
+
+@BOTH
+def test_every_topic_name_in_the_graph_is_relative(which: Graph) -> None:
+    """A namespace moves the whole graph."""
+    for process in run_of(which).processes:
+        assert not [name for name in process.remappings if name.startswith("/")]
+    assert {process.namespace for process in run_of(which, namespace="arm_1/").processes} == {"/arm_1"}
+
+
+def test_simulator_ends_the_run_and_the_recorder_never_stops_a_real_arm() -> None:
+    assert {process.name: process.on_exit for process in run_of(SIM).processes}["simulator"] is OnExit.FINISH
+    on_exit = {process.name: process.on_exit for process in run_of(REAL_ARM, record="bags").processes}
+    assert on_exit["recorder"] is OnExit.CONTINUE
+    assert on_exit["residual_controller"] is OnExit.FAIL
+
+
+def test_safety_controller_is_never_restarted_by_itself() -> None:
+    for which in (SIM, REAL_ARM):
+        controller = next(process for process in run_of(which).processes if process.name == "residual_controller")
+        assert controller.respawn is None
+
+
+# --- transport -------------------------------------------------------------------------------------------------------
+
+
+def test_local_transport_is_shared_memory_alone_and_lan_leaves_fast_dds_alone() -> None:
+    assert run_of(SIM, transport="local").processes[0].environment["FASTDDS_BUILTIN_TRANSPORTS"] == "SHM"
+    assert "FASTDDS_BUILTIN_TRANSPORTS" not in run_of(SIM).processes[0].environment
+
+
+@pytest.mark.parametrize("transport", ["local", "lan"])
+def test_large_segment_profile_exists_for_every_transport(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
+    values = graph.environment(transport, large_images=True)
+    assert "33554432" in Path(values["FASTRTPS_DEFAULT_PROFILES_FILE"]).read_text()
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in graph.environment(transport)
+
+
+def test_domain_id_reaches_every_node_and_every_node_has_one_thread() -> None:
+    for process in run_of(SIM, domain_id=42).processes:
+        assert process.environment["ROS_DOMAIN_ID"] == "42"
+        assert process.environment["OMP_NUM_THREADS"] == "1"
+
+
+# --- bad input: one sentence that says what exists -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"epsiodes": "5"}, "sim.launch.py: has no argument epsiodes; it has: task, arm"),
+        ({"task": "juggle"}, "sim.launch.py: task is 'juggle'; it can be: reach"),
+        ({"transport": "wifi"}, "transport is 'wifi'; it can be: lan, local"),
+        ({"episodes": "many"}, "episodes is 'many', expected a whole number of at least 0"),
+        ({"episodes": "-1"}, "episodes is '-1', expected a whole number of at least 0"),
+        ({"real_time_factor": "0"}, "real_time_factor is '0', expected a number from 0.01 to 10"),
+        ({"rate": "nan"}, "rate is 'nan', expected a number from 0 to 240"),
+        ({"lock_step": "yes"}, "lock_step is 'yes'; it can be: true, false"),
+        ({"image_size": "84x"}, "image_size is '84x', expected the camera image's size in pixels"),
+        ({"domain_id": "500"}, "domain_id is '500', expected the ROS_DOMAIN_ID of the graph, 0 to 101"),
+        ({"namespace": "a b"}, "namespace is 'a b', expected a ROS namespace"),
+    ],
+)
+def test_wrong_argument_is_refused_with_what_is_possible(overrides: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_arguments(SIM, overrides)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "hint"), [("task=push", "write task:=push"), ("--task", "write task:=VALUE")])
+def test_word_that_is_no_assignment_is_refused_with_the_right_form(word: str, hint: str) -> None:
+    with pytest.raises(ConfigurationError, match=hint):
+        parse_assignments([word], "sim.launch.py")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"bundle": "no_such_bundle"}, "no_such_bundle"),
+        ({"arm": "octopus"}, "config/arms/ has no 'octopus'; it has: "),
+        ({"profile": "chaos"}, "sim/randomization/ has no 'chaos'; it has: harsh, none, train, validation"),
+    ],
+)
+def test_what_an_argument_names_is_checked_before_anything_starts(overrides: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(SIM, overrides)
+    assert expected in str(caught.value)
+
+
+def test_unknown_launch_file_lists_what_exists() -> None:
+    assert graph.find_graph("launch/sim.launch.py") is SIM
+    with pytest.raises(ConfigurationError, match=r"there is: sim\.launch\.py, real_arm\.launch\.py"):
+        graph.find_graph("simulation.launch.py")
+
+
+@BOTH
+def test_every_argument_has_a_description_and_a_default_that_passes_its_own_check(which: Graph) -> None:
+    assert all(len(argument.description) > 20 for argument in which.arguments)
+    parse_arguments(which, {})
+    assert len({argument.name for argument in which.arguments}) == len(which.arguments)
+
+
+# --- files that belong to the graph ----------------------------------------------------------------------------------
+
+
+@BOTH
+def test_parameter_file_speaks_of_nodes_and_parameters_that_exist(which: Graph) -> None:
+    document = yaml.safe_load((ROOT / "config" / f"{which.name}.yaml").read_text())
+    nodes = {node.executable for node in which.nodes}
+    for name, content in document.items():
+        assert name.removeprefix("/**/") in nodes
+        assert set(content) == {"ros__parameters"}
+    from rlfp_ros.control.controller_settings import ControllerSettings
+
+    ControllerSettings(**document["/**/residual_controller"]["ros__parameters"])
+
+
+def test_every_executable_is_declared_as_a_console_script() -> None:
+    import configparser
+
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    scripts = config["options.entry_points"]["console_scripts"].split("\n")
+    declared = dict(line.split(" = ") for line in scripts if line)
+    for which in GRAPHS.values():
+        for node in which.nodes:
+            assert declared[node.executable] == f"rlfp_ros.nodes.{node.executable}:main"
+
+
+def test_tasks_that_can_be_launched_are_those_that_exist() -> None:
+    choices = next(argument for argument in SIM.arguments if argument.name == "task").choices
+    assert sorted(choices) == sorted(path.stem for path in (ROOT / "sim" / "tasks").glob("*.yaml"))
+
+
+def test_controller_yaml_interpolates_from_the_desired_state_and_names_the_arms_joints() -> None:
+    from rlfp_ros.control.arm import load_arm
+
+    for path in (ROOT / "config" / "controllers").glob("*.yaml"):
+        settings = yaml.safe_load(path.read_text())["/**/joint_trajectory_controller"]["ros__parameters"]
+        assert settings["interpolate_from_desired_state"] is True
+        assert settings["allow_nonzero_velocity_at_trajectory_end"] is False
+        assert tuple(settings["joints"]) == load_arm(path.stem).joint_names
+
+
+# --- the runner's command lines --------------------------------------------------------------------------------------
+
+
+def test_command_line_carries_name_namespace_remappings_and_parameter_files() -> None:
+    process = run_of(REAL_ARM, namespace="left", image_topic="/wrist/color").processes[0]
+    command = node_command(process, Path("/tmp/own.yaml"))
+    assert command[command.index("-m") + 1] == "rlfp_ros.nodes.perception"
+    for pair in ("__node:=perception", "__ns:=/left", "camera/image_raw:=/wrist/color"):
+        assert command[command.index(pair) - 1] == "-r"
+    files = [command[i + 1] for i, word in enumerate(command) if word == "--params-file"]
+    assert files == [str(ROOT / "config" / "real_arm.yaml"), "/tmp/own.yaml"], "later files win"
+    assert command[-2:] == ["--log-level", "info"]
+
+
+# --- launch/*.launch.py ----------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Stands in for an action of `launch` or `launch_ros`: remembers what it was made of."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.arguments, self.options = arguments, options
+
+
+@pytest.fixture
+def launch_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The few names of `launch` that our files use, so that the launch files are held to the graph without it."""
+    names = {
+        "launch": ["LaunchContext", "LaunchDescription"],
+        "launch.action": ["Action"],
+        "launch.actions": ["DeclareLaunchArgument", "LogInfo", "OpaqueFunction", "Shutdown"],
+        "launch_ros": [],
+        "launch_ros.actions": ["Node"],
+    }
+    for module, classes in names.items():
+        stand_in = types.ModuleType(module)
+        for name in classes:
+            setattr(stand_in, name, type(name, (Recorded,), {}))
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    monkeypatch.delitem(sys.modules, "rlfp_ros.ros2_launch", raising=False)
+
+
+def load_launch_file(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{name}_launch", ROOT / "launch" / f"{name}.launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@BOTH
+def test_launch_file_declares_the_arguments_and_starts_the_nodes_of_the_graph(
+    which: Graph, launch_stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "_check", lambda *_: 0)  # no bundle needed here
+    overrides = {"namespace": "left", "record": "/tmp/bags", "log_level": "debug"}
+    (entities,) = load_launch_file(which.name).generate_launch_description().arguments
+    declared = [entity for entity in entities if type(entity).__name__ == "DeclareLaunchArgument"]
+    assert [entity.arguments[0] for entity in declared] == [argument.name for argument in which.arguments]
+    for entity, argument in zip(declared, which.arguments, strict=True):
+        assert entity.options["default_value"] == argument.default
+        assert entity.options["description"] == argument.description
+        assert tuple(entity.options["choices"] or ()) == argument.choices
+
+    values = {argument.name: argument.default for argument in which.arguments} | overrides
+    context = types.SimpleNamespace(launch_configurations=values, argv=[f"{k}:={v}" for k, v in overrides.items()])
+    actions = entities[-1].options["function"](context)
+    expected = resolve(which, overrides, check=False).processes
+    assert [action.options["name"] for action in actions] == [process.name for process in expected]
+    for action, process in zip(actions, expected, strict=True):
+        options = action.options
+        assert options["package"] == "rlfp_ros"
+        assert options["executable"] == process.executable
+        assert options["namespace"] == process.namespace
+        assert options["parameters"] == [*(str(path) for path in process.parameter_files), process.parameters]
+        assert dict(options["remappings"]) == process.remappings
+        assert options["additional_env"] == process.environment
+        assert options["ros_arguments"] == ["--log-level", process.log_level]
+        assert options["respawn"] is (process.respawn is not None)
+        ends = process.on_exit is not OnExit.CONTINUE and process.respawn is None
+        assert (options["on_exit"] is not None) is ends
+        assert float(options["sigterm_timeout"]) + float(options["sigkill_timeout"]) < 3.0
+
+
+def test_launch_file_says_which_argument_does_nothing(launch_stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "_check", lambda *_: 0)
+    (entities,) = load_launch_file("sim").generate_launch_description().arguments
+    values = {argument.name: argument.default for argument in SIM.arguments} | {"epsiodes": "3"}
+    context = types.SimpleNamespace(launch_configurations=values, argv=["epsiodes:=3"])
+    first = entities[-1].options["function"](context)[0]
+    assert "sim.launch.py has no argument epsiodes" in first.options["msg"]
+
+
+@BOTH
+def test_launch_files_under_the_real_launch(which: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        from launch import LaunchContext
+        from launch_ros.actions import Node
+    except ImportError:
+        pytest.skip("launch and launch_ros are not installed")
+    monkeypatch.setattr(graph, "_check", lambda *_: 0)
+    monkeypatch.delitem(sys.modules, "rlfp_ros.ros2_launch", raising=False)
+    context = LaunchContext()
+    nodes = []
+    for entity in load_launch_file(which.name).generate_launch_description().entities:
+        nodes += [action for action in entity.execute(context) or [] if isinstance(action, Node)]
+    assert [node.node_executable for node in nodes] == [process.name for process in run_of(which).processes]

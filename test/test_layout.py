@@ -1,0 +1,142 @@
+"""The rules of the house: imports point one way, only nodes/ needs ROS, only learning/ and adaptation/ need torch."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "rlfp_ros"
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("."))
+
+# What each part may import of the others. The files at the top level that every part may use:
+FOUNDATION = {"rlfp_ros", "schema", "paths", "episode", "bundle"}
+PARTS = {
+    "schema": set(),
+    "paths": {"schema"},
+    "episode": {"schema"},
+    "bundle": {"schema", "paths"},
+    "perception": FOUNDATION | {"control"},
+    "control": FOUNDATION,
+    "recording": FOUNDATION | {"perception", "control"},
+    "operator": FOUNDATION | {"perception", "control"},
+    "simulation": FOUNDATION | {"perception", "control"},
+    "nodes": FOUNDATION | {"perception", "control", "recording", "operator", "simulation"},
+    # On top of the simulation, beside the nodes. `graph` and `runner` start the nodes as processes.
+    "evaluation": FOUNDATION
+    | {"perception", "control", "recording", "simulation", "nodes", "graph", "runner", "inspection"},
+    "learning": FOUNDATION | {"perception", "control", "simulation", "evaluation"},
+    "adaptation": FOUNDATION | {"perception", "control", "recording", "simulation", "evaluation", "learning"},
+    # The command line and what starts the graph.
+    "graph": {"schema", "paths", "bundle", "control"},
+    "runner": {"schema", "graph"},
+    "ros2_launch": {"graph", "runner"},
+    "inspection": {"bundle", "schema"},
+    "doctor": FOUNDATION | {"graph", "runner"},
+    "cli": FOUNDATION
+    | {"graph", "runner", "doctor", "inspection", "simulation", "evaluation", "learning", "adaptation", "operator"},
+}
+ROS = {"rclpy", "cv_bridge", "rosbag2_py", "rosgraph_msgs", "ament_index_python", "tf2_ros", "builtin_interfaces"}
+# `rlfp --help` must be there at once.
+HEAVY_AT_START = {"torch", "pybullet", "rclpy", "matplotlib", "gymnasium", "numpy", "pydantic", "onnxruntime"}
+
+
+def part_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "rlfp_ros" if first == "__init__" else first
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import, those inside functions and under TYPE_CHECKING included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write rlfp_ros.{module}"
+            if module == "rlfp_ros" or module.startswith("rlfp_ros."):
+                yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, module
+
+
+def is_ros(module: str) -> bool:
+    top = module.partition(".")[0]
+    return top in ROS or top.endswith(("_msgs", "_srvs", "_interfaces"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    if part == "rlfp_ros":
+        return
+    assert part in PARTS, f"{part} has no place in the layout; give it one in DESIGN section 4 and in this test"
+    for line, module in imports(path):
+        words = module.split(".")
+        if words[0] == "rlfp_ros" and len(words) > 1:
+            target = words[1] if (PACKAGE / words[1]).is_dir() or (PACKAGE / f"{words[1]}.py").exists() else "rlfp_ros"
+            allowed = PARTS[part] | {part, "rlfp_ros"}
+            assert target in allowed, f"{path}:{line}: {part} imports {target}, allowed: {', '.join(sorted(allowed))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_nodes_import_ros_and_only_learning_imports_torch(path: Path) -> None:
+    part = part_of(path)
+    for line, module in imports(path):
+        assert part == "nodes" or not is_ros(module), f"{path}:{line}: only nodes/ may import {module}"
+        torch = module.partition(".")[0] in ("torch", "torchvision", "onnxscript")
+        assert part in ("learning", "adaptation") or not torch, f"{path}:{line}: only learning/ may import {module}"
+
+
+def test_everything_outside_the_nodes_and_learning_imports_without_ros_and_torch() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in FILES
+        if part_of(path) not in ("nodes", "learning", "adaptation", "ros2_launch")
+    ]
+    program = (
+        "import importlib, sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        top = name.partition('.')[0]\n"
+        "        if top in ('rclpy', 'torch', 'launch_ros', 'cv_bridge') or top.endswith(('_msgs', '_srvs')):\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        f"for name in {modules!r}:\n    importlib.import_module(name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_command_line_starts_without_anything_heavy() -> None:
+    program = (
+        f"import sys, rlfp_ros.cli as cli; cli.build_parser(); print(*sorted(set(sys.modules) & {HEAVY_AT_START!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == []
+
+
+def test_no_grab_bag_files() -> None:
+    assert not [path for path in FILES if path.stem in ("utils", "helpers", "common", "misc")]

@@ -1,0 +1,158 @@
+"""Training: each part does what its paper says, and the whole makes a bundle, resumes, and loses nothing."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rlfp_ros.bundle import load_bundle  # noqa: E402
+from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from rlfp_ros.learning.encoder import Encoder, ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
+from rlfp_ros.learning.train import Recipe, main  # noqa: E402
+from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
+from rlfp_ros.schema import ConfigurationError  # noqa: E402
+from rlfp_ros.simulation.scene import load_scene  # noqa: E402
+
+CAMERA = load_scene().camera.contract()
+SIZES = {"observation": 6, "state": 2, "action": 1, "teacher": 1, "reward": 1, "next_observation": 6, "next_state": 2,
+         "terminated": 1}  # fmt: skip
+POINTS = (1, 2, 3)  # stack, points, x y confidence
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def test_feature_points_are_where_the_heat_is() -> None:
+    """All heat in one cell: the point is the middle of that cell's pixels, on the plane z = 1, with full confidence."""
+    encoder = Encoder(CAMERA).eval()
+    rows, columns = encoder.cells
+    heat = torch.full((1, encoder.settings.points, rows, columns), -1e4)
+    heat[:, :, 7, 12] = 0.0
+    with torch.no_grad():
+        features = encoder.describe(torch.zeros(1, 32, rows, columns), heat.flatten(2))[0][0]
+    pixels = features[:, :2] * CAMERA.intrinsics.fx + torch.tensor([CAMERA.intrinsics.cx, CAMERA.intrinsics.cy])
+    torch.testing.assert_close(pixels, torch.tensor([[12 * 4 + 1.5, 7 * 4 + 1.5]]).expand(16, 2))
+    torch.testing.assert_close(features[:, 2], torch.ones(16))
+
+
+def test_cell_weights_average_to_their_point() -> None:
+    encoder = Encoder(CAMERA)
+    points = torch.rand(5, 3, 2) * 0.4 - 0.2
+    weights = encoder.cell_weights(points)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(5, 3))
+    torch.testing.assert_close(weights @ encoder.grid, points, atol=1e-5, rtol=0)
+
+
+def test_the_pose_covariance_is_positive_definite() -> None:
+    with torch.no_grad():
+        covariance = ExportedEncoder(Encoder(CAMERA).eval())(torch.randint(0, 255, (1, 84, 84, 3)).byte())[2]
+    assert torch.linalg.eigvalsh(covariance[0]).min() > 0
+
+
+def test_turning_the_camera_moves_points_as_projection_does() -> None:
+    learner = SoftActorCritic(SIZES, POINTS, SacSettings(camera_turn=0.05))
+    points = torch.tensor([[0.1, -0.2, 0.7, -0.15, 0.05, 0.9]])
+    torch.manual_seed(3)
+    turned = learner._turned(points)
+    torch.manual_seed(3)
+    a, b, c = (0.05 * torch.randn(3, 1, 1)).flatten().tolist()
+    rotation = torch.tensor([[1.0, -c, b], [c, 1.0, -a], [-b, a, 1.0]])
+    for index in range(2):
+        ray = rotation @ torch.tensor([points[0, 3 * index], points[0, 3 * index + 1], 1.0])
+        torch.testing.assert_close(turned[0, 3 * index : 3 * index + 2], ray[:2] / ray[2])
+    assert turned[0, 2] == points[0, 2]
+
+
+def test_action_likelihood_is_that_of_a_squashed_gaussian() -> None:
+    """Haarnoja et al. 2018, appendix C: checked by importance sampling."""
+    actor = Actor(6, POINTS, 1, 16)
+    observation = torch.zeros(200_000, 6)
+    with torch.no_grad():
+        action, likelihood = actor.sample(observation)
+    # Importance sampling: the mean of 1 / density over what falls into a region is the region's size.
+    edges = torch.quantile(action[:, 0], torch.tensor([0.02, 0.3, 0.7, 0.98])).tolist()
+    for low, high in itertools.pairwise(edges):
+        inside = (action[:, 0] >= low) & (action[:, 0] < high)
+        size = (inside / likelihood.exp()).mean().item()
+        assert size == pytest.approx(high - low, rel=0.02)
+
+
+def test_sac_learns_to_push_a_number_to_where_it_is_told() -> None:
+    """One step, reward highest where the action equals what the observation shows; the critic alone knows the state."""
+    settings = SacSettings(
+        hidden=32, teacher_weight=0.0, camera_turn=0.0, learning_rate=3e-3, actor_learning_rate=3e-3, critic_first=0.0
+    )
+    learner = SoftActorCritic(SIZES, POINTS, settings)
+    rng = np.random.default_rng(0)
+    buffer = ReplayBuffer(5000, SIZES)
+    wanted = rng.uniform(-0.8, 0.8, (5000, 1))
+    action = rng.uniform(-1, 1, (5000, 1))
+    shown = np.repeat(wanted, 6, axis=1)
+    known = np.repeat(wanted, 2, axis=1)
+    buffer.add({"observation": shown, "state": known, "action": action, "reward": -((action - wanted) ** 2),
+                "next_observation": shown, "next_state": known, "terminated": np.ones((5000, 1)),
+                "teacher": np.zeros((5000, 1))})  # fmt: skip
+    learner.fit_normalisers(buffer)
+    for _ in range(600):
+        learner.update(buffer.sample(128, rng), progress=0.0)
+    with torch.no_grad():
+        mean = torch.tanh(learner.actor(torch.from_numpy(shown[:500].astype(np.float32)))[0])[:, 0].numpy()
+    assert np.abs(mean - wanted[:500, 0]).mean() < 0.15
+
+
+def test_the_replay_buffer_keeps_the_newest() -> None:
+    buffer = ReplayBuffer(10, SIZES)
+    for value in range(3):
+        rows = {name: np.full((6, SIZES[name]), value, np.float32) for name in buffer.arrays}
+        buffer.add(rows)
+    kept = sorted(buffer.everything("reward")[:, 0].tolist())
+    assert kept == [1.0] * 4 + [2.0] * 6
+
+
+def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
+    path = tmp_path / "stage.pt"
+    assert load_checkpoint(path, {"seed": 1}) is None
+    save_checkpoint(path, {"seed": 1}, update=7)
+    state = load_checkpoint(path, {"seed": 1})
+    assert state is not None
+    assert state["update"] == 7
+    with pytest.raises(ConfigurationError, match="seed 1, this training has 2"):
+        load_checkpoint(path, {"seed": 2})
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        load_checkpoint(path, {"seed": 1})
+
+
+@pytest.mark.slow
+def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path) -> None:
+    recipe = Recipe("reach").shortened(0.004)
+    bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
+    contract = load_bundle(bundle.directory).contract
+    assert contract.task == "reach"
+    assert contract.base_controller.name == "hold"
+    # PyTorch and ONNX Runtime agree on real pictures.
+    encoder = Encoder(CAMERA)
+    encoder.load_state_dict(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)["encoder"])
+    exported, deployed = ExportedEncoder(encoder).eval(), OnnxEncoder(bundle.session("encoder.onnx"))
+    for image in np.load(tmp_path / "run" / "frames" / "images.npy")[:50]:
+        with torch.no_grad():
+            expected = exported(torch.from_numpy(image[None]))
+        for one, other in zip(deployed(image), expected, strict=True):
+            np.testing.assert_allclose(one, other[0].numpy(), atol=1e-5, rtol=1e-5)
+
+    with pytest.raises(ConfigurationError, match="go on with --resume"):
+        main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
+    with pytest.raises(ConfigurationError, match="another training's"):
+        main(Recipe("reach", seed=1).shortened(0.004), tmp_path / "b", tmp_path / "run", resume=True)
+    (tmp_path / "run" / "policy.pt").unlink()  # as if it was stopped after the encoder
+    again = main(recipe, tmp_path / "bundle", tmp_path / "run", resume=True, evaluation_episodes=0)
+    assert again.contract.files["encoder.onnx"] == contract.files["encoder.onnx"]

@@ -1,0 +1,54 @@
+"""Contact sheets for a person to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from rlfp_ros import cli
+from rlfp_ros.evaluation import preview
+
+COLUMNS, ROWS = preview.COLUMNS, preview.ROWS
+
+
+@pytest.fixture(autouse=True)
+def early_moments(monkeypatch) -> None:
+    monkeypatch.setattr(preview, "LATER_FRAMES", 3)
+
+
+def tiles(path: Path) -> np.ndarray:
+    """The pictures on a sheet, [36, TILE, TILE, 3]."""
+    sheet, size = cv2.imread(str(path)), preview.TILE + preview.CAPTION
+    assert sheet.shape == (ROWS * size, COLUMNS * preview.TILE, 3)
+    rows = sheet.reshape(ROWS, size, COLUMNS, preview.TILE, 3)[:, : preview.TILE]
+    return rows.transpose(0, 2, 1, 3, 4).reshape(-1, preview.TILE, preview.TILE, 3)
+
+
+def test_the_command_writes_36_different_episodes_and_a_sweep(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "sheet.png"
+    assert (
+        cli.main(["preview", "--task", "push", "--profile", "train", "--sweep", "block_value", "--out", str(out)]) == 0
+    )
+    swept = tmp_path / "sheet_block_value.png"
+    assert capsys.readouterr().out.split() == [str(out), str(swept)]
+    episodes = tiles(out)
+    assert len({picture.tobytes() for picture in episodes}) == COLUMNS * ROWS
+    first, last = tiles(swept)[[0, -1]].astype(int)
+    redness = [(picture[..., 2] - picture[..., :2].max(axis=-1)).max() for picture in (first, last)]
+    assert redness[1] > redness[0] + 20  # the brick goes from dark to bright
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sweep", "colour"], "--sweep is 'colour', expected one of: camera_position"),
+        (["--profile", "none", "--sweep", "noise"], "profile none randomises: nothing"),
+        (["--task", "juggle"], "task is 'juggle'"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_one_line(arguments: list[str], said: str, capsys) -> None:
+    assert cli.main(["preview", *arguments]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,241 @@
+"""The tasks: what wins them, what their teachers do, and what a task file may say."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+from gymnasium.utils.env_checker import check_env
+
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.schema import ConfigurationError, validate
+from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
+from rlfp_ros.simulation.randomization import Profile, Range, load_profile
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import NAMES, GoalSettings, load_task
+from rlfp_ros.simulation.world import DT, World
+
+ROOT = Path(__file__).resolve().parents[1]
+NEW = ("push", "lift", "place")
+
+
+@pytest.fixture(scope="module")
+def environments():
+    made = {task: ManipulationEnv(task, profile="train", observation="state", image_size=16) for task in NEW}
+    yield made
+    for env in made.values():
+        env.close()
+
+
+def settings_of(task: str) -> dict:
+    return yaml.safe_load((ROOT / "sim/tasks" / f"{task}.yaml").read_text())
+
+
+@pytest.mark.parametrize("task", NEW)
+def test_the_teacher_wins_under_full_randomisation(task: str, environments) -> None:
+    env = environments[task]
+    for seed in (1, 2):
+        env.reset(seed=seed)
+        rewards, ended = [], False
+        while not ended:
+            action = env.world.task.teacher(env.world, env.behaviour.action)
+            _, reward, terminated, truncated, info = env.step(action)
+            rewards.append(reward)
+            ended = terminated or truncated
+        assert info["success"], seed
+        assert rewards[-1] > max(rewards[:-1])  # the sparse reward of success
+        assert np.mean(rewards[-10:-1]) > np.mean(rewards[:10])  # and the dense one shows the way
+
+
+@pytest.mark.parametrize("task", NEW)
+def test_standing_still_wins_nothing(task: str, environments) -> None:
+    env = environments[task]
+    env.reset(seed=4)
+    still = np.zeros(env.action_size)
+    for _ in range(60):
+        *_, terminated, _, info = env.step(still)
+        assert not terminated
+    assert info["distance_m"] > env.world.task.settings.success_distance
+
+
+@pytest.mark.parametrize("task", NEW)
+def test_gymnasium_accepts_the_task(task: str) -> None:
+    env = gymnasium.make(f"rlfp_ros/{task.capitalize()}-v0", observation="both", profile="none", image_size=16)
+    check_env(env.unwrapped, skip_render_check=True)
+    env.close()
+
+
+def test_every_task_has_a_file_and_a_behaviour() -> None:
+    assert set(BEHAVIOURS) == set(NAMES) == {path.stem for path in (ROOT / "sim/tasks").glob("*.yaml")}
+
+
+def test_push_is_won_within_three_centimetres_of_the_goal_and_not_outside(environments) -> None:
+    world = environments["push"].world
+    for offset, wins in ((0.028, True), (0.034, False)):
+        world.reset(0)
+        goal = world.task.goal_position
+        world.place(world.task.block, (goal[0] - offset, goal[1], goal[2]))
+        for _ in range(80):
+            world.step(None)
+        assert (world.outcome is not None) is wins
+
+
+def test_lift_needs_the_height_for_half_a_second(environments) -> None:
+    world = environments["lift"].world
+    world.reset(0)
+    x, y, z = world.task.object_pose(world)[0]
+    ticks = 0
+    while world.outcome is None:
+        world.place(world.task.block, (x, y, z + 0.1005))
+        world.step(None)
+        ticks += 1
+    assert world.outcome.success
+    assert ticks * DT == pytest.approx(0.5, abs=0.04)
+
+
+def test_place_counts_only_once_the_brick_is_let_go(environments) -> None:
+    world = environments["place"].world
+    world.reset(0)
+    home = np.array(world.arm.home)
+    world.place(world.task.block, tuple(world.task.goal_position))
+    assert world.task.distance(world) < world.task.settings.success_distance
+    world.move_arm(home, gripper_width=world.task.settings.block_size[0])
+    assert world.task.distance(world) > world.task.settings.success_distance
+
+
+def test_the_goal_is_told_as_a_point_or_seen_as_a_disc() -> None:
+    """Red is the brick alone and green the marker alone under `none`."""
+    task = load_task("push")
+    shown = type(task)(task.settings.model_copy(update={"goal": "marker"}))
+    for given, green_pixels in ((task, False), (shown, True)):
+        world = World(load_arm("panda"), given, load_profile("none"), load_scene())
+        world.reset(3)
+        image = world.image.astype(int)
+        green = (image[..., 1] - image[..., [0, 2]].max(axis=-1)) > 40
+        assert green.any() == green_pixels
+        assert (given.goal(world) is None) == green_pixels
+        if green_pixels:
+            intrinsics = world.camera.contract.intrinsics
+            rows, columns = np.nonzero(green)
+            index = given.keypoints.index("goal")
+            keypoint = world.keypoints()[index] * (intrinsics.fx, intrinsics.fy) + (intrinsics.cx, intrinsics.cy)
+            assert np.linalg.norm(keypoint - (columns.mean(), rows.mean())) < 2.5
+        world.close()
+
+
+def test_an_unreachable_goal_is_refused_with_file_and_field() -> None:
+    task = load_task("push")
+    far = task.settings.goal_region.model_copy(update={"upper": (1.2, 0.2)})
+    task.settings = task.settings.model_copy(update={"goal_region": far})
+    with pytest.raises(
+        ConfigurationError, match=r"sim/tasks/push\.yaml: goal_region reaches from 0\.36 to 1\.2 m in x"
+    ):
+        World(load_arm("panda"), task, load_profile("none"), load_scene())
+
+
+def test_a_goal_that_is_won_at_the_start_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"goal_distance is \[0.01, 0.2\], expected it to rise"):
+        validate(settings_of("push") | {"goal_distance": [0.01, 0.2]}, GoalSettings, "push.yaml")
+
+
+def test_a_task_that_grips_is_refused_for_an_arm_without_a_gripper() -> None:
+    bare = load_arm("panda").model_copy(update={"gripper": None})
+    with pytest.raises(ConfigurationError, match="has none"):
+        ManipulationEnv("lift", bare, "none", observation="state")
+
+
+def slide(friction: float) -> float:
+    """How far a brick slides that starts at 0.5 m/s, m."""
+    ranges = {
+        "object_friction": Range(low=friction, high=friction, unit="1"),
+        "table_friction": Range(low=1.0, high=1.0, unit="1"),
+    }
+    world = World(
+        load_arm("panda"), load_task("push"), Profile(name="f", textures="plain", ranges=ranges), load_scene()
+    )
+    world.reset(0)
+    world.place(world.task.block, (0.4, 0.0, 0.017))
+    world.client.resetBaseVelocity(world.task.block, (0.0, 0.5, 0.0))
+    for _ in range(160):
+        world.step(None)
+    moved = float(world.task.object_pose(world)[0][1])
+    world.close()
+    return moved
+
+
+def test_sliding_distance_follows_coulomb_friction() -> None:
+    for friction in (0.4, 0.8):
+        assert slide(friction) == pytest.approx(0.5**2 / (2 * friction * 9.81), rel=0.15)
+
+
+def drive(world: World, ticks: int) -> list[np.ndarray]:
+    """Wave the arm about; everything that an observer may see."""
+    seen, still = [], np.zeros((1, 7))
+    for tick in range(ticks):
+        joints = world.joint_state()
+        goal = np.array(world.arm.home) + 0.15 * np.sin(world.tick * 0.05 + np.arange(7))
+        world.step(Trajectory(world.stamp_ns, np.array([0.1]), goal[None], still, still), 0.03 if tick > 30 else None)
+        seen += [joints.positions, joints.velocities, joints.efforts, world.task.object_pose(world)[0]]
+        if world.captured:
+            seen.append(world.image)
+    return seen
+
+
+@pytest.mark.parametrize("task", ["push", "lift"])
+def test_a_restored_world_goes_on_bit_for_bit(task: str, environments) -> None:
+    """From the middle of the teacher's work, with the brick in contact; here, and in another world."""
+    env = environments[task]
+    env.reset(seed=1)
+    while env.world.task.distance(env.world) > (0.06 if task == "push" else 0.09):
+        env.step(env.world.task.teacher(env.world, env.behaviour.action))
+    world = env.world
+    state = pickle.loads(pickle.dumps(world.save()))
+    expected = drive(world, 60)
+    world.restore(state)
+    for one, two in zip(expected, drive(world, 60), strict=True):
+        np.testing.assert_array_equal(one, two)
+    other = World(world.arm, load_task(task), world.profile, world.scene)
+    other.reset(7)
+    other.restore(state)
+    for one, two in zip(expected, drive(other, 60), strict=True):
+        np.testing.assert_array_equal(one, two)
+    other.close()
+
+
+def test_memory_stays_flat_over_many_episodes(environments) -> None:
+    psutil = pytest.importorskip("psutil")
+    world = environments["push"].world
+    process = psutil.Process()
+
+    def episodes(first: int, count: int) -> int:
+        for seed in range(first, first + count):
+            world.reset(seed)
+            world.step(None)
+        return process.memory_info().rss
+
+    settled = episodes(0, 150)
+    assert (episodes(150, 300) - settled) / 2**20 < 2.0
+
+
+NEW_VISIBLE = {"low_light": 0.7, "fill_light": 0.6, "occluders": 3}
+
+
+@pytest.mark.parametrize("name", [*NEW_VISIBLE, "motion_blur"])
+def test_each_later_visual_parameter_changes_the_picture(name: str) -> None:
+    units = {"occluders": "count", "motion_blur": "s"}
+    value = NEW_VISIBLE.get(name, 0.0125)
+    spread = Range(low=value, high=value, unit=units.get(name, "ratio"))
+    pictures = []
+    for ranges in ({}, {name: spread}):
+        profile = Profile(name="one", textures="plain", ranges=ranges)
+        world = World(load_arm("panda"), load_task("push"), profile, load_scene())
+        world.reset(5)
+        drive(world, 40)
+        pictures.append(world.image.astype(float))
+        world.close()
+    assert np.abs(pictures[1] - pictures[0]).mean() > 0.1

@@ -1,0 +1,234 @@
+"""The simulated world: physics, determinism, timing, what the camera sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.low_polygon import low_polygon_urdf
+from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.world import DT, TICKS_PER_SECOND, World
+
+
+def make_world(profile: str | Profile = "none", arm: str = "panda") -> World:
+    profile = load_profile(profile) if isinstance(profile, str) else profile
+    return World(load_arm(arm), load_task("reach"), profile, load_scene())
+
+
+@pytest.fixture(scope="module")
+def nominal() -> World:
+    return make_world("none")
+
+
+@pytest.fixture(scope="module")
+def randomised() -> World:
+    return make_world("train")
+
+
+def play(world: World, seed: int, ticks: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Pictures and joint positions of an episode in which nothing is commanded."""
+    world.reset(seed)
+    pictures, joints = [world.image], []
+    for _ in range(ticks):
+        joints.append(world.joint_state().positions)
+        world.step(None)
+        if world.captured:
+            pictures.append(world.image)
+    return pictures, joints
+
+
+def test_a_block_on_the_table_stays_where_it_is(nominal: World) -> None:
+    nominal.reset(3)
+    before, _ = nominal.task.object_pose(nominal)
+    for _ in range(TICKS_PER_SECOND):
+        nominal.step(None)
+    after, _ = nominal.task.object_pose(nominal)
+    assert np.linalg.norm(after - before) < 1e-3
+
+
+def test_an_uncommanded_arm_holds_its_posture(nominal: World) -> None:
+    nominal.reset(0)
+    start = nominal.joint_state().positions
+    for _ in range(TICKS_PER_SECOND):
+        nominal.step(None)
+    assert np.abs(nominal.joint_state().positions - start).max() < 2e-3
+
+
+def test_the_arm_follows_a_trajectory_to_its_end(nominal: World) -> None:
+    nominal.reset(0)
+    start = nominal.joint_state().positions
+    goal = start + 0.1
+    times = np.array([0.5])
+    still = np.zeros((1, len(goal)))
+    nominal.step(Trajectory(nominal.stamp_ns, times, goal[None], still, still))
+    for _ in range(TICKS_PER_SECOND):
+        nominal.step(None)
+    assert np.abs(nominal.joint_state().positions - goal).max() < 3e-3
+
+
+def test_simulated_and_pinocchio_kinematics_agree(nominal: World) -> None:
+    kinematics = Kinematics(nominal.arm)
+    rng = np.random.default_rng(1)
+    limits = nominal.arm.limits
+    for _ in range(20):
+        q = rng.uniform(limits.lower, limits.upper)
+        nominal.reset(0)
+        nominal.move_arm(q, 0.08)
+        np.testing.assert_allclose(nominal.tool_position(), kinematics.tool_position(q), atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_pixels_and_joints(randomised: World) -> None:
+    first = play(randomised, 11, 40)
+    other = play(make_world("train"), 11, 40)
+    for one, two in zip(first[0] + first[1], other[0] + other[1], strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_another_seed_gives_another_picture(randomised: World) -> None:
+    assert not np.array_equal(play(randomised, 1, 1)[0][0], play(randomised, 2, 1)[0][0])
+
+
+def test_stamps_increase_over_episodes_and_frames_come_in_order(randomised: World) -> None:
+    last = 0
+    for seed in range(3):
+        randomised.reset(seed)
+        for _ in range(60):
+            for frame in randomised.delivered_frames():
+                assert last < frame.stamp_ns < randomised.stamp_ns
+                last = frame.stamp_ns
+            randomised.step(None)
+
+
+def test_pictures_are_delivered_after_the_sampled_latency() -> None:
+    profile = Profile(name="late", textures="plain", ranges={"camera_latency": Range(low=0.05, high=0.05, unit="s")})
+    world = make_world(profile)
+    world.reset(0)
+    taken = world.stamp_ns
+    while not (frames := world.delivered_frames()):
+        world.step(None)
+    assert frames[0].stamp_ns == taken
+    assert (world.stamp_ns - taken) * 1e-9 == pytest.approx(0.05, abs=DT)
+
+
+def test_command_latency_delays_the_motion() -> None:
+    def first_motion(latency: float) -> int:
+        spread = Range(low=latency, high=latency, unit="s")
+        world = make_world(Profile(name="late", textures="plain", ranges={"command_latency": spread}))
+        world.reset(0)
+        start = world.joint_state().positions
+        still = np.zeros((1, len(start)))
+        world.step(Trajectory(world.stamp_ns, np.array([0.2]), start[None] + 0.2, still, still))
+        for tick in range(100):
+            world.step(None)
+            if np.abs(world.joint_state().positions - start).max() > 2e-3:
+                return tick
+        raise AssertionError("the arm never moved")
+
+    assert first_motion(0.05) - first_motion(0.0) == pytest.approx(0.05 * TICKS_PER_SECOND, abs=2)
+
+
+def test_all_frames_are_dropped_when_the_profile_says_so() -> None:
+    always = Range(low=1.0, high=1.0, unit="probability")
+    world = make_world(Profile(name="blind", textures="plain", ranges={"dropped_frames": always}))
+    pictures, _ = play(world, 0, 80)
+    assert len(pictures) == 1  # the first one starts the episode and is never dropped
+
+
+def test_keypoints_lie_on_the_block_in_the_picture() -> None:
+    """The label that the encoder is trained with, against the picture: red is the block alone under `none`."""
+    world = make_world("none")
+    intrinsics = world.camera.contract.intrinsics
+    for seed in range(8):
+        world.reset(seed)
+        image = world.image.astype(int)
+        red = (image[..., 0] - image[..., 1:].max(axis=-1)) > 60
+        rows, columns = np.nonzero(red)
+        centre = np.array([columns.mean(), rows.mean()])
+        keypoint = world.keypoints()[0] * (intrinsics.fx, intrinsics.fy) + (intrinsics.cx, intrinsics.cy)
+        assert np.linalg.norm(centre - keypoint) < 1.0, seed
+
+
+BRIGHTER = {"exposure": 0.8, "ambient": 0.9, "diffuse": 0.9, "gamma": 0.6, "glare": 0.5}
+VISIBLE = {
+    "camera_position": 0.03, "camera_angle": 0.05, "field_of_view": 2.0, "lens_distortion": 0.2, "light_azimuth": 200.0,
+    "light_elevation": 20.0, "light_colour": 0.5, "specular": 0.9, "shadows": 1.0, "block_hue": 90.0,
+    "block_saturation": 0.3, "block_value": 0.3, "arm_value": 0.3, "distractors": 5, "white_balance": 0.8,
+    "noise": 10.0, "blur": 1.0, "jpeg_quality": 30.0, "home_offset": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BRIGHTER | VISIBLE))
+def test_each_visual_parameter_changes_the_picture(name: str, nominal: World) -> None:
+    value = (BRIGHTER | VISIBLE)[name]
+    nominal.reset(5)
+    before = nominal.image.astype(float)
+    given = Range(low=value, high=value, unit=PARAMETERS[name].unit)
+    world = make_world(Profile(name="one", textures="plain", ranges={name: given}))
+    world.reset(5)
+    after = world.image.astype(float)
+    assert np.abs(after - before).mean() > 0.02
+    if name in ("exposure", "gamma"):  # automatic exposure makes up for the others
+        assert after.mean() > before.mean()
+
+
+def test_switching_one_parameter_off_leaves_the_others_as_they_were() -> None:
+    profile = load_profile("train")
+    whole, without = sample(profile, 9), sample(profile.without("noise"), 9)
+    assert without["noise"] == PARAMETERS["noise"].nominal
+    assert {k: v for k, v in whole.values.items() if k != "noise"} == {
+        k: v for k, v in without.values.items() if k != "noise"
+    }
+
+
+def test_samples_stay_inside_their_ranges() -> None:
+    for name in ("train", "validation"):
+        profile = load_profile(name)
+        for seed in range(50):
+            for parameter, given in profile.ranges.items():
+                values = np.atleast_1d(sample(profile, seed)[parameter])
+                assert (values >= given.low).all()
+                assert (values <= given.high).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: x\ntextures: plain\nnoize: {low: 0, high: 1, unit: counts}", "noize is not a known parameter"),
+        ("name: x\ntextures: plain\nnoise: {low: 2, high: 1, unit: counts}", "low 2.0 above high 1.0"),
+        ("name: x\ntextures: plain\nnoise: {low: 0, high: 1}", "ranges.noise.unit is missing"),
+        ("name: x\ntextures: plain\nnoise: {low: 0, high: 1, unit: px}", "noise.unit is 'px', expected 'counts'"),
+        ("name: x\ntextures: marble", "textures is 'marble'"),
+        ("name: x\ntextures: [", "not valid YAML"),
+    ],
+)
+def test_a_bad_profile_is_refused_in_one_sentence(text: str, said: str, tmp_path) -> None:
+    path = tmp_path / "profile.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as error:
+        load_profile(path)
+    assert said in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_an_arm_whose_joint_is_not_in_its_urdf_is_refused() -> None:
+    arm = load_arm("panda")
+    wrong = arm.model_copy(update={"joint_names": ("panda_joint1", "elbow", *arm.joint_names[2:])})
+    with pytest.raises(ConfigurationError, match="joint elbow is not in"):
+        World(wrong, load_task("reach"), load_profile("none"), load_scene())
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="expected one of: reach"):
+        load_task("juggle")
+
+
+def test_low_polygon_visuals_are_the_collision_meshes() -> None:
+    text = low_polygon_urdf(load_arm("panda")).read_text()
+    assert "collision/link1.obj" in text
+    assert "visual/link1.obj" not in text
