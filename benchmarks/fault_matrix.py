@@ -383,6 +383,7 @@ def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial
         else:
             raise RuntimeError(f"no motion to stop; state: {harness.state}")
         harness.heard = Heard(states=harness.heard.states[-1:], commands=harness.heard.commands)
+        known = list(harness.heard.states)  # before the fault: a node may be back before anybody looks
         began = time.time_ns()
         if fault.kills:
             os.kill(harness.runner.pids()[fault.kills], signal.SIGKILL)
@@ -401,9 +402,8 @@ def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial
             else:
                 node = fault.kills
                 harness.until(lambda: node in harness.runner.pids(), what=f"{node} did not come back")
-                episode = harness.heard.states[-1:]
                 if node == "residual_controller":
-                    harness.until(lambda: harness.heard.states[-1:] != episode, what="no safety/state came")
+                    harness.until(lambda: harness.heard.states != known, what="no safety/state came")
                 else:
                     harness.until(lambda: harness.phase == "running", what="no episode began")
         harness.spin(AFTER_S)

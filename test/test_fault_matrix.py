@@ -12,12 +12,8 @@ NAMES = ["estop", "nan_action", "joint_states_stale", "controller_killed"]
 BUSY_MS = 150.0  # what a loaded machine may add to the times that docs/safety.md promises
 
 
-@pytest.mark.timeout(300)
 def test_faults_stop_the_arm_in_time_latch_and_resume_as_documented() -> None:
-    try:
-        result = fault_matrix.measure_faults(2, NAMES, seed=3)
-    except RuntimeError:  # the graph did not come up to be tried, which once in a while it does not; no verdict yet
-        result = fault_matrix.measure_faults(2, NAMES, seed=4)
+    result = fault_matrix.measure_faults(2, NAMES, seed=3)
     for name in NAMES:
         row, fault = result[name], fault_matrix.FAULTS[name]
         assert row["max_ms"] is not None, f"{name}: the arm never came to rest"
