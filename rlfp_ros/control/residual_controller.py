@@ -11,6 +11,7 @@ import math
 import traceback
 from collections import deque
 from dataclasses import dataclass
+from operator import gt
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.base_controllers import Situation, make_base_controller
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Kinematics
-from rlfp_ros.control.safety_filter import SafetyFilter
+from rlfp_ros.control.safety_filter import SafetyFilter, largest
 from rlfp_ros.control.supervisor import NEVER, Reason, State, Supervisor, Verdict
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.schema import ConfigurationError
@@ -87,7 +88,7 @@ class ResidualController:
         self._dt_ns = 1e9 / settings.control_rate_hz
         self._dt = 1.0 / settings.control_rate_hz
         self._speed = np.array(arm.limits.velocity)
-        self._effort = EFFORT_SLACK * np.array(arm.limits.effort)
+        self._effort = (EFFORT_SLACK * np.array(arm.limits.effort)).tolist()
         self._zeros = np.zeros(6)
         self._zeros.setflags(write=False)
         self._stamp_ns = self._now_ns = NEVER  # of the last tick, on both clocks
@@ -203,11 +204,14 @@ class ResidualController:
         if not self._running or previous is None or self.settings.dry_run:
             return
         elapsed = (joint_state.stamp_ns - previous.stamp_ns) * 1e-9
-        if (np.abs(positions - previous.positions) > self.settings.joint_jump_rad + self._speed * elapsed).any():
+        moved = positions - previous.positions
+        furthest = largest(moved)
+        jump = self.settings.joint_jump_rad
+        if furthest > jump and (np.abs(moved) > jump + self._speed * elapsed).any():
             supervisor.stop(Reason.JOINT_STATE_JUMP, now_ns)
         self._check_tracking(positions, now_ns)
-        self._check_frozen(positions, previous.positions, now_ns)
-        if (np.abs(efforts) > self._effort).any():
+        self._check_frozen(furthest, now_ns)
+        if any(map(gt, map(abs, efforts.tolist()), self._effort)):
             if self._effort_since == NEVER:
                 self._effort_since = now_ns
             if (now_ns - self._effort_since) * 1e-9 >= self.settings.effort_time_s:
@@ -221,7 +225,7 @@ class ResidualController:
 
     def _check_tracking(self, positions: np.ndarray, now_ns: int) -> None:
         allowed = self.settings.tracking_error_rad
-        if (np.abs(positions - self.filter.now.position) <= allowed).all() or not self._window:
+        if largest(positions - self.filter.now.position) <= allowed or not self._window:
             self._strikes = 0
             return
         # An arm lags: only what is far from every command of the window is an error.
@@ -234,16 +238,16 @@ class ResidualController:
         if self._strikes >= TRACKING_STRIKES:
             self.supervisor.stop(Reason.TRACKING_ERROR, now_ns)
 
-    def _check_frozen(self, positions: np.ndarray, previous: np.ndarray, now_ns: int) -> None:
-        if (positions != previous).any():
+    def _check_frozen(self, furthest: float, now_ns: int) -> None:
+        if furthest > 0.0:
             self._frozen_since = None
             return
         if self._frozen_since is None:
             self._frozen_since = (now_ns, self.filter.now.position)
             return
         since, commanded = self._frozen_since
-        moved = (np.abs(self.filter.now.position - commanded) > FROZEN_MOTION_RAD).any()
-        if moved and (now_ns - since) * 1e-9 > self.settings.joint_frozen_s:
+        moved = largest(self.filter.now.position - commanded)
+        if moved > FROZEN_MOTION_RAD and (now_ns - since) * 1e-9 > self.settings.joint_frozen_s:
             self.supervisor.stop(Reason.JOINT_STATE_FROZEN, now_ns)
 
     def on_residual(self, residual: Residual, now_ns: int) -> np.ndarray:
