@@ -92,9 +92,9 @@ class OrientationKeeper:
 
     def angular_velocity(self, situation: Situation, residual: np.ndarray) -> np.ndarray:
         """[3] rad/s in the base frame."""
-        if residual[3:].any():
+        if any(residual[3:].tolist()):
             self._reference = rotation_matrix(residual[3:] * situation.dt) @ self._reference
-        error = rotation_vector(self._reference @ situation.rotation.T)
+        error = rotation_vector(self._reference.dot(situation.rotation.T))
         return limited(ORIENTATION_RATE_HZ * error, ORIENTATION_SPEED_RAD_S)
 
 

@@ -188,7 +188,7 @@ class Distances:
         """A bound on the smallest spare distance at q, from the last one that was computed."""
         if not self._results:
             return np.inf
-        return self._known - float(np.abs(q - self._known_at) @ self.reach)
+        return self._known - float(np.abs(q - self._known_at).dot(self.reach))
 
     def clear(self, q: np.ndarray) -> bool:
         """Is every pair farther apart than its margin at q [J] rad?"""
@@ -237,7 +237,7 @@ class Distances:
         jacobian = pin.getJointJacobian(kinematics.model, kinematics.data, joint, pin.LOCAL_WORLD_ALIGNED)
         x, y, z = (point - kinematics.data.oMi[joint].translation).tolist()
         nx, ny, nz = normal.tolist()
-        return np.array((nx, ny, nz, y * nz - z * ny, z * nx - x * nz, x * ny - y * nx)) @ jacobian
+        return np.array((nx, ny, nz, y * nz - z * ny, z * nx - x * nz, x * ny - y * nx)).dot(jacobian)
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
