@@ -7,8 +7,8 @@ that arrives fresh is still old.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from rlfp_ros.control.controller_settings import ControllerSettings
 
@@ -75,8 +75,7 @@ POLICY_FAULTS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What one tick may do."""
 
     state: State

@@ -33,6 +33,7 @@ class TrajectoryController:
         held = np.array((positions, self._rest, self._rest), dtype=float)
         self._knots: list[int] = []
         self._states = held[None]  # [N, 3, J] at the knots
+        self._sampled: tuple[int, np.ndarray] | None = None  # the last sample, [3, J]: every message asks for it again
 
     def accept(self, trajectory: Trajectory, now_ns: int) -> bool:
         """Take a command that arrives at `now_ns`; False where it is refused and the old one goes on."""
@@ -40,35 +41,49 @@ class TrajectoryController:
         if (
             len(times) == 0
             or trajectory.positions.shape != (len(times), self.joint_count)
-            or not np.isfinite(trajectory.positions).all()
+            or np.count_nonzero(np.isfinite(trajectory.positions)) < trajectory.positions.size
         ):
             self.refused += 1
             return False
         start = trajectory.stamp_ns
-        knots = [start + round(float(time) * 1e9) for time in times]
+        knots = [start + round(time * 1e9) for time in times.tolist()]
         if knots[-1] <= now_ns:
             self.refused += 1
             return False
-        states = np.stack((trajectory.positions, trajectory.velocities, trajectory.accelerations), axis=1)
+        states = np.empty((len(knots) + 1, 3, self.joint_count))
+        states[1:, 0], states[1:, 1], states[1:, 2] = (
+            trajectory.positions, trajectory.velocities, trajectory.accelerations,
+        )  # fmt: skip
         if knots[0] > now_ns:
-            desired = np.array(self.sample(now_ns))
-            knots, states = [now_ns, *knots], np.concatenate((desired[None], states))
-        # Otherwise it arrived late, and JTC then never looks at the desired state again.
-        self._knots, self._states = knots, states
+            states[0] = self._sample(now_ns)
+            knots.insert(0, now_ns)
+        else:  # it arrived late, and JTC then never looks at the desired state again
+            states = states[1:]
+        self._knots, self._states, self._sampled = knots, states, None
         return True
 
     def sample(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Desired (positions, velocities, accelerations), each [J], at `stamp_ns`."""
+        position, velocity, acceleration = self._sample(stamp_ns)
+        return position, velocity, acceleration
+
+    def _sample(self, stamp_ns: int) -> np.ndarray:
+        """[3, J] desired at `stamp_ns`."""
+        if self._sampled is not None and self._sampled[0] == stamp_ns:
+            return self._sampled[1]
         knots = self._knots
         if not knots or stamp_ns >= knots[-1]:
-            return self._states[-1, 0], self._rest, self._rest
+            state = np.zeros((3, self.joint_count))
+            state[0] = self._states[-1, 0]
+            return state
         index = 0
         while knots[index + 1] <= stamp_ns:
             index += 1
         ends = self._states[index : index + 2].reshape(6, self.joint_count)
         blend = _quintic(max(0, stamp_ns - knots[index]), knots[index + 1] - knots[index])
-        position, velocity, acceleration = blend @ ends
-        return position, velocity, acceleration
+        state = blend.dot(ends)
+        self._sampled = stamp_ns, state
+        return state
 
 
 @lru_cache(maxsize=4096)  # in lock step the same few times come again and again
