@@ -13,6 +13,7 @@ from rlfp_ros.simulation.randomization import Sample, stream
 
 NEAR, FAR = 0.05, 4.0  # m, clipping planes
 METERED_LEVEL = 120  # mean of the picture, of 255, that automatic exposure aims at
+CULLING_MARGIN = 0.01  # m; more than a link moves in a tick
 AUTOMATIC_GAIN = (0.5, 4.0)  # how far it can go
 GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL looks along -z with y up
 
@@ -37,8 +38,9 @@ class Camera:
 
         `background`, uint8 [H, W, 3], is seen where no body is: cheaper than walls, and any picture can stand there.
         """
-        self._background = background
         contract = self.contract
+        plain = np.ones(background.shape[:2], np.float32)
+        self._backdrops = [(background, plain)] * 2  # behind all that moves, for either light: picture and its depth
         self.T_base_camera = contract.T_base_camera.matrix() @ np.eye(4)
         self.T_base_camera[:3, 3] += sample["camera_position"]
         self.T_base_camera[:3, :3] = self.T_base_camera[:3, :3] @ cv2.Rodrigues(np.asarray(sample["camera_angle"]))[0]
@@ -46,12 +48,13 @@ class Camera:
         fov = nominal_fov + sample["field_of_view"]
         self.focal = 0.5 * contract.height / np.tan(np.radians(fov) / 2)  # px
         self.distortion = sample["lens_distortion"]
+        self._frustum = self._frustum_planes(fov)
         self._view = (GL_FROM_OPTICAL @ np.linalg.inv(self.T_base_camera)).T.ravel().tolist()
         self._projection = self._projection_matrix(fov, contract.width / contract.height)
-        self._light = self._light_arguments(sample)
-        self._fill_weight = sample["fill_light"]
+        light = self._light_arguments(sample)
         opposite = np.radians(sample["fill_azimuth"])
-        self._fill_light = self._light | {"lightDirection": [np.cos(opposite), np.sin(opposite), 1.0]}
+        self._lights = [light, light | {"lightDirection": [np.cos(opposite), np.sin(opposite), 1.0]}]
+        self._fill_weight = sample["fill_light"]
         self.electronics = Electronics(sample, contract)
         self._remap = None
         if self.distortion:
@@ -70,24 +73,46 @@ class Camera:
 
     def render(self, client: Any) -> np.ndarray:
         """The ideal picture through the lens, uint8 [H, W, 3]; electronics come with `expose`."""
-        image = self._lit(client, self._light)
+        image, _ = self._lit(client, 0)
         if self._fill_weight > 0:
-            image = cv2.addWeighted(
-                image, 1 - self._fill_weight, self._lit(client, self._fill_light), self._fill_weight, 0
-            )
+            image = cv2.addWeighted(image, 1 - self._fill_weight, self._lit(client, 1)[0], self._fill_weight, 0)
         if self._remap is not None:
             rows, columns = self._remap
             image = cv2.remap(image, rows, columns, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return image
 
-    def _lit(self, client: Any, light: dict[str, Any]) -> np.ndarray:
-        """The undistorted picture under one light, uint8 [H, W, 3]."""
+    @property
+    def casts_shadows(self) -> bool:
+        """Do things throw shadows in this episode? Then nothing can be drawn without the rest."""
+        return bool(self._lights[0]["shadow"])
+
+    def keep(self, client: Any) -> None:
+        """Take what can be seen now as what stands behind everything until the next `reset`. Not with shadows."""
+        lights = range(2 if self._fill_weight > 0 else 1)
+        self._backdrops[: len(lights)] = [self._lit(client, light) for light in lights]
+
+    def sees(self, boxes: np.ndarray) -> list[bool]:
+        """Which boxes, [N, 2, 3] lowest and highest corner in m in the base frame, may be in the picture.
+
+        None that is in it is missed; a few that stand beside it are among them.
+        """
+        normals, offsets = self._frustum
+        lower, upper = boxes[:, 0], boxes[:, 1]
+        outermost = np.maximum(normals, 0.0), np.minimum(normals, 0.0)
+        inside = upper.dot(outermost[0]) + lower.dot(outermost[1]) + offsets >= -CULLING_MARGIN
+        return np.logical_and.reduce(inside, axis=1).tolist()  # type: ignore[no-any-return]
+
+    def _lit(self, client: Any, light: int) -> tuple[np.ndarray, np.ndarray]:
+        """The undistorted picture under one light, uint8 [H, W, 3], and its depth [H, W] from 0 near to 1 at nothing."""
         width, height = self.contract.width, self.contract.height
         _, _, pixels, depth, _ = client.getCameraImage(
             width, height, self._view, self._projection, renderer=client.ER_TINY_RENDERER,
-            flags=client.ER_NO_SEGMENTATION_MASK, **light,
+            flags=client.ER_NO_SEGMENTATION_MASK, **self._lights[light],
         )  # fmt: skip
-        return np.where(depth[..., None] < 1.0, pixels[..., :3], self._background)
+        backdrop, backdrop_depth = self._backdrops[light]
+        nearer = depth < backdrop_depth
+        image = cv2.copyTo(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), nearer.view(np.uint8), backdrop.copy())
+        return image, np.minimum(depth, backdrop_depth)
 
     def expose(self, image: np.ndarray) -> np.ndarray:
         """What the sensor makes of a picture: exposure, white balance, gamma, blur, noise, JPEG."""
@@ -100,6 +125,15 @@ class Camera:
         intrinsics = self.contract.intrinsics
         y, x = np.mgrid[: self.contract.height, : self.contract.width]
         return np.stack([(x - intrinsics.cx) / intrinsics.fx, (y - intrinsics.cy) / intrinsics.fy], axis=-1)
+
+    def _frustum_planes(self, fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
+        """Unit normals [3, 4] and offsets [4] of the planes that bound what is seen, inwards, in the base frame."""
+        contract = self.contract
+        up = np.tan(np.radians(fov_deg) / 2)
+        across = up * contract.width / contract.height
+        normals = np.array([[1, 0, across], [-1, 0, across], [0, 1, up], [0, -1, up]])
+        normals = self.T_base_camera[:3, :3] @ (normals / np.linalg.norm(normals, axis=1, keepdims=True)).T
+        return normals, -self.T_base_camera[:3, 3] @ normals
 
     @staticmethod
     def _projection_matrix(fov_deg: float, aspect: float) -> list[float]:

@@ -138,6 +138,7 @@ class World:
         self.task.reset(self, stream(seed, "task"))
         self._dress()
         self.camera.reset(self.sample, self._background())
+        self._backdrop_kept = False
         self._measured: JointState | None = None
         self._exposure_ticks = round(self.sample["motion_blur"] * TICKS_PER_SECOND)
         self._exposures: list[np.ndarray] = []  # pictures of this frame's exposure time, before its end
@@ -163,18 +164,18 @@ class World:
     def joint_state(self) -> JointState:
         """What the joint sensors say at this tick."""
         if self._measured is None:
-            states = self.client.getJointStates(self._body, self._joints + self._fingers)
             count = len(self._joints)
-            positions = np.array([state[0] for state in states[:count]])
-            velocities = np.array([state[1] for state in states[:count]])
-            efforts = np.array([state[3] for state in states[:count]])
+            values = list(zip(*self.client.getJointStates(self._body, self._sensed), strict=True))
+            positions, velocities = np.array(values[0][:count]), np.array(values[1][:count])
+            efforts = np.array(values[3][:count])
             if self.tick == self._start_tick:
                 efforts[:] = 0  # PyBullet still shows the last step's, of the episode before
-            if self.sample["joint_noise"] > 0:
-                positions += self._sensors.normal(0, self.sample["joint_noise"], count)
-                velocities += self._sensors.normal(0, 10 * self.sample["joint_noise"], count)
-            width = float(sum(state[0] for state in states[count:]))
-            self._measured = JointState(self.stamp_ns, positions, velocities, efforts, width)
+            noise = self.sample["joint_noise"]
+            if noise > 0:
+                drawn = self._sensors.standard_normal(2 * count)
+                positions += noise * drawn[:count]
+                velocities += 10 * noise * drawn[count:]
+            self._measured = JointState(self.stamp_ns, positions, velocities, efforts, float(sum(values[0][count:])))
         return self._measured
 
     def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
@@ -193,8 +194,7 @@ class World:
         self.captured = False
         into_frame = (self.tick - self._start_tick) % self.ticks_per_frame
         if self.ticks_per_frame - into_frame <= self._exposure_ticks and into_frame > 0:
-            self._move_distractors()
-            self._exposures.append(self.camera.render(self.client))
+            self._exposures.append(self._render())
         if into_frame == 0:
             self._judge()
             self._capture()
@@ -290,16 +290,18 @@ class World:
 
     def add_marker(self, radius: float) -> Body:
         """A flat disc to be seen only, `MARKER_COLOUR`; `place` puts it somewhere."""
-        shape = self.client.createVisualShape(
-            self.client.GEOM_CYLINDER, radius=radius, length=MARKER_THICKNESS, rgbaColor=(*MARKER_COLOUR, 1)
-        )
-        return self.client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
+        shape = self.client.createVisualShape(self.client.GEOM_CYLINDER, radius=radius, length=MARKER_THICKNESS)
+        marker: Body = self.client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
+        self._markers.append(marker)
+        return marker
 
     def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:
         """Put a body somewhere at rest, base frame."""
         orientation = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
         self.client.resetBasePositionAndOrientation(body, position, orientation)
         self.client.resetBaseVelocity(body, (0, 0, 0), (0, 0, 0))
+        if body in self._markers:
+            self._backdrop_kept = False
 
     def move_arm(self, positions: np.ndarray, gripper_width: float) -> None:
         """Teleport the arm, at rest; positions [J] rad, width in m."""
@@ -312,7 +314,7 @@ class World:
 
     def picture(self) -> np.ndarray:
         """A picture of the world as it stands, uint8 [H, W, 3]; outside the camera's schedule."""
-        return self.camera.expose(self.camera.render(self.client))
+        return self.camera.expose(self._render())
 
     # --- building ---------------------------------------------------------------------------------------------------
 
@@ -342,6 +344,7 @@ class World:
             )
         self._joints = [joints[name] for name in self.arm.joint_names]
         self._fingers = [joints[name] for name in finger_names]
+        self._sensed = self._joints + self._fingers
         self._tool = links[self.arm.tool_frame]
         self._hand = client.getJointInfo(self._body, self._tool)[16]
         self._links = [-1, *links.values()]
@@ -357,6 +360,12 @@ class World:
         scene = self.scene
         self._table = self._surface(scene.table)
         self._blocks: list[Body] = []
+        self._markers: list[Body] = []
+        self._colours: dict[tuple[Body, int], tuple[float, float, float] | None] = {}  # of body and link; None: unseen
+        drawn_as_collision = self.arm.visuals == "collision"
+        self._cullable = [
+            link for link in self._links[1:] if drawn_as_collision and client.getCollisionShapeData(self._body, link)
+        ]
         self.task.build(self)
         self._distractors = [self._distractor(index) for index in range(OBJECTS)]
         self._occluders = [self._occluder() for _ in range(OCCLUDERS)] if "occluders" in self.profile.ranges else []
@@ -461,34 +470,46 @@ class World:
         hue = (drawn["block_hue"] / 360) % 1
         colour = colorsys.hsv_to_rgb(hue, drawn["block_saturation"], drawn["block_value"])
         for block in self._blocks:
-            client.changeVisualShape(block, -1, rgbaColor=(*colour, 1))
+            self._paint(block, -1, colour)
+        for marker in self._markers:
+            self._paint(marker, -1, MARKER_COLOUR)
         tint, value = drawn["arm_tint"], drawn["arm_value"]
         arm_hue = rng.uniform()
         for link in self._links:
             shade = colorsys.hsv_to_rgb(arm_hue, tint, value * rng.uniform(0.6, 1.0))
             if self.profile.textures == "plain":
                 shade = (value, value, value)
-            client.changeVisualShape(self._body, link, rgbaColor=(*shade, 1))
+            self._paint(self._body, link, shade)
         if self._textures:
             texture = self._textures[int(rng.integers(len(self._textures)))]
-            client.changeVisualShape(self._table, -1, textureUniqueId=texture, rgbaColor=(1, 1, 1, 1))
+            client.changeVisualShape(self._table, -1, textureUniqueId=texture)
+            self._paint(self._table, -1, (1.0, 1.0, 1.0))
         else:
-            client.changeVisualShape(self._table, -1, rgbaColor=(*PLAIN_TABLE, 1))
+            self._paint(self._table, -1, PLAIN_TABLE)
         self._distractor_motion: list[tuple[Body, np.ndarray, np.ndarray, float]] = []
         order = rng.permutation(OBJECTS)
         for place, index in enumerate(order):
             body = self._distractors[index]
             if place >= drawn["distractors"]:
                 client.resetBasePositionAndOrientation(body, FAR_AWAY, (0, 0, 0, 1))
-                client.changeVisualShape(body, -1, rgbaColor=UNSEEN)
+                self._paint(body, -1, None)
                 continue
             shade = colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(0.2, 1))
-            client.changeVisualShape(body, -1, rgbaColor=(*shade, 1))
+            self._paint(body, -1, shade)
             direction = rng.uniform(0, 2 * np.pi)
             swing = DISTRACTOR_SWING * np.array([np.cos(direction), np.sin(direction), 0.0])
             rate = drawn["distractor_speed"][place] / DISTRACTOR_SWING  # rad/s
             self._distractor_motion.append((body, self._free_place(rng), swing, rate))
         self._hang_occluders()
+
+    def _paint(self, body: Body, link: int, colour: tuple[float, float, float] | None) -> None:
+        """The episode's colour of a body's link, rgb in 0..1; None hides it."""
+        self._colours[body, link] = colour
+        self._show(body, link, True)
+
+    def _show(self, body: Body, link: int, seen: bool) -> None:
+        colour = self._colours[body, link]
+        self.client.changeVisualShape(body, link, rgbaColor=(*colour, 1) if seen and colour is not None else UNSEEN)
 
     def _hang_occluders(self) -> None:
         """Bars between camera and table, each in a place and colour of its own."""
@@ -497,7 +518,7 @@ class World:
         for index, body in enumerate(self._occluders):
             if index >= drawn["occluders"]:
                 self.client.resetBasePositionAndOrientation(body, FAR_AWAY, (0, 0, 0, 1))
-                self.client.changeVisualShape(body, -1, rgbaColor=UNSEEN)
+                self._paint(body, -1, None)
                 continue
             between = np.array(camera.position) + rng.uniform(*OCCLUDER_DEPTH) * np.subtract(
                 camera.target, camera.position
@@ -506,7 +527,7 @@ class World:
             place = between + rng.uniform(-OCCLUDER_OFFSET, OCCLUDER_OFFSET, 3)
             self.client.resetBasePositionAndOrientation(body, place, turned / np.linalg.norm(turned))
             shade = colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(0.1, 1))
-            self.client.changeVisualShape(body, -1, rgbaColor=(*shade, 1))
+            self._paint(body, -1, shade)
 
     def _free_place(self, rng: np.random.Generator) -> np.ndarray:
         """A place on the table, [3] m, where a distractor never hides the task's blocks."""
@@ -534,6 +555,35 @@ class World:
             position = middle + swing * np.sin(rate * elapsed)
             self.client.resetBasePositionAndOrientation(body, position.tolist(), (0, 0, 0, 1))
 
+    # --- drawing ----------------------------------------------------------------------------------------------------
+
+    def _render(self) -> np.ndarray:
+        """The world as it stands through the lens, uint8 [H, W, 3].
+
+        TinyRenderer takes its time for what is hidden or outside the picture too, and most of it for the table. So,
+        unless there are shadows, what stands still is drawn once an episode, and links out of sight not at all.
+        """
+        self._move_distractors()
+        if not self.camera.casts_shadows:
+            if not self._backdrop_kept:
+                self._keep_backdrop()
+            seen = self.camera.sees(np.array([self.client.getAABB(self._body, link) for link in self._cullable]))
+            for index, link in enumerate(self._cullable):
+                if seen[index] != self._links_shown[index]:
+                    self._show(self._body, link, seen[index])
+            self._links_shown = seen
+        return self.camera.render(self.client)
+
+    def _keep_backdrop(self) -> None:
+        still = {(self._body, -1), (self._table, -1), *((body, -1) for body in (*self._markers, *self._occluders))}
+        for body, link in self._colours:
+            self._show(body, link, (body, link) in still)
+        self.camera.keep(self.client)
+        for body, link in self._colours:
+            self._show(body, link, (body, link) not in still)
+        self._links_shown = [True] * len(self._cullable)
+        self._backdrop_kept = True
+
     # --- the camera's schedule --------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
@@ -554,8 +604,7 @@ class World:
         exposures, self._exposures = self._exposures, []
         if dropped:
             return
-        self._move_distractors()
-        rendered = self.camera.render(self.client)
+        rendered = self._render()
         if exposures:
             rendered = np.asarray(np.mean([*exposures, rendered], axis=0, dtype=np.float32)).astype(np.uint8)
         self.image, self.image_stamp_ns = self.camera.expose(rendered), self.stamp_ns
