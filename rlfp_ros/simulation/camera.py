@@ -103,7 +103,7 @@ class Camera:
         return np.logical_and.reduce(inside, axis=1).tolist()  # type: ignore[no-any-return]
 
     def _lit(self, client: Any, light: int) -> tuple[np.ndarray, np.ndarray]:
-        """The undistorted picture under one light, uint8 [H, W, 3], and its depth [H, W] from 0 near to 1 at nothing."""
+        """The undistorted picture under one light, uint8 [H, W, 3], and its depth [H, W], 0 near to 1 at nothing."""
         width, height = self.contract.width, self.contract.height
         _, _, pixels, depth, _ = client.getCameraImage(
             width, height, self._view, self._projection, renderer=client.ER_TINY_RENDERER,
