@@ -49,6 +49,11 @@ def largest(vector: np.ndarray) -> float:
     return max(max(values), -min(values))
 
 
+def everywhere(condition: np.ndarray) -> bool:
+    """condition.all(), in a tenth of its time on small arrays."""
+    return 0 not in condition.tobytes()
+
+
 class Motion(NamedTuple):
     """Commanded motion of J joints at one time."""
 
@@ -314,16 +319,14 @@ class SafetyFilter:
         if not stop:
             return "not_finite"
         positions = self._stop_positions
-        # np.count_nonzero takes a third of the time of .all().
-        inside = np.count_nonzero(positions >= self._lower) + np.count_nonzero(positions <= self._upper)
-        if inside != 2 * positions.size:
+        if not (everywhere(positions >= self._lower) and everywhere(positions <= self._upper)):
             lower = np.minimum(self._lower, end[0]) - ROUNDING
             upper = np.maximum(self._upper, end[0]) + ROUNDING
             if not ((positions >= lower).all() and (positions <= upper).all()):
                 return "position"
         # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
         fastest = self._growth.dot(np.abs(step))
-        return "" if np.count_nonzero(fastest <= self._velocity_published) == self.joint_count else "velocity"
+        return "" if everywhere(fastest <= self._velocity_published) else "velocity"
 
     def _check_tool(self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]]) -> str:
         """Why the tool and the links may not make this step and its stop; empty where they may."""
@@ -452,11 +455,11 @@ class SafetyFilter:
         pairs = len(left)
         moved = jacobian.dot(velocity)
         rates = np.concatenate((velocity, moved[:3]))
-        inside = np.count_nonzero(rates <= most) + np.count_nonzero(rates >= least) == 2 * len(rates)
+        inside = everywhere(rates <= most) and everywhere(rates >= least)
         least_parting = left
         if pairs:
             least_parting = np.minimum(-rate * (left - SLIDING_ROOM_M), 0.0)
-            inside = inside and (parting.dot(velocity) >= least_parting).all()
+            inside = inside and everywhere(parting.dot(velocity) >= least_parting)
         if not inside:
             self.counts.limited += 1
             hessian = gram + self._regular

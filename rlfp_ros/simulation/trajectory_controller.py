@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from rlfp_ros.control.safety_filter import everywhere
 from rlfp_ros.control.trajectory import Trajectory
 
 
@@ -41,7 +42,7 @@ class TrajectoryController:
         if (
             len(times) == 0
             or trajectory.positions.shape != (len(times), self.joint_count)
-            or np.count_nonzero(np.isfinite(trajectory.positions)) < trajectory.positions.size
+            or not everywhere(np.isfinite(trajectory.positions))
         ):
             self.refused += 1
             return False
