@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import daqp
+import eigenpy
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
@@ -150,6 +151,7 @@ class SafetyFilter:
         self._spare = max(joints - 6, 0)  # joints beyond what a tool pose needs
         self._is_spare = (np.arange(joints) < self._spare).astype(float)
         self._regular = 1e-4 * np.eye(joints)
+        self._eigen = eigenpy.SelfAdjointEigenSolver(joints)
         self._zeros = np.zeros(joints)
         self._zeros.setflags(write=False)
         self._free = np.zeros(joints + 3 + CLOSEST_PAIRS, dtype=np.intc)  # DAQP's `sense`: all plain inequalities
@@ -424,7 +426,9 @@ class SafetyFilter:
         jacobian, spare = self._jacobian, self._spare
         weighted = self._task_weight_column * jacobian
         gram = weighted.T.dot(weighted)
-        values, vectors = np.linalg.eigh(gram)
+        solver = self._eigen
+        solver.compute(gram)
+        values, vectors = solver.eigenvalues(), solver.eigenvectors()
         smallest = math.sqrt(max(float(values[spare]), 0.0))
         self.smallest_singular_value = smallest
         threshold = self.settings.singularity_threshold
