@@ -94,6 +94,8 @@ def replay(seconds: float) -> dict[str, Any]:
             while publisher.is_alive() and runner.poll() is None:
                 observer.spin(0.2)
             publisher.join()
+            if publisher.exitcode:
+                raise SystemExit(publisher.exitcode)
         heard = observer.current
     assert heard is not None
     if runner.failure:
@@ -102,18 +104,21 @@ def replay(seconds: float) -> dict[str, Any]:
     sent = sorted(stamp for stamp in heard.images if stamp >= warm)[:-3]
     answered = [stamp for stamp in sent if stamp in heard.applied]
     heard.applied = {stamp: heard.applied[stamp] for stamp in answered}
-    return latency_summary([heard]) | {"pictures": len(sent), "lost": len(sent) - len(answered)}
+    without_residual = sum(stamp not in heard.residuals for stamp in sent)  # of the lost, before the policy's answer
+    return latency_summary([heard]) | {
+        "pictures": len(sent), "lost": len(sent) - len(answered), "lost_without_residual": without_residual
+    }  # fmt: skip
 
 
 def _publish(domain: str, seconds: float) -> None:
     """A camera and an arm, as a driver would publish them."""
     os.environ.update(graph.environment("local", domain, large_images=True))
     import rclpy
-    from rclpy.executors import SingleThreadedExecutor
     from rclpy.node import Node
     from std_srvs.srv import Trigger
 
     from rlfp_ros.nodes import messages as m
+    from rlfp_ros.nodes.executor import NodeExecutor
     from rlfp_ros.schema import ConfigurationError
     from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
@@ -151,17 +156,21 @@ def _publish(domain: str, seconds: float) -> None:
         joints.publish(m.joint_state_message(state, arm))
 
     node.create_timer(1 / 240, measure)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = NodeExecutor(node)
     enable = node.create_client(Trigger, "residual_controller/enable")
-    deadline = time.monotonic() + STARTED_S
-    while not enable.service_is_ready() and time.monotonic() < deadline:
-        executor.spin_once(timeout_sec=0.05)
     node.create_timer(1 / RATE_HZ, camera)
-    enable.call_async(Trigger.Request())
+    deadline = time.monotonic() + STARTED_S
+    answer = None
+    while not (answer is not None and answer.done() and answer.result().success):
+        if time.monotonic() > deadline:
+            said = answer.result().message if answer is not None and answer.done() else "it does not answer"
+            raise SystemExit(f"residual_controller/enable: {said} (tried for {STARTED_S:g} s)")
+        if enable.service_is_ready() and (answer is None or answer.done()):
+            answer = enable.call_async(Trigger.Request())
+        executor.spin_once(0.05)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        executor.spin_once(timeout_sec=0.05)
+        executor.spin_once(0.05)
     rclpy.shutdown()
 
 

@@ -8,6 +8,7 @@ rclpy checks any other sequence element by element (77 ms for a VGA image).
 from __future__ import annotations
 
 import array
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
 NANOSECONDS = 1_000_000_000
+_STAMP_LITTLE, _STAMP_BIG = struct.Struct("<iI"), struct.Struct(">iI")
 
 
 # ---- topics -----------------------------------------------------------------------------------------------------
@@ -79,9 +81,9 @@ OBJECT_POSE = Topic("perception/object_pose", PoseWithCovarianceStamped, LATEST)
 DOMAIN_SHIFT = Topic("perception/domain_shift", Float32, LATEST)
 OVERLAY = Topic("perception/overlay", Image, BEST_EFFORT)
 GOAL = Topic("goal", PointStamped, LATCHED)
-RESIDUAL = Topic("policy/residual", TwistStamped, LATEST)
+RESIDUAL = Topic("policy/residual", TwistStamped, EVENTS)
 GRIPPER = Topic("policy/gripper", JointState, LATEST)
-RESIDUAL_APPLIED = Topic("policy/residual_applied", TwistStamped, LATEST)
+RESIDUAL_APPLIED = Topic("policy/residual_applied", TwistStamped, EVENTS)
 ARM_COMMAND = Topic("joint_trajectory_controller/joint_trajectory", JointTrajectory, LATEST)
 GRIPPER_COMMAND = Topic("gripper_controller/joint_trajectory", JointTrajectory, LATEST)
 EPISODE = Topic("episode", String, EPISODES)
@@ -104,6 +106,14 @@ def stamp_message(stamp_ns: int) -> Time:
 def stamp_ns(stamp: Time) -> int:
     """builtin_interfaces/Time -> integer nanoseconds."""
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def serialised_stamp_ns(message: bytes) -> int:
+    """The stamp of a serialised message that begins with a std_msgs/Header, in nanoseconds (CDR: 4 bytes of
+    encapsulation, whose second one says the byte order, then sec and nanosec).
+    """
+    sec, nanosec = _STAMP_LITTLE.unpack_from(message, 4) if message[1] & 1 else _STAMP_BIG.unpack_from(message, 4)
+    return int(sec) * NANOSECONDS + int(nanosec)
 
 
 def header_message(stamp_ns: int, frame_id: str = "") -> Header:

@@ -5,7 +5,6 @@ Not a process of the graph: `./rlfp demo` and `./rlfp evaluate --graph` spin it 
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -16,18 +15,19 @@ import numpy as np
 import rclpy
 from geometry_msgs.msg import TwistStamped
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rlfp_ros.episode import Phase, parse_json
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.executor import NodeExecutor
 
 NAME = "observer"
 HEARTBEAT_S = 0.1  # between heartbeats; the controller allows 0.5 s
+ANSWER_EVERY_S = 0.02  # at least, while a graph comes up
 ATTEND_EVERY_S = 1.0  # between looks at whether the arm is enabled
-CDR_HEADER_STAMP = struct.Struct("<iI")  # sec, nanosec of a serialised std_msgs/Header, after 4 bytes of encapsulation
 
 
 @dataclass
@@ -82,6 +82,8 @@ class Observer:
         self._node = node = Node(NAME, context=self._context)
         self._ready = node.create_publisher(m.EPISODE_READY.type, m.EPISODE_READY.name, m.EPISODE_READY.qos)
         # The large messages stay serialised: only their stamps are read.
+        self._unanswered: int | None = None  # id of an episode that this listener is not ready for yet
+        subscriptions = []
         for topic, callback, qos, raw in (
             (m.EPISODE, self._on_phase, m.EPISODES, False),
             (m.IMAGE, self._on_image, m.CAMERA_SUBSCRIPTION, True),
@@ -89,7 +91,8 @@ class Observer:
             (m.RESIDUAL_APPLIED, self._on_applied, m.EVENTS, False),
             (m.ARM_COMMAND, self._on_command, m.EVENTS, True),
         ):
-            node.create_subscription(topic.type, topic.name, callback, qos, raw=raw)
+            subscriptions.append(node.create_subscription(topic.type, topic.name, callback, qos, raw=raw))
+        self._subscriptions = tuple(subscriptions)
         node.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
         if self._operates:
             self._heartbeat = node.create_publisher(m.HEARTBEAT.type, m.HEARTBEAT.name, m.HEARTBEAT.qos)
@@ -100,14 +103,14 @@ class Observer:
                 name: node.create_client(Trigger, f"residual_controller/{name}") for name in ("enable", "reset")
             }
             node.create_timer(ATTEND_EVERY_S, self._attend)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(node)
+        self._executor = NodeExecutor(node)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
         if self._operates:
             self._heart.join()
+        self._executor.close()
         self._node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 
@@ -116,9 +119,10 @@ class Observer:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
-                self._executor.spin_once(timeout_sec=left)
+                self._executor.spin_once(min(left, ANSWER_EVERY_S))
             except ExternalShutdownException:
                 return
+            self._answer()
 
     def _beat(self) -> None:
         while not self._leaving.wait(HEARTBEAT_S):
@@ -139,7 +143,7 @@ class Observer:
     def _on_phase(self, message: String) -> None:
         episode = m.episode_from_message(message)
         if episode.phase is Phase.RESET:
-            self._ready.publish(m.ready_message(NAME, episode.id))
+            self._unanswered = episode.id
         elif episode.phase is Phase.RUNNING:
             self.current = ObservedEpisode(episode.seed, episode.stamp, sample=episode.sample or {})
         elif episode.phase is Phase.FINISHED and self.current is not None:
@@ -148,14 +152,19 @@ class Observer:
             self.episodes.append(ended)
             self._on_episode(ended)
 
+    def _answer(self) -> None:
+        """Ready for an episode, once every topic has a publisher that DDS has matched: nothing of it goes unheard."""
+        if self._unanswered is not None and all(topic.get_publisher_count() for topic in self._subscriptions):
+            self._ready.publish(m.ready_message(NAME, self._unanswered))
+            self._unanswered = None
+
     def _episode_of(self, stamp: int) -> ObservedEpisode | None:
         """The episode that a stamp belongs to; topics overtake each other at an episode's end."""
         current = self.current
         return current if current is not None and stamp >= current.start else None
 
     def _on_image(self, data: bytes, info: dict[str, int]) -> None:
-        sec, nanosec = CDR_HEADER_STAMP.unpack_from(data, 4)
-        stamp = sec * m.NANOSECONDS + nanosec
+        stamp = m.serialised_stamp_ns(data)
         if episode := self._episode_of(stamp):
             episode.images[stamp] = info["source_timestamp"]
 

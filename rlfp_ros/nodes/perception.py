@@ -183,14 +183,13 @@ class PerceptionNode(Node):
     # ---- publications ----
 
     def _publish(self, message: Image | CompressedImage, percept: Percept) -> None:
-        # Features last: the residual that answers them must not overtake pose and domain shift on the way to the
-        # controller, or lock step would depend on the scheduler.
+        # Features first: the policy waits for them. The pose last: the controller takes it for the whole percept.
         stamp = messages.stamp_ns(message.header.stamp)
+        self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
         position, covariance = in_base_frame(percept, self._T_base_camera)
         pose = np.concatenate([position, orientation_in_base(self._T_base_camera, percept.object_pose[3:])])
-        self._object_pose.publish(messages.object_pose_message(stamp, pose, covariance, self._contract.arm.base_frame))
         self._domain_shift.publish(Float32(data=float(percept.domain_shift)))
-        self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
+        self._object_pose.publish(messages.object_pose_message(stamp, pose, covariance, self._contract.arm.base_frame))
 
     def _publish_overlay(self, message: Image | CompressedImage, picture: np.ndarray, percept: Percept) -> None:
         drawn = overlay.draw(

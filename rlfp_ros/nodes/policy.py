@@ -12,6 +12,7 @@ import numpy as np
 from geometry_msgs.msg import PointStamped
 from pydantic import Field
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import String
 
@@ -67,7 +68,7 @@ class PolicyNode(Node):
         self._matcher = messages.JointMatcher(self._arm)
         self._warm_up()
 
-        self._history: deque[tuple[int, JointState]] = deque()  # oldest first; matched to the arm only when used
+        self._history: deque[tuple[int, bytes]] = deque()  # oldest first; read only where one is used
         self._pending: _Seen | None = None  # features newer than every joint state
         self._reset_stamp_ns = -1  # what is stamped up to here belongs to the episode before
         self._goal_message: PointStamped | None = None
@@ -84,7 +85,7 @@ class PolicyNode(Node):
         self._ready = self._publisher(messages.EPISODE_READY)
         self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
         self.create_subscription(
-            JointState, messages.JOINT_STATES.name, self._on_joint_state, messages.JOINT_STATES_HISTORY
+            JointState, messages.JOINT_STATES.name, self._on_joint_state, messages.JOINT_STATES_HISTORY, raw=True
         )
         self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self.create_subscription(PointStamped, messages.GOAL.name, self._on_goal, messages.LATCHED)
@@ -103,8 +104,8 @@ class PolicyNode(Node):
 
     # ---- subscriptions ----
 
-    def _on_joint_state(self, message: JointState) -> None:
-        stamp = messages.stamp_ns(message.header.stamp)
+    def _on_joint_state(self, message: bytes) -> None:
+        stamp = messages.serialised_stamp_ns(message)
         if stamp <= self._reset_stamp_ns:
             return
         if self._history and stamp <= self._history[-1][0]:
@@ -186,7 +187,7 @@ class PolicyNode(Node):
                         f"topic {messages.JOINT_STATES.name}: the joints are {(stamp_ns - stamp) * 1e-9:.3f} s older "
                         f"than the image, expected at most {self._settings.joint_max_age_s:g} s (joint_max_age_s)"
                     )
-                return self._matcher(message)
+                return self._matcher(deserialize_message(message, JointState))
         raise ConfigurationError(
             f"topic {messages.JOINT_STATES.name}: no joint state is as old as the image; compare the clocks of camera "
             "and arm, or raise history_s"

@@ -7,6 +7,7 @@ writes them, so that a slow disk costs messages (counted, and said) and never a 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ from rlfp_ros.schema import ConfigurationError, Schema
 DISCOVERY_S = 0.25  # how often publishers are looked for
 DEPTH = 200  # of a subscription: nearly a second at 240 Hz while this process does not run
 IMAGE_DEPTH = 30  # images are large
+NICENESS = 10  # what moves the arm goes first; the queues below hold what waits
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 # What is recorded unless `topics` says otherwise. Not: compressed images and the overlay, which are only made because
@@ -91,6 +93,7 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         self._settings = parameters.declare(self, RecorderSettings)
+        os.nice(NICENESS)
         self._directory = Path(self._settings.directory).expanduser()
         self._lost: Counter[str] = Counter()  # never reached us: DDS overwrote them before we could take them
         self._topics = self._chosen_topics()

@@ -7,7 +7,6 @@ joint state, stamped as it is, for simulation and lock step; ages then go by sta
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -35,6 +34,7 @@ from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.schema import ConfigurationError
 
 RESYNCHRONISE_TICKS = 2  # farther from the node's clock than this, the timeline is set anew
+PERCEPT_LOST_NS = 500_000_000  # no residual waits for poses that stopped coming so long ago
 SLEW = 50e-6  # otherwise it follows by this share of a tick at most: more would show as jerk in what the arm is told
 FORWARD_TOPICS = {
     "forward_position": "forward_position_controller/commands",
@@ -66,7 +66,8 @@ class ResidualControllerNode(Node):
         self._joints = messages.JointMatcher(arm, arm.topics.joint_states)
         self._lock_step = settings.tick_on == "joint_states"
         self._stamp_now = 0  # lock step: stamp of the newest joint state
-        self._pending: Residual | None = None  # waits for the gripper width of its stamp
+        self._pending: Residual | None = None  # waits to be whole
+        self._percept_stamp = 0  # of the newest object pose
         self._gripper: tuple[int, float] | None = None
         self._published_state = ""
         self._errors_logged = 0
@@ -87,9 +88,6 @@ class ResidualControllerNode(Node):
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._timer = self.create_timer(1.0 / settings.control_rate_hz, self._on_timer, clock=steady)
         self._publish_state(0)
-        # What lives until the end is not looked at again: a collection in the middle of a tick would be late.
-        gc.collect()
-        gc.freeze()
 
     def _open_publishers(self, settings: Settings) -> None:
         topics = self.arm.topics
@@ -116,13 +114,14 @@ class ResidualControllerNode(Node):
             (messages.EPISODE, self._on_episode),
             (messages.HEARTBEAT, self._on_heartbeat),
             (messages.GOAL, self._on_goal),
-            (messages.OBJECT_POSE, self._on_object_pose),
             (messages.DOMAIN_SHIFT, self._on_domain_shift),
+            (messages.OBJECT_POSE, self._on_object_pose),
             (messages.GRIPPER, self._on_gripper),
             (messages.RESIDUAL, self._on_residual),
         )
         for topic, callback in subscriptions:
-            self.create_subscription(topic.type, topic.name, callback, topic.qos)
+            qos = messages.LATEST if topic is messages.RESIDUAL else topic.qos  # the newest residual alone counts
+            self.create_subscription(topic.type, topic.name, callback, qos)
         self.create_subscription(
             JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
@@ -166,19 +165,29 @@ class ResidualControllerNode(Node):
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         if self._pending is not None:
-            self._admit(self._pending)  # its gripper width never came
-        residual = Residual(stamp, twist)
-        if self.controller.has_gripper:
-            if self._gripper is None or self._gripper[0] != stamp:
-                self._pending = residual
-                return
-            residual = Residual(stamp, twist, self._gripper[1])
-        self._admit(residual)
+            self._admit(self._pending)  # what it waited for never came
+        self._pending = Residual(stamp, twist)
+        self._admit_when_whole()
 
     def _on_gripper(self, message: JointState) -> None:
-        self._gripper = stamp, width = messages.gripper_from_message(message)
-        if self._pending is not None and self._pending.stamp_ns == stamp:
-            self._admit(Residual(stamp, self._pending.twist, width))
+        self._gripper = messages.gripper_from_message(message)
+        self._admit_when_whole()
+
+    def _admit_when_whole(self) -> None:
+        """A residual waits for the gripper width of its stamp, and where ticks follow the simulator for the percept of
+        its picture too: perception publishes that after the features, and who is faster must not change an episode.
+        """
+        residual = self._pending
+        if residual is None:
+            return
+        if self.controller.has_gripper:
+            if self._gripper is None or self._gripper[0] != residual.stamp_ns:
+                return
+            residual = Residual(residual.stamp_ns, residual.twist, self._gripper[1])
+        behind = residual.stamp_ns - self._percept_stamp
+        if self._lock_step and residual.stamp_ns <= self._stamp_now and 0 < behind < PERCEPT_LOST_NS:
+            return
+        self._admit(residual)
 
     def _admit(self, residual: Residual) -> None:
         self._pending = None
@@ -187,7 +196,9 @@ class ResidualControllerNode(Node):
 
     def _on_object_pose(self, message: PoseWithCovarianceStamped) -> None:
         pose, covariance = messages.object_pose_from_message(message, self.arm.base_frame)
-        self.controller.on_object_pose(pose[:3], covariance, messages.stamp_ns(message.header.stamp), self._now())
+        self._percept_stamp = messages.stamp_ns(message.header.stamp)
+        self.controller.on_object_pose(pose[:3], covariance, self._percept_stamp, self._now())
+        self._admit_when_whole()
 
     def _on_domain_shift(self, message: Float32) -> None:
         self.controller.on_domain_shift(message.data, self._reached_stamp(), self._now())
@@ -210,6 +221,7 @@ class ResidualControllerNode(Node):
             return
         self.controller.on_episode_reset(episode.stamp)
         self._pending = self._gripper = self._gripper_sent = None
+        self._percept_stamp = episode.stamp
         self._ready.publish(messages.ready_message(self.get_name(), episode.id))
 
     def _service(self, name: str) -> Any:

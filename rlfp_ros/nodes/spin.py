@@ -7,6 +7,7 @@ Exit codes: 0 for SIGINT, SIGTERM and Finished(); 2 for what the user can put ri
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -16,10 +17,11 @@ from typing import Any
 
 import rclpy
 from rclpy.exceptions import InvalidHandle
-from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
+from rlfp_ros.nodes.executor import NodeExecutor
 from rlfp_ros.schema import ConfigurationError
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
@@ -53,15 +55,17 @@ def run(build: Callable[[], Node], arguments: Sequence[str] | None = None) -> in
     except Exception as error:  # rcl raises classes that only its extension module has
         return _refuse(name, f"ROS 2 does not start: {_first_line(error)}")
     node: Node | None = None
-    executor: SingleThreadedExecutor | None = None
+    executor: NodeExecutor | None = None
     code = OK
     try:
         left_over = remove_ros_args(list(arguments))[1:]
         if left_over:
             raise ConfigurationError(f"argument {left_over[0]!r} is not known; give parameters as --ros-args -p a:=b")
         node = build()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
+        executor = NodeExecutor(node)
+        # What lives until the end is not looked at again: a collection in the middle of a tick would be late.
+        gc.collect()
+        gc.freeze()
         _spin(node, executor)
     except Finished as finished:
         code = finished.code
@@ -94,9 +98,9 @@ def _on_signal(handler: Any) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _spin(node: Node, executor: SingleThreadedExecutor) -> None:
+def _spin(node: Node, executor: NodeExecutor) -> None:
     diagnostics = getattr(node, "diagnostics", None)
-    while rclpy.ok():
+    while True:
         try:
             executor.spin_once()
         except (Finished, KeyboardInterrupt, ExternalShutdownException, ShutdownException):
@@ -110,7 +114,7 @@ def _spin(node: Node, executor: SingleThreadedExecutor) -> None:
                 node.get_logger().error(f"exception in a callback: {type(error).__name__}: {error}")
 
 
-def _close(node: Node | None, executor: SingleThreadedExecutor | None) -> None:
+def _close(node: Node | None, executor: NodeExecutor | None) -> None:
     """Give a node the chance to close its files (`close()`), then end ROS; never fail on the way out."""
     try:
         if node is not None:
@@ -118,7 +122,7 @@ def _close(node: Node | None, executor: SingleThreadedExecutor | None) -> None:
             if close is not None:
                 close()
             if executor is not None:
-                executor.remove_node(node)
+                executor.close()
             node.destroy_node()
     except KeyboardInterrupt:
         pass

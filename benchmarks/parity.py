@@ -1,0 +1,62 @@
+"""The graph in lock step against the same code in process: the same seeds must give the same episodes.
+
+Every residual that the policy node published is compared with the in-process one of the same picture, and every
+outcome with its twin. Exit code 1 where an outcome differs, or a residual by more than TOLERANCE.
+
+    ./rlfp bench parity [--bundle B] [--profile P] [--episodes N] [--seed S] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.evaluation.graph import observe_graph, outcome_of
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.simulation.randomization import load_profile
+
+TOLERANCE = 1e-5  # m/s and rad/s
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rlfp bench parity", description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", default="reach_panda")
+    parser.add_argument("--profile", default="train")
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    result = compare(options.bundle, options.profile, options.episodes, options.seed)
+    print("  ".join(f"{key} {value}" for key, value in result.items()))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return int(result["outcomes_equal"] < result["episodes"] or result["largest_difference"] > TOLERANCE)
+
+
+def compare(bundle_name: str, profile: str, episodes: int, seed: int) -> dict[str, Any]:
+    """`{episodes, outcomes_equal, residuals, heard, largest_difference}`; the difference in m/s or rad/s."""
+    bundle = load_bundle(bundle_name)
+    arguments = {
+        "task": bundle.contract.task, "bundle": bundle_name, "profile": profile, "episodes": episodes, "seed": seed,
+        "lock_step": True, "transport": "local",
+    }  # fmt: skip
+    observed = observe_graph(arguments, lambda episode: None)
+    alone = Rollout(bundle, load_profile(profile))
+    result = {"episodes": episodes, "outcomes_equal": 0, "residuals": 0, "heard": 0, "largest_difference": 0.0}
+    for number, heard in enumerate(observed):
+        played = alone.play(seed + number)
+        result["outcomes_equal"] += outcome_of(heard) == played.outcome
+        # Stamps count from the start of the process: compare them from each episode's start, its first picture.
+        expected = {residual.stamp_ns - played.residuals[0].stamp_ns: residual.twist for residual in played.residuals}
+        result["residuals"] += len(expected)
+        result["heard"] += len(heard.residuals)
+        for stamp, twist in heard.residuals.items():
+            difference = float(np.max(np.abs(twist - expected.get(stamp - heard.start, np.inf))))
+            result["largest_difference"] = max(result["largest_difference"], difference)
+    alone.close()
+    return result
