@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # seven joints: a second thread only waits
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,13 +45,20 @@ STANDING_RAD_S = 1e-6  # rounding of what the arm is told at rest
 HOSTILE = (np.nan, np.inf, -np.inf, 1e300, 5e-324, 50.0)
 
 
-def contract_of(arm: Arm) -> SimpleNamespace:
-    """A policy that may turn and push the tool every way, on top of `hold`."""
+def contract_of(arm: Arm, in_joint_space: bool = False) -> SimpleNamespace:
+    """A policy that may turn and push the tool (or turn the joints) every way, on top of `hold`."""
     fingers = 1 if arm.gripper else 0
+    components: tuple[str, ...] = ("vx", "vy", "vz", "wx", "wy", "wz")
+    units: tuple[Any, ...] = ("m/s",) * 3 + ("rad/s",) * 3
+    scale = SCALE
+    if in_joint_space:
+        components, scale = arm.joint_names, np.array(arm.limits.velocity)
+        units = ("rad/s",) * len(components)
     action = ActionContract(
-        components=("vx", "vy", "vz", "wx", "wy", "wz", *(("gripper",) * fingers)),
-        scale=(*SCALE.tolist(), *((0.04,) * fingers)),
-        units=("m/s", "m/s", "m/s", "rad/s", "rad/s", "rad/s", *(("m",) * fingers)),
+        kind="joint_velocity" if in_joint_space else "twist",
+        components=components + ("gripper",) * fingers,
+        scale=(*scale.tolist(), *((0.04,) * fingers)),
+        units=units + ("m",) * fingers,
         rate_hz=30.0,
     )
     return SimpleNamespace(action=action, base_controller=BaseController(name="hold"))
@@ -102,6 +110,7 @@ class Judge:
         assert (position >= limits["lower"]).all()
         assert (position <= limits["upper"]).all()
         assert (np.abs(velocity) <= limits["velocity"]).all()
+        self.see_speed_near_ends(position, velocity)
         assert (np.abs(acceleration) <= limits["acceleration"] + 1e-6).all(), acceleration / limits["acceleration"]
         if self.before is not None:
             elapsed = (time_ns - self.before[0]) * 1e-9
@@ -119,8 +128,19 @@ class Judge:
         assert np.linalg.norm(twist[:3]) <= tool.speed, f"tool speed {np.linalg.norm(twist[:3]):.3f} m/s"
         assert np.linalg.norm(twist[3:]) <= tool.angular_speed, f"tool turns at {np.linalg.norm(twist[3:]):.3f} rad/s"
 
+    def see_speed_near_ends(self, position: np.ndarray, velocity: np.ndarray) -> None:
+        """Where the arm has `velocity_near_ends`: (speed + offset)^2 is at most 2 deceleration distance."""
+        near = self.arm.limits.velocity_near_ends
+        if near is None:
+            return
+        going_up = velocity > 0
+        distance = np.where(going_up, np.array(near.upper) - position, position - np.array(near.lower))
+        squared = (np.abs(velocity) + np.array(near.offset)) ** 2
+        allowed = squared <= 2 * np.array(near.deceleration) * distance
+        assert (allowed | (np.abs(velocity) < 1e-6)).all(), f"{velocity} rad/s at {position} rad"
+
     def see_distances(self, position: np.ndarray) -> None:
-        """Capsules with three or more joints between them stay apart, and above the table."""
+        """Capsules with three or more joints between them stay apart, above the table and off the obstacles."""
         model, data = self.model, self.data
         pin.forwardKinematics(model, data, position)
         placed = []
@@ -137,6 +157,11 @@ class Judge:
                 if abs(joint - other_joint) >= 3:
                     distance = segment_distance(start, end, other_start, other_end)
                     assert distance > capsule.radius + other.radius
+            for obstacle in self.arm.obstacles if joint else ():
+                box = np.linalg.inv(obstacle.pose.matrix())
+                points = [share * start + (1 - share) * end for share in np.linspace(0, 1, 30)]
+                within = np.abs(np.array(points) @ box[:3, :3].T + box[:3, 3]) - 0.5 * np.array(obstacle.size)
+                assert np.linalg.norm(np.maximum(within, 0), axis=1).min() > capsule.radius, obstacle.name
 
 
 class Line:
@@ -168,34 +193,41 @@ class Line:
         return result
 
 
-def hostile_twist(random: np.random.Generator, phase: int, kind: int) -> np.ndarray:
+def hostile_twist(random: np.random.Generator, phase: int, kind: int, scale: np.ndarray = SCALE) -> np.ndarray:
     """Random, extremal, switching at the worst moment, absurd or not a number; -1: any of these."""
     if kind < 0:
         kind = int(random.integers(0, 6))
-    scale = SCALE
+    axes = len(scale)
     if kind == 0:
-        return random.uniform(-1, 1, 6) * scale
+        return random.uniform(-1, 1, axes) * scale
     if kind == 1:
-        return np.sign(random.uniform(-1, 1, 6)) * scale
+        return np.sign(random.uniform(-1, 1, axes)) * scale
     if kind == 2:
-        return (1 if phase % 2 else -1) * scale * np.array([1, 0, 0, 0, 0, 1])
+        ends = np.zeros(axes)
+        ends[[0, -1]] = 1 if phase % 2 else -1
+        return ends * scale
     if kind == 3:
-        twist = random.uniform(-1, 1, 6) * scale
-        twist[random.integers(0, 6)] = random.choice(HOSTILE)
+        twist = random.uniform(-1, 1, axes) * scale
+        twist[random.integers(0, axes)] = random.choice(HOSTILE)
         return twist
-    if kind == 4:
-        return np.array([0, 0, -1, 0, 0, 0]) * scale
-    return scale * random.choice([-1, 1], 6)
+    if kind == 4:  # the tool down, or one joint after the other to its end
+        down = np.zeros(axes)
+        down[2 if axes == 6 else phase % axes] = -1
+        return down * scale
+    return scale * random.choice([-1, 1], axes)
 
 
 def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[Judge, ResidualController]:
     """A hostile run through controller and delayed line, judged sample by sample."""
     random = np.random.default_rng(seed)
-    controller = ResidualController(arm, contract_of(arm), ControllerSettings(start_enabled=True))
+    in_joint_space = seed % 4 >= 2
+    contract = contract_of(arm, in_joint_space)
+    controller = ResidualController(arm, contract, ControllerSettings(start_enabled=True))
     judge = Judge(arm)
     start = np.array(arm.home) + random.uniform(-0.1, 0.1, len(arm.joint_names))
     line = Line(arm, start, random)
-    twist = np.zeros(6)
+    scale = controller.residual_scale
+    twist = np.zeros(len(scale))
     held = int(random.integers(1, 40))
     kind = int(random.integers(-3, 6))  # two runs of three keep to one kind: bang-bang swings up at its own rhythm
     tick, seen = 0, 1
@@ -211,15 +243,22 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
         measured = JointState(now, position + noise[0], velocity + noise[1], np.zeros(len(position)), 0.04)
         if faults and random.random() < 0.002:
             measured = JointState(now, measured.positions * np.nan, measured.velocities, measured.efforts)
+        if faults and random.random() < 0.001:  # joints that change places
+            measured = JointState(
+                now, *random.permutation(np.array((measured.positions, velocity)), axis=1), 0 * velocity
+            )
         controller.on_joint_state(measured, now)
         if step % held == 0:
-            twist = hostile_twist(random, step // held, kind)
+            twist = hostile_twist(random, step // held, kind, scale)
         if step % 8 == 0:
             age = int(random.integers(0, 60_000_000))
             if faults and random.random() < 0.05:
                 age = int(random.choice([-(10**12), -60_000_000, 10**9]))  # of the future, or of long ago
             admitted = controller.on_residual(Residual(now - age, twist, float(random.uniform(-1, 1))), now)
             assert np.isfinite(admitted).all()
+        if faults and step % 8 == 0 and random.random() < 0.9:  # otherwise one bad percept would hold it for good
+            controller.on_object_pose(np.array((0.5, 0.0, 0.1)), None, now - 1, now)
+            controller.on_domain_shift(0.0, now, now)
         if faults and random.random() < 0.003:
             controller.on_object_pose(random.choice(HOSTILE, 3), None, now, now)
         if faults and random.random() < 0.003:

@@ -99,20 +99,25 @@ class Normalisation(Schema):
     where: Literal["inside_onnx"] = "inside_onnx"
 
 
-ActionComponent = Literal["vx", "vy", "vz", "wx", "wy", "wz", "gripper"]
+TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 
 class ActionContract(Schema):
-    """The policy's output in [-1, 1], times `scale`, is a velocity of the tool in the base frame.
+    """The policy's output in [-1, 1], times `scale`, is a velocity: of the tool in the base frame, or of joints.
 
-    The gripper component maps [-1, 1] to [0, 2 * scale] metres of opening width.
+    `components`: some of vx vy vz wx wy wz (kind twist), or names of the arm's joints (kind joint_velocity), and
+    `gripper`, which maps [-1, 1] to [0, 2 * scale] metres of opening width.
     """
 
-    kind: Literal["twist"] = "twist"
-    components: tuple[ActionComponent, ...]
+    kind: Literal["twist", "joint_velocity"] = "twist"
+    components: tuple[str, ...]
     scale: tuple[float, ...]
     units: tuple[Literal["m/s", "rad/s", "m"], ...]
     rate_hz: float = Positive
+
+    def axes(self, joint_names: tuple[str, ...]) -> tuple[str, ...]:
+        """What a residual's numbers are, in their order: the six of a twist, or the arm's joints."""
+        return TWIST_COMPONENTS if self.kind == "twist" else joint_names
 
     @model_validator(mode="after")
     def _consistent(self) -> ActionContract:
@@ -124,7 +129,10 @@ class ActionContract(Schema):
         if len(set(self.components)) != len(self.components):
             raise ValueError(f"components {list(self.components)} repeat, expected each once")
         for component, scale, unit in zip(self.components, self.scale, self.units, strict=True):
-            expected = "m" if component == "gripper" else "m/s" if component.startswith("v") else "rad/s"
+            if self.kind == "twist" and component not in (*TWIST_COMPONENTS, "gripper"):
+                raise ValueError(f"component {component!r} is none of {', '.join(TWIST_COMPONENTS)}, gripper")
+            translation = self.kind == "twist" and component.startswith("v")
+            expected = "m" if component == "gripper" else "m/s" if translation else "rad/s"
             if unit != expected:
                 raise ValueError(f"unit of {component} is {unit}, expected {expected}")
             if scale <= 0:
@@ -204,6 +212,13 @@ class Contract(Schema):
                 f"action.rate_hz is {self.action.rate_hz}, but camera.rate_hz is {self.camera.rate_hz}; "
                 "the policy acts once for every frame, so set them equal or retrain"
             )
+        if self.action.kind == "joint_velocity":
+            unknown = set(self.action.components) - {*self.arm.joint_names, "gripper"}
+            if unknown:
+                raise ValueError(
+                    f"action.components has {sorted(unknown)[0]!r}, expected joints of arm.joint_names "
+                    f"({', '.join(self.arm.joint_names)}) or gripper"
+                )
         return self
 
 

@@ -14,6 +14,19 @@ from rlfp_ros import paths, schema
 from rlfp_ros.schema import ConfigurationError, Schema
 
 Positive = Field(gt=0)
+LIMITS = ("lower", "upper", "velocity", "acceleration", "jerk", "effort")
+
+
+class VelocityNearEnds(Schema):
+    """Joint speed that falls towards the ends of a joint's range, as the Franka Research 3 publishes it.
+
+    At distance d from `upper` (or `lower`, going down) at most sqrt(2 deceleration d) - offset, and never below 0.
+    """
+
+    lower: tuple[float, ...]  # rad; the formula's own, a little outside the position limits
+    upper: tuple[float, ...]  # rad
+    deceleration: tuple[float, ...]  # rad/s^2
+    offset: tuple[float, ...]  # rad/s
 
 
 class JointLimits(Schema):
@@ -26,6 +39,18 @@ class JointLimits(Schema):
     acceleration: tuple[float, ...]  # rad/s^2
     jerk: tuple[float, ...]  # rad/s^3
     effort: tuple[float, ...]  # N m
+    velocity_near_ends: VelocityNearEnds | None = None  # besides `velocity`
+
+    def velocity_bounds(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and most velocity rad/s at `positions` rad, both [..., J]."""
+        most = np.broadcast_to(np.array(self.velocity), positions.shape)
+        near = self.velocity_near_ends
+        if near is None:
+            return -most, most
+        twice, offset = 2.0 * np.array(near.deceleration), np.array(near.offset)
+        downwards = np.sqrt(np.maximum(twice * (positions - np.array(near.lower)), 0.0)) - offset
+        upwards = np.sqrt(np.maximum(twice * (np.array(near.upper) - positions), 0.0)) - offset
+        return -np.minimum(most, np.maximum(downwards, 0.0)), np.minimum(most, np.maximum(upwards, 0.0))
 
 
 class Gripper(Schema):
@@ -57,11 +82,27 @@ class Capsule(Schema):
     table: bool = True  # its distance to the table counts; the fingers' does not, the tool box bounds them
 
 
+class Obstacle(Schema):
+    """A box that stands near the arm: a wall, a shelf, a camera's post. The arm's capsules keep away from it."""
+
+    name: str
+    size: tuple[float, float, float]  # m, edge lengths along its own axes
+    pose: schema.Pose  # of its centre, in the base frame
+
+    @model_validator(mode="after")
+    def _solid(self) -> Obstacle:
+        if min(self.size) <= 0:
+            raise ValueError(f"size is {list(self.size)}, expected edges above 0")
+        return self
+
+
 class Topics(Schema):
     """Relative topic names of the arm's drivers; a launch file may remap them."""
 
     joint_states: str = "joint_states"
     joint_trajectory: str = "joint_trajectory_controller/joint_trajectory"
+    forward_position: str = "forward_position_controller/commands"
+    forward_velocity: str = "forward_velocity_controller/commands"
     gripper_trajectory: str = "gripper_controller/joint_trajectory"
 
 
@@ -78,6 +119,7 @@ class Arm(Schema):
     tool_limits: ToolLimits
     capsules: tuple[Capsule, ...] = ()  # none: no distances are kept
     table_height: float | None = 0.0  # m, in the base frame; None: no table
+    obstacles: tuple[Obstacle, ...] = ()  # what else stands around
     gripper: Gripper | None = None
     topics: Topics = Topics()
     visuals: Literal["collision", "visual"] = "collision"  # which meshes the simulator draws (collision: low polygon)
@@ -85,11 +127,14 @@ class Arm(Schema):
     @model_validator(mode="after")
     def _consistent(self) -> Arm:
         count = len(self.joint_names)
-        for name in ("lower", "upper", "velocity", "acceleration", "jerk", "effort"):
-            values = getattr(self.limits, name)
+        given = {name: getattr(self.limits, name) for name in LIMITS}
+        if self.limits.velocity_near_ends is not None:
+            near = self.limits.velocity_near_ends.model_dump()
+            given |= {f"velocity_near_ends.{name}": values for name, values in near.items()}
+        for name, values in given.items():
             if len(values) != count:
                 raise ValueError(f"limits.{name} has {len(values)} values, expected {count}, one for each joint")
-            if name not in ("lower", "upper") and min(values) <= 0:
+            if name in LIMITS[2:] and min(values) <= 0:
                 raise ValueError(f"limits.{name} has {min(values)}, expected values above 0")
         if len(self.home) != count:
             raise ValueError(f"home has {len(self.home)} values, expected {count}, one for each joint")

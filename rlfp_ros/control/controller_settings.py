@@ -54,6 +54,9 @@ class ControllerSettings(Schema):
     table_margin_m: float = Field(
         default=0.005, ge=0, le=0.2, description="kept between the arm's capsules and the table (m)"
     )
+    obstacle_margin_m: float = Field(
+        default=0.02, ge=0, le=0.2, description="kept between the arm's capsules and the arm file's obstacles (m)"
+    )
     collision_influence_m: float = Field(
         default=0.05, gt=0, le=0.5, description="distance beyond the margin at which closing slows down (m)"
     )

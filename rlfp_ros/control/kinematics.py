@@ -109,13 +109,16 @@ JOINTS_BETWEEN = 3  # capsules with fewer joints between them cannot meet, or to
 
 
 class Distances:
-    """Distances between the arm's own capsules, and between them and the table, kept above margins.
+    """Distances between the arm's own capsules, and from them to table and obstacles, kept above margins (m).
 
-    Pairs are those with at least `JOINTS_BETWEEN` joints between their links, and every capsule beyond the third
-    joint against the table plane. Without capsules in the arm's configuration there are no pairs and all is clear.
+    Pairs are those with at least `JOINTS_BETWEEN` joints between their links, every capsule beyond the third joint
+    against the table plane, and every capsule that moves against every obstacle. Without capsules in the arm's
+    configuration there are no pairs and all is clear.
     """
 
-    def __init__(self, kinematics: Kinematics, margin: float, table_margin: float, influence: float) -> None:
+    def __init__(
+        self, kinematics: Kinematics, margin: float, table_margin: float, influence: float, obstacle_margin: float = 0.0
+    ) -> None:
         self._kinematics = kinematics
         self._influence = influence
         arm, model = kinematics.arm, kinematics.model
@@ -155,6 +158,14 @@ class Distances:
                 if joint >= JOINTS_BETWEEN and capsule.table:
                     geometry.addCollisionPair(pin.CollisionPair(index, table))
                     margins.append(table_margin)
+        for obstacle in arm.obstacles:
+            box = coal.Box(np.array(obstacle.size))
+            placement = kinematics.base_placement * pin.SE3(obstacle.pose.matrix())
+            other = geometry.addGeometryObject(pin.GeometryObject(f"obstacle {obstacle.name}", 0, 0, placement, box))
+            for index, joint in placed:
+                if joint:
+                    geometry.addCollisionPair(pin.CollisionPair(index, other))
+                    margins.append(obstacle_margin)
         self.margins = np.array(margins)
         self.names = [
             (geometry.geometryObjects[pair.first].name, geometry.geometryObjects[pair.second].name)

@@ -16,8 +16,6 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
 
-TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
-
 
 @dataclass(frozen=True)
 class ObservationContract:
@@ -74,15 +72,21 @@ class Observer:
         }
 
 
-def residual_of(action: np.ndarray, contract: ActionContract, stamp_ns: int) -> Residual:
-    """An action in [-1, 1] as a residual in SI units: the one place where the action scale is applied."""
-    twist = np.zeros(6)
+def residual_of(
+    action: np.ndarray, contract: ActionContract, stamp_ns: int, joint_names: tuple[str, ...] = ()
+) -> Residual:
+    """An action in [-1, 1] as a residual in SI units: the one place where the action scale is applied.
+
+    `joint_names`: the arm's, for actions of kind joint_velocity.
+    """
+    axes = contract.axes(joint_names)
+    twist = np.zeros(len(axes))
     gripper_width = None
     for value, component, scale in zip(action.tolist(), contract.components, contract.scale, strict=True):
         if component == "gripper":
             gripper_width = scale * (value + 1)
         else:
-            twist[TWIST_COMPONENTS.index(component)] = scale * value
+            twist[axes.index(component)] = scale * value
     return Residual(stamp_ns, twist, gripper_width)
 
 
@@ -117,4 +121,5 @@ class Policy:
         observation = self._observer.observe(features, joint_state, goal)
         inputs = {name: value[None] for name, value in observation.items()} | {"state": self._state}
         action, self._state = self._session.run(("action", "next_state"), inputs)
-        return residual_of(action[0].astype(np.float64), self.contract.action, stamp_ns)
+        names = self.contract.arm.joint_names
+        return residual_of(action[0].astype(np.float64), self.contract.action, stamp_ns, names)

@@ -28,7 +28,6 @@ from rlfp_ros.schema import ConfigurationError
 
 __all__ = ["Command", "ControllerSettings", "Reason", "ResidualController", "State"]
 
-TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
 STANDING_RAD_S = 0.05  # measured speed below this is noise: the arm starts at rest
 FROZEN_MOTION_RAD = 0.02  # commanded motion during which a measurement must change
 TRACKING_STRIKES = 3  # consecutive joint states with a tracking error; one may be a glitch
@@ -77,7 +76,9 @@ class ResidualController:
             contract.base_controller.name, dict(contract.base_controller.parameters), arm, settings
         )
         scale: dict[str, float] = dict(zip(contract.action.components, contract.action.scale, strict=True))
-        self.residual_scale = np.array([scale.get(name, 0.0) for name in TWIST_COMPONENTS])  # [6] m/s, rad/s
+        self.in_joint_space = contract.action.kind == "joint_velocity"
+        axes = contract.action.axes(arm.joint_names)
+        self.residual_scale = np.array([scale.get(name, 0.0) for name in axes])  # [6] m/s, rad/s, or [J] rad/s
         self.has_gripper = "gripper" in scale
         if self.has_gripper and arm.gripper is None:
             raise ConfigurationError(
@@ -89,7 +90,7 @@ class ResidualController:
         self._dt = 1.0 / settings.control_rate_hz
         self._speed = np.array(arm.limits.velocity)
         self._effort = (EFFORT_SLACK * np.array(arm.limits.effort)).tolist()
-        self._zeros = np.zeros(6)
+        self._zeros = np.zeros(len(axes))
         self._zeros.setflags(write=False)
         self._stamp_ns = self._now_ns = NEVER  # of the last tick, on both clocks
         self.last_error = ""
@@ -251,7 +252,7 @@ class ResidualController:
             self.supervisor.stop(Reason.JOINT_STATE_FROZEN, now_ns)
 
     def on_residual(self, residual: Residual, now_ns: int) -> np.ndarray:
-        """A residual came: the twist [6] that is admitted, after validation, gain and bounds; zeros if rejected."""
+        """A residual came: what is admitted of its twist, after validation, gain and bounds; zeros if rejected."""
         fault = self._residual_fault(residual, now_ns)
         if fault is Reason.RESIDUAL_REPEATED:
             self.supervisor.count(fault)  # old news: neither a fault nor a sign of life
@@ -276,7 +277,7 @@ class ResidualController:
 
     def _residual_fault(self, residual: Residual, now_ns: int) -> Reason | None:
         twist = residual.twist
-        if getattr(twist, "shape", None) != (6,):
+        if getattr(twist, "shape", None) != self._zeros.shape:
             return Reason.RESIDUAL_SHAPE
         width = residual.gripper_width
         if not np.isfinite(twist).all() or (width is not None and not np.isfinite(width)):
@@ -499,8 +500,12 @@ class ResidualController:
         """Joint velocities [J] rad/s that base controller and residual ask for, inside the limits."""
         situation = self._situation()
         residual = verdict.gain * self._residual
-        motion = self.base.wanted(situation, residual)
-        velocity = self.filter.joint_velocity(motion.twist + residual, motion.posture)
+        if self.in_joint_space:
+            motion = self.base.wanted(situation, situation.jacobian @ residual)
+            velocity = self.filter.joint_velocity(motion.twist, motion.posture, residual)
+        else:
+            motion = self.base.wanted(situation, residual)
+            velocity = self.filter.joint_velocity(motion.twist + residual, motion.posture)
         return verdict.base_scale * velocity
 
     def _gripper(self, verdict: Verdict) -> float | None:

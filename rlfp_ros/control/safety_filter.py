@@ -40,6 +40,7 @@ LONGEST_STOP_S = 10.0  # a start above every speed limit, or not a number, has n
 # the tool would come to the very edge, where each step's curvature dips beyond it, and no step would ever pass again.
 SLIDING_ROOM_M = 0.003
 SPEED_MARGIN = 0.97  # of the published tool speeds, held at the samples that are checked
+BETWEEN_TICKS_RAD_S = 2e-3  # how far a speed that falls towards a joint's end may be overrun between two ticks
 RAMP_SAMPLES = 4  # of the tool's speed while a stop sets in
 ROUNDING = 1e-9  # of the comparisons below: rad, m and their rates
 
@@ -94,7 +95,11 @@ class SafetyFilter:
         limits, tool = arm.limits, arm.tool_limits
         self.joint_count = joints = len(arm.joint_names)
         self.distances = Distances(
-            kinematics, settings.collision_margin_m, settings.table_margin_m, settings.collision_influence_m
+            kinematics,
+            settings.collision_margin_m,
+            settings.table_margin_m,
+            settings.collision_influence_m,
+            settings.obstacle_margin_m,
         )
 
         # What the checks hold: the arm's limits with the margins of the settings.
@@ -135,6 +140,9 @@ class SafetyFilter:
         # Kinematics at the end of the last step that passed: the next one begins there.
         self._located: tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
         self._stops: dict[int, tuple[np.ndarray, tuple[int, ...]]] = {}
+        self._slow_near_ends = limits.velocity_near_ends is not None
+        self._samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._plateau = 0  # of the stop planned last
 
         # What the wanted motion may use: joints first, then the tool's three axes.
         self._value_upper = np.concatenate((self._upper, box_upper - SLIDING_ROOM_M))
@@ -242,6 +250,20 @@ class SafetyFilter:
             found = self._stops[plateau] = (np.vstack(points), ticks)
         return found
 
+    def _stop_samples(self, plateau: int) -> tuple[np.ndarray, np.ndarray]:
+        """[n, 3] each: from a motion's rows to its position and velocity after every tick of its stop."""
+        found = self._samples.get(plateau)
+        if found is None:
+            matrix, ticks = self._stop_matrix(plateau)
+            here, samples = np.eye(3), []
+            for length, target in zip(ticks, matrix.reshape(-1, 3, 3), strict=True):
+                for left in range(length, 0, -1):
+                    here = self._to_step @ np.vstack((here, here[2] + (target[2] - here[2]) / left))
+                    samples.append(here[:2])
+            both = np.array(samples)
+            found = self._samples[plateau] = (both[:, 0], both[:, 1])
+        return found
+
     def _plan_stop(self, rows: np.ndarray) -> list[tuple[int, Motion]]:
         """The shortest stop from `rows` inside the stop's acceleration; jerk is inside by the ramps' length.
 
@@ -253,6 +275,7 @@ class SafetyFilter:
             return []
         needed = 0.5 * hardest - self._ramp_time
         plateau = math.ceil(needed / self.dt - ROUNDING) if needed > 0.0 else 0
+        self._plateau = plateau
         matrix, ticks = self._stop_matrix(plateau)
         points = matrix.dot(rows).reshape(len(ticks), 3, self.joint_count)
         self._stop_positions = points[:, 0]
@@ -328,7 +351,21 @@ class SafetyFilter:
                 return "position"
         # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
         fastest = self._growth.dot(np.abs(step))
-        return "" if everywhere(fastest <= self._velocity_published) else "velocity"
+        if not everywhere(fastest <= self._velocity_published):
+            return "velocity"
+        return "velocity" if self._slow_near_ends and not self._slow_enough(step) else ""
+
+    def _slow_enough(self, step: np.ndarray) -> bool:
+        """Is every tick of the step and of its stop below the speed that the place allows?"""
+        to_position, to_velocity = self._stop_samples(self._plateau)
+        position = np.vstack((step[:1], to_position @ step))
+        velocity = np.vstack((step[1:2], to_velocity @ step))
+        least, most = self.arm.limits.velocity_bounds(position)
+        room = BETWEEN_TICKS_RAD_S
+        return bool(
+            (velocity <= np.maximum(most - room, ROUNDING)).all()
+            and (velocity >= np.minimum(least + room, -ROUNDING)).all()
+        )
 
     def _check_tool(self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]]) -> str:
         """Why the tool and the links may not make this step and its stop; empty where they may."""
@@ -416,12 +453,13 @@ class SafetyFilter:
         located = self._tool_at_end, _, self._jacobian = self._located[1]
         return located
 
-    def joint_velocity(self, twist: np.ndarray, posture: np.ndarray) -> np.ndarray:
+    def joint_velocity(self, twist: np.ndarray, posture: np.ndarray, joints: np.ndarray | None = None) -> np.ndarray:
         """Joint velocities [J] rad/s inside all limits, as near as they allow to a tool twist [6] in the base frame.
 
-        `posture` [J] rad/s acts only where it does not move the tool. Call `locate` first. Damped inverse kinematics
-        (damping grows as the smallest singular value falls); where that breaks a limit, a quadratic programme on DAQP
-        finds the nearest velocity that does not. Standing still is always among its answers.
+        `posture` [J] rad/s acts only where it does not move the tool; `joints` [J] rad/s are added as they are. Call
+        `locate` first. Damped inverse kinematics (damping grows as the smallest singular value falls); where that
+        breaks a limit, a quadratic programme on DAQP finds the nearest velocity that does not. Standing still is
+        always among its answers.
         """
         jacobian, spare = self._jacobian, self._spare
         weighted = self._task_weight_column * jacobian
@@ -447,7 +485,8 @@ class SafetyFilter:
         along = pull.dot(vectors) / (np.maximum(values, 0.0) + damping)
         if spare:
             along += self._is_spare * (posture.dot(vectors) - along)
-        return self._limit(vectors.dot(along), gram, jacobian)
+        velocity = vectors.dot(along)
+        return self._limit(velocity if joints is None else velocity + joints, gram, jacobian)
 
     def _limit(self, velocity: np.ndarray, gram: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
         # Speed towards any limit at most barrier_rate_hz times the distance to it; back from beyond it is free.
@@ -457,9 +496,17 @@ class SafetyFilter:
         least = np.maximum(self._rate_least, np.minimum(rate * (self._value_lower - value), 0.0))
         parting, left = self.distances.closing(value[:joints], CLOSEST_PAIRS)
         pairs = len(left)
-        moved = jacobian.dot(velocity)
+        if self._slow_near_ends:
+            slowest, fastest = self.arm.limits.velocity_bounds(value[:joints])
+            least[:joints] = np.maximum(least[:joints], self.settings.velocity_scale * slowest)
+            most[:joints] = np.minimum(most[:joints], self.settings.velocity_scale * fastest)
+        # Too fast is made slower in the same direction. Only walls and joints' ends turn a motion: the arm slides.
+        velocity, moved = self._slowed(velocity, jacobian.dot(velocity))
         rates = np.concatenate((velocity, moved[:3]))
         inside = everywhere(rates <= most) and everywhere(rates >= least)
+        if not inside and (excess := float((np.abs(velocity) / self._rate_most[:joints]).max())) > 1.0:
+            velocity, rates = (1.0 - ROUNDING) / excess * velocity, (1.0 - ROUNDING) / excess * rates
+            inside = everywhere(rates <= most) and everywhere(rates >= least)
         least_parting = left
         if pairs:
             least_parting = np.minimum(-rate * (left - SLIDING_ROOM_M), 0.0)
@@ -478,14 +525,19 @@ class SafetyFilter:
             if flag != DAQP_OPTIMAL:
                 self.counts.unsolved += 1
                 return self._zeros
-            velocity = solution
-            moved = jacobian.dot(velocity)
-        # Scaling towards standing still keeps every limit above, so speed limits can come last.
+            # Scaling towards standing still keeps every limit above, so the tool's speed may come last again.
+            velocity, _ = self._slowed(solution, jacobian.dot(solution))
+        return velocity
+
+    def _slowed(self, velocity: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Joint velocities and the tool's twist, both scaled so that the tool is inside its speeds."""
         vx, vy, vz, wx, wy, wz = moved.tolist()
         speed, angular = math.sqrt(vx * vx + vy * vy + vz * vz), math.sqrt(wx * wx + wy * wy + wz * wz)
         if speed > self._tool_speed:
-            velocity = velocity * (self._tool_speed / speed)
-            angular *= self._tool_speed / speed
+            slower = self._tool_speed / speed
+            velocity, moved = velocity * slower, moved * slower
+            angular *= slower
         if angular > self._tool_angular_speed:
-            velocity = velocity * (self._tool_angular_speed / angular)
-        return velocity
+            slower = self._tool_angular_speed / angular
+            velocity, moved = velocity * slower, moved * slower
+        return velocity, moved

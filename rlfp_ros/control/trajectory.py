@@ -23,8 +23,8 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Residual:
-    """What the policy asks for: tool velocity in the base frame, and a gripper width."""
+    """What the policy asks for: tool velocity in the base frame (or joint velocities), and a gripper width."""
 
     stamp_ns: int  # of the image it was computed from
-    twist: np.ndarray  # [6] m/s, rad/s
+    twist: np.ndarray  # [6] m/s, rad/s; where the bundle's action is of kind joint_velocity, [J] rad/s
     gripper_width: float | None = None  # m; None: leave the gripper alone

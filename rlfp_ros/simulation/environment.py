@@ -171,7 +171,9 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             raise ValueError(f"action is {action}, expected {self.action_size} finite values in [-1, 1]")
         if self._ended:
             raise gymnasium.error.ResetNeeded("the episode has ended; call reset() before step()")
-        residual = residual_of(np.clip(action, -1, 1), self.behaviour.action, self.world.image_stamp_ns)
+        residual = residual_of(
+            np.clip(action, -1, 1), self.behaviour.action, self.world.image_stamp_ns, self.world.arm.joint_names
+        )
         self._deployment.answer(residual)
         self._ended = not self._deployment.advance()
         outcome = self.world.outcome

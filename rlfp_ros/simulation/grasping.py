@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlfp_ros.bundle import ActionContract
-from rlfp_ros.control.policy import TWIST_COMPONENTS
+from rlfp_ros.bundle import TWIST_COMPONENTS, ActionContract
 
 if TYPE_CHECKING:
     from rlfp_ros.simulation.world import World
