@@ -98,35 +98,41 @@ class Judge:
         self.limits = {
             name: np.array(getattr(arm.limits, name)) for name in ("lower", "upper", "velocity", "acceleration", "jerk")
         }
-        self.before: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self.before: tuple[int, np.ndarray] | None = None
         self.samples = self.moving = 0
 
-    def see(self, time_ns: int, position: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray) -> None:
-        """One sample; raises AssertionError."""
+    def see(self, samples: list[tuple[int, np.ndarray]]) -> None:
+        """(time ns, [3, J] position, velocity, acceleration), in order; raises AssertionError."""
         limits, tool = self.limits, self.arm.tool_limits
-        self.samples += 1
-        self.moving += bool((np.abs(velocity) > 0.02).any())
-        assert np.isfinite((position, velocity, acceleration)).all(), "not finite"
+        times, rows = np.array([time for time, _ in samples]), np.array([row for _, row in samples])
+        position, velocity, acceleration = rows.transpose(1, 0, 2)
+        self.samples += len(samples)
+        self.moving += int((np.abs(velocity) > 0.02).any(axis=1).sum())
+        assert np.isfinite(rows).all(), "not finite"
         assert (position >= limits["lower"]).all()
         assert (position <= limits["upper"]).all()
         assert (np.abs(velocity) <= limits["velocity"]).all()
         self.see_speed_near_ends(position, velocity)
         assert (np.abs(acceleration) <= limits["acceleration"] + 1e-6).all(), acceleration / limits["acceleration"]
         if self.before is not None:
-            elapsed = (time_ns - self.before[0]) * 1e-9
-            moved = position - self.before[1]
-            expected = 0.5 * elapsed * (velocity + self.before[2])
-            assert np.abs(moved - expected).max() <= elapsed**3 * limits["jerk"].max() / 12 + 1e-9
-            jerk = np.abs(acceleration - self.before[3]) / elapsed
-            assert (jerk <= limits["jerk"] + 1.0).all(), jerk / limits["jerk"]
-        self.before = (time_ns, position, velocity, acceleration)
-        jacobian = pin.computeFrameJacobian(self.model, self.data, position, self.tool, pin.LOCAL_WORLD_ALIGNED)
-        place = self.data.oMf[self.tool].translation
-        assert (place >= np.array(tool.lower) - 1e-4).all(), place
-        assert (place <= np.array(tool.upper) + 1e-4).all(), place
-        twist = jacobian @ velocity
-        assert np.linalg.norm(twist[:3]) <= tool.speed, f"tool speed {np.linalg.norm(twist[:3]):.3f} m/s"
-        assert np.linalg.norm(twist[3:]) <= tool.angular_speed, f"tool turns at {np.linalg.norm(twist[3:]):.3f} rad/s"
+            times, rows = np.append(self.before[0], times), np.vstack((self.before[1][None], rows))
+        elapsed = 1e-9 * np.diff(times)[:, None]
+        moved = np.diff(rows[:, 0], axis=0)
+        expected = 0.5 * elapsed * (rows[1:, 1] + rows[:-1, 1])
+        assert (np.abs(moved - expected) <= elapsed**3 * limits["jerk"].max() / 12 + 1e-9).all()
+        jerk = np.abs(np.diff(rows[:, 2], axis=0)) / elapsed
+        assert (jerk <= limits["jerk"] + 1.0).all(), jerk / limits["jerk"]
+        self.before = int(times[-1]), rows[-1]
+        places, twists = [], []
+        for joints, speeds in zip(position, velocity, strict=True):
+            jacobian = pin.computeFrameJacobian(self.model, self.data, joints, self.tool, pin.LOCAL_WORLD_ALIGNED)
+            places.append(self.data.oMf[self.tool].translation.copy())
+            twists.append(jacobian @ speeds)
+        assert (places >= np.array(tool.lower) - 1e-4).all(), places
+        assert (places <= np.array(tool.upper) + 1e-4).all(), places
+        linear, angular = np.linalg.norm(np.array(twists).reshape(-1, 2, 3), axis=2).max(axis=0)
+        assert linear <= tool.speed, f"tool speed {linear:.3f} m/s"
+        assert angular <= tool.angular_speed, f"tool turns at {angular:.3f} rad/s"
 
     def see_speed_near_ends(self, position: np.ndarray, velocity: np.ndarray) -> None:
         """Where the arm has `velocity_near_ends`: (speed + offset)^2 is at most 2 deceleration distance."""
@@ -181,7 +187,7 @@ class Line:
             arrival = max(arrival, self.on_the_way[-1][0])
         self.on_the_way.append((arrival, trajectory))
 
-    def samples(self, start_ns: int, end_ns: int, count: int) -> list[tuple[int, tuple[np.ndarray, ...]]]:
+    def samples(self, start_ns: int, end_ns: int, count: int) -> list[tuple[int, np.ndarray]]:
         """What the arm is told at `count` times after `start_ns` up to `end_ns`."""
         result = []
         for index in range(1, count + 1):
@@ -189,7 +195,7 @@ class Line:
             while self.on_the_way and self.on_the_way[0][0] <= time_ns:
                 _, trajectory = self.on_the_way.pop(0)
                 self.controller.accept(trajectory, time_ns)  # JTC looks for messages in its own update
-            result.append((time_ns, self.controller.sample(time_ns)))
+            result.append((time_ns, np.array(self.controller.sample(time_ns))))
         return result
 
 
@@ -235,8 +241,7 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
         tick += 1 if not faults or random.random() > 0.01 else int(random.integers(2, 30))  # ticks may be missed
         now = stamp(tick)
         if tick > seen:  # the arm goes on by itself
-            for time_ns, sample in line.samples(stamp(seen), now, UPDATES * (tick - seen)):
-                judge.see(time_ns, *sample)
+            judge.see(line.samples(stamp(seen), now, UPDATES * (tick - seen)))
         seen = tick + 1
         position, velocity, _ = line.controller.sample(now)
         noise = random.normal(0, 1e-5, (2, len(position)))
@@ -276,10 +281,10 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
         command = controller.tick(now, now)
         if command.trajectory is not None:
             line.send(command.trajectory)
-        for time_ns, sample in line.samples(now, stamp(tick + 1), UPDATES):
-            judge.see(time_ns, *sample)
+        samples = line.samples(now, stamp(tick + 1), UPDATES)
+        judge.see(samples)
         if step % 20 == 0:
-            judge.see_distances(sample[0])
+            judge.see_distances(samples[-1][1][0])
     assert controller.internal_errors == 0, controller.last_error
     return judge, controller
 

@@ -6,13 +6,15 @@ joint_trajectory_controller would tell the arm while commands arrive up to two t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import ruckig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.safety import run_hostile, stamp
+from benchmarks.safety import Judge, run_hostile, stamp
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.residual_controller import ControllerSettings
@@ -91,16 +93,122 @@ def test_a_stop_takes_little_longer_than_the_time_optimal_one(arm: Arm) -> None:
         assert (np.abs(plateau) <= settings.stop_acceleration_scale * np.array(arm.limits.acceleration) + 1e-9).all()
 
 
-def test_standing_at_the_box_wall_the_arm_slides_along_it(arm: Arm) -> None:
+class Driven(NamedTuple):
+    """A motion, tick by tick."""
+
+    joints: np.ndarray  # [ticks, J] rad
+    places: np.ndarray  # [ticks, 3] m, of the tool
+    twists: np.ndarray  # [ticks, 6] m/s, rad/s
+
+
+def drive(arm: Arm, twist: np.ndarray, ticks: int) -> Driven:
+    """From home, asked for one and the same twist."""
     safety = SafetyFilter(arm, Kinematics(arm), ControllerSettings())
     safety.start(np.array(arm.home))
     safety.advance(100)
-    for tick in range(1200):
-        place, _, _ = safety.locate()
-        safety.extend(safety.joint_velocity(np.array([0.0, 0.05 if tick > 700 else 0.0, -0.2, 0, 0, 0]), np.zeros(7)))
+    joints, places, twists = [], [], []
+    for _ in range(ticks):
+        place, _, jacobian = safety.locate()
+        joints.append(safety.end.position)
+        places.append(place)
+        twists.append(jacobian @ safety.end.velocity)
+        safety.extend(safety.joint_velocity(twist, np.zeros(len(arm.joint_names))))
         safety.advance()
-    assert place[2] == pytest.approx(arm.tool_limits.lower[2], abs=0.01)
-    assert place[1] > 0.05
+    return Driven(np.array(joints), np.array(places), np.array(twists))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("outwards", [-1, 1])
+def test_at_every_wall_of_the_box_the_arm_slides_along_it(arm: Arm, axis: int, outwards: int) -> None:
+    along = (axis + 1) % 3
+    tool = arm.tool_limits
+    small = 0.1 * np.eye(3)[axis] + 0.25 * (1 - np.eye(3)[axis])  # the wall is near, the others are far
+    home = Kinematics(arm).tool_position(np.array(arm.home))
+    boxed = arm.model_copy(
+        update={"tool_limits": tool.model_copy(update={"lower": tuple(home - small), "upper": tuple(home + small)})}
+    )
+    twist = np.zeros(6)
+    twist[axis], twist[along] = 0.2 * outwards, 0.05
+    _, places, twists = drive(boxed, twist, 900)
+    wall = home[axis] + 0.1 * outwards
+    assert places[-1, axis] == pytest.approx(wall, abs=0.01)
+    assert (np.abs(places[:, axis] - home[axis]) <= 0.1).all()
+    # Along the wall it goes on as asked, although it is pushed against it with four times that.
+    assert twists[500:, along] == pytest.approx(0.05, rel=0.1)
+    assert np.abs(twists[600:, axis]).max() < 5e-3
+
+
+@pytest.mark.parametrize("slowest", [0, 3, 6, None])
+def test_what_is_too_fast_becomes_slower_and_keeps_its_direction(arm: Arm, slowest: int | None) -> None:
+    speeds = [2.0] * 7
+    if slowest is not None:
+        speeds[slowest] = 0.1
+    slow = arm.model_copy(update={"limits": arm.limits.model_copy(update={"velocity": tuple(speeds)})})
+    safety, settings = SafetyFilter(slow, Kinematics(slow), ControllerSettings()), ControllerSettings()
+    safety.start(np.array(arm.home))
+    _, _, jacobian = safety.locate()
+    random = np.random.default_rng(4)
+    for _ in range(20):
+        asked = random.uniform(-1, 1, 6) * np.array([1.5, 1.5, 1.5, 4.0, 4.0, 4.0])
+        velocity = safety.joint_velocity(asked, np.zeros(7))
+        moved = jacobian @ velocity
+        assert moved / np.linalg.norm(moved) == pytest.approx(asked / np.linalg.norm(asked), abs=1e-5)
+        at_its_limit = np.append(
+            np.abs(velocity) / (settings.velocity_scale * np.array(speeds)),
+            np.linalg.norm(moved.reshape(2, 3), axis=1)
+            / (settings.tool_speed_scale * np.array((arm.tool_limits.speed, arm.tool_limits.angular_speed))),
+        )
+        assert at_its_limit.max() <= 1.0 + 1e-6
+        assert at_its_limit.max() > 0.99 or np.linalg.norm(moved - asked) < 1e-6  # and no slower than it must be
+
+
+def test_the_arm_slows_down_towards_an_obstacle_stops_before_it_and_slides_along_it(arm: Arm) -> None:
+    home = Kinematics(arm).tool_position(np.array(arm.home))
+    post = {"name": "post", "size": (0.1, 0.6, 0.8), "pose": {"xyz": (home[0] + 0.25, 0.0, 0.4)}}
+    beside = Arm.model_validate(arm.model_dump() | {"obstacles": [post]})
+    asked = np.array([0.15, 0.03, 0.0, 0.0, 0.0, 0.0])
+    assert drive(arm, asked, 480).places[-1, 0] > home[0] + 0.2
+    joints, places, twists = drive(beside, asked, 480)
+    judge = Judge(beside)
+    for posture in joints[::20]:
+        judge.see_distances(posture)
+    assert places[-1, 0] < home[0] + 0.2 - ControllerSettings().obstacle_margin_m
+    assert twists[-1, :3] == pytest.approx([0.0, 0.03, 0.0], abs=0.01)
+    towards = twists[twists[:, 0].argmax() + 24 :: 24, 0]  # a tenth of a second apart
+    assert (np.diff(towards) < 1e-3).all()  # slower and slower
+
+
+def test_an_fr3_keeps_the_speed_that_falls_towards_its_joints_ends() -> None:
+    fr3 = load_arm("fr3")
+    tool = fr3.tool_limits.model_copy(
+        update={"lower": (-3,) * 3, "upper": (3,) * 3, "speed": 20.0, "angular_speed": 50.0}
+    )
+    alone = {"tool_limits": tool, "capsules": (), "table_height": None}  # its joints' own limits and no other
+    free = fr3.model_copy(update=alone)
+    without = free.model_copy(update={"limits": fr3.limits.model_copy(update={"velocity_near_ends": None})})
+    settings = ControllerSettings(velocity_scale=0.95, acceleration_scale=0.6, barrier_rate_hz=20.0)
+    judge, broken = Judge(free), 0
+    for arm in (free, without):
+        for towards in (-1.0, 1.0):
+            safety = SafetyFilter(arm, Kinematics(arm), settings)
+            safety.start(np.array(arm.home))
+            safety.advance(100)
+            for tick in range(600):
+                safety.locate()
+                wanted = np.zeros(7)
+                wanted[tick // 100] = 3.0 * towards
+                safety.extend(safety.joint_velocity(np.zeros(6), np.zeros(7), wanted))
+                safety.advance()
+                if arm is free:
+                    judge.see_speed_near_ends(*safety.end.rows[:2])
+                    continue
+                try:
+                    judge.see_speed_near_ends(*safety.end.rows[:2])
+                except AssertionError:
+                    broken += 1
+            if arm is free:
+                assert safety.counts.stop_followed < 100
+    assert broken > 20  # the same drive breaks them where the arm's file does not name them
 
 
 def test_an_arm_outside_its_limits_may_come_back_but_not_go_further(arm: Arm) -> None:
