@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from rlfp_ros.bundle import ActionContract, BaseController
 from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.control.base_controllers import REGISTRY
+from rlfp_ros.control.base_controllers import REGISTRY, Wanted
 from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
@@ -19,6 +20,18 @@ from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 ARM = load_arm("panda")
 SIMULATED = ControllerSettings(start_enabled=True)
 PUSH = np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0])
+
+
+def joint_contract(base: str = "hold") -> SimpleNamespace:
+    """The same for a policy that moves the joints one, two and six."""
+    action = ActionContract(
+        kind="joint_velocity",
+        components=("panda_joint1", "panda_joint6", "panda_joint2"),
+        scale=(0.3, 0.2, 0.1),
+        units=("rad/s",) * 3,
+        rate_hz=30.0,
+    )
+    return SimpleNamespace(action=action, base_controller=BaseController(name=base))
 
 
 def contract(base: str = "hold", gripper: bool = False, **parameters: object) -> SimpleNamespace:
@@ -45,7 +58,7 @@ class Rig:
         self.origin_ns, self.tick = origin_ns, 0
         self.twist: np.ndarray | None = PUSH
         self.joints_alive, self.camera_alive = True, True
-        self.offset = np.zeros(7)
+        self.offset, self.effort = np.zeros(7), np.zeros(7)
         self.gripper: float | None = None
         self.commands: list[Command] = []
         self.applied = np.zeros(6)
@@ -58,7 +71,7 @@ class Rig:
     def joint_state(self) -> JointState:
         """What the arm's driver measures now."""
         position, velocity, _ = self.line.sample(self.now)
-        return JointState(self.now, position + self.offset, velocity, np.zeros(7), 0.04)
+        return JointState(self.now, position + self.offset, velocity, self.effort, 0.04)
 
     def run(self, seconds: float) -> Rig:
         """Let time pass."""
@@ -495,3 +508,176 @@ def test_an_arm_that_rests_is_not_told_to_move_by_a_clock_that_stood_still_and_c
             moving_since_rest.append(np.abs(rig.line.sample(now)[1]).max())
     assert rig.controller.state is State.STOPPED
     assert max(moving_since_rest) < 1e-6
+
+
+def test_efforts_beyond_the_arms_limit_stop_it_after_a_while_and_shorter_ones_do_not() -> None:
+    rig = Rig().run(1.0)
+    limits = np.array(ARM.limits.effort)
+    for sign, joint in ((1.0, 3), (-1.0, 5)):
+        rig.effort = np.where(np.arange(7) == joint, sign * 1.2 * limits, 0.9 * limits)
+        rig.run(SIMULATED.effort_time_s - 0.02)
+        assert rig.controller.state is State.ACTIVE
+        rig.effort = limits  # a simulator saturates at exactly the limit
+        rig.run(0.1)
+    rig.effort = -1.2 * limits
+    rig.run(SIMULATED.effort_time_s + 0.02)
+    assert rig.controller.state is State.STOPPED
+    assert rig.controller.reasons == (Reason.EFFORT,)
+    rig.run(0.4)
+    assert rig.speed == 0.0
+
+
+@pytest.mark.parametrize("late", ["joint_state", "heartbeat"])
+def test_an_input_that_is_late_slows_the_arm_down_before_it_stops_it(late: str) -> None:
+    settings = ControllerSettings(
+        start_enabled=True,
+        require_heartbeat=True,
+        heartbeat_timeout_s=0.4,
+        joint_state_timeout_s=0.4,
+        joint_state_max_age_s=5.0,
+        hold_ramp_s=0.05,
+    )
+    rig = Rig(settings, contract("servo"))
+    rig.controller.on_object_pose(np.array([0.45, 0.3, 0.3]), None, rig.now, rig.now)
+    for _ in range(240):
+        rig.controller.on_object_pose(np.array([0.45, 0.3, 0.3]), None, rig.now, rig.now)
+        rig.controller.on_heartbeat(rig.now)
+        rig.run(1 / 240)
+    assert rig.controller.gain == 1.0
+    full, gains, speeds, states = rig.speed, [], [], []
+    rig.joints_alive = late != "joint_state"
+    for _ in range(120):
+        rig.controller.on_object_pose(np.array([0.45, 0.3, 0.3]), None, rig.now, rig.now)
+        if late != "heartbeat":
+            rig.controller.on_heartbeat(rig.now)
+        rig.run(1 / 240)
+        gains.append(rig.controller.gain)
+        speeds.append(rig.speed)
+        states.append(rig.controller.state)
+    half, end = 48, states.index(State.STOPPED)
+    assert end == pytest.approx(96, abs=2)
+    assert gains[half - 3] == 1.0
+    assert gains[(half + end) // 2] == pytest.approx(0.5, abs=0.1)
+    assert (np.diff(gains[half:end]) <= 0).all()
+    assert speeds[end - 4] < 0.35 * full  # and the base controller with it
+
+
+def test_an_input_that_was_late_and_comes_back_lets_the_arm_speed_up_again() -> None:
+    rig = Rig(ControllerSettings(start_enabled=True, joint_state_timeout_s=0.4, joint_state_max_age_s=0.4)).run(1.0)
+    rig.joints_alive = False
+    rig.run(0.3)
+    assert rig.controller.reasons == (Reason.INPUT_LATE,)
+    assert rig.controller.state is State.ACTIVE
+    rig.joints_alive = True
+    rig.run(0.5)
+    assert rig.controller.reasons == ()
+    assert rig.controller.gain == 1.0
+
+
+def test_percepts_of_an_old_picture_hold_the_arm_although_they_keep_coming() -> None:
+    rig = Rig()
+    for tick in range(480):
+        if tick % 8 == 0:  # newer and newer ones, but from the second second on they fall behind
+            behind = 800_000_000 * max(0, tick - 240) // 240
+            rig.controller.on_object_pose(np.array([0.5, 0.0, 0.0]), None, rig.now - behind, rig.now)
+        rig.run(1 / 240)
+        if tick == 240 + 120:
+            assert rig.controller.state is State.ACTIVE
+    assert rig.controller.state is State.HOLDING
+    assert rig.controller.reasons == (Reason.PERCEPT_OLD,)
+
+
+def test_gaps_and_odd_stamps_are_counted_by_name() -> None:
+    rig = Rig().run(1.0)
+    counts = rig.controller.supervisor.counts
+    assert Reason.RESIDUAL_GAP not in counts
+    rig.twist = None
+    rig.run(8 / 240)
+    rig.twist = PUSH
+    rig.run(0.2)
+    assert counts[Reason.RESIDUAL_GAP] == 1
+    state = rig.joint_state()
+    rig.controller.on_joint_state(state, rig.now)
+    rig.controller.on_joint_state(replace(state, stamp_ns=rig.now + 10**9), rig.now)
+    assert (counts[Reason.JOINT_STATE_REPEATED], counts[Reason.JOINT_STATE_FUTURE]) == (1, 1)
+    rig.run(0.1)
+    assert rig.controller.state is State.ACTIVE
+
+
+def test_denormal_residuals_are_as_good_as_none() -> None:
+    rig = Rig()
+    rig.twist = np.array([5e-324, -5e-324, 5e-324, 0.0, 0.0, 0.0])
+    rig.run(1.0)
+    assert rig.controller.reasons == ()
+    assert rig.speed < 1e-6
+
+
+def test_a_joint_space_residual_turns_the_joints_that_the_bundle_names_and_no_faster_than_it_says() -> None:
+    rig = Rig(made_for=joint_contract("hold"))
+    rig.controller.base.wanted = lambda situation, residual: Wanted(np.zeros(6), np.zeros(7))  # the residual alone
+    rig.twist = np.array([0.4, 0.09, 0.0, 0.0, 0.0, -0.1, 0.0])  # the first beyond its 0.3, within residual_range
+    rig.run(1.0)
+    before = rig.line.sample(rig.now)[0]
+    rig.run(0.5)
+    assert rig.line.sample(rig.now)[0] - before == pytest.approx([0.15, 0.045, 0, 0, 0, -0.05, 0], abs=2e-3)
+    assert rig.applied == pytest.approx([0.3, 0.09, 0, 0, 0, -0.1, 0])
+
+
+def test_under_a_joint_space_residual_the_base_controller_turns_along_and_goes_on_without_it() -> None:
+    rig = Rig(made_for=joint_contract())
+    rig.twist = np.array([0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    before = rig.run(0.5).line.sample(rig.now)[0][0]
+    rig.run(1.0)
+    assert rig.line.sample(rig.now)[0][0] - before > 0.1
+    rig.twist = np.zeros(6)  # a twist is not what this bundle's policy sends
+    rig.run(0.5)
+    assert rig.controller.reasons == (Reason.RESIDUAL_SHAPE,)
+    assert rig.controller.state is State.ACTIVE
+
+
+def test_joint_space_actions_must_name_the_arms_joints() -> None:
+    with pytest.raises(ValueError, match="expected rad/s"):
+        ActionContract(kind="joint_velocity", components=("panda_joint1",), scale=(1,), units=("m/s",), rate_hz=30)
+    with pytest.raises(ValueError, match="elbow"):
+        ActionContract(components=("elbow",), scale=(1,), units=("m/s",), rate_hz=30)
+
+
+@pytest.mark.parametrize("happens", ["estop", "error", "frozen_clock", "missed_ticks", "disable"])
+@pytest.mark.parametrize("output", ["forward_position", "forward_velocity"])
+def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
+    output: Literal["forward_position", "forward_velocity"], happens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a controller keeps what it was told last, so every command counts, one after the other."""
+    rig = Rig(ControllerSettings(start_enabled=True, output=output)).run(1.0)
+    assert rig.speed > 0.05
+    if happens == "estop":
+        rig.controller.estop()
+    elif happens == "disable":
+        rig.controller.disable()
+    elif happens == "error":
+        monkeypatch.setattr(rig.controller.base, "wanted", lambda *_: 1 / 0)
+    elif happens == "missed_ticks":
+        rig.tick += 20
+    if happens == "frozen_clock":
+        stamp, steady = rig.now, rig.now
+        for _ in range(240):
+            steady += 1_000_000_000 // 240
+            rig.commands.append(rig.controller.tick(stamp, steady))
+    else:
+        rig.run(1.0)
+    told = [command.trajectory for command in rig.commands if command.trajectory is not None]
+    moving = happens == "missed_ticks"
+    assert rig.controller.state is (
+        State.ACTIVE if moving else State.DISABLED if happens == "disable" else State.STOPPED
+    )
+    assert moving or not told[-1].velocities[0].any()
+    tolerance = 1 + 1e-6
+    if output == "forward_position":
+        positions = np.array([trajectory.positions[0] for trajectory in told])
+        velocities = 240 * np.diff(positions, axis=0)
+    else:
+        velocities = np.array([trajectory.velocities[0] for trajectory in told])
+    accelerations = 240 * np.diff(velocities, axis=0)
+    assert (np.abs(velocities) <= tolerance * np.array(ARM.limits.velocity)).all()
+    assert (np.abs(accelerations) <= tolerance * np.array(ARM.limits.acceleration)).all()
+    assert (np.abs(240 * np.diff(accelerations, axis=0)) <= tolerance * np.array(ARM.limits.jerk)).all()

@@ -114,12 +114,19 @@ class ControllerSettings(Schema):
         description="change between residuals beyond this times the scale is refused (1); 2 is from end to end",
     )
 
+    residual_gap_s: float = Field(
+        default=0.05, gt=0, le=5, description="stamps of residuals farther apart count as a gap in their sequence (s)"
+    )
+
     # Perception
     percept_timeout_s: float = Field(
         default=0.15,
         gt=0,
         le=10,
         description="age of percepts (object pose, domain shift) that freezes the reference (s)",
+    )
+    percept_max_age_s: float = Field(
+        default=0.5, gt=0, le=10, description="age of the object pose by its image's stamp that freezes it too (s)"
     )
     require_percepts: bool = Field(
         default=False, description="percepts are awaited from the start; otherwise only once one has come"
@@ -133,10 +140,16 @@ class ControllerSettings(Schema):
 
     # Robot
     joint_state_timeout_s: float = Field(
-        default=0.1, gt=0, le=5, description="age of joint_states by receipt that stops (s)"
+        default=0.1,
+        gt=0,
+        le=5,
+        description="age of joint_states by receipt that stops; from half of it on the arm slows down (s)",
     )
     joint_state_max_age_s: float = Field(
-        default=0.2, gt=0, le=5, description="age of joint_states by stamp that stops (s)"
+        default=0.2,
+        gt=0,
+        le=5,
+        description="age of joint_states by stamp that stops; from half of it on the arm slows down (s)",
     )
     joint_jump_rad: float = Field(
         default=0.1, gt=0, le=2, description="measured step beyond what the joint's speed explains, that stops (rad)"
@@ -158,7 +171,10 @@ class ControllerSettings(Schema):
     # Operator
     require_heartbeat: bool = Field(default=False, description="stop when operator/heartbeat is missing")
     heartbeat_timeout_s: float = Field(
-        default=0.5, gt=0, le=10, description="age of the heartbeat that stops (s); let it beat four times as often"
+        default=0.5,
+        gt=0,
+        le=10,
+        description="age of the heartbeat by receipt that stops; from half of it on the arm slows down (s)",
     )
 
     @model_validator(mode="after")

@@ -92,7 +92,10 @@ class ResidualController:
         self._effort = (EFFORT_SLACK * np.array(arm.limits.effort)).tolist()
         self._zeros = np.zeros(len(axes))
         self._zeros.setflags(write=False)
+        # A forward controller keeps what it was told last, so it is told a step on every tick, whatever the clocks say.
+        self._forward = settings.output != "joint_trajectory"
         self._stamp_ns = self._now_ns = NEVER  # of the last tick, on both clocks
+        self._moved_ns = NEVER  # when the stamps last went on
         self.last_error = ""
         self.internal_errors = 0
         self.goal: np.ndarray | None = None
@@ -196,9 +199,10 @@ class ResidualController:
         if joint_state.stamp_ns <= self._reset_stamp_ns:
             return  # of the episode before
         if self._future(joint_state.stamp_ns, now_ns):
-            supervisor.count(Reason.JOINT_STATE_OLD)
+            supervisor.count(Reason.JOINT_STATE_FUTURE)
             return  # not taken as news: it goes stale where it goes on
         if previous is not None and joint_state.stamp_ns <= previous.stamp_ns:
+            supervisor.count(Reason.JOINT_STATE_REPEATED)
             return
         self._joint_state = joint_state
         supervisor.saw_joint_state(joint_state.stamp_ns, now_ns)
@@ -415,11 +419,16 @@ class ResidualController:
             self.supervisor.stop(Reason.INTERNAL_ERROR, now_ns)
             self._verdict = Verdict(State.STOPPED, tuple(self.supervisor.latched), 0.0, 0.0)
             self._stamp_ns, self._now_ns = stamp_ns, now_ns
+            if self._forward and self._running and not self.settings.dry_run:
+                self.filter.extend(None)
+                return Command(self.filter.trajectory(stamp_ns))
             return NOTHING  # the trajectory that was sent last ends at rest by itself
 
     def _tick(self, stamp_ns: int, now_ns: int) -> Command:
         supervisor, safety = self.supervisor, self.filter
-        if self._running and self._advance(stamp_ns, now_ns) == 0 and self._sent:
+        if self._running and self._forward:
+            self._advance_one(stamp_ns, now_ns)
+        elif self._running and self._advance(stamp_ns, now_ns) == 0 and self._sent:
             # The sender's clock stands still: what was sent goes on, only the watchdogs run.
             if (now_ns - self._now_ns) * 1e-9 > self.settings.clock_jump_s:
                 supervisor.stop(Reason.CLOCK_JUMP, now_ns)
@@ -451,6 +460,15 @@ class ResidualController:
             return NOTHING
         return Command(trajectory, width)
 
+    def _advance_one(self, stamp_ns: int, now_ns: int) -> None:
+        """The next step of what was sent; late or missing ticks do not make it longer."""
+        self.filter.advance()
+        elapsed = stamp_ns - self._stamp_ns
+        if elapsed:
+            self._moved_ns = now_ns
+        if elapsed < 0 or max(elapsed, now_ns - self._moved_ns) > self.settings.clock_jump_s * 1e9:
+            self.supervisor.stop(Reason.CLOCK_JUMP, now_ns)
+
     def _advance(self, stamp_ns: int, now_ns: int) -> int:
         """Follow what was sent up to this tick, late ticks having let the sent stop run; how many ticks that was."""
         elapsed = stamp_ns - self._stamp_ns
@@ -480,6 +498,7 @@ class ResidualController:
         self.supervisor.initialised = True
         self.supervisor.gain = 0.0
         self._running, self._sent = True, False
+        self._moved_ns = self._now_ns
         self._strikes, self._frozen_since, self._effort_since = 0, None, NEVER
         self._window.clear()
         self._window.append(joint_state.positions)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rlfp_ros.control.controller_settings import ControllerSettings
 
 NEVER = -(1 << 62)
+LATE = 0.5  # of a timeout that stops the arm: from there on it slows down
 
 
 class State(StrEnum):
@@ -32,6 +33,8 @@ class Reason(StrEnum):
     WAITING_FOR_JOINT_STATE = "waiting_for_joint_state"
     WAITING_FOR_RESIDUAL = "waiting_for_residual"
     WAITING_FOR_STEP = "waiting_for_step"
+    # Slower: what would stop the arm is late
+    INPUT_LATE = "input_late"
     # Policy: gain to 0, the base controller goes on
     RESIDUAL_STALE = "residual_stale"
     RESIDUAL_OLD = "residual_old"  # by stamp
@@ -41,14 +44,18 @@ class Reason(StrEnum):
     RESIDUAL_SHAPE = "residual_wrong_width"
     RESIDUAL_RANGE = "residual_out_of_range"
     RESIDUAL_JUMP = "residual_jump"
+    RESIDUAL_GAP = "residual_gap"  # counted
     # Perception: gain to 0, then HOLDING
     PERCEPT_STALE = "percept_stale"
+    PERCEPT_OLD = "percept_old"  # by stamp
     PERCEPT_BAD = "percept_not_finite"
     PERCEPT_REPEATED = "percept_repeated_stamp"  # or older; counted, and stale where it goes on
     DOMAIN_SHIFT = "domain_shift"
     # Robot and operator: STOPPED
     JOINT_STATE_STALE = "joint_state_stale"
     JOINT_STATE_OLD = "joint_state_old"  # by stamp
+    JOINT_STATE_FUTURE = "joint_state_future_stamp"  # counted, and stale where it goes on
+    JOINT_STATE_REPEATED = "joint_state_repeated_stamp"  # or older; the same
     JOINT_STATE_MISSING = "joint_missing"
     JOINT_STATE_NOT_FINITE = "joint_state_not_finite"
     JOINT_STATE_JUMP = "joint_state_jump"
@@ -124,6 +131,9 @@ class Supervisor:
         """A residual came; `fault` says why it was rejected. Admission after a fault starts a new ramp."""
         self._residual_fault = fault
         if fault is None:
+            gap = self.settings.residual_gap_s
+            if self._residual_stamp_ns != NEVER and _age(stamp_ns, self._residual_stamp_ns) > gap:
+                self.count(Reason.RESIDUAL_GAP)
             self._residual_ns, self._residual_stamp_ns = now_ns, stamp_ns
         else:
             self.count(fault)
@@ -179,14 +189,20 @@ class Supervisor:
         """State, reasons and gain for the tick at `stamp_ns`."""
         settings = self.settings
         moving = self.enabled and not self.latched
+        punctual = 1.0  # 0 where an input is so late that the arm stops
         if moving and self.initialised:
-            if _age(now_ns, self._joint_state_ns) > settings.joint_state_timeout_s:
+            by_receipt = _age(now_ns, self._joint_state_ns) / settings.joint_state_timeout_s
+            by_stamp = _age(stamp_ns, self._joint_stamp_ns) / settings.joint_state_max_age_s
+            if by_receipt > 1.0:
                 self.stop(Reason.JOINT_STATE_STALE, now_ns)
-            elif _age(stamp_ns, self._joint_stamp_ns) > settings.joint_state_max_age_s:
+            elif by_stamp > 1.0:
                 self.stop(Reason.JOINT_STATE_OLD, now_ns)
-        lost = settings.require_heartbeat and _age(now_ns, self._heartbeat_ns) > settings.heartbeat_timeout_s
-        if moving and lost:
-            self.stop(Reason.HEARTBEAT_LOST, now_ns)
+            punctual = _fade(max(by_receipt, by_stamp), LATE, 1.0)
+        if moving and settings.require_heartbeat:
+            heartbeat = _age(now_ns, self._heartbeat_ns) / settings.heartbeat_timeout_s
+            if heartbeat > 1.0:
+                self.stop(Reason.HEARTBEAT_LOST, now_ns)
+            punctual = min(punctual, _fade(heartbeat, LATE, 1.0))
         if self.latched:
             self.gain = 0.0
             return Verdict(State.STOPPED, tuple(self.latched), 0.0, 0.0)
@@ -200,20 +216,21 @@ class Supervisor:
             self._started_ns = now_ns
 
         reasons: list[Reason] = []
-        trust = self._perception_trust(now_ns, reasons)
+        trust = self._perception_trust(stamp_ns, now_ns, reasons)
         perception_fault = bool(reasons)
         trust = min(trust, self._residual_trust(stamp_ns, now_ns, reasons)) if not perception_fault else 0.0
-        self._slew_gain(trust * self.target_gain)
+        if punctual < 1.0:
+            reasons.append(Reason.INPUT_LATE)
+        self._slew_gain(min(trust, punctual) * self.target_gain)
         # Slow down rather than freeze: the residual goes first, then the base controller, then it holds.
         change = self._dt / settings.hold_ramp_s
-        if perception_fault and self.gain == 0.0:
-            self.base_scale = max(0.0, self.base_scale - change)
-        elif not perception_fault:
-            self.base_scale = min(1.0, self.base_scale + change)
+        if not perception_fault or self.gain == 0.0:
+            wanted = 0.0 if perception_fault else punctual
+            self.base_scale = min(max(wanted, self.base_scale - change), self.base_scale + change)
         state = State.HOLDING if perception_fault and self.base_scale == 0.0 else State.ACTIVE
         return Verdict(state, tuple(reasons), self.gain, self.base_scale)
 
-    def _perception_trust(self, now_ns: int, reasons: list[Reason]) -> float:
+    def _perception_trust(self, stamp_ns: int, now_ns: int, reasons: list[Reason]) -> float:
         settings = self.settings
         if self._percept_fault is not None:
             reasons.append(self._percept_fault)
@@ -221,6 +238,8 @@ class Supervisor:
             since = self._percept_ns if self._percept_ns != NEVER else self._started_ns
             if _age(now_ns, since) > settings.percept_timeout_s:
                 reasons.append(Reason.PERCEPT_STALE)
+            elif self._percept_ns != NEVER and _age(stamp_ns, self._percept_stamp_ns) > settings.percept_max_age_s:
+                reasons.append(Reason.PERCEPT_OLD)
         if self._shift_high_ns != NEVER and _age(now_ns, self._shift_high_ns) >= settings.shift_time_s:
             reasons.append(Reason.DOMAIN_SHIFT)
         return _fade(self._shift, settings.shift_slow, settings.shift_hold)

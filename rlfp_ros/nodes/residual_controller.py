@@ -36,10 +36,6 @@ from rlfp_ros.schema import ConfigurationError
 RESYNCHRONISE_TICKS = 2  # farther from the node's clock than this, the timeline is set anew
 PERCEPT_LOST_NS = 500_000_000  # no residual waits for poses that stopped coming so long ago
 SLEW = 50e-6  # otherwise it follows by this share of a tick at most: more would show as jerk in what the arm is told
-FORWARD_TOPICS = {
-    "forward_position": "forward_position_controller/commands",
-    "forward_velocity": "forward_velocity_controller/commands",
-}
 
 
 class Settings(ControllerSettings):
@@ -95,7 +91,8 @@ class ResidualControllerNode(Node):
             command = messages.ARM_COMMAND
             self._command = self.create_publisher(command.type, topics.joint_trajectory, command.qos)
         else:
-            self._command = self.create_publisher(Float64MultiArray, FORWARD_TOPICS[settings.output], messages.LATEST)
+            topic = getattr(topics, settings.output)
+            self._command = self.create_publisher(Float64MultiArray, topic, messages.LATEST)
         self._gripper_command = None
         if self.controller.has_gripper:
             command = messages.GRIPPER_COMMAND
