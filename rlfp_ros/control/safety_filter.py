@@ -42,6 +42,7 @@ SLIDING_ROOM_M = 0.003
 SPEED_MARGIN = 0.97  # of the published tool speeds, held at the samples that are checked
 BETWEEN_TICKS_RAD_S = 2e-3  # how far a speed that falls towards a joint's end may be overrun between two ticks
 RAMP_SAMPLES = 4  # of the tool's speed while a stop sets in
+PLACES_EVERY = 4  # ticks of a ramp: arms with little jerk go far and turn much while a stop sets in
 ROUNDING = 1e-9  # of the comparisons below: rad, m and their rates
 
 
@@ -133,6 +134,12 @@ class SafetyFilter:
         share = np.linspace(0.0, 1.0, RAMP_SAMPLES)[:, None]  # of the ramp: v + a t + (a_end - a) t^2 / (2 T)
         time = share * self._ramp_time
         self._ramp_samples = np.hstack((np.ones_like(share), time * (1.0 - 0.5 * share), 0.5 * time * share))
+        # The same ramp's position and velocity, from (position, velocity, acceleration, acceleration at its end).
+        self._places = []
+        for ticks in range(PLACES_EVERY, self._ramp, PLACES_EVERY):
+            t, part = ticks * self.dt, ticks / self._ramp
+            position = (1.0, t, t * t * (0.5 - part / 6.0), t * t * part / 6.0)
+            self._places.append(np.array((position, (0.0, 1.0, t * (1.0 - 0.5 * part), 0.5 * t * part), (0.0,) * 4)))
         self._growth = np.array((0.0, 1.0, 0.5 * self._ramp_time))
         self._stop_positions = np.zeros((3, joints))  # of the stop in hand
         self._ends = np.zeros((4, joints))
@@ -392,7 +399,8 @@ class SafetyFilter:
         x, y, z = self._tool_at_end.tolist()
         near_wall = min(x - x0, y - y0, z - z0, x1 - x, y1 - y, z1 - z) <= far
         if near_wall or fast or not self.distances.clear(last[0]):
-            for rows in (ramped, last):
+            ends = np.vstack((step, ramped[2])) if self._places else step
+            for rows in (*(matrix.dot(ends) for matrix in self._places), ramped, last):
                 place, _, jacobian = self.kinematics.evaluate(rows[0])
                 ramp[:2] = rows[1:]
                 ramp[2] = rows[2]
