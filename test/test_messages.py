@@ -266,3 +266,16 @@ def test_episodes_survive_and_unknown_fields_are_refused() -> None:
     ):
         with pytest.raises(ConfigurationError, match=words):
             messages.episode_from_message(String(data=text))
+
+
+def test_drivers_that_call_joints_otherwise_are_mapped_by_the_arms_file() -> None:
+    theirs = {name: name.replace("panda", "fr3") for name in (*PANDA.joint_names, *PANDA.gripper.joint_names)}
+    renamed = PANDA.model_copy(update={"driver_joint_names": theirs})
+    state = arms.JointState(5, np.arange(7.0), np.zeros(7), np.zeros(7), 0.04)
+    message = messages.joint_state_message(state, renamed)
+    assert message.name[0] == "fr3_joint1"
+    np.testing.assert_array_equal(messages.JointMatcher(renamed)(message).positions, state.positions)
+    with pytest.raises(ConfigurationError, match=r"panda_joint1.* is missing.*driver_joint_names in config/arms/panda"):
+        messages.JointMatcher(PANDA)(message)
+    with pytest.raises(ValueError, match="driver_joint_names has 'elbow'"):
+        type(PANDA).model_validate(PANDA.model_dump() | {"driver_joint_names": {"elbow": "e"}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -106,6 +107,15 @@ class Topics(Schema):
     gripper_trajectory: str = "gripper_controller/joint_trajectory"
 
 
+class Driver(Schema):
+    """The launch file of the arm's ros2_control driver, as its vendor documents it."""
+
+    package: str
+    launch_file: str
+    arguments: dict[str, str]  # values may name {robot_ip}
+    source: str  # where the launch line is documented
+
+
 class Arm(Schema):
     """One arm. Joint vectors everywhere in this package follow the order of `joint_names`."""
 
@@ -122,6 +132,8 @@ class Arm(Schema):
     obstacles: tuple[Obstacle, ...] = ()  # what else stands around
     gripper: Gripper | None = None
     topics: Topics = Topics()
+    driver_joint_names: dict[str, str] = Field(default_factory=dict)  # ours -> theirs, where the drivers' names differ
+    driver: Driver | None = None  # started where a launch argument names the robot's address
     visuals: Literal["collision", "visual"] = "collision"  # which meshes the simulator draws (collision: low polygon)
 
     @model_validator(mode="after")
@@ -143,7 +155,18 @@ class Arm(Schema):
         ):
             if not low < home < high:
                 raise ValueError(f"home of {joint} is {home}, expected it inside its limits [{low}, {high}]")
+        ours = (*self.joint_names, *(self.gripper.joint_names if self.gripper else ()))
+        unknown = [name for name in self.driver_joint_names if name not in ours]
+        if unknown:
+            raise ValueError(f"driver_joint_names has {unknown[0]!r}, expected names out of: {', '.join(ours)}")
+        theirs = self.driver_names(ours)
+        if len(set(theirs)) != len(theirs):
+            raise ValueError(f"driver_joint_names makes {', '.join(theirs)}, expected each name once")
         return self
+
+    def driver_names(self, joint_names: Sequence[str]) -> tuple[str, ...]:
+        """What the drivers call these joints: the names in joint_states and in commands."""
+        return tuple(self.driver_joint_names.get(name, name) for name in joint_names)
 
     @property
     def urdf_path(self) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import array
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,9 +89,24 @@ GRIPPER_COMMAND = Topic("gripper_controller/joint_trajectory", JointTrajectory, 
 EPISODE = Topic("episode", String, EPISODES)
 EPISODE_READY = Topic("episode/ready", String, EVENTS)
 SAFETY_STATE = Topic("safety/state", String, LATCHED)
+CHECKLIST = Topic("safety/checklist", String, LATCHED)
 ESTOP = Topic("safety/estop", Bool, EVENTS)
 HEARTBEAT = Topic("operator/heartbeat", Header, EVENTS)
 DIAGNOSTICS = Topic("/diagnostics", DiagnosticArray, EVENTS)
+
+
+# What a forward command controller listens to; a trajectory controller's topic is the arm's own.
+FORWARD_TOPICS = {
+    "forward_position": "forward_position_controller/commands",
+    "forward_velocity": "forward_velocity_controller/commands",
+}
+
+
+def command_topic(output: str, arm: arms.Arm) -> tuple[str, str]:
+    """Relative name and type (pkg/msg/Type) of the topic that moves the arm, for a residual controller's `output`."""
+    if output == "joint_trajectory":
+        return arm.topics.joint_trajectory, "trajectory_msgs/msg/JointTrajectory"
+    return FORWARD_TOPICS[output], "std_msgs/msg/Float64MultiArray"
 
 
 # ---- stamps -----------------------------------------------------------------------------------------------------
@@ -172,14 +187,16 @@ class JointMatcher:
 
     def _match(self, names: Sequence[str]) -> None:
         index = {name: place for place, name in enumerate(names)}
-        fingers = self.arm.gripper.joint_names if self.arm.gripper else ()
-        missing = [name for name in (*self.arm.joint_names, *fingers) if name not in index]
+        joints = self.arm.driver_names(self.arm.joint_names)
+        fingers = self.arm.driver_names(self.arm.gripper.joint_names) if self.arm.gripper else ()
+        missing = [name for name in (*joints, *fingers) if name not in index]
         if missing:
             raise ConfigurationError(
                 f"topic {self.topic}: joint {', '.join(missing)} is missing, found {', '.join(names) or 'no names'}; "
-                f"publish all joints of arm {self.arm.name} in one message or correct config/arms/{self.arm.name}.yaml"
+                f"publish all joints of arm {self.arm.name} in one message, or say under driver_joint_names in "
+                f"config/arms/{self.arm.name}.yaml what the driver calls them"
             )
-        self._arm_index = np.array([index[name] for name in self.arm.joint_names], dtype=np.intp)
+        self._arm_index = np.array([index[name] for name in joints], dtype=np.intp)
         self._gripper_index = np.array([index[name] for name in fingers], dtype=np.intp)
         self._names = list(names)
 
@@ -194,7 +211,7 @@ class JointMatcher:
 
 
 def joint_state_message(state: arms.JointState, arm: arms.Arm) -> JointState:
-    """The arm's joints and then its fingers, all of position, velocity and effort filled.
+    """The arm's joints and then its fingers under their drivers' names, all of position, velocity and effort filled.
 
     (The rosbags library refuses a valid serialised JointState with one of the three empty.)
     """
@@ -207,7 +224,7 @@ def joint_state_message(state: arms.JointState, arm: arms.Arm) -> JointState:
         velocity, effort = np.append(velocity, np.zeros(fingers)), np.append(effort, np.zeros(fingers))
     return JointState(
         header=header_message(state.stamp_ns, arm.base_frame),
-        name=names,
+        name=list(arm.driver_names(names)),
         position=_doubles(position),
         velocity=_doubles(velocity),
         effort=_doubles(effort),
@@ -428,19 +445,28 @@ def goal_from_message(
 # ---- camera -----------------------------------------------------------------------------------------------------
 
 
-def image_message(stamp_ns: int, image: np.ndarray, optical_frame: str) -> Image:
-    """rgb uint8 [H, W, 3] -> sensor_msgs/Image `rgb8`. One copy of the pixels, no check of each (0.05 ms for VGA)."""
+_FROM_RGB: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "rgb8": lambda image: image,
+    "bgr8": lambda image: image[..., ::-1],
+    "mono8": lambda image: image.mean(axis=2).astype(np.uint8),
+    "16UC1": lambda image: image.mean(axis=2).astype(np.uint16),  # what a depth camera sends, and nobody can use
+}
+
+
+def image_message(stamp_ns: int, image: np.ndarray, optical_frame: str, encoding: str = "rgb8") -> Image:
+    """rgb uint8 [H, W, 3] -> sensor_msgs/Image. One copy of the pixels, no check of each (0.05 ms for VGA)."""
     height, width, channels = image.shape
     if image.dtype != np.uint8 or channels != 3:
         raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 [H, W, 3]")
+    data = _bytes(_FROM_RGB[encoding](image))
     return Image(
         header=header_message(stamp_ns, optical_frame),
         height=height,
         width=width,
-        encoding="rgb8",
+        encoding=encoding,
         is_bigendian=0,
-        step=3 * width,
-        data=_bytes(image),
+        step=len(data) // height,
+        data=data,
     )
 
 

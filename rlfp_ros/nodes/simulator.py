@@ -91,6 +91,8 @@ class Simulator(Node):
         arm = load_arm(settings.arm)
         camera = _camera(bundle.contract.camera, settings)
         self._arm = arm
+        self._joint_names = arm.driver_names(arm.joint_names)
+        self._finger_names = set(arm.driver_names(arm.gripper.joint_names)) if arm.gripper else set()
         self._world = _make_world(arm, settings, camera)
         self._world.origin_ns = START_NS
         self._camera = camera
@@ -277,7 +279,7 @@ class Simulator(Node):
         stamp = m.stamp_ns(message.header.stamp)
         try:
             # No points in lock step: the controller has nothing to send, and says so in time.
-            trajectory = m.trajectory_from_message(message, self._arm.joint_names) if message.points else None
+            trajectory = m.trajectory_from_message(message, self._joint_names) if message.points else None
         except ConfigurationError as error:
             self._refused, self._refusal = self._refused + 1, str(error)
             return
@@ -286,7 +288,7 @@ class Simulator(Node):
             self._proceed()
 
     def _on_gripper(self, message: JointTrajectory) -> None:
-        if message.points and self._arm.gripper and set(message.joint_names) == set(self._arm.gripper.joint_names):
+        if message.points and self._arm.gripper and set(message.joint_names) == self._finger_names:
             width = float(np.sum(message.points[-1].positions))
             self._gripper_width = width if np.isfinite(width) else self._gripper_width
 
