@@ -103,12 +103,22 @@ class NodeProcess:
 
 
 @dataclass(frozen=True)
+class Included:
+    """A driver's own launch file, started beside the nodes."""
+
+    package: str
+    launch_file: str
+    arguments: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Resolved:
     """A graph with its arguments filled in."""
 
     graph: Graph
     arguments: dict[str, Any]
     processes: tuple[NodeProcess, ...]
+    included: tuple[Included, ...] = ()
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
@@ -217,7 +227,28 @@ def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> R
                 respawn=node.respawn,
             )
         )
-    return Resolved(graph, arguments, tuple(processes))
+    return Resolved(graph, arguments, tuple(processes), _drivers(graph, arguments))
+
+
+def _drivers(graph: Graph, arguments: Arguments) -> tuple[Included, ...]:
+    """The arm's driver, where its address was given."""
+    from rlfp_ros.control.arm import load_arm
+    from rlfp_ros.schema import ConfigurationError
+
+    address = arguments.get("robot_ip")
+    if not address:
+        return ()
+    arm = load_arm(arguments["arm"])
+    if arguments["use_mock_hardware"] or arm.driver is None:
+        why = (
+            "use_mock_hardware is true" if arguments["use_mock_hardware"] else f"config/arms/{arm.name}.yaml: no driver"
+        )
+        raise ConfigurationError(
+            f"{graph.name}.launch.py: robot_ip is {address!r}, but {why}; leave robot_ip empty, or add the driver's "
+            "launch line there"
+        )
+    filled = {name: value.replace("{robot_ip}", address) for name, value in arm.driver.arguments.items()}
+    return (Included(arm.driver.package, arm.driver.launch_file, filled),)
 
 
 def environment(transport: str, domain_id: str = "", large_images: bool = False) -> dict[str, str]:
@@ -267,6 +298,12 @@ def _check(graph: Graph, arguments: dict[str, Any]) -> int:
             f"{contract.task!r}; give task:={contract.task} or another bundle"
         )
     arguments["bundle"] = str(bundle.directory.resolve())
+    if arguments.get("extrinsics"):
+        from rlfp_ros.perception.extrinsics import load_extrinsics
+
+        load_extrinsics(arguments["extrinsics"], contract.camera)
+        if arguments["extrinsics"] != "bundle":
+            arguments["extrinsics"] = str(Path(arguments["extrinsics"]).expanduser().resolve())
     width, height = image_size(arguments) or (contract.camera.width, contract.camera.height)
     image_bytes = 3 * width * height
     if image_bytes > LARGE_IMAGE_BYTES and any(node.publishes_images for node in graph.nodes):
@@ -460,14 +497,32 @@ SIM = Graph(
 )
 
 
+@dataclass(frozen=True)
+class Camera:
+    """What a camera's driver calls its topics when it is started as docs/hardware/ says."""
+
+    image_topic: str
+    camera_info_topic: str
+
+
+CAMERAS = {
+    "realsense": Camera("camera/camera/color/image_raw", "camera/camera/color/camera_info"),
+    "usb_cam": Camera("image_raw", "camera_info"),
+    "v4l2": Camera("image_raw", "camera_info"),
+    "custom": Camera("camera/image_raw", "camera/camera_info"),
+}
+
+
 def _real_topics(arguments: Arguments) -> dict[str, str]:
     """From the graph's own topic names to the drivers'."""
     controller = arguments["controller_name"]
     gripper = arguments["gripper_controller_name"]
+    camera = CAMERAS[arguments["camera"]]
+    image = arguments["image_topic"] or camera.image_topic
     return {
-        "camera/image_raw": arguments["image_topic"],
-        "camera/image_raw/compressed": f"{arguments['image_topic']}/compressed",
-        "camera/camera_info": arguments["camera_info_topic"],
+        "camera/image_raw": image,
+        "camera/image_raw/compressed": f"{image}/compressed",
+        "camera/camera_info": arguments["camera_info_topic"] or camera.camera_info_topic,
         "joint_states": arguments["joint_states_topic"],
         "joint_trajectory_controller/joint_trajectory": f"{controller}/joint_trajectory",
         "forward_position_controller/commands": f"{controller}/commands",
@@ -477,6 +532,12 @@ def _real_topics(arguments: Arguments) -> dict[str, str]:
 
 
 _TOPIC = r"[A-Za-z~/][A-Za-z0-9_/]*"
+
+
+def _extrinsics(arguments: Arguments) -> str:
+    """The twin's camera is set up where the bundle says, as well as its room can; a real one's place is measured."""
+    return str(arguments["extrinsics"] or ("bundle" if arguments["use_mock_hardware"] else ""))
+
 
 REAL_ARM = Graph(
     name="real_arm",
@@ -489,12 +550,33 @@ REAL_ARM = Graph(
             "the policy bundle: a folder, or the name of one in models/ (its default is made of arm)",
         ),
         Argument(
-            "image_topic",
-            "camera/image_raw",
-            "the camera driver's image topic; its compressed one is taken as well",
-            pattern=_TOPIC,
+            "robot_ip",
+            "",
+            "the robot's address: starts its driver too, with the launch line in config/arms/ (ROS 2 must be "
+            "installed); empty: the driver runs already",
+            pattern=r"[A-Za-z0-9_.:-]*",
         ),
-        Argument("camera_info_topic", "camera/camera_info", "the camera driver's camera_info topic", pattern=_TOPIC),
+        Argument(
+            "camera", "custom", "the camera's driver, which names its topics (docs/hardware/)", choices=tuple(CAMERAS)
+        ),
+        Argument(
+            "image_topic",
+            "",
+            "the camera driver's image topic; its compressed one is taken as well; empty: as camera says",
+            pattern=f"({_TOPIC})?",
+        ),
+        Argument(
+            "camera_info_topic",
+            "",
+            "the camera driver's camera_info topic; empty: as camera says",
+            pattern=f"({_TOPIC})?",
+        ),
+        Argument(
+            "extrinsics",
+            "",
+            "the camera's calibrated place: a file that `./rlfp calibrate extrinsics` wrote, or bundle: it stands as "
+            "the bundle says; empty: not known, and the arm is not enabled",
+        ),
         Argument("joint_states_topic", "joint_states", "the topic with the arm's measured joints", pattern=_TOPIC),
         Argument(
             "command_interface",
@@ -539,6 +621,12 @@ REAL_ARM = Graph(
         ),
         Argument("dry_run", "false", "true: compute and log every command and send none to the arm", kind="flag"),
         Argument(
+            "step",
+            "false",
+            "true: enabled, the policy acts once for each call of residual_controller/step",
+            kind="flag",
+        ),
+        Argument(
             "require_heartbeat",
             "true",
             "true: stop the arm when operator/heartbeat is silent; false: for a bench test only",
@@ -568,7 +656,11 @@ REAL_ARM = Graph(
         Node(
             "perception",
             "camera images to feature points",
-            parameters=lambda a: {"bundle": a["bundle"], "use_sim_time": a["use_sim_time"]},
+            parameters=lambda a: {
+                "bundle": a["bundle"],
+                "extrinsics": _extrinsics(a),
+                "use_sim_time": a["use_sim_time"],
+            },
             remappings=_real_topics,
             # The controller holds the arm while perception or policy is away, so both may come back.
             respawn=Respawn(),
@@ -576,7 +668,26 @@ REAL_ARM = Graph(
         Node(
             "policy",
             "features and joints to the residual motion",
-            parameters=lambda a: {"bundle": a["bundle"], "use_sim_time": a["use_sim_time"]},
+            parameters=lambda a: {
+                "bundle": a["bundle"],
+                "arm": a["arm"],
+                "extrinsics": _extrinsics(a),
+                "use_sim_time": a["use_sim_time"],
+            },
+            remappings=_real_topics,
+            respawn=Respawn(),
+        ),
+        Node(
+            "checklist",
+            "what the drivers send against what the policy needs; the arm is enabled only where all of it fits",
+            parameters=lambda a: {
+                "bundle": a["bundle"],
+                "arm": a["arm"],
+                "extrinsics": _extrinsics(a),
+                "output": a["command_interface"],
+                "require_heartbeat": a["require_heartbeat"],
+                "use_sim_time": a["use_sim_time"],
+            },
             remappings=_real_topics,
             respawn=Respawn(),
         ),
@@ -590,6 +701,9 @@ REAL_ARM = Graph(
                 "start_enabled": False,
                 "output": a["command_interface"],
                 "dry_run": a["dry_run"],
+                "step_by_step": a["step"],
+                "require_checklist": True,
+                "extrinsics": _extrinsics(a),
                 "require_heartbeat": a["require_heartbeat"],
                 "use_sim_time": a["use_sim_time"],
             },

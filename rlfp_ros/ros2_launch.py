@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogInfo, OpaqueFunction, Shutdown
+from launch.launch_description_sources import AnyLaunchDescriptionSource
+from launch.substitutions import PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
 
-from rlfp_ros.graph import Graph, NodeProcess, OnExit, parse_assignments, resolve
+from rlfp_ros.graph import Graph, Included, NodeProcess, OnExit, parse_assignments, resolve
 from rlfp_ros.runner import SIGKILL_AFTER_S, SIGTERM_AFTER_S
 
 
@@ -23,7 +26,8 @@ def launch_description(graph: Graph) -> LaunchDescription:
             if values[argument.name] != argument.default
         }
         resolved = resolve(graph, given)
-        return [*_unknown(graph, context), *(_node(process) for process in resolved.processes)]
+        drivers = [_driver(included) for included in resolved.included]
+        return [*_unknown(graph, context), *drivers, *(_node(process) for process in resolved.processes)]
 
     return LaunchDescription([*_declarations(graph), OpaqueFunction(function=actions)])
 
@@ -49,6 +53,11 @@ def _unknown(graph: Graph, context: LaunchContext) -> list[Action]:
         for name in given
         if name not in known
     ]
+
+
+def _driver(included: Included) -> IncludeLaunchDescription:
+    path = PathJoinSubstitution([FindPackageShare(included.package), "launch", included.launch_file])
+    return IncludeLaunchDescription(AnyLaunchDescriptionSource(path), launch_arguments=list(included.arguments.items()))
 
 
 def _node(process: NodeProcess) -> Node:

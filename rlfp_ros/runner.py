@@ -103,6 +103,14 @@ class Runner:
         command: Command = node_command,
         stream: IO[str] | None = None,
     ) -> None:
+        if resolved.included:
+            driver = resolved.included[0]
+            words = " ".join(f"{name}:={value}" for name, value in driver.arguments.items())
+            raise ConfigurationError(
+                f"robot_ip starts {driver.package}, which only `ros2 launch rlfp_ros {resolved.graph.name}.launch.py` "
+                "can; use that, or leave robot_ip empty and start the driver yourself: "
+                f"ros2 launch {driver.package} {driver.launch_file} {words}"
+            )
         self._resolved = resolved
         self._children = [_Child(spec, COLOURS[i % len(COLOURS)]) for i, spec in enumerate(resolved.processes)]
         self._console = console

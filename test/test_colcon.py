@@ -84,7 +84,16 @@ def test_every_data_file_lies_in_share_as_in_the_source_tree(workspace: Path) ->
 def test_ros2_run_finds_every_executable(workspace: Path) -> None:
     folder = workspace / "install" / "rlfp_ros" / "lib" / "rlfp_ros"
     names = {path.name for path in folder.iterdir() if os.access(path, os.X_OK)}
-    assert names == {"rlfp", "simulator", "perception", "policy", "residual_controller", "recorder", "arm_twin"}
+    assert names == {
+        "rlfp",
+        "simulator",
+        "perception",
+        "policy",
+        "residual_controller",
+        "recorder",
+        "arm_twin",
+        "checklist",
+    }
 
 
 def test_installed_command_runs_and_launch_files_are_on_the_ament_path(workspace: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from rlfp_ros import graph
 from rlfp_ros.graph import GRAPHS, REAL_ARM, SIM, Graph, OnExit, Resolved, parse_arguments, parse_assignments, resolve
-from rlfp_ros.runner import node_command
+from rlfp_ros.runner import Runner, node_command
 from rlfp_ros.schema import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +37,9 @@ def test_simulation_has_the_simulator_and_the_three_nodes_of_the_robot() -> None
     assert names == ["simulator", "perception", "policy", "residual_controller"]
 
 
-def test_real_arm_has_the_same_nodes_without_a_simulator() -> None:
-    assert [process.name for process in run_of(REAL_ARM).processes] == ["perception", "policy", "residual_controller"]
+def test_real_arm_has_the_same_nodes_and_a_checklist_in_place_of_a_simulator() -> None:
+    names = [process.name for process in run_of(REAL_ARM).processes]
+    assert names == ["perception", "policy", "checklist", "residual_controller"]
 
 
 @BOTH
@@ -72,6 +73,50 @@ def test_real_arm_needs_a_heartbeat_unless_told_otherwise() -> None:
 )
 def test_controller_ticks_on_joint_states_where_time_is_not_wall_time(overrides: dict[str, Any], tick_on: str) -> None:
     assert parameters(run_of(SIM, **overrides), "residual_controller")["tick_on"] == tick_on
+
+
+def test_real_arm_is_enabled_only_by_the_checklist_and_the_twins_camera_stands_where_the_bundle_says() -> None:
+    assert parameters(run_of(REAL_ARM), "residual_controller")["require_checklist"] is True
+    assert parameters(run_of(REAL_ARM), "checklist")["extrinsics"] == ""
+    mock = run_of(REAL_ARM, use_mock_hardware=True)
+    assert parameters(mock, "checklist")["extrinsics"] == "bundle"
+    given = run_of(REAL_ARM, extrinsics="place.yaml", step=True)
+    for name in ("perception", "policy", "checklist", "residual_controller"):
+        assert parameters(given, name)["extrinsics"] == "place.yaml"
+    assert parameters(given, "residual_controller")["step_by_step"] is True
+
+
+@pytest.mark.parametrize("camera", graph.CAMERAS)
+def test_camera_names_its_drivers_topics_and_an_explicit_topic_wins(camera: str) -> None:
+    driver = graph.CAMERAS[camera]
+    topics = REAL_ARM.nodes[1].remappings(parse_arguments(REAL_ARM, {"camera": camera}))
+    assert topics["camera/image_raw"] == driver.image_topic
+    assert topics["camera/image_raw/compressed"] == f"{driver.image_topic}/compressed"
+    assert topics["camera/camera_info"] == driver.camera_info_topic
+    topics = REAL_ARM.nodes[1].remappings(parse_arguments(REAL_ARM, {"camera": camera, "image_topic": "/wrist/rgb"}))
+    assert topics["camera/image_raw"] == "/wrist/rgb"
+
+
+def arm_with_driver(folder: Path) -> Path:
+    """The Panda's file with a driver's launch line."""
+    driver = {
+        "package": "vendor_bringup", "launch_file": "arm.launch.py", "source": "its README",
+        "arguments": {"ip": "{robot_ip}", "gripper": "true"},
+    }  # fmt: skip
+    document = yaml.safe_load((ROOT / "config" / "arms" / "panda.yaml").read_text()) | {"driver": driver}
+    (folder / "panda.yaml").write_text(yaml.safe_dump(document))
+    return folder / "panda.yaml"
+
+
+def test_robots_address_includes_its_driver_in_a_ros_launch_and_our_runner_says_how_to(tmp_path: Path) -> None:
+    resolved = run_of(REAL_ARM, arm=str(arm_with_driver(tmp_path)), robot_ip="172.16.0.2")
+    assert resolved.included == (
+        graph.Included("vendor_bringup", "arm.launch.py", {"ip": "172.16.0.2", "gripper": "true"}),
+    )
+    with pytest.raises(ConfigurationError, match=r"ros2 launch vendor_bringup arm.*ip:=172.16.0.2"):
+        Runner(resolved)
+    with pytest.raises(ConfigurationError, match="use_mock_hardware is true; leave robot_ip empty"):
+        run_of(REAL_ARM, arm=str(tmp_path / "panda.yaml"), robot_ip="10.0.0.1", use_mock_hardware=True)
 
 
 def test_default_bundle_is_named_after_task_and_arm() -> None:
@@ -281,10 +326,15 @@ def launch_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         "launch": ["LaunchContext", "LaunchDescription"],
         "launch.action": ["Action"],
-        "launch.actions": ["DeclareLaunchArgument", "LogInfo", "OpaqueFunction", "Shutdown"],
+        "launch.actions": [
+            "DeclareLaunchArgument", "IncludeLaunchDescription", "LogInfo", "OpaqueFunction", "Shutdown",
+        ],
+        "launch.launch_description_sources": ["AnyLaunchDescriptionSource"],
+        "launch.substitutions": ["PathJoinSubstitution"],
         "launch_ros": [],
         "launch_ros.actions": ["Node"],
-    }
+        "launch_ros.substitutions": ["FindPackageShare"],
+    }  # fmt: skip
     for module, classes in names.items():
         stand_in = types.ModuleType(module)
         for name in classes:
@@ -334,6 +384,21 @@ def test_launch_file_declares_the_arguments_and_starts_the_nodes_of_the_graph(
         ends = process.on_exit is not OnExit.CONTINUE and process.respawn is None
         assert (options["on_exit"] is not None) is ends
         assert float(options["sigterm_timeout"]) + float(options["sigkill_timeout"]) < 3.0
+
+
+def test_launch_file_includes_the_arms_driver(
+    launch_stand_in: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(graph, "_check", lambda *_: 0)
+    (entities,) = load_launch_file("real_arm").generate_launch_description().arguments
+    values = {argument.name: argument.default for argument in REAL_ARM.arguments}
+    values |= {"arm": str(arm_with_driver(tmp_path)), "robot_ip": "10.0.0.2"}
+    context = types.SimpleNamespace(launch_configurations=values, argv=[])
+    driver = entities[-1].options["function"](context)[0]
+    assert type(driver).__name__ == "IncludeLaunchDescription"
+    assert dict(driver.options["launch_arguments"]) == {"ip": "10.0.0.2", "gripper": "true"}
+    (path,) = driver.arguments[0].arguments
+    assert [path.arguments[0][0].arguments[0], *path.arguments[0][1:]] == ["vendor_bringup", "launch", "arm.launch.py"]
 
 
 def test_launch_file_says_which_argument_does_nothing(launch_stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ PARTS = {
     "learning": FOUNDATION | {"perception", "control", "simulation", "evaluation"},
     "adaptation": FOUNDATION | {"perception", "control", "recording", "simulation", "evaluation", "learning"},
     # The command line and what starts the graph.
-    "graph": {"schema", "paths", "bundle", "control"},
+    "graph": {"schema", "paths", "bundle", "control", "perception"},
     "runner": {"schema", "graph"},
     "ros2_launch": {"graph", "runner"},
     "inspection": {"bundle", "schema"},

@@ -23,6 +23,9 @@ class ControllerSettings(Schema):
     )
     start_enabled: bool = Field(default=False, description="become ACTIVE without `enable`; for simulation only")
     dry_run: bool = Field(default=False, description="compute and report everything, send nothing to the arm")
+    step_by_step: bool = Field(
+        default=False, description="enabled, the policy acts once for each `step`; otherwise `enable` lets it go on"
+    )
     episode_reset_clears_stop: bool = Field(
         default=False, description="a new episode clears a latched stop (never an e-stop); for simulation only"
     )

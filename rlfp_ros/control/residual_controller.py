@@ -360,14 +360,14 @@ class ResidualController:
             names = ", ".join(reason.value for reason in supervisor.latched)
             return False, f"stopped by {names}; remove the cause and call reset first"
         if supervisor.enabled:
-            supervisor.stepping = False
+            supervisor.stepping = self.settings.step_by_step
             return True, "enabled already"
         if self._running:
             return False, "still coming to rest; try again"
         supervisor.enabled = True
-        supervisor.stepping = False
+        supervisor.stepping = self.settings.step_by_step
         supervisor.initialised = False
-        return True, "enabled"
+        return True, "enabled; call step for each action" if supervisor.stepping else "enabled"
 
     def disable(self) -> tuple[bool, str]:
         """Come to rest, then send nothing."""

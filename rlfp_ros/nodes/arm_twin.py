@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -40,7 +41,7 @@ from rlfp_ros.simulation.world import DT
 READY_S = 30.0  # that the first episode waits for nodes which are still starting
 PATIENCE_S = 60.0  # without an ACTIVE controller, when a number of episodes was asked for
 CATCH_UP_TICKS = 12  # of physics in one go after a slow picture; beyond that the twin skips time, as a late driver does
-STILL = 1e-6  # rad/s; JTC calls a last velocity above the float's epsilon "non-zero"
+STILL = float(np.finfo(np.float32).eps)  # rad/s; JTC calls a last velocity above this "non-zero"
 
 
 class Settings(Schema):
@@ -68,6 +69,17 @@ class Settings(Schema):
     stalled_joint: str = Field(
         "", description="fault: name of a joint that does not move", json_schema_extra=LIVE
     )  # fmt: skip
+    controller_active: bool = Field(
+        True, description="fault where false: the joint trajectory controller is inactive and drops every command",
+        json_schema_extra=LIVE,
+    )  # fmt: skip
+    clock_offset_s: float = Field(
+        0.0, ge=-100, le=100, description="fault: the drivers' clock differs from this machine's by so much (s)",
+        json_schema_extra=LIVE,
+    )  # fmt: skip
+    encoding: Literal["rgb8", "bgr8", "mono8", "16UC1"] = Field(
+        "rgb8", description="encoding of the pictures; 16UC1, a depth camera's, is a fault", json_schema_extra=LIVE
+    )  # fmt: skip
 
 
 def refusal(message: JointTrajectory, joint_names: tuple[str, ...], now_ns: int) -> str | None:
@@ -93,6 +105,8 @@ class ArmTwin(Node):
         self.settings = settings = declare(self, Settings, self._on_parameters)
         contract = load_bundle(settings.bundle).contract
         self._arm = arm = load_arm(settings.arm)
+        self._joint_names = arm.driver_names(arm.joint_names)
+        self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
         self._world = MujocoWorld(
             arm, load_task(contract.task), load_room(settings.room), load_scene(), contract.camera
         )
@@ -131,6 +145,7 @@ class ArmTwin(Node):
                 f"arm_twin parameters: stalled_joint is {settings.stalled_joint!r}, expected one of: {names}"
             )
         self.settings = settings
+        self._offset_ns = round(settings.clock_offset_s * 1e9)
         self._world.faults = Faults(settings.dropped_frames, settings.stiffness, settings.stalled_joint)
 
     # --- the drivers -------------------------------------------------------------------------------------------------
@@ -165,24 +180,27 @@ class ArmTwin(Node):
     def _publish_frames(self) -> None:
         camera, frame_id = self._world.camera.model, self.settings.optical_frame
         for frame in self._world.delivered_frames():
+            stamp = frame.stamp_ns + self._offset_ns
             self._camera_info.publish(
-                m.camera_info_message(
-                    frame.stamp_ns, frame_id, camera.width, camera.height, camera.K, camera.distortion
-                )
+                m.camera_info_message(stamp, frame_id, camera.width, camera.height, camera.K, camera.distortion)
             )
-            self._image.publish(m.image_message(frame.stamp_ns, frame.image, frame_id))
+            self._image.publish(m.image_message(stamp, frame.image, frame_id, self.settings.encoding))
 
     def _publish_joints(self) -> None:
         tick = self._world.tick
         self._late.append((tick + round(self.settings.joint_states_late_s / DT), self._world.joint_state()))
         while self._late and self._late[0][0] <= tick:
-            self._joint_states.publish(m.joint_state_message(self._late.popleft()[1], self._arm))
+            state = self._late.popleft()[1]
+            state = replace(state, stamp_ns=state.stamp_ns + self._offset_ns)
+            self._joint_states.publish(m.joint_state_message(state, self._arm))
 
     def _on_command(self, message: JointTrajectory) -> None:
-        why = refusal(message, self._arm.joint_names, self._world.stamp_ns)
+        why = refusal(message, self._joint_names, self._world.stamp_ns)
+        if not self.settings.controller_active:
+            why = "the joint trajectory controller is not active and drops the command"
         try:
             if why is None:
-                trajectory = m.trajectory_from_message(message, self._arm.joint_names)
+                trajectory = m.trajectory_from_message(message, self._joint_names)
                 if trajectory.stamp_ns == 0:  # ROS for "from now on"
                     trajectory = Trajectory(
                         self._world.stamp_ns, trajectory.times, trajectory.positions, trajectory.velocities,
@@ -197,7 +215,7 @@ class ArmTwin(Node):
 
     def _on_gripper(self, message: JointTrajectory) -> None:
         gripper = self._arm.gripper
-        if gripper is None or refusal(message, gripper.joint_names, self._world.stamp_ns):
+        if gripper is None or refusal(message, self._finger_names, self._world.stamp_ns):
             return
         width = float(np.sum(message.points[-1].positions))
         self._gripper_width = width if np.isfinite(width) else self._gripper_width
@@ -245,6 +263,12 @@ class ArmTwin(Node):
         outcome = self._world.outcome
         assert outcome is not None
         self._world.outcome, self._world.judged = None, False
+        if not self._active:  # it was stopped on the way: somebody brings it home before it is enabled again
+            self._trajectory = None
+            self._late.clear()
+            self._world.reset(self.settings.seed + self._number)
+            self._follow_clock()
+            self._world.restamp_frames()
         self._enter(Phase.FINISHED)
         self._publish_episode(outcome=asdict(outcome))
         if self.settings.episodes and self._number + 1 >= self.settings.episodes:

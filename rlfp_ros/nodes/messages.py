@@ -95,18 +95,11 @@ HEARTBEAT = Topic("operator/heartbeat", Header, EVENTS)
 DIAGNOSTICS = Topic("/diagnostics", DiagnosticArray, EVENTS)
 
 
-# What a forward command controller listens to; a trajectory controller's topic is the arm's own.
-FORWARD_TOPICS = {
-    "forward_position": "forward_position_controller/commands",
-    "forward_velocity": "forward_velocity_controller/commands",
-}
-
-
 def command_topic(output: str, arm: arms.Arm) -> tuple[str, str]:
     """Relative name and type (pkg/msg/Type) of the topic that moves the arm, for a residual controller's `output`."""
     if output == "joint_trajectory":
         return arm.topics.joint_trajectory, "trajectory_msgs/msg/JointTrajectory"
-    return FORWARD_TOPICS[output], "std_msgs/msg/Float64MultiArray"
+    return getattr(arm.topics, output), "std_msgs/msg/Float64MultiArray"
 
 
 # ---- stamps -----------------------------------------------------------------------------------------------------

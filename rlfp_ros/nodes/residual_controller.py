@@ -31,11 +31,14 @@ from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.perception.checklist import Report as ChecklistReport
+from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError
 
 RESYNCHRONISE_TICKS = 2  # farther from the node's clock than this, the timeline is set anew
 PERCEPT_LOST_NS = 500_000_000  # no residual waits for poses that stopped coming so long ago
 SLEW = 50e-6  # otherwise it follows by this share of a tick at most: more would show as jerk in what the arm is told
+CHECKLIST_MAX_AGE_S = 2.0  # it comes twice a second
 
 
 class Settings(ControllerSettings):
@@ -45,6 +48,12 @@ class Settings(ControllerSettings):
     arm: str = Field(default="", description="arm: a file, or the name of one in config/arms/; empty: the bundle's")
     optical_frame: str = Field(
         default="camera_optical_frame", description="frame in which goals are taken besides the base's"
+    )
+    extrinsics: str = Field(
+        default="", description="YAML file with T_base_camera, for goals in the optical frame; empty: the bundle's"
+    )
+    require_checklist: bool = Field(
+        default=False, description="enable only while safety/checklist is green; the real arm's graph sets it"
     )
 
 
@@ -58,8 +67,11 @@ class ResidualControllerNode(Node):
         contract = load_bundle(settings.bundle).contract
         self.arm = arm = load_arm(settings.arm or contract.arm.name)
         self.controller = ResidualController(arm, contract, settings)
-        self._T_base_camera = contract.camera.T_base_camera.matrix()
+        self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
+        self._checklist: tuple[float, ChecklistReport] | None = None  # when it came (steady, s), and what it says
         self._joints = messages.JointMatcher(arm, arm.topics.joint_states)
+        self._joint_names = arm.driver_names(arm.joint_names)
+        self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
         self._lock_step = settings.tick_on == "joint_states"
         self._stamp_now = 0  # lock step: stamp of the newest joint state
         self._pending: Residual | None = None  # waits to be whole
@@ -115,6 +127,7 @@ class ResidualControllerNode(Node):
             (messages.OBJECT_POSE, self._on_object_pose),
             (messages.GRIPPER, self._on_gripper),
             (messages.RESIDUAL, self._on_residual),
+            *(((messages.CHECKLIST, self._on_checklist),) if self.settings.require_checklist else ()),
         )
         for topic, callback in subscriptions:
             qos = messages.LATEST if topic is messages.RESIDUAL else topic.qos  # the newest residual alone counts
@@ -221,9 +234,24 @@ class ResidualControllerNode(Node):
         self._percept_stamp = episode.stamp
         self._ready.publish(messages.ready_message(self.get_name(), episode.id))
 
+    def _on_checklist(self, message: String) -> None:
+        self._checklist = time.monotonic(), ChecklistReport.model_validate_json(message.data)
+
+    def _refusal(self) -> str:
+        """Why the arm may not be enabled now; empty: it may, or is."""
+        if not self.settings.require_checklist or self.controller.supervisor.enabled:
+            return ""
+        if self._checklist is None or time.monotonic() - self._checklist[0] > CHECKLIST_MAX_AGE_S:
+            return f"nothing comes on {messages.CHECKLIST.name}; is the checklist node running?"
+        return self._checklist[1].refusal
+
     def _service(self, name: str) -> Any:
         def call(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-            response.success, response.message = getattr(self.controller, name)()
+            refusal = self._refusal() if name in ("enable", "step") and not self.controller.supervisor.latched else ""
+            if refusal:
+                response.success, response.message = False, f"not enabled: {refusal}"
+            else:
+                response.success, response.message = getattr(self.controller, name)()
             self.get_logger().info(f"{name}: {response.message}")
             return response
 
@@ -275,11 +303,11 @@ class ResidualControllerNode(Node):
         trajectory = command.trajectory
         if self.settings.output == "joint_trajectory":
             if trajectory is not None:
-                self._command.publish(messages.trajectory_message(trajectory, self.arm.joint_names))
+                self._command.publish(messages.trajectory_message(trajectory, self._joint_names))
             elif self._lock_step:
                 # Nothing to do, said in time: the simulator waits for this stamp. No points move nothing.
                 header = messages.header_message(stamp)
-                self._command.publish(JointTrajectory(header=header, joint_names=list(self.arm.joint_names)))
+                self._command.publish(JointTrajectory(header=header, joint_names=list(self._joint_names)))
         elif trajectory is not None:
             forward = trajectory.positions if self.settings.output == "forward_position" else trajectory.velocities
             self._command.publish(Float64MultiArray(data=forward[0].tolist()))
@@ -290,7 +318,7 @@ class ResidualControllerNode(Node):
         fingers = np.full((1, len(gripper.joint_names)), width / len(gripper.joint_names))
         still = np.zeros_like(fingers)
         point = Trajectory(stamp, np.array([1.0 / self.settings.control_rate_hz]), fingers, still, still)
-        self._gripper_command.publish(messages.trajectory_message(point, gripper.joint_names))
+        self._gripper_command.publish(messages.trajectory_message(point, self._finger_names))
 
     # --- what it says of itself --------------------------------------------------------------------------------
 

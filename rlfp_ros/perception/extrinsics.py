@@ -18,18 +18,22 @@ class Extrinsics(Schema):
     T_base_camera: Pose
 
 
+def pose_difference(T_a: np.ndarray, T_b: np.ndarray) -> tuple[float, float]:
+    """Distance (m) and angle (rad) between two poses, 4 x 4."""
+    cosine = (np.trace(T_a[:3, :3].T @ T_b[:3, :3]) - 1) / 2
+    return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3])), math.acos(min(1.0, max(-1.0, float(cosine))))
+
+
 def load_extrinsics(path: str | Path, camera: CameraContract) -> np.ndarray:
-    """T_base_camera, 4 x 4, from `path`, or the bundle's own where `path` is empty.
+    """T_base_camera, 4 x 4, from `path`, or the bundle's own where `path` is empty or "bundle".
 
     Raises ConfigurationError where the camera stands farther from where it stood in training than the bundle allows.
     """
     trained = camera.T_base_camera.matrix()
-    if not str(path):
+    if str(path) in ("", "bundle"):
         return trained
     found = schema.load(Path(path).expanduser(), Extrinsics).T_base_camera.matrix()
-    distance = float(np.linalg.norm(found[:3, 3] - trained[:3, 3]))
-    cosine = (np.trace(found[:3, :3].T @ trained[:3, :3]) - 1) / 2
-    angle = math.acos(min(1.0, max(-1.0, float(cosine))))
+    distance, angle = pose_difference(found, trained)
     tolerance = camera.tolerance
     if distance > tolerance.xyz_m or angle > tolerance.angle_rad:
         raise ConfigurationError(

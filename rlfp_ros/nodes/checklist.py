@@ -1,0 +1,159 @@
+"""`checklist`: listens to drivers and graph before an arm moves, and says on `safety/checklist` what does not fit yet.
+
+The residual controller enables the arm only while this list is green. While it is not, the list is in the log.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Literal
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import TwistStamped
+from pydantic import Field
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy
+from sensor_msgs.msg import JointState, PointCloud2
+from std_msgs.msg import Float32, Header, String
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.episode import parse_json
+from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes import spin
+from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
+from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.perception.checklist import Checklist, ChecklistSettings, CommandTaker, Flow
+from rlfp_ros.schema import ConfigurationError
+
+PERIOD_S = 0.5  # between two lists
+QUIET_S = 4.0  # after the start, while the other nodes come up, a list that is not green is no news
+LISTENERS = ("recorder", "observer")  # take commands to write them down, not to move anything
+
+
+class Settings(ChecklistSettings):
+    """Parameters of this node."""
+
+    bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
+    arm: str = Field(default="", description="arm: a file, or the name of one in config/arms/; empty: the bundle's")
+    extrinsics: str = Field(
+        default="", description="calibration file with T_base_camera; bundle: it stands there; empty: not known"
+    )
+    output: Literal["joint_trajectory", "forward_position", "forward_velocity"] = Field(
+        default="joint_trajectory", description="what the arm's controller takes"
+    )
+
+
+class ChecklistNode(Node):
+    """Messages to `perception.checklist.Checklist` and back."""
+
+    def __init__(self) -> None:
+        super().__init__("checklist")
+        self._settings = settings = declare(self, Settings)
+        contract = load_bundle(settings.bundle).contract
+        arm = load_arm(settings.arm or contract.arm.name)
+        self._matcher = m.JointMatcher(arm, self.resolve_topic_name(arm.topics.joint_states))
+        name, self._command_type = m.command_topic(settings.output, arm)
+        self._command_topic = self.resolve_topic_name(name)
+        self._checklist = Checklist(contract, arm, settings, settings.extrinsics, self._command_topic)
+        self._checklist.joint_states.topic = self._matcher.topic
+        self._perception_at = 0.0
+        self._disabled, self._said, self._started = True, "", time.monotonic()
+
+        self._publisher = self.create_publisher(m.CHECKLIST.type, m.CHECKLIST.name, m.CHECKLIST.qos)
+        checklist = self._checklist
+        self._follow(PointCloud2, m.FEATURES.name, checklist.features)
+        self._follow(TwistStamped, m.RESIDUAL.name, checklist.residual)
+        self._follow(Header, m.HEARTBEAT.name, checklist.heartbeat)
+        self.create_subscription(JointState, arm.topics.joint_states, self._on_joint_states, m.JOINT_STATES_LATEST)
+        self.create_subscription(Float32, m.DOMAIN_SHIFT.name, self._on_domain_shift, m.LATEST)
+        self.create_subscription(DiagnosticArray, m.DIAGNOSTICS.name, self._on_diagnostics, m.DIAGNOSTICS.qos)
+        self.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
+        self.diagnostics = Diagnostics(self, self._report, hardware_id=arm.name)
+        self.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _follow(self, message_type: Any, topic: str, flow: Flow) -> None:
+        flow.topic = self.resolve_topic_name(topic)
+
+        def saw(message: Any) -> None:
+            header = message if message_type is Header else message.header
+            self._saw(flow, header)
+
+        self.create_subscription(message_type, topic, saw, m.LATEST)
+
+    def _saw(self, flow: Flow, header: Header) -> None:
+        flow.saw(m.stamp_ns(header.stamp), time.monotonic_ns(), self.get_clock().now().nanoseconds)
+
+    def _on_joint_states(self, message: JointState) -> None:
+        try:
+            self._checklist.joints = self._matcher(message)
+        except ConfigurationError as error:
+            self._checklist.joints_fault = str(error)  # another driver's joints, where the arm's come too
+            return
+        self._saw(self._checklist.joint_states, message.header)
+
+    def _on_domain_shift(self, message: Float32) -> None:
+        self._checklist.shift = message.data
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        namespace = self.get_namespace().strip("/")
+        for status in message.status:
+            name = status.name.removeprefix(f"{namespace}/")
+            fault = "" if status.level == DiagnosticStatus.OK else status.message
+            if name == "perception":
+                self._perception_at = time.monotonic()
+                values = {value.key: value.value for value in status.values}
+                self._checklist.perception = fault
+                self._checklist.camera = values.get("preprocessing", "")
+            elif name == "policy":
+                self._checklist.policy = fault
+
+    def _on_safety_state(self, message: String) -> None:
+        self._disabled = parse_json(message.data, m.SAFETY_STATE.name).get("state") == "DISABLED"
+
+    def _look_at_command_topic(self) -> CommandTaker:
+        takers, other_type = [], ""
+        for info in self.get_subscriptions_info_by_topic(self._command_topic):
+            if info.node_name in LISTENERS:
+                continue
+            if info.topic_type != self._command_type:
+                other_type = info.topic_type
+            elif info.qos_profile.durability != DurabilityPolicy.TRANSIENT_LOCAL:  # such a one would hear nothing
+                takers.append(info.node_name)
+        senders = self.get_publishers_info_by_topic(self._command_topic)
+        strangers = [info.node_name for info in senders if info.node_name != "residual_controller"]
+        return CommandTaker(tuple(sorted(takers)), tuple(sorted(strangers)), other_type)
+
+    def _on_timer(self) -> None:
+        checklist = self._checklist
+        checklist.command = self._look_at_command_topic()
+        if time.monotonic() - self._perception_at > 3.0:
+            checklist.camera = checklist.perception = ""
+        self.report = report = checklist.report(time.monotonic_ns())
+        self._publisher.publish(String(data=report.model_dump_json()))
+        key = str([(line.name, line.ok) for line in report.lines])
+        quiet = not report.ready and time.monotonic() - self._started < QUIET_S
+        if key == self._said or quiet or not self._disabled:
+            return
+        self._said = key
+        red = sum(not line.ok for line in report.lines)
+        verdict = "all green, the arm may be enabled" if report.ready else f"{red} of {len(report.lines)} not green"
+        lines = [f"  {'[ok]' if line.ok else '[--]'} {line}" for line in report.lines]
+        self.get_logger().info("\n".join([f"checklist: {verdict}", *lines]))
+
+    def _report(self) -> Report:
+        report = self._checklist.report(time.monotonic_ns())
+        if report.ready or not self._disabled:
+            return Report(Level.OK, "green" if report.ready else "enabled")
+        return Report(Level.WARN, report.refusal)
+
+
+def main() -> None:
+    """Entry point of the executable `checklist`."""
+    sys.exit(spin.run(ChecklistNode))
+
+
+if __name__ == "__main__":
+    main()

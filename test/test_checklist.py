@@ -1,0 +1,307 @@
+"""Before an arm may move: every line of the checklist, alone and through the real graph with the twin for hardware."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from rlfp_ros.bundle import Contract, load_bundle
+from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.perception.checklist import Checklist, ChecklistSettings, CommandTaker, Line
+from rlfp_ros.schema import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[1]
+ARM = load_arm("panda")
+NOW = 50_000_000_000  # ns, steady
+CLOCK = 1_800_000_000_000_000_000  # ns, what stamps are taken by
+TOPIC = "/joint_trajectory_controller/joint_trajectory"
+
+
+@pytest.fixture(scope="module")
+def contract(tiny_bundle: Path) -> Contract:
+    return load_bundle(tiny_bundle).contract
+
+
+@pytest.fixture
+def checklist(contract: Contract) -> Checklist:
+    """One that has seen a healthy arm and camera for two seconds."""
+    made = Checklist(contract, ARM, ChecklistSettings(), "bundle", TOPIC)
+    feed(made)
+    made.camera, made.shift = "160 x 120 -> 64 x 48, resized by area", 0.1
+    made.joints = JointState(CLOCK, np.array(ARM.home) + 0.01, np.zeros(7), np.zeros(7))
+    made.command = CommandTaker(("arm",))
+    return made
+
+
+def feed(made: Checklist, camera_hz: float = 30.0, joints_hz: float = 240.0, ahead_s: float = 0.0) -> None:
+    """Two seconds of messages up to NOW, each 10 ms old on arrival, stamped by a clock that is `ahead_s` ahead."""
+    rates = {made.features: camera_hz, made.residual: camera_hz, made.joint_states: joints_hz, made.heartbeat: 10.0}
+    for flow, rate in rates.items():
+        flow._seen.clear()
+        for back in np.arange(2.0, 0.0, -1.0 / rate) * 1e9:
+            stamp = CLOCK - int(back) + int(ahead_s * 1e9) - 10_000_000
+            flow.saw(stamp, NOW - int(back), CLOCK - int(back))
+
+
+def red(checklist: Checklist) -> list[Line]:
+    return [line for line in checklist.report(NOW).lines if not line.ok]
+
+
+def test_healthy_arm_and_camera_are_green(checklist: Checklist) -> None:
+    report = checklist.report(NOW)
+    assert report.ready, report.refusal
+    assert report.refusal == ""
+    assert {line.name for line in report.lines} == {
+        "camera", "pictures", "scene", "extrinsics", "joint_states", "home", "policy", "controller", "heartbeat",
+    }  # fmt: skip
+
+
+def test_nothing_heard_is_red_in_every_line_but_the_extrinsics(contract: Contract) -> None:
+    nothing = Checklist(contract, ARM, ChecklistSettings(), "bundle", TOPIC)
+    assert [line.name for line in nothing.report(NOW).lines if line.ok] == ["extrinsics"]
+    assert all(line.fix for line in red(nothing))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "found"),
+    [
+        (lambda c: setattr(c, "perception", "encoding is '16UC1'"), "camera", "16UC1"),
+        (lambda c: setattr(c, "camera", ""), "camera", "no word from the perception node"),
+        (lambda c: setattr(c, "shift", 0.99), "scene", "domain shift 0.99, expected at most 0.95"),
+        (lambda c: setattr(c, "shift", None), "scene", "no domain shift yet"),
+        (lambda c: setattr(c, "policy", "no joint state is as old as the image"), "policy", "as old as the image"),
+        (lambda c: setattr(c, "command", CommandTaker(())), "controller", f"nobody takes commands on {TOPIC}"),
+        (lambda c: setattr(c, "command", CommandTaker(("arm",), ("moveit",))), "controller", "moveit sends commands"),
+        (
+            lambda c: setattr(c, "command", CommandTaker((), (), "std_msgs/msg/Float64MultiArray")),
+            "controller", "is taken as std_msgs/msg/Float64MultiArray",
+        ),
+    ],
+)  # fmt: skip
+def test_one_thing_wrong_is_one_red_line(
+    checklist: Checklist, spoil: Callable[[Checklist], None], name: str, found: str
+) -> None:
+    spoil(checklist)
+    (line,) = red(checklist)
+    assert line.name == name
+    assert found in line.found
+    assert "\n" not in str(line)
+
+
+@pytest.mark.parametrize(
+    ("fed", "names", "found"),
+    [
+        ({"camera_hz": 15.0}, {"pictures", "policy"}, "comes at 15.0 Hz, expected 24 to 36 Hz"),
+        ({"joints_hz": 20.0}, {"joint_states"}, "comes at 20.0 Hz, expected at least 50 Hz"),
+        ({"ahead_s": 3.0}, {"pictures", "joint_states", "policy"}, "2.990 s ahead of this machine's clock"),
+        ({"ahead_s": -3.0}, {"pictures", "joint_states", "policy"}, "3.010 s behind this machine's clock"),
+    ],
+)
+def test_wrong_rate_and_another_clock_are_said(
+    checklist: Checklist, fed: dict[str, float], names: set[str], found: str
+) -> None:
+    feed(checklist, **fed)
+    lines = red(checklist)
+    assert {line.name for line in lines} == names
+    assert all(found in line.found for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"positions": np.array(ARM.home) + 0.5 * np.eye(7)[3]}, "panda_joint4 is 0.500 rad from home"),
+        ({"positions": np.degrees(ARM.home)}, "expected -"),  # degrees
+        ({"velocities": np.full(7, 0.3)}, "the arm moves at 0.30 rad/s"),
+    ],
+)
+def test_arm_away_from_home_or_moving_is_red(checklist: Checklist, change: dict[str, Any], found: str) -> None:
+    assert checklist.joints is not None
+    checklist.joints = replace(checklist.joints, **change)
+    (line,) = red(checklist)
+    assert line.name == "home"
+    assert found in line.found
+
+
+def test_silent_topic_says_what_was_wrong_with_its_last_message(checklist: Checklist) -> None:
+    checklist.joints_fault = "joint fr3_joint1 is missing"
+    later = NOW + 3_000_000_000
+    lines = {line.name: line for line in checklist.report(later).lines}
+    assert lines["joint_states"].found == "joint fr3_joint1 is missing"
+    assert lines["pictures"].found == "nothing comes on perception/features"
+    assert lines["heartbeat"].found == "silent"
+
+
+def test_extrinsics_are_measured_against_the_bundle(contract: Contract, tmp_path: Path) -> None:
+    pose = contract.camera.T_base_camera
+
+    def line(extrinsics: str) -> Line:
+        report = Checklist(contract, ARM, ChecklistSettings(), extrinsics, TOPIC).report(NOW)
+        return next(line for line in report.lines if line.name == "extrinsics")
+
+    assert not line("").ok
+    assert "./rlfp calibrate extrinsics" in line("").fix
+    near, far = tmp_path / "near.yaml", tmp_path / "far.yaml"
+    for path, shift in ((near, 0.01), (far, 0.05)):
+        moved = {"xyz": [pose.xyz[0] + shift, *pose.xyz[1:]], "quaternion_xyzw": list(pose.quaternion_xyzw)}
+        path.write_text(yaml.safe_dump({"T_base_camera": moved}))
+    assert line(str(near)).ok
+    assert line(str(near)).found.startswith("0.0100 m and 0.00 deg")
+    with pytest.raises(ConfigurationError, match=r"0.050 m and 0.000 rad from the bundle's, expected at most 0.03 m"):
+        line(str(far))
+
+
+# --- through the real graph ------------------------------------------------------------------------------------------
+
+
+class Rig:
+    """The real arm's nodes before the twin, and a person beside it who calls services."""
+
+    def __init__(self, bundle: Path, folder: Path) -> None:
+        from conftest import Process, TestNode
+        from rclpy.context import Context
+
+        from rlfp_ros.nodes import messages as m
+
+        # The fixture's camera is a wide one: a room as wide as that.
+        wide = (ROOT / "sim/scenes/twin_near.yaml").read_text().replace("deg: 44.0", "deg: 64.0")
+        (folder / "wide.yaml").write_text(wide.replace("twin_near", "wide"))
+        renamed = yaml.safe_load((ROOT / "config/arms/panda.yaml").read_text())
+        renamed["driver_joint_names"] = {name: name.replace("panda", "fr3") for name in renamed["joint_names"]}
+        (folder / "renamed.yaml").write_text(yaml.safe_dump(renamed))
+        self.folder = folder
+        common: dict[str, Any] = {"bundle": bundle, "arm": folder / "renamed.yaml"}
+        self.processes = [
+            Process("arm_twin", common | {"room": folder / "wide.yaml", "clock_offset_s": 5.0}, {}, folder),
+            Process("perception", {"bundle": bundle}, {}, folder),
+            Process("policy", common, {}, folder),
+            Process(
+                "checklist",
+                common | {"extrinsics": "bundle", "require_heartbeat": False, "home_tolerance_rad": 3.0}, {}, folder,
+            ),
+            Process(
+                "residual_controller",
+                common | {
+                    "require_checklist": True, "tick_on": "timer", "joint_state_max_age_s": 0.4,
+                    # The fixture's policy is slow: what lags at all lags little.
+                    "tracking_error_rad": 0.03, "tracking_window_s": 0.3,
+                }, {}, folder,
+            ),
+        ]  # fmt: skip
+        self.context = Context()
+        self.context.init()
+        self.person = TestNode(self.context)
+        self.clients: dict[str, Any] = {}
+        self.states = self.person.listen(m.SAFETY_STATE)
+        self.lists = self.person.listen(m.CHECKLIST)
+
+    def call(self, service_type: Any, name: str, request: Any) -> Any:
+        if name not in self.clients:
+            self.clients[name] = self.person.node.create_client(service_type, name)
+        client = self.clients[name]
+        self.person.spin_until(client.service_is_ready, 30.0, name)
+        for _ in range(5):  # an answer is lost where the service has not discovered its client yet
+            future = client.call_async(request)
+            with contextlib.suppress(AssertionError):
+                self.person.spin_until(future.done, 3.0, name)
+                return future.result()
+        raise AssertionError(f"{name} does not answer")
+
+    def trigger(self, name: str) -> Any:
+        from std_srvs.srv import Trigger
+
+        return self.call(Trigger, f"residual_controller/{name}", Trigger.Request())
+
+    def twin(self, **values: Any) -> None:
+        """Set faults of the hardware."""
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        answer = self.call(SetParameters, "arm_twin/set_parameters", SetParameters.Request(parameters=parameters))
+        assert all(result.successful for result in answer.results), answer
+
+    def refused(self, *words: str) -> str:
+        """Wait until `enable` is refused with all of these words."""
+        return str(self.person.spin_until(
+            lambda: next((m for m in [self.trigger("enable").message] if all(word in m for word in words)), None),
+            30.0, f"a refusal with {words}; the list: {self.lists[-1].data if self.lists else None}",
+        ))  # fmt: skip
+
+    def enable(self) -> None:
+        self.person.spin_until(lambda: self.trigger("enable").success, 30.0, "enable")
+        self.state("ACTIVE")
+
+    def state(self, state: str, *reasons: str) -> None:
+        def reached() -> bool:
+            newest = json.loads(self.states[-1].data) if self.states else {}
+            return newest.get("state") == state and (not reasons or bool(set(reasons) & set(newest["reasons"])))
+
+        self.person.spin_until(reached, 30.0, f"{state} {reasons}")
+
+    def close(self) -> None:
+        self.person.close()
+        self.context.try_shutdown()
+        for process in self.processes:
+            process.popen.terminate()
+        for process in self.processes:
+            process.stop()
+
+
+@pytest.fixture(scope="module")
+def rig(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    made = Rig(tiny_bundle, tmp_path_factory.mktemp("rig"))
+    yield made
+    made.close()
+
+
+@pytest.mark.graph
+def test_enable_is_refused_until_every_line_is_green_and_each_refusal_names_its_cause(rig: Rig) -> None:
+    message = rig.refused("ahead of this machine's clock", "synchronise the machines")
+    assert message.startswith("not enabled: ")
+    assert "\n" not in message
+    rig.twin(clock_offset_s=0.0, encoding="16UC1")
+    rig.refused("encoding is '16UC1', expected one of rgb8")
+    assert "encoding" in rig.trigger("step").message
+    rig.twin(encoding="bgr8", joint_states_late_s=0.3)
+    rig.refused("joint_states are 0.3")
+    rig.twin(joint_states_late_s=0.0)
+    rig.enable()
+    assert "checklist: all green" in rig.processes[3].output
+    rig.trigger("disable")
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize(
+    ("fault", "healthy", "state", "reasons"),
+    [
+        ({"joint_states_late_s": 0.6}, {"joint_states_late_s": 0.0}, "STOPPED",
+         ("joint_state_old", "joint_state_stale")),
+        ({"dropped_frames": 1.0}, {"dropped_frames": 0.0}, "HOLDING", ("percept_stale",)),
+        ({"stalled_joint": "panda_joint2"}, {"stalled_joint": ""}, "STOPPED", ("tracking_error", "joint_state_frozen")),
+        ({"stiffness": 0.002}, {"stiffness": 1.0}, "STOPPED", ("tracking_error",)),
+        ({"controller_active": False}, {"controller_active": True}, "STOPPED", ("tracking_error",)),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)  # fmt: skip
+def test_a_fault_of_the_hardware_stops_or_holds_the_arm(
+    rig: Rig, fault: dict[str, Any], healthy: dict[str, Any], state: str, reasons: tuple[str, ...]
+) -> None:
+    rig.twin(clock_offset_s=0.0, encoding="rgb8")
+    rig.enable()
+    rig.twin(**fault)
+    rig.state(state, *reasons)
+    rig.twin(**healthy)
+    if state == "HOLDING":
+        rig.state("ACTIVE")
+        rig.trigger("disable")
+    else:
+        rig.person.spin_until(lambda: rig.trigger("reset").success, 30.0, "reset")
+    rig.state("DISABLED")
