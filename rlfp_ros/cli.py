@@ -119,6 +119,48 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, metavar="S", help="of the first episode (default: %(default)s)")
     command.add_argument("--out", type=Path, metavar="FILE", help="(default: runs/preview_<task>_<profile>.png)")
 
+    command = _add(
+        commands, "calibrate", _calibrate, "where a camera stands and how it sees: board, intrinsics, extrinsics"
+    )
+    parts = command.add_subparsers(title="what", metavar="WHAT", required=True)
+    for name, text in (
+        ("board", "write the picture of a board to print"),
+        ("intrinsics", "the camera's K and lens, from pictures of the board"),
+        ("extrinsics", "the camera's place, from the board on the arm's tool at several postures"),
+    ):
+        part = parts.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        part.set_defaults(what=name, run=_calibrate)
+        part.add_argument("--squares", default="7x5", metavar="CxR", help="columns x rows (default: %(default)s)")
+        part.add_argument("--square", type=float, default=0.03, metavar="M", help="side in m (default: %(default)s)")
+        part.add_argument("--marker", type=float, default=0.022, metavar="M",
+                          help="ChArUco marker's side in m; 0: checkerboard (default: %(default)s)")  # fmt: skip
+        part.add_argument("--dictionary", default="DICT_5X5_100", help="of the markers (default: %(default)s)")
+        suffix = "png" if name == "board" else "yaml"
+        part.add_argument("--out", type=Path, default=Path(f"runs/calibration/{name}.{suffix}"), metavar="FILE",
+                          help="(default: %(default)s)")  # fmt: skip
+        if name != "board":
+            part.add_argument("--bag", type=Path, required=name == "extrinsics", metavar="DIR", help="a recorded bag")
+        if name == "intrinsics":
+            part.add_argument(
+                "images", nargs="*", type=Path, metavar="PICTURE", help="picture files, in place of a bag"
+            )
+        if name == "extrinsics":
+            part.add_argument("--arm", default="panda", help="a name in config/arms/ (default: %(default)s)")
+            part.add_argument("--bundle", help="also check against where this bundle's camera stood")
+
+    command = _add(
+        commands, "align", _align, "lay the simulator's arm over the recorded one; how many pixels it misses"
+    )
+    command.add_argument("--bag", type=Path, required=True, metavar="DIR", help="a recorded bag with a standing arm")
+    command.add_argument("--bundle", default="reach_panda", help="for its camera's tolerance (default: %(default)s)")
+    command.add_argument("--arm", default="panda", help="a name in config/arms/ (default: %(default)s)")
+    command.add_argument("--extrinsics", default="bundle", metavar="FILE",
+                         help="from `calibrate extrinsics`, or bundle (default: %(default)s)")  # fmt: skip
+    command.add_argument("--meshes", default="visual", choices=("visual", "collision"),
+                         help="collision for mock hardware, which shows those (default: %(default)s)")  # fmt: skip
+    command.add_argument("--out", type=Path, default=Path("runs/align"), metavar="DIR",
+                         help="for the overlays (default: %(default)s)")  # fmt: skip
+
     command = _add(commands, "inspect", _inspect, "say what a policy bundle is, and check it")
     command.add_argument("bundle", help="a bundle folder, or the name of one in models/")
 
@@ -279,6 +321,23 @@ def _preview(options: argparse.Namespace) -> int:
     ):
         print(path)
     return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from rlfp_ros.evaluation import calibrate
+
+    board = calibrate.parse_board(options.squares, options.square, options.marker, options.dictionary)
+    if options.what == "board":
+        return calibrate.board(board, options.out)
+    if options.what == "intrinsics":
+        return calibrate.intrinsics(board, options.bag, options.images, options.out)
+    return calibrate.extrinsics(board, options.bag, options.arm, options.bundle, options.out)
+
+
+def _align(options: argparse.Namespace) -> int:
+    from rlfp_ros.evaluation import calibrate
+
+    return calibrate.overlay(options.bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -43,6 +43,15 @@ def load_extrinsics(path: str | Path, camera: CameraContract) -> np.ndarray:
     return found
 
 
+def write_extrinsics(path: Path, T_base_camera: np.ndarray, remark: str) -> None:
+    """Write the file that `load_extrinsics` reads; `remark` says in its first line where the numbers come from."""
+    xyz, quaternion = T_base_camera[:3, 3], _quaternion(T_base_camera[:3, :3])
+    numbers = [[round(float(value), 6) for value in values] for values in (xyz, quaternion)]
+    path.write_text(
+        f"# {remark}\nT_base_camera: {{xyz: {numbers[0]}, quaternion_xyzw: {numbers[1]}}}\n", encoding="utf-8"
+    )
+
+
 def orientation_in_base(T_base_camera: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
     """`quaternion` [4] xyzw from the optical frame into the base frame; identity where it has no length."""
     turned = _product(_quaternion(T_base_camera[:3, :3]), np.asarray(quaternion, dtype=np.float64))

@@ -1,0 +1,269 @@
+"""Where a camera looks from and how: intrinsics from a board, and its place before the arm from a board on the tool.
+
+OpenCV 5 has no calibrateHandEye in Python; Park and Martin's closed form is short ("Robot sensor calibration: solving
+AX = XB on the Euclidean group", IEEE T-RO 1994), and what counts is the refinement after it, over the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.schema import ConfigurationError
+
+FEWEST_VIEWS = 6  # fewer say little about five lens coefficients, or about six unknowns of a pose twice
+FEWEST_CORNERS = 8  # of one view
+LARGEST_RMS_PX = 2.0  # a calibration worse than this is a mistake: a wrong board, or blurred pictures
+SMALLEST_TURN_RAD = 0.1  # between two views, to say anything about rotation
+SMALLEST_SECOND_AXIS = 0.15  # share of the turning that must be about a second axis
+STEP = 1e-6  # of numerical derivatives, m and rad
+
+
+@dataclass(frozen=True)
+class View:
+    """A board in one picture."""
+
+    points: np.ndarray  # [N, 3] m, board frame: x right, y down, z into the board
+    pixels: np.ndarray  # [N, 2]
+
+
+@dataclass(frozen=True)
+class Board:
+    """A printed board. `columns` x `rows` squares of `square` m; a ChArUco board has markers of `marker` m in them."""
+
+    columns: int
+    rows: int
+    square: float
+    marker: float = 0.0  # 0: a plain checkerboard
+    dictionary: str = "DICT_5X5_100"
+
+    def __post_init__(self) -> None:
+        if min(self.columns, self.rows) < 3 or max(self.columns, self.rows) > 40:
+            raise ConfigurationError(f"--squares is {self.columns}x{self.rows}, expected 3 to 40 squares on each side")
+        if not 0 < self.square < 1 or not 0 <= self.marker < self.square:
+            raise ConfigurationError(
+                f"--square is {self.square:g} m and --marker {self.marker:g} m, expected a square below 1 m and a "
+                "marker smaller than it (or none)"
+            )
+        if not hasattr(cv2.aruco, self.dictionary):
+            names = ", ".join(name for name in dir(cv2.aruco) if name.startswith("DICT_"))
+            raise ConfigurationError(f"--dictionary is {self.dictionary!r}, expected one of: {names}")
+
+    def _charuco(self) -> cv2.aruco.CharucoBoard:
+        dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, self.dictionary))
+        return cv2.aruco.CharucoBoard((self.columns, self.rows), self.square, self.marker, dictionary)
+
+    def picture(self, square_px: int = 100) -> np.ndarray:
+        """The board to print, uint8 [H, W], one square of white around it."""
+        if self.marker:
+            size = ((self.columns + 2) * square_px, (self.rows + 2) * square_px)
+            return np.asarray(self._charuco().generateImage(size, marginSize=square_px))
+        y, x = np.mgrid[: self.rows, : self.columns]
+        squares = np.where((x + y) % 2, 255, 0).astype(np.uint8)
+        return np.pad(np.kron(squares, np.ones((square_px, square_px), np.uint8)), square_px, constant_values=255)
+
+    def find(self, image: np.ndarray) -> View | None:
+        """The board's inner corners in rgb uint8 [H, W, 3]; None where it is not seen (a checkerboard: not whole)."""
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if self.marker:
+            board = self._charuco()
+            corners, ids, _, _ = cv2.aruco.CharucoDetector(board).detectBoard(grey)
+            if ids is None or len(ids) < FEWEST_CORNERS:
+                return None
+            points = np.asarray(board.getChessboardCorners())[np.ravel(ids)]
+            return View(points.astype(np.float64), np.asarray(corners, dtype=np.float64).reshape(-1, 2))
+        inner = (self.columns - 1, self.rows - 1)
+        found, corners = cv2.findChessboardCornersSB(grey, inner, flags=cv2.CALIB_CB_ACCURACY)
+        if not found:
+            return None
+        x, y = np.meshgrid(np.arange(inner[0]), np.arange(inner[1]))
+        points = self.square * np.stack([x, y, 0 * x], axis=-1).reshape(-1, 3).astype(np.float64)
+        return View(points, np.asarray(corners, dtype=np.float64).reshape(-1, 2))
+
+
+@dataclass(frozen=True)
+class CameraCalibration:
+    """Intrinsics, and how well they explain the corners."""
+
+    camera: CameraModel
+    rms_px: float
+    views: int
+    coverage: float  # share of the picture, of 8 x 6 cells, in which a corner was seen
+
+
+def calibrate_camera(views: Sequence[View], width: int, height: int) -> CameraCalibration:
+    """K and plumb_bob distortion k1 k2 p1 p2 k3 from views of a board.
+
+    Raises ConfigurationError where they say too little.
+    """
+    if len(views) < FEWEST_VIEWS:
+        raise ConfigurationError(
+            f"the board was found in {len(views)} pictures, expected at least {FEWEST_VIEWS}; take more, sharp and "
+            "well lit, and compare --squares with the board"
+        )
+    points = [view.points.astype(np.float32) for view in views]
+    pixels = [view.pixels.astype(np.float32).reshape(-1, 1, 2) for view in views]
+    rms, K, distortion, _, _ = cv2.calibrateCamera(points, pixels, (width, height), np.eye(3), np.zeros(5))
+    cells = np.unique(np.floor(np.concatenate([view.pixels for view in views]) / [width / 8, height / 6]), axis=0)
+    _check_rms(float(rms))
+    camera = CameraModel(width, height, np.asarray(K), np.ravel(distortion)[:5])
+    return CameraCalibration(camera, float(rms), len(views), len(cells) / 48)
+
+
+def _check_rms(rms: float) -> None:
+    if not rms <= LARGEST_RMS_PX:
+        raise ConfigurationError(
+            f"the calibration misses the corners by {rms:.2f} px (rms), expected at most {LARGEST_RMS_PX:g}; compare "
+            "--squares, --square and --marker with the printed board, and leave out blurred pictures"
+        )
+
+
+@dataclass(frozen=True)
+class HandEyeCalibration:
+    """Where a camera stands before the arm, and where the board is on the tool."""
+
+    T_base_camera: np.ndarray  # 4 x 4
+    T_tool_board: np.ndarray  # 4 x 4
+    rms_px: float
+    view_errors_px: tuple[float, ...]  # rms of each
+
+
+def calibrate_hand_eye(
+    views: Sequence[View], T_base_tool: Sequence[np.ndarray], camera: CameraModel
+) -> HandEyeCalibration:
+    """Eye to hand: a board fixed to the tool, seen by a camera that stands, at several poses of the tool (4 x 4).
+
+    Raises ConfigurationError where the poses do not determine it.
+    """
+    if len(views) < FEWEST_VIEWS:
+        raise ConfigurationError(
+            f"the board was found at {len(views)} postures of the arm, expected at least {FEWEST_VIEWS}; move the arm "
+            "to more postures where the camera sees the board, and let it stand a second at each"
+        )
+    T_camera_board = [_board_pose(view, camera) for view in views]
+    X = _park_martin(T_base_tool, T_camera_board)
+    # The board on the tool, from the first guess of the camera: the mean over all views, by its rotation's projection.
+    guesses = [np.linalg.inv(tool) @ X @ board for tool, board in zip(T_base_tool, T_camera_board, strict=True)]
+    Y = np.eye(4)
+    Y[:3, :3], Y[:3, 3] = _nearest_rotation(sum(guess[:3, :3] for guess in guesses)), np.mean(guesses, axis=0)[:3, 3]
+
+    def residuals(change: np.ndarray) -> np.ndarray:
+        camera_place, board_place = X @ _transform(change[:6]), Y @ _transform(change[6:])
+        T_camera_base = np.linalg.inv(camera_place)
+        return np.concatenate([
+            (project(camera, T_camera_base @ tool @ board_place, view.points) - view.pixels).ravel()
+            for view, tool in zip(views, T_base_tool, strict=True)
+        ])  # fmt: skip
+
+    change = least_squares(residuals, np.zeros(12))
+    errors = np.split(residuals(change) ** 2, np.cumsum([2 * len(view.pixels) for view in views])[:-1])
+    rms = float(np.sqrt(2 * np.mean(np.concatenate(errors))))  # of the distance, both axes together
+    _check_rms(rms)
+    per_view = tuple(float(np.sqrt(2 * np.mean(error))) for error in errors)
+    return HandEyeCalibration(X @ _transform(change[:6]), Y @ _transform(change[6:]), rms, per_view)
+
+
+def _board_pose(view: View, camera: CameraModel) -> np.ndarray:
+    """T_camera_board of one view."""
+    found, rotation, translation = cv2.solvePnP(
+        view.points, view.pixels, camera.K, camera.distortion, flags=cv2.SOLVEPNP_IPPE
+    )
+    if not found:
+        raise ConfigurationError("a view's corners fit no pose of the board; compare --squares with the board")
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = cv2.Rodrigues(rotation)[0], np.ravel(translation)
+    return T
+
+
+def _park_martin(T_base_tool: Sequence[np.ndarray], T_camera_board: Sequence[np.ndarray]) -> np.ndarray:
+    """X = T_base_camera with A X = X B for every pair of views, A the tool's motion and B the board's."""
+    turns_a, turns_b, pairs = [], [], []
+    for first in range(len(T_base_tool)):
+        for second in range(first + 1, len(T_base_tool)):
+            A = T_base_tool[second] @ np.linalg.inv(T_base_tool[first])
+            B = T_camera_board[second] @ np.linalg.inv(T_camera_board[first])
+            a, b = np.ravel(cv2.Rodrigues(A[:3, :3])[0]), np.ravel(cv2.Rodrigues(B[:3, :3])[0])
+            if min(np.linalg.norm(a), np.linalg.norm(b)) > SMALLEST_TURN_RAD and np.linalg.norm(a) < 3.0:
+                turns_a.append(a)
+                turns_b.append(b)
+                pairs.append((A, B))
+    strength = np.linalg.svd(np.array(turns_a).reshape(-1, 3), compute_uv=False) if turns_a else np.zeros(3)
+    if len(pairs) < 3 or strength[1] < SMALLEST_SECOND_AXIS * strength[0]:
+        raise ConfigurationError(
+            "the tool hardly turned between the postures, or about one axis only, which leaves the camera's place "
+            "open; turn the board by 20 degrees and more about two axes"
+        )
+    R = _nearest_rotation(np.array(turns_a).T @ np.array(turns_b))  # a = R b
+    left = np.concatenate([A[:3, :3] - np.eye(3) for A, _ in pairs])
+    right = np.concatenate([R @ B[:3, 3] - A[:3, 3] for A, B in pairs])
+    X = np.eye(4)
+    X[:3, :3], X[:3, 3] = R, np.linalg.lstsq(left, right, rcond=None)[0]
+    return X
+
+
+def project(camera: CameraModel, T_camera_body: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Pixels [N, 2] of points [N, 3] of a body at `T_camera_body`."""
+    rotation, _ = cv2.Rodrigues(T_camera_body[:3, :3])
+    pixels, _ = cv2.projectPoints(
+        np.asarray(points, np.float64), rotation, T_camera_body[:3, 3], camera.K, camera.distortion
+    )
+    return np.asarray(pixels).reshape(-1, 2)
+
+
+def least_squares(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarray, steps: int = 30) -> np.ndarray:
+    """Levenberg-Marquardt with numerical derivatives, for a dozen unknowns in m and rad."""
+    x, damping = np.array(start, dtype=float), 1e-3
+    found = residuals(x)
+    for _ in range(steps):
+        J = np.stack([(residuals(x + STEP * unit) - found) / STEP for unit in np.eye(len(x))], axis=1)
+        H, gradient = J.T @ J, J.T @ found
+        while damping < 1e6:
+            change = -np.linalg.solve(H + damping * np.diag(np.diag(H) + 1e-12), gradient)
+            tried = residuals(x + change)
+            if tried @ tried < found @ found:
+                x, found, damping = x + change, tried, damping / 5
+                break
+            damping *= 5
+        else:
+            return x
+        if np.linalg.norm(change) < 1e-9:
+            break
+    return x
+
+
+def _transform(change: np.ndarray) -> np.ndarray:
+    """Translation [3] m and rotation vector [3] rad -> 4 x 4."""
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = cv2.Rodrigues(np.asarray(change[3:], dtype=float))[0], change[:3]
+    return T
+
+
+def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
+    U, _, Vt = np.linalg.svd(matrix)
+    return np.asarray(U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt)
+
+
+def write_camera_info(path: Path, found: CameraCalibration, camera_name: str) -> None:
+    """The calibration file that ROS camera drivers read (camera_calibration_parsers' YAML; `camera_info_url`)."""
+    K, D = found.camera.K, found.camera.distortion
+    projection = np.hstack([K, np.zeros((3, 1))])
+
+    def matrix(values: np.ndarray) -> dict[str, object]:
+        rows, columns = np.atleast_2d(values).shape
+        return {"rows": rows, "cols": columns, "data": [float(value) for value in np.ravel(values)]}
+
+    document = {
+        "image_width": found.camera.width, "image_height": found.camera.height, "camera_name": camera_name,
+        "camera_matrix": matrix(K), "distortion_model": "plumb_bob",
+        "distortion_coefficients": matrix(np.zeros(5) if D is None else D),
+        "rectification_matrix": matrix(np.eye(3)), "projection_matrix": matrix(projection),
+    }  # fmt: skip
+    head = f"# {date.today().isoformat()}: {found.views} views, rms {found.rms_px:.3f} px\n"
+    path.write_text(head + yaml.safe_dump(document, sort_keys=False, default_flow_style=None), encoding="utf-8")

@@ -1,0 +1,75 @@
+"""The arm as the simulator draws it, from any camera: for overlays on live pictures. PyBullet's software renderer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.simulation.bullet import connect
+from rlfp_ros.simulation.camera import GL_FROM_OPTICAL
+from rlfp_ros.simulation.low_polygon import low_polygon_urdf
+
+NEAR, FAR = 0.05, 5.0  # m, clipping planes
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One picture of the arm alone."""
+
+    image: np.ndarray  # uint8 [H, W, 3] rgb
+    depth: np.ndarray  # [H, W] m along the optical axis; inf where no arm is
+    mask: np.ndarray  # bool [H, W], where the arm is
+
+
+class ArmRenderer:
+    """Draws one arm in any posture. `close()` gives back the physics server."""
+
+    def __init__(self, arm: Arm, meshes: Literal["visual", "collision"] = "visual") -> None:
+        """`meshes`: "visual" is what the arm looks like, "collision" is what both simulators show of it."""
+        self._client = connect()
+        urdf = arm.urdf_path if meshes == "visual" else low_polygon_urdf(arm)
+        self._body = self._client.loadURDF(str(urdf), useFixedBase=True)
+        names = [
+            self._client.getJointInfo(self._body, i)[1].decode() for i in range(self._client.getNumJoints(self._body))
+        ]
+        self._joints = [names.index(name) for name in arm.joint_names]
+        self._fingers = [names.index(name) for name in arm.gripper.joint_names] if arm.gripper else []
+        self._T_root_base = np.asarray(Kinematics(arm).base_placement.homogeneous)
+
+    def __call__(
+        self, camera: CameraModel, T_base_camera: np.ndarray, joints: np.ndarray, gripper_width: float = 0.0
+    ) -> Rendering:
+        """The arm at `joints` [J] rad before a camera at `T_base_camera`; its lens distortion is left out."""
+        for joint, angle in zip(self._joints, joints, strict=True):
+            self._client.resetJointState(self._body, joint, float(angle))
+        for finger in self._fingers:
+            self._client.resetJointState(self._body, finger, gripper_width / len(self._fingers))
+        view = GL_FROM_OPTICAL @ np.linalg.inv(self._T_root_base @ T_base_camera)
+        width, height = camera.width, camera.height
+        _, _, pixels, buffer, bodies = self._client.getCameraImage(
+            width, height, view.T.ravel().tolist(), _projection(camera).T.ravel().tolist(),
+            renderer=self._client.ER_TINY_RENDERER, lightDirection=[0.5, -0.5, 1.0], shadow=0,
+        )  # fmt: skip
+        mask = np.asarray(bodies).reshape(height, width) == self._body
+        depth = FAR * NEAR / (FAR - (FAR - NEAR) * np.asarray(buffer, dtype=np.float64).reshape(height, width))
+        image = np.asarray(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3]
+        return Rendering(image, np.where(mask, depth, np.inf), mask)
+
+    def close(self) -> None:
+        """End the physics server."""
+        self._client.disconnect()
+
+
+def _projection(camera: CameraModel) -> np.ndarray:
+    """OpenGL's projection matrix of a pinhole camera whose pixel centres are at integers."""
+    K, width, height = camera.K, camera.width, camera.height
+    matrix = np.zeros((4, 4))
+    matrix[0, 0], matrix[1, 1] = 2 * K[0, 0] / width, 2 * K[1, 1] / height
+    matrix[0, 2], matrix[1, 2] = 1 - (2 * K[0, 2] + 1) / width, (2 * K[1, 2] + 1) / height - 1
+    matrix[2, 2], matrix[2, 3], matrix[3, 2] = (FAR + NEAR) / (NEAR - FAR), 2 * FAR * NEAR / (NEAR - FAR), -1.0
+    return matrix
