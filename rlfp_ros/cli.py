@@ -161,6 +161,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("runs/align"), metavar="DIR",
                          help="for the overlays (default: %(default)s)")  # fmt: skip
 
+    command = _add(commands, "gap", _gap, "say at which stage a recorded run parts from how its policy was trained")
+    command.add_argument("--bag", type=Path, required=True, metavar="DIR", help="a recorded bag of the running graph")
+    command.add_argument("--bundle", default="reach_panda", help="that was deployed (default: %(default)s)")
+    command.add_argument("--arm", help="a name in config/arms/ (default: the bundle's)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the stages to FILE")
+
     command = _add(commands, "inspect", _inspect, "say what a policy bundle is, and check it")
     command.add_argument("bundle", help="a bundle folder, or the name of one in models/")
 
@@ -338,6 +344,12 @@ def _align(options: argparse.Namespace) -> int:
     from rlfp_ros.evaluation import calibrate
 
     return calibrate.overlay(options.bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out)
+
+
+def _gap(options: argparse.Namespace) -> int:
+    from rlfp_ros.evaluation import gap
+
+    return gap.run(options.bag, options.bundle, options.arm, options.json)
 
 
 def _inspect(options: argparse.Namespace) -> int:
