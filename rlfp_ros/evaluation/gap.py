@@ -135,7 +135,7 @@ def _picture_mistakes(preprocess: Callable[[np.ndarray], np.ndarray], size: tupl
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
     def stretched(image: np.ndarray) -> np.ndarray:
-        return np.asarray(cv2.normalize(preprocess(image), None, 0, 255, cv2.NORM_MINMAX))  # type: ignore[call-overload]
+        return np.asarray(cv2.normalize(preprocess(image), None, 0, 255, cv2.NORM_MINMAX))
 
     return {
         "colour order: red and blue are swapped": lambda image: preprocess(image)[..., ::-1],
