@@ -1,9 +1,12 @@
-"""How much of a bundle's success is left in worlds that training never saw: a sim-to-sim proxy for an arm.
+"""How much of a policy's success is left in worlds that training never saw, and whether one world tells another's.
 
-    python benchmarks/transfer.py reach_panda --episodes 200 --json benchmarks/results/transfer.json
+    ./rlfp bench transfer reach_panda --episodes 200                       # every place, the same seeds
+    ./rlfp bench transfer reach_panda --ablations --work 0.5 --episodes 200  # also policies of other quality
+    ./rlfp bench transfer reach_panda --ablations --only-table --document docs/transfer.md
 
-Plays the same seeds in PyBullet under `train` and `validation` and in every MuJoCo room. Resumable: a row that the
-result file already has, for the same bundle and number of episodes, is not played again.
+Plays the same seeds in PyBullet under `train` and `validation` and in every MuJoCo room. With `--ablations` it first
+trains policies that lack one thing each. Resumable: a training goes on where it stopped, and a row that the result file
+has already, for the same networks, task and seeds, is not played again. A sim-to-sim proxy: no arm is used.
 """
 
 from __future__ import annotations
@@ -13,73 +16,296 @@ import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros.bundle import load_bundle
-from rlfp_ros.evaluation.evaluate import evaluate, write_json
+from rlfp_ros.evaluation.evaluate import summary, write_json
+from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_pictures
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
+from rlfp_ros.simulation.environment import SIMULATION_SETTINGS
+from rlfp_ros.simulation.randomization import Profile, Range, load_profile
+from rlfp_ros.simulation.room import load_room
 
 PLACES = (
     ("pybullet", "train"), ("pybullet", "validation"), ("mujoco", "twin_near"), ("mujoco", "twin_dim"),
     ("mujoco", "twin_glare"), ("mujoco", "twin_clutter"), ("mujoco", "twin_moved"),
 )  # fmt: skip
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+APPEARANCE = (
+    "light_azimuth", "light_elevation", "light_colour", "ambient", "diffuse", "specular", "shadows", "block_hue",
+    "block_saturation", "block_value", "arm_value", "arm_tint", "distractors", "distractor_speed", "exposure",
+    "white_balance", "gamma", "glare", "low_light", "fill_light", "fill_azimuth", "occluders",
+)  # fmt: skip
+NOISE = ("noise", "blur", "motion_blur", "jpeg_quality", "joint_noise")
+DELAYS = {"camera_latency": "s", "camera_jitter": "s", "command_latency": "s", "dropped_frames": "probability"}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A policy that lacks one thing. `work` is a share of the full training's."""
+
+    name: str
+    what: str
+    without: tuple[str, ...] = ()  # parameters of the profile
+    plain_textures: bool = False
+    no_delays: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()  # dotted fields of learning.train.Recipe
+    work: float = 1.0
+    residual_gain: float = 1.0  # below 1 nothing is trained: the policy itself is played with less of it
+
+
+ABLATIONS = (
+    Ablation("no_appearance", "without appearance randomisation", without=APPEARANCE, plain_textures=True),
+    Ablation("no_latency", "without delays", no_delays=True),
+    Ablation("no_noise", "without noise and blur", without=NOISE),
+    Ablation("no_augmentation", "without augmentation", settings=(("encoder_training.augmentation", 0.0),)),
+    Ablation("no_residual", "the base controller alone", residual_gain=0.0),
+    Ablation("short", "a twentieth of the training", work=0.05),
+    Ablation("shorter", "a fiftieth of the training", work=0.02),
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is played: a bundle, and how much of its residual."""
+
+    name: str
+    what: str
+    bundle: str
+    residual_gain: float = 1.0
+
+    @property
+    def identity(self) -> str:
+        """Changes when the networks do, or how they are used."""
+        files = dict(load_bundle(self.bundle).contract.files)
+        text = json.dumps([files, self.residual_gain], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play what is missing, print the table."""
+    """Train and play what is missing, print the tables."""
     parser = argparse.ArgumentParser(prog="rlfp bench transfer", description=__doc__.splitlines()[0])
     parser.add_argument("bundles", nargs="*", default=["reach_panda"], help="bundle folders, or names in models/")
     parser.add_argument("--episodes", type=int, default=200, help="in each place (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="of the first episode (default: %(default)s)")
-    parser.add_argument("--json", type=Path, default=Path("runs/transfer.json"), help="default: %(default)s")
+    parser.add_argument("--places", nargs="*", metavar="NAME", help="profiles and rooms (default: all)")
+    parser.add_argument("--ablations", action="store_true", help="also train and play policies that lack one thing")
+    parser.add_argument("--work", type=float, default=1.0, help="share of the full training for these, 0 to 1")
+    parser.add_argument("--folder", type=Path, default=Path("runs/transfer"), help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="default: <folder>/transfer.json")
+    parser.add_argument("--only-table", action="store_true", help="train and play nothing, show what is there")
+    parser.add_argument("--document", type=Path, help="write the tables between this page's `measured` marks")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
-    document = json.loads(options.json.read_text()) if options.json.exists() else {"rows": []}
+    path = options.json or options.folder / "transfer.json"
+    document = json.loads(path.read_text()) if path.exists() else {"rows": []}
     machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     document |= {"date": date.today().isoformat(), "machine": machine}
+    places = [place for place in PLACES if not options.places or place[1] in options.places]
+    policies = [Policy(load_bundle(name).contract.name, "as it ships", name) for name in options.bundles]
+    if options.ablations:
+        for name in options.bundles:
+            policies += _ablated(name, options.folder, options.work, options.only_table, console)
     wanted = []
-    for bundle in options.bundles:
-        identity = _identity(bundle)
-        for world, profile in PLACES:
-            key = {"identity": identity, "world": world, "profile": profile, "episodes": options.episodes,
-                   "seed": options.seed}  # fmt: skip
+    for policy in policies:
+        for world, profile in places:
+            key = {
+                "identity": policy.identity, "world": world, "profile": profile, "episodes": options.episodes,
+                "seed": options.seed,
+            }  # fmt: skip
             row = next((row for row in document["rows"] if key.items() <= row.items()), None)
-            if row is None:
-                result = evaluate(bundle, profile, options.episodes, options.seed, world=world)
-                row = result | {"identity": identity}
-                document["rows"].append(row)
-                write_json(options.json, document)  # after every row: an interrupted run goes on here
-                console.print(f"{row['bundle']} in {world}, {profile}: {row['successes']} of {row['episodes']}")
-            wanted.append(row)
-    console.print(_table(wanted))
+            if row is None and not options.only_table:
+                row = _play(policy, world, profile, options.episodes, options.seed, options.folder / "failures")
+                document["rows"].append(row | key)
+                row = document["rows"][-1]
+                write_json(path, document)  # after every row: an interrupted run goes on here
+                console.print(f"{policy.name} in {world}, {profile}: {row['successes']} of {row['episodes']}")
+            if row is not None:
+                wanted.append(row)
+    tables = [_success_rows(wanted), _failure_rows(wanted), _correlation_rows(wanted)]
+    for title, header, rows in tables:
+        if rows:
+            console.print(_table(title, header, rows))
     console.print(f"{document['date']}, {machine}; rooms are a sim-to-sim proxy, no arm was used")
+    if options.document is not None:
+        _write_document(options.document, tables, f"{document['date']}, {machine}")
     return 0
 
 
-def _identity(bundle: str) -> str:
-    """Changes when the networks do."""
-    files = load_bundle(bundle).contract.files
-    return hashlib.sha256(json.dumps(dict(files), sort_keys=True, default=str).encode()).hexdigest()[:12]
+# --- policies of other quality ---------------------------------------------------------------------------------------
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="success by place, the same seeds everywhere", title_justify="left")
-    for name in ("bundle", "world", "profile or room", "success", "95 % (Wilson)", "against train", "mean frames"):
-        table.add_column(name)
+def _ablated(bundle: str, folder: Path, work: float, only_table: bool, console: Console) -> list[Policy]:
+    """Policies that lack one thing each, trained where they are not there yet."""
+    contract = load_bundle(bundle).contract
+    policies = []
+    for ablation in ABLATIONS:
+        name = f"{contract.name}_{ablation.name}"
+        if ablation.residual_gain < 1.0:
+            policies.append(Policy(name, ablation.what, bundle, ablation.residual_gain))
+            continue
+        out = folder / "models" / name
+        if not (out / "bundle.yaml").exists() and not only_table:
+            _train(ablation, contract.task, contract.arm.name, out, folder, work, console)
+        if (out / "bundle.yaml").exists():
+            policies.append(Policy(name, ablation.what, str(out)))
+    return policies
+
+
+def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, console: Console) -> None:
+    """Train an ablation, or say that this training has nothing to leave out."""
+    from rlfp_ros.learning import train  # torch loads only where it is used
+
+    profile = folder / "profiles" / f"{ablation.name}.yaml"
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    profile.write_text(yaml.safe_dump(flat_profile(ablated_profile(ablation)), sort_keys=False), encoding="utf-8")
+    recipe = train.Recipe(task=task, arm=arm, profile=str(profile))
+    for name, value in ablation.settings:
+        changed = _replaced(recipe, name.split("."), value)
+        if changed is None:
+            console.print(f"{ablation.name}: this training has no {name}; left out")
+            return
+        recipe = changed
+    if work * ablation.work < 1:
+        recipe = recipe.shortened(work * ablation.work)
+    run = folder / "training" / out.name
+    train.main(recipe, out, run, resume=(run / "recipe.json").exists(), evaluation_episodes=0)
+
+
+def ablated_profile(ablation: Ablation) -> Profile:
+    """The profile `train` without what the ablation leaves out. Without delays means none at all, not nominal ones."""
+    profile = load_profile("train").without(*ablation.without)
+    if ablation.no_delays:
+        none = {name: Range(low=0.0, high=0.0, unit=unit) for name, unit in DELAYS.items()}
+        profile = profile.model_copy(update={"ranges": {**profile.ranges, **none}})
+    if ablation.plain_textures:
+        profile = profile.model_copy(update={"textures": "plain"})
+    return profile.model_copy(update={"name": ablation.name})
+
+
+def flat_profile(profile: Profile) -> dict[str, Any]:
+    """As it is written in a file."""
+    document = profile.model_dump()
+    return {key: value for key, value in document.items() if key != "ranges"} | document["ranges"]
+
+
+def _replaced(settings: Any, path: list[str], value: Any) -> Any:
+    """A copy of nested dataclasses with one field changed; None where there is no such field."""
+    if path[0] not in {field.name for field in fields(settings)}:
+        return None
+    inner = value if len(path) == 1 else _replaced(getattr(settings, path[0]), path[1:], value)
+    return None if inner is None else replace(settings, **{path[0]: inner})
+
+
+# --- playing ---------------------------------------------------------------------------------------------------------
+
+
+def _play(policy: Policy, world: str, profile: str, episodes: int, seed: int, pictures: Path) -> dict[str, Any]:
+    bundle = load_bundle(policy.bundle)
+    started = time.monotonic()
+    settings = SIMULATION_SETTINGS.model_copy(update={"residual_gain": policy.residual_gain})
+    rollout = Rollout(bundle, load_room(profile) if world == "mujoco" else load_profile(profile), settings)
+    traced = TracedRollout(bundle, rollout)
+    traces = [traced.play(seed + number) for number in range(episodes)]
+    grips = rollout.world.task.grips
+    rollout.close()
+    outcomes = [trace.outcome for trace in traces if trace.outcome is not None]
+    return summary(bundle, world, profile, seed, outcomes, time.monotonic() - started) | {
+        "policy": policy.name,
+        "what": policy.what,
+        "won": "".join(str(int(outcome.success)) for outcome in outcomes),  # by seed, for pairs
+        "failures": count_modes(traces, grips),
+        "failure_pictures": write_failure_pictures(traces, grips, pictures, f"{policy.name}_{profile}"),
+        "limits_exceeded": sum(trace.limits_exceeded for trace in traces),
+    }
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+Rows = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def _success_rows(rows: list[dict[str, Any]]) -> Rows:
+    header = ("policy", "world", "profile or room", "success", "95 % (Wilson)", "against train", "limits exceeded")
     home = {row["identity"]: row["success_rate"] for row in rows if row["profile"] == "train"}
+    made = []
     for row in rows:
         low, high = row["wilson95"]
-        table.add_row(
-            row["bundle"], row["world"], row["profile"], f"{row['successes']} of {row['episodes']}",
-            f"{low:.0%} to {high:.0%}", f"{100 * (row['success_rate'] - home[row['identity']]):+.0f} points",
-            f"{row['mean_steps']:.0f}",
-        )  # fmt: skip
+        points = 100 * (row["success_rate"] - home[row["identity"]]) if row["identity"] in home else None
+        made.append((
+            row["policy"], row["world"], row["profile"], f"{row['successes']} of {row['episodes']}",
+            f"{low:.0%} to {high:.0%}", "" if points is None else f"{points:+.1f} points", str(row["limits_exceeded"]),
+        ))  # fmt: skip
+    return "success by place, the same seeds everywhere", header, made
+
+
+def _failure_rows(rows: list[dict[str, Any]]) -> Rows:
+    modes = tuple(rows[0]["failures"]) if rows else ()
+    made = [
+        (row["policy"], row["profile"], *(str(row["failures"][mode]) for mode in modes))
+        for row in rows
+        if sum(row["failures"].values())
+    ]
+    return "failed episodes by mode", ("policy", "profile or room", *modes), made
+
+
+def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
+    """PyBullet's scores against each room's, over policies that have both."""
+    header = ("PyBullet", "room", "policies", "Pearson r", "95 %", "MMRV", "95 %")
+    won: dict[tuple[str, str], np.ndarray] = {
+        (row["identity"], row["profile"]): np.array([int(digit) for digit in row["won"]], dtype=float) for row in rows
+    }
+    identities = list(dict.fromkeys(row["identity"] for row in rows))
+    made = []
+    for profile in ("train", "validation"):
+        for world, room in PLACES:
+            both = [name for name in identities if (name, profile) in won and (name, room) in won]
+            if world == "pybullet" or len(both) < 3:
+                continue
+            simulated = np.array([won[name, profile] for name in both])
+            real = np.array([won[name, room] for name in both])
+            cells = [profile, room, str(len(both))]
+            for figure in (pearson, mean_maximum_rank_violation):
+                value = figure(simulated.mean(axis=1).tolist(), real.mean(axis=1).tolist())
+                low, high = bootstrap95(simulated, real, figure, np.random.default_rng(0))
+                cells += [f"{value:.3f}", f"{low:.2f} to {high:.2f}"]
+            made.append(tuple(cells))
+    return "does PyBullet's score tell the room's?", header, made
+
+
+def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _write_document(path: Path, tables: list[Rows], remark: str) -> None:
+    """Put the tables between the marks of a page."""
+    text = path.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{path}: has no lines {BEGIN} and {END}; add them where the tables are to go")
+    parts = [f"Measured {remark}, by `./rlfp bench transfer`."]
+    for title, header, rows in tables:
+        if rows:
+            lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]
+            parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *lines]))
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    path.write_text(f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

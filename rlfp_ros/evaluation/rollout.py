@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlfp_ros.bundle import Bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.trajectory import Residual
-from rlfp_ros.perception.encoder import Perception
+from rlfp_ros.perception.encoder import Percept, Perception
 from rlfp_ros.simulation.environment import SIMULATION_SETTINGS, Deployment
 from rlfp_ros.simulation.randomization import Profile
 from rlfp_ros.simulation.room import Room
@@ -17,6 +19,8 @@ from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
 from rlfp_ros.simulation.ticked_world import ArmWorld
 from rlfp_ros.simulation.world import Outcome, World
+
+Watch = Callable[[Percept], None]
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Rollout:
         self.world = make_world(bundle, profile)
         self._deployment = Deployment(self.world, contract, settings)
 
-    def play(self, seed: int) -> Episode:
-        """One episode from start to end."""
+    def play(self, seed: int, watch: Watch = lambda percept: None) -> Episode:
+        """One episode from start to end. `watch` is called with each picture's percept, while the world stands."""
         self._deployment.reset(seed)
         self._policy.reset()
         world, residuals = self.world, []
@@ -65,10 +69,16 @@ class Rollout:
                 percept.features, self._deployment.frame_joint_state, world.image_stamp_ns, goal
             )
             residuals.append(residual)
+            watch(percept)
             self._deployment.answer(residual, percept)
             going = self._deployment.advance()
         assert world.outcome is not None
         return Episode(seed, world.outcome, residuals)
+
+    @property
+    def controller(self) -> ResidualController:
+        """The safety controller on the arm."""
+        return self._deployment.controller
 
     def close(self) -> None:
         """Give back the simulator's memory."""

@@ -1,8 +1,11 @@
-"""Statistics of success rates."""
+"""Statistics of success rates, and of how well one world's scores tell another's."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 Z_95 = 1.959964  # standard normal quantile for a two-sided 95 % interval
 
@@ -16,3 +19,47 @@ def wilson95(successes: int, episodes: int) -> tuple[float, float]:
     half = Z_95 / (1 + z2 / episodes) * math.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2))
     # 0 and 1 are exact where all episodes agree; rounding would miss them by a hair.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == episodes else centre + half)
+
+
+def pearson(simulated: Sequence[float], real: Sequence[float]) -> float:
+    """Pearson's r between two scores of the same policies; NaN where one of them does not vary."""
+    a, b = np.asarray(simulated, dtype=float), np.asarray(real, dtype=float)
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def mean_maximum_rank_violation(simulated: Sequence[float], real: Sequence[float]) -> float:
+    """MMRV: how much real score is lost by trusting the simulated ranking, mean over policies of the worst pair.
+
+    0 is a perfect ranking. Li et al. 2024, "Evaluating Real-World Robot Manipulation Policies in Simulation",
+    https://arxiv.org/abs/2405.05941, section 4.
+    """
+    a, b = np.asarray(simulated, dtype=float), np.asarray(real, dtype=float)
+    violated = (a[:, None] < a[None, :]) != (b[:, None] < b[None, :])
+    return float((np.abs(b[:, None] - b[None, :]) * violated).max(axis=1).mean())
+
+
+def bootstrap95(
+    simulated: np.ndarray,
+    real: np.ndarray,
+    figure: Callable[[Sequence[float], Sequence[float]], float],
+    rng: np.random.Generator,
+    draws: int = 2000,
+) -> tuple[float, float]:
+    """95 % percentile interval of a `figure` of two scores, over policies and episodes.
+
+    `simulated`, `real`: bool [policies, episodes], paired by policy and by seed; both are drawn anew each time, with
+    replacement. Draws whose figure is not defined (all policies alike) are left out.
+    """
+    policies, episodes = simulated.shape
+    figures = []
+    for _ in range(draws):
+        rows, columns = rng.integers(policies, size=policies), rng.integers(episodes, size=episodes)
+        scores = [part[np.ix_(rows, columns)].mean(axis=1) for part in (simulated, real)]
+        figures.append(figure(scores[0].tolist(), scores[1].tolist()))
+    known = [value for value in figures if not math.isnan(value)]
+    if not known:
+        return math.nan, math.nan
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)

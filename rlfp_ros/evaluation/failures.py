@@ -1,0 +1,147 @@
+"""How an episode failed: perception, grasp, controller or time. From what a simulator knows and the graph does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rlfp_ros.bundle import Bundle
+from rlfp_ros.control.supervisor import State
+from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.perception.encoder import Percept, in_base_frame
+from rlfp_ros.simulation.world import Outcome
+
+LOST_M = 0.03  # median error of the perceived object from which the policy is taken to have been misled
+HELD_SHARE = 0.2  # of an episode's pictures with the controller holding, stopped, or distrusting the policy
+NEAR_M = 0.05  # tool to object: it was there to grasp
+LIFTED_M = 0.02  # the object's rise that counts as grasped
+LIMIT_SLACK = 1.0 + 1e-6  # sampled commands are compared with published limits; this is rounding
+
+
+class FailureMode(StrEnum):
+    """Why an episode was not won."""
+
+    PERCEPTION = "perception"  # the object was seen where it is not
+    GRASP = "grasp"  # the tool was at the object and did not take it
+    CONTROLLER = "controller"  # the safety controller held or stopped the arm
+    TIMEOUT = "timeout"  # none of these: it was simply not done in time
+
+
+@dataclass
+class Trace:
+    """One episode as a simulator can tell it."""
+
+    seed: int
+    outcome: Outcome | None = None
+    object_errors_m: list[float] = field(default_factory=list)  # perceived against true, each picture
+    distrusted: int = 0  # pictures with the controller not ACTIVE, or its gain at 0
+    nearest_m: float = np.inf  # tool to object
+    risen_m: float = 0.0  # of the object above where it lay at first
+    limits_exceeded: int = 0  # ticks whose sampled command passed a published limit
+    picture: np.ndarray | None = None  # the last one, uint8 [H, W, 3] rgb
+
+    @property
+    def mode(self) -> FailureMode | None:
+        """Why it failed; None where it did not."""
+        assert self.outcome is not None
+        if self.outcome.success:
+            return None
+        pictures = max(1, len(self.object_errors_m))
+        if self.distrusted / pictures > HELD_SHARE:
+            return FailureMode.CONTROLLER
+        if np.median(self.object_errors_m or [0.0]) > LOST_M:
+            return FailureMode.PERCEPTION
+        return FailureMode.TIMEOUT
+
+    def mode_of(self, grips: bool) -> FailureMode | None:
+        """`mode`, where `grips` says whether the task takes hold of something."""
+        mode = self.mode
+        if mode is FailureMode.TIMEOUT and grips and self.nearest_m < NEAR_M and self.risen_m < LIFTED_M:
+            return FailureMode.GRASP
+        return mode
+
+
+class TracedRollout:
+    """Plays episodes and watches them. Each from its seed, as `Rollout`; the arm moves the same."""
+
+    def __init__(self, bundle: Bundle, rollout: Rollout) -> None:
+        self.rollout = rollout
+        self._T_base_camera = bundle.contract.camera.T_base_camera.matrix()
+        self._limits = _Limits(rollout)
+        self._trace = Trace(0)
+        self._start_height = 0.0
+
+    def play(self, seed: int) -> Trace:
+        """One episode."""
+        self._trace = trace = Trace(seed)
+        self._limits.exceeded = 0
+        trace.outcome = self.rollout.play(seed, self._watch).outcome
+        trace.limits_exceeded = self._limits.exceeded
+        trace.picture = np.array(self.rollout.world.image)
+        return trace
+
+    def _watch(self, percept: Percept) -> None:
+        trace, world, controller = self._trace, self.rollout.world, self.rollout.controller
+        position, _ = world.task.object_pose(world)  # type: ignore[arg-type]
+        tool = world.tool_position()  # type: ignore[attr-defined]
+        if not trace.object_errors_m:
+            self._start_height = float(position[2])
+        seen, _ = in_base_frame(percept, self._T_base_camera)
+        trace.object_errors_m.append(float(np.linalg.norm(seen - position)))
+        waiting = len(trace.object_errors_m) <= 15  # the first half second: the gain is still ramping up
+        trace.distrusted += not waiting and (controller.state is not State.ACTIVE or controller.gain == 0.0)
+        trace.nearest_m = min(trace.nearest_m, float(np.linalg.norm(tool - position)))
+        trace.risen_m = max(trace.risen_m, float(position[2]) - self._start_height)
+
+
+class _Limits:
+    """Counts ticks at which what the arm's controller is told passes a published limit."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        world: Any = rollout.world
+        limits = world.arm.limits
+        self.exceeded = 0
+        self._lower, self._upper = np.array(limits.lower), np.array(limits.upper)
+        self._velocity, self._acceleration = np.array(limits.velocity), np.array(limits.acceleration)
+        self._world, self._step = world, world.step
+        world.step = self._stepped
+
+    def _stepped(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
+        self._step(trajectory, gripper_width)
+        position, velocity, acceleration = self._world._controller.sample(self._world.stamp_ns)
+        inside = (
+            (position >= self._lower).all()
+            and (position <= self._upper).all()
+            and (np.abs(velocity) <= LIMIT_SLACK * self._velocity).all()
+            and (np.abs(acceleration) <= LIMIT_SLACK * self._acceleration).all()
+        )
+        self.exceeded += not inside
+
+
+def write_failure_pictures(traces: list[Trace], grips: bool, folder: Path, name: str) -> dict[str, str]:
+    """A picture of the first failure of each mode, `<folder>/<name>_<mode>.png`; mode -> file name."""
+    written: dict[str, str] = {}
+    for trace in traces:
+        mode = trace.mode_of(grips)
+        if mode is None or mode in written or trace.picture is None:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{name}_{mode}.png"
+        scale = max(1, 320 // trace.picture.shape[1])
+        picture = cv2.resize(trace.picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(file), picture[..., ::-1])
+        written[mode.value] = file.name
+    return written
+
+
+def count_modes(traces: list[Trace], grips: bool) -> dict[str, int]:
+    """How many episodes failed in each mode."""
+    counted = Counter(mode for trace in traces if (mode := trace.mode_of(grips)) is not None)
+    return {mode.value: counted.get(mode, 0) for mode in FailureMode}

@@ -1,0 +1,174 @@
+"""The evidence's script: statistics against hand-made numbers, failure modes, ablations, and that it resumes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.evaluation import rollout
+from rlfp_ros.evaluation.failures import FailureMode, Trace, TracedRollout, count_modes
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
+from rlfp_ros.simulation.randomization import load_profile, sample
+from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.world import Outcome
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def transfer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("transfer", ROOT / "benchmarks" / "transfer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["transfer"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_pearson_is_one_for_a_line_and_undefined_without_variation() -> None:
+    assert pearson([0.1, 0.5, 0.9], [0.2, 0.4, 0.6]) == pytest.approx(1.0)
+    assert pearson([0.1, 0.5, 0.9], [0.6, 0.4, 0.2]) == pytest.approx(-1.0)
+    assert math.isnan(pearson([0.5, 0.5], [0.1, 0.9]))
+
+
+def test_rank_violation_counts_the_worst_wrong_pair_of_each_policy() -> None:
+    assert mean_maximum_rank_violation([0.1, 0.5, 0.9], [0.2, 0.6, 0.7]) == 0.0
+    # The first two are ranked the wrong way round: each loses 0.4 at worst; the third loses nothing.
+    assert mean_maximum_rank_violation([0.5, 0.1, 0.9], [0.2, 0.6, 0.7]) == pytest.approx((0.4 + 0.4 + 0.0) / 3)
+
+
+def test_bootstrap_interval_holds_the_figure_and_narrows_with_episodes() -> None:
+    rng = np.random.default_rng(0)
+    rates = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 0.2])
+
+    def interval(episodes: int) -> tuple[float, float]:
+        draws = rng.uniform(size=(6, episodes))
+        simulated, real = draws < rates[:, None], rng.uniform(size=(6, episodes)) < rates[:, None]
+        low, high = bootstrap95(simulated, real, pearson, np.random.default_rng(1), draws=300)
+        assert low <= pearson(simulated.mean(axis=1).tolist(), real.mean(axis=1).tolist()) <= high
+        return low, high
+
+    wide, narrow = interval(20), interval(400)
+    assert narrow[0] > wide[0]
+    assert narrow[1] <= 1.0
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def trace(**values: Any) -> Trace:
+    return Trace(0, **({"outcome": Outcome(False, 90, 0.1), "object_errors_m": [0.005] * 90} | values))
+
+
+@pytest.mark.parametrize(
+    ("made", "grips", "mode"),
+    [
+        (trace(outcome=Outcome(True, 30, 0.01)), False, None),
+        (trace(), False, FailureMode.TIMEOUT),
+        (trace(object_errors_m=[0.08] * 90), False, FailureMode.PERCEPTION),
+        (trace(distrusted=40, object_errors_m=[0.08] * 90), False, FailureMode.CONTROLLER),
+        (trace(nearest_m=0.01), False, FailureMode.TIMEOUT),
+        (trace(nearest_m=0.01), True, FailureMode.GRASP),
+        (trace(nearest_m=0.01, risen_m=0.05), True, FailureMode.TIMEOUT),
+    ],
+)
+def test_failed_episode_has_one_mode(made: Trace, grips: bool, mode: FailureMode | None) -> None:
+    assert made.mode_of(grips) is mode
+    assert sum(count_modes([made], grips).values()) == (mode is not None)
+
+
+def short_task(name: str) -> Any:
+    task = load_task(name)
+    task.settings = task.settings.model_copy(update={"time_limit": 0.4})
+    return task
+
+
+def test_watched_episode_is_the_one_that_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "load_task", short_task)
+    bundle = load_bundle("reach_panda")
+    plain, watched = Rollout(bundle, load_profile("none")), Rollout(bundle, load_profile("none"))
+    episode, seen = plain.play(5), TracedRollout(bundle, watched).play(5)
+    assert seen.outcome == episode.outcome
+    assert len(seen.object_errors_m) == len(episode.residuals)
+    assert float(np.median(seen.object_errors_m)) < 0.05, "the shipped encoder sees the object without randomisation"
+    assert seen.limits_exceeded == 0
+    for made in (plain, watched):
+        made.close()
+
+
+def test_command_beyond_a_limit_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout, "load_task", short_task)
+    bundle = load_bundle("reach_panda")
+    played = Rollout(bundle, load_profile("none"))
+    traced = TracedRollout(bundle, played)
+    traced._limits._velocity = traced._limits._velocity * 1e-4
+    assert traced.play(5).limits_exceeded > 10
+    played.close()
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+
+def test_ablation_leaves_its_parameters_out_and_nothing_else(transfer: ModuleType, tmp_path: Path) -> None:
+    whole = load_profile("train")
+    assert len({ablation.name for ablation in transfer.ABLATIONS}) >= 6
+    for ablation in transfer.ABLATIONS:
+        path = tmp_path / f"{ablation.name}.yaml"
+        path.write_text(json.dumps(transfer.flat_profile(transfer.ablated_profile(ablation))))
+        profile = load_profile(path)
+        changed = {name for name in whole.ranges if profile.ranges.get(name) != whole.ranges[name]}
+        expected = set(ablation.without) & set(whole.ranges)
+        assert changed == (set(transfer.DELAYS) if ablation.no_delays else expected), ablation.name
+    without_delays = transfer.ablated_profile(next(a for a in transfer.ABLATIONS if a.no_delays))
+    assert sample(without_delays, 3)["camera_latency"] == 0.0
+
+
+def test_script_plays_once_resumes_and_writes_its_tables(
+    transfer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rollout, "load_task", short_task)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{transfer.BEGIN}\nold\n{transfer.END}\nafter\n")
+    arguments = ["reach_panda", "--episodes", "2", "--places", "train", "twin_near", "--folder", str(tmp_path)]
+    assert transfer.main([*arguments, "--document", str(page)]) == 0
+    document = json.loads((tmp_path / "transfer.json").read_text())
+    assert [(row["world"], row["profile"]) for row in document["rows"]] == [
+        ("pybullet", "train"), ("mujoco", "twin_near"),
+    ]  # fmt: skip
+    assert all(len(row["won"]) == 2 and row["limits_exceeded"] == 0 for row in document["rows"])
+    assert sum(document["rows"][0]["failures"].values()) == 2 - document["rows"][0]["successes"]
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "| reach_panda | mujoco | twin_near |" in text
+    assert "old" not in text
+    monkeypatch.setattr(transfer, "_play", lambda *_: pytest.fail("a row that is there was played again"))
+    assert transfer.main(arguments) == 0
+    capsys.readouterr()
+
+
+def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType) -> None:
+    rows = []
+    for number, rate in enumerate((0.1, 0.5, 0.9)):
+        for world, profile in (("pybullet", "train"), ("mujoco", "twin_near")):
+            won = "".join("1" if place < 20 * rate else "0" for place in range(20))
+            rows.append({"identity": str(number), "world": world, "profile": profile, "won": won})
+    _, header, made = transfer._correlation_rows(rows)
+    (row,) = made
+    assert dict(zip(header, row, strict=False))["room"] == "twin_near"
+    assert row[2:4] == ("3", "1.000")
+    assert row[5] == "0.000"
