@@ -19,6 +19,7 @@ Run = Callable[[argparse.Namespace], int]
 
 PROFILES = "none, train, validation, harsh or a file"
 ROOMS = "twin_near, twin_dim, twin_glare, twin_clutter, twin_moved or a file"
+ALGORITHMS = ("sac", "ppo", "dqn", "a3c", "a2c")  # those of learning/algorithms.py, which imports torch
 BENCHMARKS = ("safety", "sim", "train", "inference", "latency")
 
 
@@ -99,6 +100,18 @@ def build_parser() -> argparse.ArgumentParser:
                          help="share of the full training, 0 to 1 (default: %(default)s)")  # fmt: skip
     command.add_argument("--evaluation-episodes", type=_natural, default=100, metavar="N",
                          help="episodes per profile at the end (default: %(default)s)")  # fmt: skip
+    group = command.add_argument_group(
+        "one algorithm by itself", "instead of the recipe; leaves a policy in the run folder, and no bundle"
+    )
+    group.add_argument("--algorithm", choices=ALGORITHMS, help="docs/algorithms.md says what each is")
+    group.add_argument("--observation", choices=("pixels", "features", "state"), default="pixels",
+                       help="what it learns from, beside joints and goal (default: %(default)s)")  # fmt: skip
+    group.add_argument("--image-size", type=_positive, default=32, metavar="PX", help="(default: %(default)s)")
+    group.add_argument("--frame-stack", type=_positive, default=1, metavar="N", help="pictures (default: %(default)s)")
+    group.add_argument("--encoder", metavar="BUNDLE", help="whose encoder gives features (default: <task>_<arm>)")
+    group.add_argument("--steps", type=_positive, metavar="N", help="environment steps (default: the algorithm's own)")
+    group.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
+                       help="another value for one of the algorithm's settings; can be given again")  # fmt: skip
 
     command = _add(commands, "evaluate", _evaluate, "measure a bundle's success rate")
     command.add_argument("bundle", help="a bundle folder, or the name of one in models/")
@@ -271,12 +284,32 @@ def _train(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave by the way Ctrl-C does: children and clock too
     name = f"{options.task}_{options.arm}"
+    if options.algorithm:
+        return _train_by_algorithm(options, name)
     recipe = train.Recipe(task=options.task, arm=options.arm, profile=options.profile, seed=options.seed)
     if options.work < 1:
         recipe = recipe.shortened(options.work)
     out = options.out or Path("models") / name
     run = options.run_folder or Path("runs") / f"train_{name}"
     train.main(recipe, out, run, resume=options.resume, evaluation_episodes=options.evaluation_episodes)
+    return 0
+
+
+def _train_by_algorithm(options: argparse.Namespace, name: str) -> int:
+    from rlfp_ros.learning import algorithms
+    from rlfp_ros.schema import ConfigurationError
+
+    if options.out:
+        raise ConfigurationError(
+            f"--out {options.out}: --algorithm {options.algorithm} leaves a policy in the run folder and no bundle; "
+            "leave --out away, or train by the recipe, without --algorithm"
+        )
+    plan = algorithms.Plan(
+        options.algorithm, options.task, options.arm, options.profile, options.seed, options.observation,
+        options.image_size, options.frame_stack, options.encoder, options.steps, tuple(options.settings),
+    )  # fmt: skip
+    run = options.run_folder or Path("runs") / f"{options.algorithm}_{options.observation}_{name}"
+    algorithms.main(plan, run, options.resume, options.evaluation_episodes)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -45,3 +46,24 @@ def load_checkpoint(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
             "train in a new folder with --out, or with the same settings"
         )
     return state
+
+
+def claim_run(run: Path, marker: str, document: dict[str, Any], resume: bool) -> None:
+    """Take the folder `run` for the training that `document` describes, which is kept there in the file `marker`.
+
+    Raises ConfigurationError where it holds another training, or this one and `resume` is not set.
+    """
+    text = json.dumps(document, indent=1, sort_keys=True)
+    file = run / marker
+    if file.exists():
+        if not resume:
+            raise ConfigurationError(
+                f"{run}: holds a training already; go on with --resume, or choose another folder with --run"
+            )
+        if file.read_text() != text:
+            raise ConfigurationError(
+                f"{run}: {marker} is another training's; resume with its settings, or choose another folder with --run"
+            )
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)

@@ -25,7 +25,7 @@ from rlfp_ros.bundle import Bundle, FeatureStatistics, write_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning import export
-from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
+from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.learning.collector import Collector, Experience, success_rate
 from rlfp_ros.learning.encoder import Encoder, EncoderSettings
 from rlfp_ros.learning.frames import FrameSource
@@ -34,7 +34,6 @@ from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCri
 from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.perception.encoder import OnnxEncoder
-from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, load_profile
 from rlfp_ros.simulation.scene import load_scene
@@ -98,7 +97,7 @@ def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_
 
     Raises ConfigurationError where `run` exists and `resume` is not set, or holds another training.
     """
-    _claim(run, recipe, resume)
+    claim_run(run, "recipe.json", asdict(recipe), resume)
     torch.set_num_threads(1)  # two threads are slower than one beside the rendering process
     console = Console()
     console.print(
@@ -239,25 +238,6 @@ def _brief(figures: dict[str, float]) -> str:
 
 def _pixels(report: EncoderReport) -> str:
     return "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
-
-
-def _claim(run: Path, recipe: Recipe, resume: bool) -> None:
-    """Take the run folder, or say why not."""
-    document = json.dumps(asdict(recipe), indent=1, sort_keys=True)
-    marker = run / "recipe.json"
-    if marker.exists():
-        if not resume:
-            raise ConfigurationError(
-                f"{run}: holds a training already; go on with --resume, or choose another folder with --run"
-            )
-        if marker.read_text() != document:
-            raise ConfigurationError(
-                f"{run}: recipe.json is another training's; resume with its settings, "
-                "or choose another folder with --run"
-            )
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    marker.write_text(document)
 
 
 class _Clock:

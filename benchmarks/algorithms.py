@@ -1,0 +1,327 @@
+"""The algorithms of rlfp_ros/learning beside Stable-Baselines3's: same environment, budget, settings and seeds.
+
+    ./rlfp bench algorithms [--algorithms sac ppo] [--seeds 0 1 2] [--json FILE] [--document FILE]
+
+One cell is one training, and takes minutes; its result is a file in the folder, and a cell whose file is there is not
+run again: stop and go on as you like, or run several at once with other --algorithms. What is missing is shown as
+missing. Settings that both know have the same value, networks the same size; inputs are normalised by running
+statistics in both (there: VecNormalize). `--document` puts the table between the marks of docs/algorithms.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and OpenCV read it
+
+import gymnasium
+import numpy as np
+import torch
+
+from rlfp_ros.learning.a3c import A3cSettings
+from rlfp_ros.learning.algorithms import ALGORITHMS
+from rlfp_ros.learning.dqn import DqnSettings, action_set
+from rlfp_ros.learning.drq import DrqSettings
+from rlfp_ros.learning.environments import TaskEnvironment, episode_seed
+from rlfp_ros.learning.networks import batch_of_one
+from rlfp_ros.learning.ppo import PpoSettings
+from rlfp_ros.learning.training_log import TrainingLog
+
+STEPS = {"sac": 6_000, "ppo": 20_000, "dqn": 10_000, "a2c": 20_000, "a3c": 20_000}  # environment steps of a training
+PEERS = ("sac", "ppo", "dqn", "a2c")  # what Stable-Baselines3 has; its A2C also stands beside A3C
+SOURCES = ("rlfp_ros", "stable_baselines3")
+TEST_EPISODES = 20
+TEST_SEEDS = 700_000_000
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t for a two-sided 95 % interval, by number of seeds
+MARKS = ("<!-- benchmarks/algorithms.py begins -->", "<!-- benchmarks/algorithms.py ends -->")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training."""
+
+    algorithm: str
+    source: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}-{self.source}-{self.seed}"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rlfp bench algorithms", description=__doc__.splitlines()[0])
+    parser.add_argument("--algorithms", nargs="+", default=list(STEPS), choices=STEPS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="instead of each algorithm's own budget, for a first look")
+    parser.add_argument("--folder", type=Path, default=Path("runs/algorithms"))
+    parser.add_argument("--only-table", action="store_true", help="run nothing")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--document", type=Path, help="put the table into this page")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)  # a process of the benchmark's own
+    options = parser.parse_args(argv)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.cell:
+        algorithm, source, seed = options.cell.split("-")
+        run_cell(Cell(algorithm, source, int(seed)), options.steps or STEPS[algorithm], options.folder)
+        return 0
+    cells = [
+        Cell(algorithm, source, seed)
+        for seed in options.seeds
+        for algorithm in options.algorithms
+        for source in SOURCES
+        if source == SOURCES[0] or algorithm in PEERS
+    ]
+    for cell in [] if options.only_table else cells:
+        if not (options.folder / f"{cell.name}.json").exists():
+            print(f"{cell.name} ...", flush=True)
+            steps = ["--steps", str(options.steps)] if options.steps else []
+            command = [sys.executable, __file__, "--cell", cell.name, "--folder", str(options.folder), *steps]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    results = {
+        cell.name: json.loads(file.read_text())
+        for cell in cells
+        if (file := options.folder / f"{cell.name}.json").exists()
+    }
+    text = table(results, options.algorithms, options.seeds)
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    if options.document:
+        page = options.document.read_text()
+        before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
+        options.document.write_text(f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}")
+    return 0
+
+
+def run_cell(cell: Cell, steps: int, folder: Path) -> None:
+    """Train, test, write the cell's file."""
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    make_env = TaskEnvironment("reach", profile="none", observation="state", image_size=16)
+    train = train_ours if cell.source == "rlfp_ros" else train_peer
+    wall, cpu = time.perf_counter(), _cpu_s()
+    log, act = train(cell, make_env, steps)
+    wall, cpu = time.perf_counter() - wall, _cpu_s() - cpu
+    returns, successes = test(make_env, act)
+    result = {
+        "steps": steps,
+        "training_return": statistics.fmean(episode.episode_return for episode in log.episodes),
+        "curve": [(episode.step, round(episode.episode_return, 1), episode.success) for episode in log.episodes],
+        "test_return": statistics.fmean(returns),
+        "test_success": statistics.fmean(successes),
+        "cpu_ms_per_step": 1000 * cpu / steps,
+        "wall_ms_per_step": 1000 * wall / steps,
+        "load": os.getloadavg()[0],
+    }
+    scratch = folder / f".{cell.name}.json"
+    scratch.write_text(json.dumps(result))
+    scratch.rename(folder / f"{cell.name}.json")
+
+
+def _cpu_s() -> float:
+    """Processor time of this process and the ones it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+Act = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+
+def test(make_env: TaskEnvironment, act: Act) -> tuple[list[float], list[float]]:
+    """Returns and successes of the action to deploy, on seeds that no training played."""
+    env = make_env()
+    returns, successes = [], []
+    for episode in range(TEST_EPISODES):
+        observation, info = env.reset(seed=TEST_SEEDS + episode)
+        ended = False
+        while not ended:
+            observation, _, terminated, truncated, info = env.step(act(observation))
+            ended = terminated or truncated
+        returns.append(float(info["episode"]["r"]))
+        successes.append(float(info["success"]))
+    env.close()
+    return returns, successes
+
+
+def train_ours(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[TrainingLog, Act]:
+    algorithm = ALGORITHMS[cell.algorithm]
+    log = TrainingLog()
+    agent = algorithm.train(make_env, peer_settings(cell.algorithm), steps, cell.seed, log)
+
+    def act(observation: dict[str, np.ndarray]) -> np.ndarray:
+        with torch.no_grad():
+            return agent(batch_of_one(observation))[0].numpy()
+
+    return log, act
+
+
+def peer_settings(algorithm: str) -> Any:
+    """Our settings, without what Stable-Baselines3 cannot do: double Q-learning."""
+    settings = ALGORITHMS[algorithm].settings
+    return replace(settings, double=False) if isinstance(settings, DqnSettings) else settings
+
+
+# --- Stable-Baselines3 -----------------------------------------------------------------------------------------------
+
+
+class PeerEnvironment(gymnasium.Wrapper[np.ndarray, Any, dict[str, np.ndarray], np.ndarray]):
+    """The same environment as Stable-Baselines3 takes it: the vector alone, rewards scaled, DQN's actions discrete."""
+
+    def __init__(self, env: Any, reward_scale: float, levels: int | None) -> None:
+        super().__init__(env)
+        self.observation_space = env.observation_space["vector"]
+        self._scale, self._actions = reward_scale, None
+        if levels:
+            self._actions = action_set(env.action_space.shape[0], levels).numpy()
+            self.action_space = gymnasium.spaces.Discrete(len(self._actions))
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset()  # the first seed is set where it is made; it counts up from there
+        return observation["vector"], info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self._actions is not None:
+            action = self._actions[int(action)]
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation["vector"], self._scale * float(reward), terminated, truncated, info
+
+
+@dataclass(frozen=True)
+class MakePeer:
+    """Travels to SubprocVecEnv's processes."""
+
+    make_env: TaskEnvironment
+    seed: int
+    reward_scale: float
+    levels: int | None
+
+    def __call__(self) -> gymnasium.Env[Any, Any]:
+        torch.set_num_threads(1)
+        env = self.make_env()
+        env.reset(seed=self.seed)
+        return PeerEnvironment(env, self.reward_scale, self.levels)
+
+
+def train_peer(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[TrainingLog, Act]:
+    import stable_baselines3 as sb3
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+    settings = peer_settings(cell.algorithm)
+    workers = settings.workers if isinstance(settings, A3cSettings) else 1
+    levels = settings.levels if isinstance(settings, DqnSettings) else None
+    makers = [
+        MakePeer(make_env, episode_seed(cell.seed, worker=rank), settings.reward_scale, levels)
+        for rank in range(workers)
+    ]
+    vector: Any = SubprocVecEnv(makers, start_method="spawn") if workers > 1 else DummyVecEnv(makers)
+    vector = VecNormalize(vector, norm_reward=False, gamma=settings.discount)
+    log = TrainingLog()
+
+    class Listen(BaseCallback):
+        def _on_step(self) -> bool:
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    log.episode(self.num_timesteps, info)
+            return True
+
+    widths: dict[str, Any] = {"net_arch": [settings.hidden] * 2, "activation_fn": torch.nn.ReLU}
+    shared: dict[str, Any] = {"gamma": settings.discount, "seed": cell.seed, "device": "cpu"}
+
+    def falling(left: float) -> float:
+        return left * settings.learning_rate
+
+    if isinstance(settings, DrqSettings):
+        model: Any = sb3.SAC(
+            "MlpPolicy", vector, settings.learning_rate, settings.capacity, settings.first_steps, settings.batch,
+            settings.target_rate, train_freq=settings.update_every, n_steps=settings.return_steps,
+            ent_coef=f"auto_{settings.initial_temperature}", policy_kwargs=widths,
+            target_entropy=-3.0 * settings.target_entropy_scale, **shared,
+        )  # fmt: skip
+    elif isinstance(settings, DqnSettings):
+        model = sb3.DQN(
+            "MlpPolicy", vector, settings.learning_rate, settings.capacity, settings.first_steps, settings.batch,
+            train_freq=settings.update_every, n_steps=settings.return_steps, policy_kwargs=widths,
+            target_update_interval=settings.copy_every * settings.update_every,
+            exploration_fraction=settings.exploration, exploration_initial_eps=settings.first_epsilon,
+            exploration_final_eps=settings.last_epsilon, **shared,
+        )  # fmt: skip
+    elif isinstance(settings, PpoSettings):
+        model = sb3.PPO(
+            "MlpPolicy", vector, falling, settings.rollout, settings.batch, settings.epochs,
+            gae_lambda=settings.trace, clip_range=settings.clip, ent_coef=settings.entropy_weight,
+            vf_coef=settings.value_weight, max_grad_norm=settings.largest_gradient,
+            policy_kwargs=widths | {"log_std_init": settings.initial_log_std}, **shared,
+        )  # fmt: skip
+    else:
+        model = sb3.A2C(
+            "MlpPolicy", vector, falling, settings.piece, ent_coef=settings.entropy_weight,
+            vf_coef=settings.value_weight, max_grad_norm=settings.largest_gradient, rms_prop_eps=settings.smallest,
+            policy_kwargs=widths | {"log_std_init": settings.initial_log_std}, **shared,
+        )  # fmt: skip
+    model.learn(steps, callback=Listen())
+    vector.close()
+    actions = None if levels is None else action_set(3, levels).numpy()
+
+    def act(observation: dict[str, np.ndarray]) -> np.ndarray:
+        action, _ = model.predict(vector.normalize_obs(observation["vector"]), deterministic=True)
+        return action if actions is None else actions[int(action)]
+
+    return log, act
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def table(results: dict[str, dict[str, Any]], algorithms: list[str], seeds: list[int]) -> str:
+    """Markdown: a row for each algorithm and source, means with 95 % intervals over the seeds."""
+    rows = [
+        "| algorithm | from | steps | seeds | return while training | return after | success after | "
+        "processor ms a step | wall ms a step |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for algorithm in algorithms:
+        for source in SOURCES if algorithm in PEERS else SOURCES[:1]:
+            found = [results[name] for seed in seeds if (name := Cell(algorithm, source, seed).name) in results]
+            who = "ours" if source == "rlfp_ros" else "Stable-Baselines3"
+            if not found:
+                rows.append(f"| {algorithm} | {who} | {STEPS[algorithm]} | 0 of {len(seeds)} | missing | | | | |")
+                continue
+            cells = [
+                interval([one[key] for one in found], digits)
+                for key, digits in (
+                    ("training_return", 0), ("test_return", 0), ("test_success", 2), ("cpu_ms_per_step", 1),
+                    ("wall_ms_per_step", 1),
+                )
+            ]  # fmt: skip
+            count = str(len(found)) if len(found) == len(seeds) else f"{len(found)} of {len(seeds)}"
+            rows.append(f"| {algorithm} | {who} | {found[0]['steps']} | {count} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def interval(values: list[float], digits: int) -> str:
+    """Mean and half-width of the 95 % interval by Student's t."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) not in T_95:
+        return mean
+    half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean} ± {half:.{digits}f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,165 @@
+"""The algorithms by name, and one run of one of them: `rlfp train TASK --algorithm NAME`.
+
+Each algorithm is one file: settings, networks, loss, and `train(make_env, settings, steps, seed, log)`, which returns a
+module whose `forward` gives the action to deploy, [B, A] in [-1, 1], for an observation. That is all that is asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.evaluation.statistics import wilson95
+from rlfp_ros.learning import a3c, dqn, drq, ppo
+from rlfp_ros.learning.checkpoint import claim_run, save_checkpoint
+from rlfp_ros.learning.environments import OBSERVATIONS, EnvironmentMaker, ObservationKind, TaskEnvironment
+from rlfp_ros.learning.networks import batch_of_one
+from rlfp_ros.learning.progress import TrainingProgress
+from rlfp_ros.learning.training_log import TrainingLog
+from rlfp_ros.schema import ConfigurationError
+
+EVALUATION_SEEDS = 450_000_000
+SMALLEST_STEPS = 2_000  # environment steps; with fewer, some algorithms would not have begun to learn
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What a name stands for."""
+
+    settings: Any  # the defaults
+    train: Callable[..., nn.Module]
+    steps: int  # environment steps of a training, by default
+
+
+ALGORITHMS = {
+    "sac": Algorithm(drq.DrqSettings(), drq.train, 60_000),
+    "ppo": Algorithm(ppo.PpoSettings(), ppo.train, 200_000),
+    "dqn": Algorithm(dqn.DqnSettings(), dqn.train, 100_000),
+    "a3c": Algorithm(a3c.A3cSettings(), a3c.train, 300_000),
+    "a2c": Algorithm(a3c.A3cSettings(synchronous=True), a3c.train, 300_000),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides about a run."""
+
+    algorithm: str
+    task: str
+    arm: str = "panda"
+    profile: str = "train"
+    seed: int = 0
+    observation: ObservationKind = "pixels"
+    image_size: int = 32  # px
+    frame_stack: int = 1  # pictures in an observation
+    encoder: str | None = None  # bundle whose encoder gives the features; by default the task's that ships
+    steps: int | None = None  # environment steps; by default the algorithm's own
+    settings: tuple[str, ...] = ()  # name=value, each in place of a default
+
+
+def settings_of(plan: Plan) -> Any:
+    """The algorithm's settings with the plan's changes. Raises ConfigurationError where one does not exist or fit."""
+    settings = ALGORITHMS[plan.algorithm].settings
+    kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
+    for change in plan.settings:
+        name, _, text = change.partition("=")
+        if name not in kinds:
+            raise ConfigurationError(f"--set {change}: {plan.algorithm} has no {name!r}; it has: {', '.join(kinds)}")
+        try:
+            value = text == "true" if kinds[name] is bool else kinds[name](text)
+            if kinds[name] is bool and text not in ("true", "false"):
+                raise ValueError
+        except ValueError:
+            raise ConfigurationError(
+                f"--set {change}: {name} is {text!r}, expected {kinds[name].__name__}, "
+                f"for example {getattr(settings, name)}"
+            ) from None
+        settings = replace(settings, **{name: value})
+    return settings
+
+
+def main(plan: Plan, run: Path, resume: bool = False, evaluation_episodes: int = 100) -> dict[str, Any]:
+    """Train by `plan` in the folder `run`, which gets `policy.pt`, `result.json` and TensorBoard's event files.
+
+    Raises ConfigurationError for a plan that makes no sense, before anything is written, and where `run` holds another
+    training, or this one and `resume` is not set.
+    """
+    make_env, settings, steps = _checked(plan)
+    claim_run(run, "plan.json", asdict(plan), resume)
+    torch.set_num_threads(1)  # A3C's workers and the other cores have one each
+    algorithm = ALGORITHMS[plan.algorithm]
+    console = Console()
+    console.print(
+        f"training [bold]{plan.task}[/] by {plan.algorithm} from {plan.observation} in {run} (seed {plan.seed}); "
+        "Ctrl-C keeps it, --resume goes on"
+    )
+    key = {"stage": plan.algorithm, "settings": asdict(settings), "plan": json.dumps(asdict(plan))}
+    with TrainingProgress(console) as progress:
+        progress.stage(plan.algorithm, steps, "random actions")
+        log = TrainingLog(run, key, progress.show)
+        agent = algorithm.train(make_env, settings, steps, plan.seed, log).eval()
+        log.close()
+    save_checkpoint(run / "policy.pt", key, agent=agent.state_dict())
+    successes = success_count(make_env, agent, evaluation_episodes)
+    result = {
+        "plan": asdict(plan), "settings": asdict(settings), "steps": steps, "episodes": evaluation_episodes,
+        "successes": successes, "wilson95": wilson95(successes, evaluation_episodes), "torch": version("torch"),
+    }  # fmt: skip
+    (run / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    low, high = wilson95(successes, evaluation_episodes)
+    console.print(
+        f"{successes} of {evaluation_episodes} fresh episodes under {plan.profile} succeeded (95 % interval {low:.2f} "
+        f"to {high:.2f}); {run / 'policy.pt'}"
+    )
+    return result
+
+
+def success_count(make_env: EnvironmentMaker, agent: nn.Module, episodes: int) -> int:
+    """How many of `episodes`, on seeds that no training played, the action to deploy solves."""
+    env = make_env()
+    won = 0
+    for episode in range(episodes):
+        observation, info = env.reset(seed=EVALUATION_SEEDS + episode)
+        ended = False
+        while not ended:
+            with torch.no_grad():
+                action = agent(batch_of_one(observation))[0].numpy()
+            observation, _, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+        won += bool(info["success"])
+    env.close()
+    return won
+
+
+def _checked(plan: Plan) -> tuple[TaskEnvironment, Any, int]:
+    """Environment, settings and steps of a plan that makes sense."""
+    if plan.algorithm not in ALGORITHMS:
+        raise ConfigurationError(f"algorithm is {plan.algorithm!r}; there are: {', '.join(ALGORITHMS)}")
+    if plan.observation not in OBSERVATIONS:
+        raise ConfigurationError(f"observation is {plan.observation!r}; there are: {', '.join(OBSERVATIONS)}")
+    steps = plan.steps or ALGORITHMS[plan.algorithm].steps
+    if steps < SMALLEST_STEPS:
+        raise ConfigurationError(
+            f"steps is {steps}, too few to train anything; give at least {SMALLEST_STEPS} environment steps"
+        )
+    encoder = None
+    if plan.observation == "features":
+        encoder = load_bundle(plan.encoder or f"{plan.task}_{plan.arm}").directory / "encoder.onnx"
+    elif plan.encoder:
+        raise ConfigurationError(
+            f"encoder is {plan.encoder!r}, but observation is {plan.observation!r}; only features have an encoder"
+        )
+    size = plan.image_size if plan.observation == "pixels" else 16  # nobody looks
+    make_env = TaskEnvironment(
+        plan.task, plan.arm, plan.profile, plan.observation, size, plan.frame_stack, encoder
+    )  # fmt: skip
+    return make_env, settings_of(plan), steps

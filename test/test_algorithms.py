@@ -1,0 +1,494 @@
+"""The algorithms: each key computation is its paper's, and each learns a task that takes seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from point_mass import LIMIT, MakePointMass  # noqa: E402
+
+from rlfp_ros import cli  # noqa: E402
+from rlfp_ros.learning import a3c, dqn, drq, ppo  # noqa: E402
+from rlfp_ros.learning.algorithms import ALGORITHMS, Plan, main, settings_of, success_count  # noqa: E402
+from rlfp_ros.learning.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
+from rlfp_ros.learning.networks import ActorCritic, RunningNormaliser, batch_of_one  # noqa: E402
+from rlfp_ros.learning.replay import Batch, ReplayBuffer  # noqa: E402
+from rlfp_ros.learning.training_log import TrainingLog  # noqa: E402
+from rlfp_ros.schema import ConfigurationError  # noqa: E402
+
+SPACE, ACTIONS = shapes(MakePointMass()())
+PICTURES, _ = shapes(MakePointMass(pixels=True, frame_stack=2)())
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def batch_of(space: gymnasium.spaces.Dict, size: int, action: Any) -> Batch:
+    """Transitions of noise."""
+    rng = np.random.default_rng(0)
+
+    def observation() -> dict[str, Any]:
+        seen = {"vector": torch.from_numpy(rng.normal(size=(size, *space["vector"].shape)).astype(np.float32))}
+        if "image" in space.spaces:
+            seen["image"] = torch.from_numpy(rng.integers(0, 256, (size, *space["image"].shape), np.uint8))
+        return seen
+
+    return Batch(observation(), action, torch.randn(size), torch.full((size,), 0.9), observation())
+
+
+# --- PPO -------------------------------------------------------------------------------------------------------------
+
+
+def test_generalised_advantages_are_the_papers_sum() -> None:
+    """Schulman et al. 2016, equation 16: sum over l of (gamma lambda)^l delta_{t+l}, cut at the end of an episode."""
+    steps, discount, trace = 12, 0.9, 0.8
+    reward, value, following = torch.randn(3, steps)
+    ended = torch.zeros(steps, dtype=torch.bool)
+    ended[4] = ended[8] = True
+    following[8] = 0.0  # terminal; step 4 was cut off by its time limit and has a value
+    found = ppo.generalised_advantages(reward, value, following, ended, discount, trace)
+    for start in range(steps):
+        expected, weight = 0.0, 1.0
+        for step in range(start, steps):
+            expected += weight * float(reward[step] + discount * following[step] - value[step])
+            weight *= discount * trace
+            if ended[step]:
+                break
+        assert float(found[start]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "moves"),
+    [(1.3, 1.0, False), (0.7, 1.0, True), (1.3, -1.0, True), (0.7, -1.0, False), (1.1, 1.0, True), (0.9, -1.0, True)],
+)
+def test_ppo_has_no_gradient_where_the_ratio_has_gone_far_enough(ratio: float, advantage: float, moves: bool) -> None:
+    """Schulman et al. 2017, figure 1."""
+    given = torch.tensor([ratio], requires_grad=True)
+    ppo.clipped_loss(given, torch.tensor([advantage]), clip=0.2).backward()
+    assert given.grad is not None
+    assert float(given.grad) == pytest.approx(-advantage if moves else 0.0)
+
+
+def test_ppo_values_what_comes_after_a_time_limit_and_not_after_a_terminal_step() -> None:
+    class Cut(gymnasium.Env[Any, np.ndarray]):
+        """Ends after every third step, in turns by a time limit and by itself."""
+
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        count = 0
+
+        def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+            return np.array([self.count], np.float32), {}
+
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            self.count += 1
+            ends = self.count % 3 == 0
+            late = self.count % 6 == 0
+            return np.array([self.count], np.float32), 1.0, ends and late, ends and not late, {}
+
+    env = LearningObservation(Cut())
+    network = ActorCritic(shapes(env)[0], 1, 8, 0.0)
+    settings = ppo.PpoSettings(reward_scale=1.0)
+    rollout = ppo._Player(env, settings, TrainingLog(), 0, 0).play(network, 8)
+    assert rollout.ended.tolist() == [False, False, True, False, False, True, False, False]
+    assert {step: seen["vector"].item() for step, seen in rollout.after.items()} == {2: 3.0, 7: 8.0}
+    _, advantage, wanted = ppo._assess(network, rollout, replace(settings, trace=0.0))
+    with torch.no_grad():
+        value = network.evaluate({"vector": torch.arange(9.0)[:, None]})[1]
+    # With lambda 0 what is wanted is the reward and the discounted value of what came next; 0 after step 5.
+    expected = 1 + settings.discount * torch.where(torch.arange(8) == 5, 0.0, value[1:])
+    torch.testing.assert_close(wanted, expected)
+    torch.testing.assert_close(advantage, expected - value[:8])
+
+
+# --- A3C -------------------------------------------------------------------------------------------------------------
+
+
+def test_n_step_returns_end_with_the_piece_and_with_the_episode() -> None:
+    """Mnih et al. 2016, algorithm S3."""
+    reward = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    ended = torch.tensor([False, True, False, True, False, False])
+    after = torch.tensor([9.0, 7.0, 9.0, 0.0, 9.0, 8.0])  # step 1: time limit, worth 7; step 3: terminal
+    found = a3c.n_step_returns(reward, ended, after, 0.5)
+    assert found.tolist() == [
+        1 + 0.5 * (2 + 0.5 * 7),
+        2 + 0.5 * 7,
+        3 + 0.5 * 4,
+        4,
+        5 + 0.5 * (6 + 0.5 * 8),
+        6 + 0.5 * 8,
+    ]
+
+
+def test_the_shared_step_is_the_papers_rmsprop() -> None:
+    """Mnih et al. 2016, equations S2 and S3, twice in a row."""
+    settings = a3c.A3cSettings(decay=0.9, smallest=0.01)
+    shared = a3c.Shared(ActorCritic(SPACE, ACTIONS, 8, 0.0), settings, torch.multiprocessing.get_context("spawn"))
+    weights, square = shared.weights.clone(), torch.zeros_like(shared.weights)
+    for _ in range(2):
+        gradient = torch.randn_like(weights)
+        shared.apply(gradient, 0.1, settings)
+        square = 0.9 * square + 0.1 * gradient**2
+        weights = weights - 0.1 * gradient / torch.sqrt(square + 0.01)
+    torch.testing.assert_close(shared.weights, weights)
+
+
+def test_a3c_says_when_a_worker_dies() -> None:
+    with pytest.raises(RuntimeError, match="a worker died with exit code 1"):
+        a3c.train(FailsInWorkers(), a3c.A3cSettings(), 320, 0, TrainingLog())
+
+
+class FailsInWorkers(MakePointMass):
+    """The first environment is built, in the trainer; a worker's is not."""
+
+    def __call__(self) -> Any:
+        if torch.multiprocessing.parent_process() is not None:
+            raise OSError("no simulator here")
+        return super().__call__()
+
+
+# --- DQN -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_action_set_is_every_combination_of_levels() -> None:
+    actions = dqn.action_set(3, 3)
+    assert actions.shape == (27, 3)
+    assert {tuple(row) for row in actions.tolist()} == {
+        (x, y, z) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0) for z in (-1.0, 0.0, 1.0)
+    }
+
+
+def test_the_target_network_is_copied_now_and_then_and_stands_still_between() -> None:
+    learner = dqn.Dqn(SPACE, dqn.action_set(ACTIONS, 3), dqn.DqnSettings(hidden=8, copy_every=3))
+    batch = batch_of(SPACE, 16, torch.randint(0, 9, (16,)))
+    before = {name: value.clone() for name, value in learner.target.state_dict().items()}
+    same = []
+    for _ in range(4):
+        learner.update(batch)
+        same.append(
+            (
+                all(torch.equal(value, before[name]) for name, value in learner.target.state_dict().items()),
+                all(
+                    torch.equal(value, other)
+                    for value, other in zip(learner.target.parameters(), learner.network.parameters(), strict=True)
+                ),
+            )
+        )
+    assert same == [(True, False), (True, False), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_q_learning_target(double: bool) -> None:
+    """Mnih et al. 2015: the target network's best. Van Hasselt et al. 2016: its value of the network's best."""
+    learner = dqn.Dqn(SPACE, dqn.action_set(ACTIONS, 3), dqn.DqnSettings(hidden=8, double=double))
+    for parameter in learner.target.parameters():
+        parameter.add_(torch.randn_like(parameter))
+    batch = batch_of(SPACE, 16, torch.randint(0, 9, (16,)))
+    with torch.no_grad():
+        slow = learner.target.values(batch.next_observation)
+        best = (learner.network.values(batch.next_observation) if double else slow).argmax(dim=1)
+    expected = batch.reward + 0.9 * slow[torch.arange(16), best]
+    torch.testing.assert_close(learner.targets(batch), expected)
+
+
+def test_epsilon_falls_in_a_straight_line_and_stays() -> None:
+    settings = dqn.DqnSettings(first_epsilon=1.0, last_epsilon=0.1, exploration=0.5)
+    found = [dqn.epsilon(settings, progress) for progress in (0.0, 0.25, 0.5, 1.0)]
+    assert found == pytest.approx([1.0, 0.55, 0.1, 0.1])
+
+
+# --- SAC and DrQ -----------------------------------------------------------------------------------------------------
+
+
+def test_sac_believes_the_smaller_of_two_critics() -> None:
+    learner = drq.Drq(SPACE, ACTIONS, drq.DrqSettings(hidden=8))
+    for parameter in learner.target.parameters():
+        parameter.add_(torch.randn_like(parameter))
+    batch = batch_of(SPACE, 64, torch.rand(64, ACTIONS) * 2 - 1)
+    torch.manual_seed(1)
+    found = learner.targets(batch)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        vector = batch.next_observation["vector"]
+        action, likelihood = learner.actor.sample(vector[:, :0], vector)
+        first, second = learner.target(vector[:, :0], vector, action)
+    assert (first < second).any()
+    assert (second < first).any()
+    smaller = torch.where(first < second, first, second) - learner.log_temperature.exp().detach() * likelihood
+    torch.testing.assert_close(found, batch.reward + batch.discount * smaller)
+
+
+@pytest.mark.parametrize(("entropy", "rises"), [(-5.0, True), (5.0, False)])
+def test_temperature_rises_when_there_is_too_little_entropy(entropy: float, rises: bool) -> None:
+    learner = drq.Drq(SPACE, ACTIONS, drq.DrqSettings(hidden=8))
+    assert learner.target_entropy == -ACTIONS
+    before = learner.log_temperature.item()
+    learner.temperature_loss(torch.tensor(entropy)).backward()
+    learner.temperature_optimizer.step()
+    assert (learner.log_temperature.item() > before) == rises
+
+
+def test_action_likelihood_is_that_of_a_squashed_gaussian() -> None:
+    """Haarnoja et al. 2018, appendix C, against torch's own distributions."""
+    actor = drq.Actor(0, SPACE, ACTIONS, 8)
+    vector = torch.randn(50, 4)
+    with torch.no_grad():
+        action, likelihood = actor.sample(vector[:, :0], vector)
+        mean, log_std = actor(vector[:, :0], vector)
+    squashed = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(mean, log_std.exp()), torch.distributions.TanhTransform()
+    )
+    torch.testing.assert_close(squashed.log_prob(action).sum(dim=-1), likelihood, atol=1e-3, rtol=1e-3)
+
+
+def test_only_the_critics_teach_the_encoder_and_the_target_follows_slowly() -> None:
+    learner = drq.Drq(PICTURES, ACTIONS, drq.DrqSettings(hidden=8, target_rate=0.1))
+    optimised = {id(p) for group in learner.actor_optimizer.param_groups for p in group["params"]}
+    assert not optimised & {id(parameter) for parameter in learner.encoder.parameters()}
+    before = [parameter.clone() for parameter in learner.target.parameters()]
+    encoder = [parameter.clone() for parameter in learner.encoder.parameters()]
+    learner.update(batch_of(PICTURES, 8, torch.rand(8, ACTIONS)))
+    assert all(not torch.equal(old, new) for old, new in zip(encoder, learner.encoder.parameters(), strict=True))
+    for old, new, fast in zip(before, learner.target.parameters(), learner.critic.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * fast)
+
+
+def test_drq_averages_targets_over_augmented_copies() -> None:
+    """Yarats et al. 2021, equation 2: the mean of the targets of K augmentations, each of the whole batch."""
+    settings = drq.DrqSettings(hidden=8, target_augmentations=3, augmentation="noise")
+    learner = drq.Drq(PICTURES, ACTIONS, settings)
+    batch = batch_of(PICTURES, 4, torch.rand(4, ACTIONS))
+    seen: list[Any] = []
+    noise = learner._augment
+    learner._augment = lambda images: seen.append(noise(images)) or seen[-1]  # type: ignore[func-returns-value]
+    drawn: list[Any] = []
+    sample = learner.actor.sample
+    learner.actor.sample = lambda *inputs: drawn.append(sample(*inputs)) or drawn[-1]  # type: ignore[method-assign,func-returns-value]
+    found = learner.targets(batch)
+    assert seen[0].shape[0] == 12
+    (action, likelihood), vector = drawn[0], batch.next_observation["vector"]
+    targets = []
+    with torch.no_grad():
+        for copy in range(3):
+            part = slice(4 * copy, 4 * copy + 4)
+            maps = learner.encoder({"image": seen[0][part], "vector": vector})
+            value = torch.min(*learner.target(maps, vector, action[part]))
+            targets.append(batch.reward + 0.9 * (value - learner.log_temperature.exp() * likelihood[part]))
+    torch.testing.assert_close(found, torch.stack(targets).mean(dim=0))
+
+
+# --- experience ------------------------------------------------------------------------------------------------------
+
+
+def played(steps: int, capacity: int, n: int, frame_stack: int = 3) -> tuple[ReplayBuffer, list[Any]]:
+    """A buffer, and for every transition: observation, and the n steps from it by brute force."""
+    env = MakePointMass(pixels=True, frame_stack=frame_stack)()
+    rng = np.random.default_rng(0)
+    buffer = ReplayBuffer(capacity, shapes(env)[0], np.zeros(2, np.float32), 0.9, n)
+    observation, _ = env.reset(seed=0)
+    buffer.begin(observation)
+    rows: list[Any] = []
+    for step in range(steps):
+        action = rng.uniform(-1, 1, 2).astype(np.float32)
+        after, reward, _, truncated, _ = env.step(action)
+        terminated = truncated and step % (2 * LIMIT) > LIMIT  # every second episode ends by itself
+        buffer.add(action, reward, terminated, truncated and not terminated, after)
+        rows.append((observation, action, reward, terminated, truncated, after))
+        observation = after
+        if truncated:
+            observation, _ = env.reset()
+            buffer.begin(observation)
+    return buffer, rows
+
+
+@pytest.mark.parametrize("capacity", [200, 40])
+def test_replay_puts_stacks_and_n_step_returns_together(capacity: int) -> None:
+    """Also once the buffer has gone round: what it gives is what the environment gave."""
+    buffer, rows = played(steps=100, capacity=capacity, n=3)
+    batch = buffer.sample(256, np.random.default_rng(1))
+    by_action = {row[1].tobytes(): index for index, row in enumerate(rows)}
+    seen = set()
+    for pick in range(256):
+        first = by_action[batch.action[pick].numpy().tobytes()]
+        seen.add(first)
+        expected, discount, step = 0.0, 1.0, first
+        while True:
+            _, _, reward, terminated, truncated, after = rows[step]
+            expected += discount * reward
+            discount *= 0.9 * (not terminated)
+            if truncated or step - first == 2 or step + 1 == len(rows):
+                break
+            step += 1
+        assert batch.reward[pick].item() == pytest.approx(expected, abs=1e-5)
+        assert batch.discount[pick].item() == pytest.approx(discount)
+        for name in ("image", "vector"):
+            np.testing.assert_array_equal(batch.observation[name][pick], rows[first][0][name])
+            np.testing.assert_array_equal(batch.next_observation[name][pick], after[name])
+    assert len(seen) > (80 if capacity == 200 else 28)  # nothing that is there is left out
+
+
+def test_an_episodes_first_frame_fills_the_stack_and_the_newest_is_last() -> None:
+    env = MakePointMass(pixels=True, frame_stack=3)()
+    first, _ = env.reset(seed=0)
+    assert first["image"].shape == (16, 16, 9)
+    for part in (0, 3):
+        np.testing.assert_array_equal(first["image"][..., part : part + 3], first["image"][..., 6:])
+    second, *_ = env.step(np.ones(2, np.float32))
+    np.testing.assert_array_equal(second["image"][..., :6], first["image"][..., 3:])
+    assert (second["image"][..., 6:] != first["image"][..., 6:]).any()
+    again, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(again["image"], first["image"])
+
+
+def test_running_statistics_are_those_of_all_that_was_seen() -> None:
+    values = torch.randn(500, 3) * torch.tensor([1.0, 10.0, 0.1]) + torch.tensor([0.0, 5.0, -2.0])
+    normaliser = RunningNormaliser(3)
+    for part in values.split([1, 7, 92, 400]):
+        normaliser.observe(part)
+    torch.testing.assert_close(normaliser.mean, values.mean(dim=0))
+    torch.testing.assert_close(normaliser.variance, values.var(dim=0, unbiased=False))
+    normal = normaliser(values)
+    torch.testing.assert_close(normal.std(dim=0, unbiased=False), torch.ones(3), atol=1e-3, rtol=0)
+
+
+# --- learning --------------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "sac": (drq.DrqSettings(hidden=32, batch=64, first_steps=200, learning_rate=3e-3, reward_scale=1.0), 1_200),
+    "ppo": (ppo.PpoSettings(hidden=32, rollout=512, discount=0.9, reward_scale=1.0), 8_000),
+    "dqn": (dqn.DqnSettings(hidden=32, batch=64, first_steps=200, learning_rate=2e-3, discount=0.9, copy_every=100,
+                            reward_scale=1.0), 3_000),
+    "a3c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9, reward_scale=1.0), 12_000),
+    "a2c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9, reward_scale=1.0, synchronous=True), 12_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(QUICK))
+def test_each_algorithm_learns_to_move_a_point_to_its_goal(name: str) -> None:
+    """Chance is 1 in 30: the deployed action ends within 0.15 of goals in a square of side 2."""
+    settings, steps = QUICK[name]
+    agent = ALGORITHMS[name].train(MakePointMass(), settings, steps, 0, TrainingLog()).eval()
+    assert success_count(MakePointMass(), agent, 50) >= 40
+
+
+@pytest.mark.parametrize("name", ["sac", "ppo", "dqn", "a3c"])
+def test_each_algorithm_takes_stacked_pictures(name: str) -> None:
+    settings = replace(ALGORITHMS[name].settings, hidden=8)
+    if name in ("sac", "dqn"):
+        settings = replace(settings, batch=8, first_steps=20)
+    if name == "ppo":
+        settings = replace(settings, rollout=32, batch=8, epochs=1, augmentation="shift")
+    maker = MakePointMass(pixels=True, frame_stack=2)
+    agent = ALGORITHMS[name].train(maker, settings, 64, 0, TrainingLog())
+    observation, _ = maker().reset(seed=0)
+    assert observation["image"].shape == (16, 16, 6)
+    with torch.no_grad():
+        action = agent(batch_of_one(observation))
+    assert action.shape == (1, 2)
+    assert (action.abs() <= 1).all()
+
+
+@pytest.mark.parametrize("name", ["sac", "ppo", "dqn", "a2c"])
+def test_a_training_gives_the_same_every_time_and_goes_on_where_it_stopped(name: str, tmp_path: Path) -> None:
+    settings = replace(ALGORITHMS[name].settings, hidden=8)
+    if name in ("sac", "dqn"):
+        settings = replace(settings, batch=8, first_steps=20)
+    if name == "ppo":
+        settings = replace(settings, rollout=32)
+    train = ALGORITHMS[name].train
+    log = TrainingLog(tmp_path, {"seed": 0})
+    first = train(MakePointMass(), settings, 96, 0, log).state_dict()
+    log.close()
+    second = train(MakePointMass(), settings, 96, 0, TrainingLog()).state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    again = TrainingLog(tmp_path, {"seed": 0})
+    assert again.resumed is not None
+    assert again.resumed["step"] == 96
+    assert again.episodes == log.episodes
+    third = train(MakePointMass(), settings, 128, 0, again).state_dict()
+    again.close()
+    assert len(again.episodes) == 128 // LIMIT
+    counts = [state[name].item() for state in (first, third) for name in state if name.endswith("normaliser.count")]
+    assert counts[-1] == counts[0] + 32  # the statistics went on too
+    with pytest.raises(ConfigurationError, match="seed 0, this training has 1"):
+        TrainingLog(tmp_path, {"seed": 1})
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_the_arm_and_leaves_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlfp_ros.learning.algorithms.SMALLEST_STEPS", 1)
+    run = tmp_path / "run"
+    words = ["train", "reach", "--algorithm", "ppo", "--steps", "40", "--profile", "none", "--image-size", "16",
+             "--frame-stack", "2", "--set", "rollout=20", "--set", "augmentation=shift", "--run", str(run),
+             "--evaluation-episodes", "1"]  # fmt: skip
+    assert cli.main(words) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert result["settings"]["rollout"] == 20
+    assert result["episodes"] == 1
+    policy = torch.load(run / "policy.pt", weights_only=True)["agent"]
+    assert policy["encoder.convolutions.0.weight"].shape[1] == 6
+    assert cli.main(words) == 2  # the folder is taken
+    assert cli.main([*words, "--resume"]) == 0
+
+
+def test_features_come_from_a_bundles_encoder_and_hold_nothing_of_the_simulators_state() -> None:
+    from rlfp_ros.bundle import load_bundle
+
+    encoder = load_bundle("reach_panda").directory / "encoder.onnx"
+    env = TaskEnvironment("reach", profile="none", observation="features", encoder=encoder)()
+    observation, _ = env.reset(seed=5)
+    assert list(observation) == ["vector"]
+    world: Any = env.unwrapped
+    before = world._observe()
+    world.world.task.privileged_state = lambda _: 1 / 0  # whoever asks for it fails
+    after = world._observe()
+    np.testing.assert_array_equal(before["features"], after["features"])
+    assert observation["vector"].shape == (2 * 16 * 3 + 18 + 3 + 1,)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"algorithm": "ddpg"}, "algorithm is 'ddpg'; there are: sac, ppo"),
+        ({"observation": "sound"}, "observation is 'sound'; there are: pixels"),
+        ({"steps": 10}, "steps is 10, too few to train anything; give at least 2000"),
+        ({"encoder": "reach_panda"}, "observation is 'pixels'; only features have an encoder"),
+        ({"settings": ("colour=red",)}, "--set colour=red: ppo has no 'colour'; it has: hidden"),
+        ({"settings": ("batch=many",)}, "--set batch=many: batch is 'many', expected int, for example 128"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused_before_anything_is_written(
+    change: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=expected):
+        main(replace(Plan("ppo", "reach"), **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_are_given_by_name() -> None:
+    settings = settings_of(Plan("dqn", "reach", settings=("double=false", "batch=64", "learning_rate=0.01")))
+    assert (settings.double, settings.batch, settings.learning_rate) == (False, 64, 0.01)
+
+
+def test_out_is_refused_where_no_bundle_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "reach", "--algorithm", "sac", "--out", "models/x"]) == 2
+    assert "leaves a policy in the run folder and no bundle" in capsys.readouterr().err
+
+
+def test_the_command_lines_algorithms_are_the_ones_that_exist() -> None:
+    assert tuple(ALGORITHMS) == cli.ALGORITHMS
