@@ -112,7 +112,16 @@ class Camera:
         backdrop, backdrop_depth = self._backdrops[light]
         nearer = depth < backdrop_depth
         image = cv2.copyTo(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), nearer.view(np.uint8), backdrop.copy())
-        return image, np.minimum(depth, backdrop_depth)
+        self._depth = np.minimum(depth, backdrop_depth)
+        return image, self._depth
+
+    def depth(self) -> np.ndarray:
+        """How far along the optical axis what the last `render` shows is, float32 [H, W] m; FAR where no body is."""
+        metres = FAR * NEAR / (FAR - (FAR - NEAR) * self._depth.astype(np.float32))
+        if self._remap is not None:
+            rows, columns = self._remap
+            metres = cv2.remap(metres, rows, columns, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        return metres
 
     def expose(self, image: np.ndarray) -> np.ndarray:
         """What the sensor makes of a picture: exposure, white balance, gamma, blur, noise, JPEG."""

@@ -316,6 +316,10 @@ class World:
         """A picture of the world as it stands, uint8 [H, W, 3]; outside the camera's schedule."""
         return self.camera.expose(self._render())
 
+    def depth(self) -> np.ndarray:
+        """Depth of the last picture rendered, float32 [H, W] m along the optical axis."""
+        return self.camera.depth()
+
     # --- building ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
