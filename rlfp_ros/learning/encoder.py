@@ -30,7 +30,7 @@ class EncoderSettings:
     hidden: int = 128  # of the pose head
 
 
-def _block(
+def convolution_block(
     inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> tuple[nn.Module, ...]:
     """Convolution, batch normalisation (folded into the convolution in deployment) and rectifier."""
@@ -46,16 +46,17 @@ class Encoder(nn.Module):
 
     grid: Tensor
     origin: Tensor
+    code_size: int  # F, values in the features of a picture
 
     def __init__(self, camera: CameraContract, settings: EncoderSettings | None = None) -> None:
         super().__init__()
         self.settings = settings = settings or EncoderSettings()
         channels = settings.channels
         self.convolutions = nn.Sequential(
-            *_block(3, channels // 2, 5, stride=2, padding=2),
-            *_block(channels // 2, channels, 3, stride=2, padding=1),
-            *_block(channels, channels, 3, padding=1),
-            *_block(channels, channels, 3, padding=2, dilation=2),
+            *convolution_block(3, channels // 2, 5, stride=2, padding=2),
+            *convolution_block(channels // 2, channels, 3, stride=2, padding=1),
+            *convolution_block(channels, channels, 3, padding=1),
+            *convolution_block(channels, channels, 3, padding=2, dilation=2),
         )
         self.heat = nn.Conv2d(channels, settings.points, 1)
         self.log_sharpness = nn.Parameter(torch.zeros(settings.points))
@@ -71,9 +72,8 @@ class Encoder(nn.Module):
         u = torch.arange(columns) * (camera.width / columns) + (camera.width / columns - 1) / 2
         y, x = torch.meshgrid((v - intrinsics.cy) / intrinsics.fy, (u - intrinsics.cx) / intrinsics.fx, indexing="ij")
         self.register_buffer("grid", torch.stack([x.reshape(-1), y.reshape(-1)], dim=-1).float())
-        target = torch.tensor(camera.T_base_camera.matrix())
-        centre = torch.tensor([0.45, 0.0, 0.05, 1.0], dtype=torch.float64)  # of the workspace, base frame
-        self.register_buffer("origin", (torch.linalg.inv(target) @ centre)[:3].float())
+        self.register_buffer("origin", workspace_centre(camera))
+        self.code_size = 3 * settings.points
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features [B, K, 3] (x, y on the plane z = 1, confidence), position [B, 3] m in the optical frame,
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         points = weights @ self.grid  # [B, K, 2]
         confidence = weights.amax(dim=-1, keepdim=True)
         features = torch.cat([points, confidence], dim=-1)
-        position, factor = self._pose(features)
+        position, factor = self.pose(features)
         embedding = torch.cat([maps.mean(dim=(2, 3)), confidence.squeeze(-1)], dim=-1)
         return features, position, factor, embedding
 
@@ -109,27 +109,38 @@ class Encoder(nn.Module):
         along_y = (1 - (place[..., 1:] - torch.arange(rows)).abs()).clamp(min=0)
         return (along_y[..., :, None] * along_x[..., None, :]).flatten(2)
 
-    def _pose(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        head = self.pose_head(features.flatten(1))
-        position = self.origin + POSITION_SCALE * head[:, :3]
-        diagonal = SMALLEST_SIGMA + POSITION_SCALE * functional.softplus(head[:, 3:6])
-        zero = torch.zeros_like(diagonal[:, 0])
-        lower = POSITION_SCALE * 0.1 * head[:, 6:9]
-        rows = [
-            torch.stack([diagonal[:, 0], zero, zero], dim=-1),
-            torch.stack([lower[:, 0], diagonal[:, 1], zero], dim=-1),
-            torch.stack([lower[:, 1], lower[:, 2], diagonal[:, 2]], dim=-1),
-        ]
-        return position, torch.stack(rows, dim=1)
+    def pose(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Position [B, 3] m in the optical frame and Cholesky factor [B, 3, 3] m of features [B, K, 3]."""
+        return position_and_factor(self.pose_head(features.flatten(1)), self.origin)
+
+
+def workspace_centre(camera: CameraContract) -> Tensor:
+    """[3] m in the optical frame: where pose heads start from."""
+    centre = torch.tensor([0.45, 0.0, 0.05, 1.0], dtype=torch.float64)  # base frame
+    return (torch.linalg.inv(torch.tensor(camera.T_base_camera.matrix())) @ centre)[:3].float()
+
+
+def position_and_factor(head: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+    """A pose head's nine outputs [B, 9] as position [B, 3] m and the Cholesky factor [B, 3, 3] m of its covariance."""
+    position = origin + POSITION_SCALE * head[:, :3]
+    diagonal = SMALLEST_SIGMA + POSITION_SCALE * functional.softplus(head[:, 3:6])
+    zero = torch.zeros_like(diagonal[:, 0])
+    lower = POSITION_SCALE * 0.1 * head[:, 6:9]
+    rows = [
+        torch.stack([diagonal[:, 0], zero, zero], dim=-1),
+        torch.stack([lower[:, 0], diagonal[:, 1], zero], dim=-1),
+        torch.stack([lower[:, 1], lower[:, 2], diagonal[:, 2]], dim=-1),
+    ]
+    return position, torch.stack(rows, dim=1)
 
 
 class ExportedEncoder(nn.Module):
-    """The encoder with the outputs that a bundle declares."""
+    """An encoder, of points or a plain latent, with the outputs that a bundle declares."""
 
     rotation: Tensor
     rotation_covariance: Tensor
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.register_buffer("rotation", torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
@@ -138,7 +149,8 @@ class ExportedEncoder(nn.Module):
         self.register_buffer("rotation_covariance", block)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """features [1, K, 3], object_pose [1, 7], pose_cov [1, 6, 6], embedding [1, E] of image [1, H, W, 3]."""
+        """features [1, K, 3] or [1, Z], object_pose [1, 7], pose_cov [1, 6, 6], embedding [1, E] of an image
+        [1, H, W, 3]."""
         features, position, factor, embedding = self.encoder(image)
         covariance = functional.pad(factor @ factor.transpose(1, 2), (0, 3, 0, 3)) + self.rotation_covariance
         return features, torch.cat([position, self.rotation], dim=-1), covariance, embedding

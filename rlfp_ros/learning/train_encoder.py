@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
-from rlfp_ros.learning.encoder import Encoder, EncoderSettings
+from rlfp_ros.learning.encoder import Encoder
 from rlfp_ros.learning.frames import Frames, FrameSource
+from rlfp_ros.learning.objective import AnyEncoder
+from rlfp_ros.learning.representation import (
+    SUPERVISED,
+    AnyEncoderSettings,
+    Representation,
+    make_encoder,
+    objectives_of,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class EncoderReport:
     """What the encoder measures on frames it never saw."""
 
     position_error_mm: float  # median
-    keypoint_error_px: list[float]  # median, each keypoint
+    keypoint_error_px: list[float]  # median, each keypoint; empty where the features are no points
     inside_90: float  # share of true positions inside the nominal 90 % region
 
 
@@ -49,45 +57,75 @@ def train_encoder(
     source: FrameSource,
     directory: Path,
     training: EncoderTraining,
-    settings: EncoderSettings,
+    settings: AnyEncoderSettings,
     show: Callable[[int, str], None],
-) -> tuple[Encoder, EncoderReport]:
-    """Train, or go on from `directory/encoder.pt`. `show(updates done, text)` is called now and then."""
+    representation_name: str = SUPERVISED,
+    pictures: Path | None = None,
+) -> tuple[AnyEncoder, EncoderReport]:
+    """Train, or go on from `directory/encoder.pt`. `show(updates done, text)` is called now and then.
+
+    The pictures are kept in `pictures`, or in `directory/frames`. Raises ConfigurationError where the representation is
+    not known or does not go with the encoder.
+    """
+    if any(kind.sequences for kind in objectives_of(representation_name)[1]):
+        source = replace(source, sequences=True)
     torch.manual_seed(source.seed)
-    encoder = Encoder(source.camera, settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(encoder.parameters(), training.learning_rate, weight_decay=1e-4)
+    encoder = make_encoder(source.camera, settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    representation = Representation(representation_name, encoder, source)
+    parameters = [value for part in (encoder, representation) for value in part.parameters() if value.requires_grad]
+    clipped = [parameters]
+    if not representation.supervised:  # a shared norm would let the labels' loss scale the objectives' gradients
+        probe = list(encoder.pose_head.parameters())
+        clipped = [probe, [value for value in parameters if all(value is not other for other in probe)]]
+    optimizer = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, training.learning_rate, total_steps=training.updates, pct_start=0.05
     )
     checkpoint = directory / "encoder.pt"
     key = {"stage": "encoder", "training": asdict(training), "settings": asdict(settings), "seed": source.seed}
+    key["representation"] = representation_name
     state = load_checkpoint(checkpoint, key)
     update = 0
     if state:
         encoder.load_state_dict(state["encoder"])
+        representation.load_state_dict(state["representation"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         update = state["update"]
-    with Frames(source, directory / "frames") as frames:
+    with Frames(source, pictures or directory / "frames") as frames:
         held_out = max(1, source.count // 30)  # the last frames, never trained on
         pool = source.count - held_out
+        if not state:
+            first = min(pool, training.first_frames)
+            frames.wait_for(first)
+            representation.fit(frames, first)
         while update < training.updates:
             count = min(pool, training.first_frames + update * training.frames_per_update)
             frames.wait_for(count)
-            picks = np.random.default_rng([source.seed, update]).integers(0, count, training.batch)
-            loss = _loss(encoder, training, *_batch(frames, picks))
+            picks = representation.pick(np.random.default_rng([source.seed, update]), count, training.batch)
+            images, keypoints, positions = _batch(frames, picks)
+            seen = encoder.see(images)
+            features, position, factor, _ = encoder.describe(*seen)
+            loss = representation.loss(encoder, frames, picks, images, seen[0], features)
+            if not representation.supervised:
+                position, factor = encoder.pose(features.detach())
+            elif isinstance(encoder, Encoder):
+                loss = loss + _keypoint_loss(encoder, training, seen[1], features, keypoints)
+            loss = loss + _pose_loss(training, position, factor, positions)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(encoder.parameters(), 5.0)
+            for group in clipped:
+                torch.nn.utils.clip_grad_norm_(group, 5.0)
             optimizer.step()
             schedule.step()
+            representation.follow(encoder)
             update += 1
             if update % 20 == 0:
                 show(update, f"loss {loss.item():.3f}, {frames.available} frames")
             if update % 500 == 0 or update == training.updates:
                 save_checkpoint(
-                    checkpoint, key, encoder=encoder.state_dict(), optimizer=optimizer.state_dict(),
-                    schedule=schedule.state_dict(), update=update,
+                    checkpoint, key, encoder=encoder.state_dict(), representation=representation.state_dict(),
+                    optimizer=optimizer.state_dict(), schedule=schedule.state_dict(), update=update,
                 )  # fmt: skip
         frames.wait_for(source.count)
         report = _evaluate(encoder, frames, range(pool, source.count))
@@ -99,30 +137,29 @@ def _batch(frames: Frames, picks: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(keypoints), torch.from_numpy(positions)
 
 
-def _loss(encoder: Encoder, training: EncoderTraining, images: Tensor, keypoints: Tensor, positions: Tensor) -> Tensor:
-    maps, log_weights = encoder.see(images)
-    features, position, factor, _ = encoder.describe(maps, log_weights)
+def _keypoint_loss(
+    encoder: Encoder, training: EncoderTraining, log_weights: Tensor, features: Tensor, keypoints: Tensor
+) -> Tensor:
     count = keypoints.shape[1]
     scale = training.keypoint_scale
     keypoint_loss = functional.smooth_l1_loss(features[:, :count, :2] / scale, keypoints / scale)
     # Cross-entropy on the heat maps themselves: gradients everywhere, where the point's own vanish at a distance.
     heat_loss = -(encoder.cell_weights(keypoints) * log_weights[:, :count]).sum(dim=-1).mean()
+    return training.heat_weight * heat_loss + training.keypoint_weight * keypoint_loss
+
+
+def _pose_loss(training: EncoderTraining, position: Tensor, factor: Tensor, positions: Tensor) -> Tensor:
     position_loss = functional.smooth_l1_loss(position / training.position_scale, positions / training.position_scale)
     # The covariance learns from the errors without pulling at them: the likelihood's pull weakens where it is unsure.
     error = (positions - position).detach()[..., None]
     standardised = torch.linalg.solve_triangular(factor, error, upper=False)
     log_volume = torch.log(torch.diagonal(factor, dim1=1, dim2=2)).sum(-1)
     likelihood = (0.5 * standardised.square().sum(dim=(1, 2)) + log_volume).mean()
-    return (
-        training.heat_weight * heat_loss
-        + training.keypoint_weight * keypoint_loss
-        + training.position_weight * position_loss
-        + training.covariance_weight * likelihood
-    )
+    return training.position_weight * position_loss + training.covariance_weight * likelihood
 
 
 @torch.no_grad()
-def _evaluate(encoder: Encoder, frames: Frames, held_out: range) -> EncoderReport:
+def _evaluate(encoder: AnyEncoder, frames: Frames, held_out: range) -> EncoderReport:
     encoder.eval()
     errors, pixels, inside = [], [], []
     focal = frames.source.camera.intrinsics.fx
@@ -131,11 +168,12 @@ def _evaluate(encoder: Encoder, frames: Frames, held_out: range) -> EncoderRepor
         images, keypoints, positions = _batch(frames, picks)
         features, position, factor, _ = encoder(images)
         errors.append((position - positions).norm(dim=-1))
-        pixels.append((features[:, : keypoints.shape[1], :2] - keypoints).norm(dim=-1) * focal)
+        if isinstance(encoder, Encoder):
+            pixels.append((features[:, : keypoints.shape[1], :2] - keypoints).norm(dim=-1) * focal)
         residual = torch.linalg.solve_triangular(factor, (positions - position)[..., None], upper=False)
         inside.append(residual.square().sum(dim=(1, 2)) < 6.251)  # 90 % of a chi-square with 3 degrees of freedom
     return EncoderReport(
         position_error_mm=1e3 * torch.cat(errors).median().item(),
-        keypoint_error_px=torch.cat(pixels).median(dim=0).values.tolist(),
+        keypoint_error_px=torch.cat(pixels).median(dim=0).values.tolist() if pixels else [],
         inside_90=torch.cat(inside).float().mean().item(),
     )
