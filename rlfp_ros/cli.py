@@ -95,6 +95,15 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: models/<task>_<arm>)")
     command.add_argument("--run", dest="run_folder", type=Path, metavar="DIR",
                          help="checkpoints and logs (default: runs/train_<task>_<arm>)")  # fmt: skip
+    command.add_argument("--encoder", default="spatial", metavar="KIND",
+                         help="spatial (feature points), cnn, vit (a latent) (default: %(default)s)")  # fmt: skip
+    command.add_argument("--representation", default="supervised", metavar="NAME[+NAME...]",
+                         help="what the encoder learns from: supervised, autoencoder, vae, vae_l1, dsae, curl, depth, "
+                         "inverse_dynamics, reward_prediction, pixel_control (default: %(default)s)")  # fmt: skip
+    command.add_argument("--feature-stack", type=_positive, default=2, metavar="N",
+                         help="frames of features that the policy sees (default: %(default)s)")  # fmt: skip
+    command.add_argument("--memory", type=_natural, default=0, metavar="N",
+                         help="units of the policy's memory, a GRU; 0: none (default: %(default)s)")  # fmt: skip
     command.add_argument("--resume", action="store_true", help="go on with the training in the run folder")
     command.add_argument("--work", type=_fraction, default=1.0, metavar="F",
                          help="share of the full training, 0 to 1 (default: %(default)s)")  # fmt: skip
@@ -281,12 +290,18 @@ def _train(options: argparse.Namespace) -> int:
     import signal
 
     from rlfp_ros.learning import train
+    from rlfp_ros.learning.representation import encoder_settings
+    from rlfp_ros.learning.sac import SacSettings
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave by the way Ctrl-C does: children and clock too
     name = f"{options.task}_{options.arm}"
     if options.algorithm:
         return _train_by_algorithm(options, name)
-    recipe = train.Recipe(task=options.task, arm=options.arm, profile=options.profile, seed=options.seed)
+    recipe = train.Recipe(
+        task=options.task, arm=options.arm, profile=options.profile, seed=options.seed,
+        encoder=encoder_settings(options.encoder), representation=options.representation,
+        feature_stack=options.feature_stack, policy=SacSettings(memory=options.memory),
+    )  # fmt: skip
     if options.work < 1:
         recipe = recipe.shortened(options.work)
     out = options.out or Path("models") / name

@@ -11,12 +11,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rlfp_ros.bundle import load_bundle  # noqa: E402
+from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from rlfp_ros.learning.cnn_encoder import CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoder import Encoder, ExportedEncoder  # noqa: E402
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
 from rlfp_ros.learning.train import Recipe, main  # noqa: E402
 from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
+from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
 from rlfp_ros.simulation.scene import load_scene  # noqa: E402
 
 CAMERA = load_scene().camera.contract()
@@ -130,6 +133,26 @@ def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConfigurationError, match="is damaged"):
         load_checkpoint(path, {"seed": 1})
+
+
+@pytest.mark.slow
+def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(tmp_path: Path) -> None:
+    recipe = Recipe(
+        "reach", encoder=CnnSettings(), representation="vae+inverse_dynamics", feature_stack=3,
+        policy=SacSettings(memory=16),
+    ).shortened(0.004)  # fmt: skip
+    contract = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0).contract
+    assert contract.encoder.outputs["features"] == (1, CnnSettings().latent)
+    assert (contract.policy.feature_stack, contract.policy.state_size) == (3, 16)
+    rollout = Rollout(load_bundle(tmp_path / "bundle"), load_profile("none"))
+    first, other, again = rollout.play(5), rollout.play(6), rollout.play(5)
+    rollout.close()
+    assert len(first.residuals) == len(again.residuals) != 0
+    for one, repeated in zip(first.residuals, again.residuals, strict=True):
+        np.testing.assert_array_equal(one.twist, repeated.twist)  # nothing of the episodes between is remembered
+    assert any(
+        np.abs(one.twist - two.twist).max() > 1e-6 for one, two in zip(first.residuals, other.residuals, strict=False)
+    )
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from rlfp_ros.learning.sac import FIELDS, Actor
+from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.learning.sac import FIELDS, Actor, make_actor
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile
@@ -33,6 +34,8 @@ class Experience:
     profile: Profile
     encoder: Path  # encoder.onnx
     hidden: int  # of the actor
+    feature_stack: int
+    memory: int  # of the actor
     seed: int
 
 
@@ -54,8 +57,9 @@ class Collector:
         self._process.terminate()
         self._process.join()
 
-    def shapes(self) -> tuple[dict[str, int], tuple[int, int, int]]:
-        """Width of each field of a transition, and shape [stack, K, 3] of the feature points; said first."""
+    def shapes(self) -> tuple[dict[str, int], tuple[int, ...]]:
+        """Width of each field of a transition, and shape [stack, K, 3] of the feature points or [stack, Z] of the
+        latents; said first."""
         sizes, points = self._receive()
         return sizes, points
 
@@ -86,10 +90,11 @@ def success_rate(experience: Experience, actor: Actor, episodes: int) -> float:
     won = 0
     for _ in range(episodes):
         observation, info = env.reset()
+        memory = torch.zeros(1, actor.state_size)
         ended = False
         while not ended:
             with torch.no_grad():
-                mean, _ = actor(torch.from_numpy(flat_observation(observation))[None])
+                mean, _, memory = actor.step(torch.from_numpy(flat_observation(observation))[None], memory)
             observation, _, terminated, truncated, info = env.step(torch.tanh(mean)[0].numpy())
             ended = terminated or truncated
         won += bool(info["success"])
@@ -98,12 +103,13 @@ def success_rate(experience: Experience, actor: Actor, episodes: int) -> float:
 
 
 def _environment(experience: Experience) -> ManipulationEnv:
+    observed = ObservationContract(feature_stack=experience.feature_stack)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     encoder = OnnxEncoder(onnxruntime.InferenceSession(str(experience.encoder), options))
     return ManipulationEnv(
         experience.task, experience.arm, experience.profile, "features",
-        perceiver=lambda image: encoder(image)[0], seed=experience.seed,
+        perceiver=lambda image: encoder(image)[0], observed=observed, seed=experience.seed,
     )  # fmt: skip
 
 
@@ -121,7 +127,8 @@ def _play(experience: Experience, connection: Connection) -> None:
              "next_observation": len(flat), "next_state": state_size, "terminated": 1}  # fmt: skip
     points = observation["features"].shape
     connection.send((sizes, points))
-    actor = Actor(sizes["observation"], points, action_size, experience.hidden)
+    actor = make_actor(sizes["observation"], points, action_size, experience.hidden, experience.memory)
+    memory = torch.zeros(1, actor.state_size)
     last_action = np.zeros(action_size, np.float32)
     state = np.concatenate([privileged, observation["proprioception"], last_action])
     guided = True
@@ -136,11 +143,14 @@ def _play(experience: Experience, connection: Connection) -> None:
         successes = []
         for _ in range(steps):
             teacher = env.world.task.teacher(env.world, env.behaviour.action)
+            seen = torch.from_numpy(flat)[None]
             if guided:
                 action = np.clip(teacher + rng.normal(0, 0.3, action_size), -1, 1).astype(np.float32)
             else:
                 with torch.no_grad():
-                    action = actor.sample(torch.from_numpy(flat)[None])[0][0].numpy()
+                    action = actor.sample(actor.join(seen, memory))[0][0].numpy()
+            with torch.no_grad():
+                memory = actor.remember(seen, memory)
             observation, reward, terminated, truncated, info = env.step(action)
             next_flat = flat_observation(observation)
             next_state = np.concatenate([info["privileged_state"], observation["proprioception"], action])
@@ -152,6 +162,7 @@ def _play(experience: Experience, connection: Connection) -> None:
                 if not guided:
                     successes.append(bool(info["success"]))
                 observation, info = env.reset()
+                memory = torch.zeros_like(memory)
                 guided = rng.uniform() < teacher_share
                 flat = flat_observation(observation)
                 state = np.concatenate([info["privileged_state"], observation["proprioception"], 0 * action])

@@ -13,7 +13,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from rlfp_ros.learning.encoder import Encoder, ExportedEncoder
+from rlfp_ros.learning.encoder import ExportedEncoder
+from rlfp_ros.learning.objective import AnyEncoder
 from rlfp_ros.learning.sac import Actor
 
 ENCODER_OUTPUTS = ("features", "object_pose", "pose_cov", "embedding")
@@ -31,10 +32,10 @@ class ExportedPolicy(nn.Module):
     def forward(
         self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """action [1, A] in [-1, 1], next_state [1, S] of features [1, stack, K, 3] and the rest, batch 1."""
+        """action [1, A] in [-1, 1], next_state [1, S] of features [1, stack, K, 3] or [1, stack, Z] and the rest."""
         observation = torch.cat([features.flatten(1), proprioception, goal, goal_mask], dim=-1)
-        mean, _ = self.actor(observation)
-        return torch.tanh(mean), state * 1.0
+        mean, _, next_state = self.actor.step(observation, state)
+        return torch.tanh(mean), next_state
 
 
 def onnx_of(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> bytes:
@@ -63,23 +64,21 @@ def without_traces(model_file: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def export_encoder(encoder: Encoder, image: np.ndarray) -> bytes:
+def export_encoder(encoder: AnyEncoder, image: np.ndarray) -> bytes:
     """`encoder.onnx`; `image` uint8 [H, W, 3] is an example."""
     module = ExportedEncoder(encoder.to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
     return onnx_of(module, {"image": torch.from_numpy(image[None].copy())}, ENCODER_OUTPUTS)
 
 
-def export_policy(actor: Actor, observation: dict[str, np.ndarray], state_size: int = 1) -> bytes:
+def export_policy(actor: Actor, observation: dict[str, np.ndarray]) -> bytes:
     """`policy.onnx`; `observation` is an example from `control.policy.Observer`."""
-    return onnx_of(ExportedPolicy(actor), _policy_inputs(observation, state_size), POLICY_OUTPUTS)
+    return onnx_of(ExportedPolicy(actor), _policy_inputs(observation, actor.state_size), POLICY_OUTPUTS)
 
 
-def golden(
-    encoder: Encoder, actor: Actor, image: np.ndarray, observation: dict[str, np.ndarray], state_size: int = 1
-) -> bytes:
+def golden(encoder: AnyEncoder, actor: Actor, image: np.ndarray, observation: dict[str, np.ndarray]) -> bytes:
     """`golden.npz`: inputs and PyTorch's outputs, against which every machine checks its ONNX Runtime."""
     arrays: dict[str, Any] = {"encoder/image": image[None]}
-    policy_inputs = _policy_inputs(observation, state_size)
+    policy_inputs = _policy_inputs(observation, actor.state_size)
     arrays |= {f"policy/{name}": value.numpy() for name, value in policy_inputs.items()}
     with torch.no_grad():
         encoded = ExportedEncoder(encoder).eval()(torch.from_numpy(image[None].copy()))
@@ -104,4 +103,4 @@ def encoder_shapes(encoder_file: Path) -> dict[str, dict[str, list[int]]]:
 
 def _policy_inputs(observation: dict[str, np.ndarray], state_size: int) -> dict[str, Tensor]:
     inputs = {name: torch.from_numpy(observation[name][None].copy()) for name in POLICY_INPUTS if name != "state"}
-    return inputs | {"state": torch.zeros(1, state_size)}
+    return inputs | {"state": torch.linspace(-0.5, 0.5, state_size)[None] if state_size > 1 else torch.zeros(1, 1)}

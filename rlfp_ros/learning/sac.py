@@ -27,6 +27,9 @@ class SacSettings:
     """Hyperparameters."""
 
     hidden: int = 256  # units in each of two layers
+    memory: int = 0  # units of the actor's memory (`recurrent`); 0: it has none
+    sequence: int = 16  # steps that an actor with memory learns from at a time
+    burn_in: int = 4  # the first of them, which only warm the memory up
     learning_rate: float = 6e-4  # of critics and temperature; falls linearly to a tenth
     actor_learning_rate: float = 2e-4  # of the actor while it follows the critics; falls likewise
     imitation_learning_rate: float = 1e-3  # of the actor while it only imitates; falls linearly to a twentieth
@@ -67,7 +70,8 @@ class Normaliser(nn.Module):
         return ((values - self.mean) / self.std).clamp(-5, 5)
 
 
-def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two normalised layers and one for the outputs."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(),
         nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(),
@@ -80,19 +84,24 @@ class Actor(nn.Module):
 
     The observation begins with feature points [stack, K, 3]. The network also gets them relative to the first point of
     their frame, the task's object: what a camera that stands a little elsewhere hardly changes, and what a small
-    network finds hard to compute to a pixel by itself.
+    network finds hard to compute to a pixel by itself. Latents [stack, Z] are taken as they are.
     """
 
-    def __init__(self, observation_size: int, points: tuple[int, int, int], action_size: int, hidden: int) -> None:
+    state_size = 1  # of the state that goes from step to step; without memory one value, always zero
+
+    def __init__(self, observation_size: int, points: tuple[int, ...], action_size: int, hidden: int) -> None:
         super().__init__()
         self.points = tuple(points)
-        stack, count, _ = points
-        size = observation_size + 2 * stack * (count - 1)
+        size = observation_size
+        if len(self.points) == 3:
+            size += 2 * self.points[0] * (self.points[1] - 1)
         self.normaliser = Normaliser(size)
-        self.layers = _layers(size, hidden, 2 * action_size)
+        self.layers = layers(size, hidden, 2 * action_size)
 
     def expand(self, observation: Tensor) -> Tensor:
         """The observation with relative points appended, [B, O + 2 stack (K - 1)]."""
+        if len(self.points) != 3:
+            return observation
         stack, count, width = self.points
         points = observation[:, : stack * count * width].reshape(-1, stack, count, width)[..., :2]
         relative = points[:, :, 1:] - points[:, :, :1]
@@ -100,8 +109,24 @@ class Actor(nn.Module):
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation, each [B, A]."""
-        mean, log_std = self.layers(self.normaliser(self.expand(observation))).chunk(2, dim=-1)
+        return self.spread(self.normaliser(self.expand(observation)))
+
+    def spread(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of what the layers make of their inputs."""
+        mean, log_std = self.layers(inputs).chunk(2, dim=-1)
         return mean, torch.tanh(log_std) * 3.5 - 1.5  # in [-5, 2]
+
+    def step(self, observation: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, and the next state [B, S], of observation and state [B, S]."""
+        return *self(observation), state * 1.0
+
+    def remember(self, observation: Tensor, state: Tensor) -> Tensor:
+        """The next state alone."""
+        return state
+
+    def join(self, observation: Tensor, state: Tensor) -> Tensor:
+        """What `forward` and `sample` take: with memory, the state belongs to it."""
+        return observation
 
     def sample(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """An action in [-1, 1] [B, A] and its log-likelihood [B]."""
@@ -112,14 +137,23 @@ class Actor(nn.Module):
         return torch.tanh(raw), (likelihood - correction).sum(dim=-1)
 
 
+def make_actor(observation_size: int, points: tuple[int, ...], action_size: int, hidden: int, memory: int) -> Actor:
+    """An actor, with `memory` units of memory or none."""
+    if memory:
+        from rlfp_ros.learning.recurrent import RecurrentActor  # it builds on the actor above
+
+        return RecurrentActor(observation_size, points, action_size, hidden, memory)
+    return Actor(observation_size, points, action_size, hidden)
+
+
 class Critic(nn.Module):
     """Two independent estimates of the return."""
 
     def __init__(self, state_size: int, action_size: int, hidden: int) -> None:
         super().__init__()
         self.normaliser = Normaliser(state_size)
-        self.first = _layers(state_size + action_size, hidden, 1)
-        self.second = _layers(state_size + action_size, hidden, 1)
+        self.first = layers(state_size + action_size, hidden, 1)
+        self.second = layers(state_size + action_size, hidden, 1)
 
     def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Two values, each [B]."""
@@ -145,9 +179,10 @@ class ReplayBuffer:
             array[places] = transitions[name]
         self.count += number
 
-    def sample(self, batch: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """A batch drawn uniformly."""
-        picks = rng.integers(0, min(self.count, self.capacity), batch)
+    def sample(self, batch: int, rng: np.random.Generator, length: int = 1) -> dict[str, Tensor]:
+        """A batch drawn uniformly; runs of `length` consecutive transitions where asked, one run after the other."""
+        first = rng.integers(0, min(self.count, self.capacity) - length + 1, batch // length)
+        picks = (first[:, None] + np.arange(length)).ravel()
         return {name: torch.from_numpy(array[picks]) for name, array in self.arrays.items()}
 
     def everything(self, name: str) -> np.ndarray:
@@ -158,12 +193,13 @@ class ReplayBuffer:
 class SoftActorCritic:
     """Actor, critics, temperature and one gradient step."""
 
-    def __init__(self, sizes: dict[str, int], points: tuple[int, int, int], settings: SacSettings) -> None:
-        """`sizes` has the width of each field of a transition, `points` the shape of the feature points [stack, K, 3]
-        that an observation begins with."""
+    def __init__(self, sizes: dict[str, int], points: tuple[int, ...], settings: SacSettings) -> None:
+        """`sizes` has the width of each field of a transition, `points` the shape of the features that an observation
+        begins with: points [stack, K, 3] or latents [stack, Z]."""
         self.settings = settings
         self._points = math.prod(points)
-        self.actor = Actor(sizes["observation"], points, sizes["action"], settings.hidden)
+        self._turns = len(points) == 3 and settings.camera_turn > 0
+        self.actor = make_actor(sizes["observation"], points, sizes["action"], settings.hidden, settings.memory)
         self.critic = Critic(sizes["state"], sizes["action"], settings.hidden)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = torch.tensor(float(np.log(settings.initial_temperature)), requires_grad=True)
@@ -172,11 +208,19 @@ class SoftActorCritic:
         self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), rate, weight_decay=1e-4)
         self.temperature_optimizer = torch.optim.Adam([self.log_temperature], rate)
 
-    def imitate(self, demonstrations: dict[str, Tensor], progress: float) -> float:
-        """One step of the actor towards the teacher alone; its loss. `progress` of the imitation, in [0, 1]."""
+    def imitate(
+        self, demonstrations: dict[str, Tensor], progress: float, sequences: dict[str, Tensor] | None = None
+    ) -> float:
+        """One step of the actor towards the teacher alone; its loss. `progress` of the imitation, in [0, 1].
+
+        `sequences` of played steps are for an actor with memory, to which demonstrations are starts of episodes.
+        """
         rate = self.settings.imitation_learning_rate * (1 - 0.95 * progress)
         self.actor_optimizer.param_groups[0]["lr"] = rate
-        loss = self._teacher_loss(self._turned(demonstrations["observation"]), demonstrations["teacher"])
+        loss = self._teacher_loss(self._at_start(demonstrations["observation"]), demonstrations["teacher"])
+        if sequences is not None:
+            sequences = self._remembering(sequences)
+            loss = loss + self._teacher_loss(sequences["observation"], sequences["teacher"])
         self._step(self.actor_optimizer, loss, self.actor)
         return loss.item()
 
@@ -184,12 +228,31 @@ class SoftActorCritic:
         mean, _ = self.actor(observation)
         return functional.mse_loss(torch.tanh(mean), teacher)
 
-    def _turned(self, observation: Tensor) -> Tensor:
-        """The observations as a camera turned by small random angles would give them."""
-        if self.settings.camera_turn == 0:
+    def _at_start(self, observation: Tensor) -> Tensor:
+        """The actor's input where an episode starts with this observation, seen through a turned camera."""
+        return self.actor.join(
+            self._turned(observation), observation.new_zeros(len(observation), self.actor.state_size)
+        )
+
+    def _remembering(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch as the actor sees it: through a turned camera, and with what it remembers."""
+        names, settings = ("observation", "next_observation"), self.settings
+        if not settings.memory:
+            return batch | {name: self._turned(batch[name]) for name in names}
+        from rlfp_ros.learning.recurrent import RecurrentActor, remembering
+
+        assert isinstance(self.actor, RecurrentActor)
+        pairs = torch.stack([batch[name] for name in names], dim=1)
+        seen = self._turned(pairs.flatten(0, 1), 2 * settings.sequence)  # one camera for all of a sequence
+        return remembering(self.actor, batch, seen.unflatten(0, (-1, 2)), settings.sequence, settings.burn_in)
+
+    def _turned(self, observation: Tensor, together: int = 1) -> Tensor:
+        """The observations as a camera turned by small random angles would give them; each `together` by the same."""
+        if not self._turns:
             return observation
         points = observation[:, : self._points].reshape(len(observation), -1, 3)
-        a, b, c = (self.settings.camera_turn * torch.randn(3, len(observation), 1)).unbind()
+        turns = self.settings.camera_turn * torch.randn(3, len(observation) // together, 1)
+        a, b, c = turns.repeat_interleave(together, dim=1).unbind()
         x, y = points[..., 0], points[..., 1]
         depth = 1 - b * x + a * y  # rotation by (a, b, c) to first order, then back onto the plane z = 1
         turned = torch.stack([(x - c * y + b) / depth, (c * x + y - a) / depth, points[..., 2]], dim=-1)
@@ -203,7 +266,8 @@ class SoftActorCritic:
         self.actor_optimizer.param_groups[0]["lr"] = settings.actor_learning_rate * (1 - 0.9 * progress)
         self.critic_optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - 0.9 * progress)
         temperature = self.log_temperature.exp().detach()
-        observation, next_observation = self._turned(batch["observation"]), self._turned(batch["next_observation"])
+        batch = self._remembering(batch)
+        observation, next_observation = batch["observation"], batch["next_observation"]
         state, reward, terminated = batch["state"], batch["reward"].squeeze(-1), batch["terminated"].squeeze(-1)
         with torch.no_grad():
             next_action, next_likelihood = self.actor.sample(next_observation)
@@ -226,7 +290,7 @@ class SoftActorCritic:
         if weight > 0:
             actor_loss = actor_loss + weight * self._teacher_loss(observation, batch["teacher"])
             if demonstrations is not None:
-                seen = self._turned(demonstrations["observation"])
+                seen = self._at_start(demonstrations["observation"])
                 actor_loss = actor_loss + weight * self._teacher_loss(seen, demonstrations["teacher"])
         self._step(self.actor_optimizer, actor_loss, self.actor)
         for parameter in self.critic.parameters():

@@ -27,9 +27,11 @@ from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning import export
 from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.learning.collector import Collector, Experience, success_rate
-from rlfp_ros.learning.encoder import Encoder, EncoderSettings
+from rlfp_ros.learning.encoder import EncoderSettings
 from rlfp_ros.learning.frames import FrameSource
+from rlfp_ros.learning.objective import AnyEncoder
 from rlfp_ros.learning.progress import TrainingProgress
+from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
 from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
 from rlfp_ros.perception.domain_shift import DomainShift
@@ -69,7 +71,9 @@ class Recipe:
     profile: str = "train"
     seed: int = 0
     image_size: int = 84
-    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    feature_stack: int = ObservationContract().feature_stack  # frames of features that the policy sees
+    encoder: AnyEncoderSettings = field(default_factory=EncoderSettings)
+    representation: str = SUPERVISED  # what the encoder learns from: names of `representation`, joined with +
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
     policy: SacSettings = field(default_factory=SacSettings)
     policy_training: PolicyTraining = field(default_factory=PolicyTraining)
@@ -115,13 +119,15 @@ def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_
     with TrainingProgress(console) as progress, _Clock(run) as clock:
         updates = recipe.encoder_training.updates
         progress.stage("encoder", updates, "rendering the first frames")
-        encoder, report = train_encoder(source, run, recipe.encoder_training, recipe.encoder, progress.show)
+        encoder, report = train_encoder(
+            source, run, recipe.encoder_training, recipe.encoder, progress.show, recipe.representation
+        )
         progress.show(updates, f"object {report.position_error_mm:.1f} mm, points {_pixels(report)} px")
         images = np.load(run / "frames" / "images.npy", mmap_mode="r")
         encoder_file = run / "encoder.onnx"
         encoder_file.write_bytes(export.export_encoder(encoder, images[0]))
         progress.stage("policy", recipe.policy_training.steps, "the teacher plays")
-        demonstrations = _demonstrations(encoder, run / "frames")
+        demonstrations = _demonstrations(encoder, run / "frames", recipe.feature_stack)
         actor, selection = _train_policy(recipe, profile, encoder_file, demonstrations, run, progress.show)
     minutes = clock.total / 60
     console.print(f"trained in {minutes:.1f} minutes; writing {out}")
@@ -143,13 +149,12 @@ def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_
     return bundle
 
 
-def _demonstrations(encoder: Encoder, frames: Path) -> dict[str, np.ndarray]:
+def _demonstrations(encoder: AnyEncoder, frames: Path, stack: int) -> dict[str, np.ndarray]:
     """What the teacher would do in each of the encoder's pictures: observation [N, O] and action [N, A].
 
     Far more cameras and places than reinforcement learning visits, for the price of one pass of the encoder.
     """
     images = np.load(frames / "images.npy", mmap_mode="r")
-    stack = ObservationContract().feature_stack
     with torch.no_grad():
         parts = [encoder(torch.from_numpy(images[i : i + 256].copy()))[0] for i in range(0, len(images), 256)]
     features = torch.cat(parts)
@@ -176,10 +181,15 @@ def _train_policy(
         picks = rng.integers(0, len(demonstrations["teacher"]), settings.batch)
         return {name: torch.from_numpy(values[picks]) for name, values in demonstrations.items()}
 
+    def played() -> dict[str, Tensor]:
+        return buffer.sample(settings.batch, rng, settings.sequence if settings.memory else 1)
+
     state = load_checkpoint(checkpoint, key)
     first_round = state["round"] if state else 0
     seed = EXPERIENCE_SEEDS + recipe.seed * 1_000_000 + first_round * 10_000
-    experience = Experience(recipe.task, recipe.arm, profile, encoder_file, settings.hidden, seed)
+    experience = Experience(
+        recipe.task, recipe.arm, profile, encoder_file, settings.hidden, recipe.feature_stack, settings.memory, seed
+    )  # fmt: skip
     with Collector(experience) as collector:
         sizes, points = collector.shapes()
         learner = SoftActorCritic(sizes, points, settings)
@@ -198,14 +208,15 @@ def _train_policy(
             figures = {}
             if buffer.count and index >= warm:
                 for _ in range(int(training.round_steps * training.updates_per_step)):
-                    figures = learner.update(buffer.sample(settings.batch, rng), index / rounds, some_demonstrations())
+                    figures = learner.update(played(), index / rounds, some_demonstrations())
             transitions, successes = collector.finish_round()
             buffer.add(transitions)
             recent.extend(successes)
             if index + 1 == training.first_rounds and not state:
                 learner.fit_normalisers(buffer)
                 for update in range(training.imitation_updates):
-                    loss = learner.imitate(some_demonstrations(), update / training.imitation_updates)
+                    sequences = played() if settings.memory else None
+                    loss = learner.imitate(some_demonstrations(), update / training.imitation_updates, sequences)
                     if update % 100 == 0:
                         show((index + 1) * training.round_steps, f"imitation {update}, loss {loss:.3f}")
                 imitator = copy.deepcopy(learner.actor)
@@ -257,10 +268,11 @@ class _Clock:
 
 
 def _contract(
-    recipe: Recipe, profile: Profile, source: FrameSource, encoder: Encoder, encoder_file: Path, images: np.ndarray,
+    recipe: Recipe, profile: Profile, source: FrameSource, encoder: AnyEncoder, encoder_file: Path, images: np.ndarray,
     report: EncoderReport, minutes: float,
 ) -> dict[str, Any]:  # fmt: skip
-    arm, behaviour, observed = load_arm(recipe.arm), BEHAVIOURS[recipe.task], ObservationContract()
+    arm, behaviour = load_arm(recipe.arm), BEHAVIOURS[recipe.task]
+    observed = ObservationContract(feature_stack=recipe.feature_stack)
     picks = np.random.default_rng(recipe.seed).permutation(len(images))[:STATISTICS_FRAMES]
     with torch.no_grad():
         embeddings = torch.cat([encoder(torch.from_numpy(images[part]))[3] for part in np.array_split(picks, 60)])
@@ -277,7 +289,7 @@ def _contract(
         "encoder": export.encoder_shapes(encoder_file),
         "policy": {
             "inputs": list(export.POLICY_INPUTS), "outputs": list(export.POLICY_OUTPUTS),
-            "feature_stack": observed.feature_stack, "state_size": 1,
+            "feature_stack": observed.feature_stack, "state_size": max(1, recipe.policy.memory),
         },
         "proprioception": list(observed.proprioception),
         "goal": "none",
@@ -343,6 +355,7 @@ def _example(recipe: Recipe, profile: Profile, encoder_file: Path) -> tuple[np.n
         "features",
         lambda image: encoder(image)[0],
         recipe.image_size,
+        observed=ObservationContract(feature_stack=recipe.feature_stack),
         seed=recipe.seed,
     )
     env.reset()

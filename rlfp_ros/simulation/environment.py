@@ -132,6 +132,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         scene: Scene | None = None,
         behaviour: Behaviour | None = None,
         settings: ControllerSettings = SIMULATION_SETTINGS,
+        observed: ObservationContract | None = None,
         seed: int = 0,
         seed_step: int = 1,
         render_mode: str | None = None,
@@ -145,7 +146,8 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.world = World(arm, load_task(task), profile, scene or load_scene(image_size=image_size))
         self.behaviour = behaviour or BEHAVIOURS[task]
         self._deployment = Deployment(self.world, self.behaviour, settings)
-        self._observer = Observer(arm, ObservationContract())
+        self._observed = observed or ObservationContract()
+        self._observer = Observer(arm, self._observed)
         self._kind, self._perceiver = observation, perceiver
         self.render_mode = render_mode
         self._next_seed, self._seed_step = seed, seed_step
@@ -223,7 +225,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         }
         self.world.reset(0)  # sizes of features and state are the perceiver's and the task's own affair
         if self._perceiver is not None:
-            spaces["features"] = real(ObservationContract().feature_stack, *self._perceiver(self.world.image).shape)
+            spaces["features"] = real(self._observed.feature_stack, *self._perceiver(self.world.image).shape)
         if self._kind in ("pixels", "both"):
             spaces["image"] = gymnasium.spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
         if self._kind in ("state", "both"):
