@@ -12,7 +12,7 @@ from benchmarks import parity
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.evaluation.rollout import Rollout
-from rlfp_ros.evaluation.statistics import wilson95
+from rlfp_ros.evaluation.statistics import iqm_bootstrap95, interquartile_mean, wilson95
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile
@@ -35,6 +35,22 @@ def rollout(profile: str = "train") -> Rollout:
 )
 def test_wilson_intervals_are_the_published_ones(successes: int, episodes: int, low: float, high: float) -> None:
     assert wilson95(successes, episodes) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_the_interquartile_mean_leaves_out_the_outer_quarters() -> None:
+    assert interquartile_mean([100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -50.0]) == pytest.approx(3.5)
+    assert interquartile_mean([1.0, 2.0, 6.0]) == pytest.approx(3.0)
+    assert interquartile_mean([4.0]) == 4.0
+
+
+def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        low, high = iqm_bootstrap95(rng.normal(7.0, 2.0, 30).tolist(), draws=300)
+        covered += low <= 7.0 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    assert iqm_bootstrap95([1.0, 2.0, 6.0]) == iqm_bootstrap95([1.0, 2.0, 6.0])
 
 
 def test_the_shipped_policy_reaches_under_heavy_randomisation(tmp_path: Path) -> None:

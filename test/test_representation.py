@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
+from rlfp_ros import cli  # noqa: E402
 from rlfp_ros.learning import export  # noqa: E402
 from rlfp_ros.learning.autoencoder import Autoencoder  # noqa: E402
 from rlfp_ros.learning.curl import Curl, contrast, random_crop  # noqa: E402
@@ -365,6 +366,26 @@ def test_objectives_refuse_encoders_they_do_not_go_with() -> None:
         VariationalAutoencoder(small("spatial"), SIZES)
     with pytest.raises(ConfigurationError, match="needs feature points; choose --encoder spatial"):
         DeepSpatialAutoencoder(small("cnn"), SIZES)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--encoder", "cnn", "--representation", "dsae"], "choose --encoder spatial"),
+        (["--representation", "vae"], "choose --encoder cnn or vit"),
+        (["--encoder", "resnet"], "--encoder is 'resnet'"),
+        (["--representation", "supervised+dino"], "'dino' which is not known"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_it_leaves_anything(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert cli.main(["train", "reach", *words, "--run", str(run), "--out", str(tmp_path / "bundle")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not run.exists()
 
 
 # --- on rendered pictures --------------------------------------------------------------------------------------------

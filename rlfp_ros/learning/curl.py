@@ -2,8 +2,9 @@
 encoder, and unlike crops of the batch's other pictures.
 
 Queries come from the encoder, keys from a momentum encoder that follows it slowly (He et al. 2020, MoCo,
-https://arxiv.org/abs/1911.05722); similarity is bilinear, q^T W k; the loss is InfoNCE (van den Oord et al. 2018,
-https://arxiv.org/abs/1807.03748). Crops are taken from the padded picture, so that their size stays the encoder's.
+https://arxiv.org/abs/1911.05722); similarity is bilinear, q^T W k, of features brought to one scale as the paper's
+encoder ends; the loss is InfoNCE (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748). Crops are taken from the
+padded picture, so that their size stays the encoder's.
 """
 
 from __future__ import annotations
@@ -46,10 +47,15 @@ class Curl(Objective):
 
     def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
         images = batch.images.flatten(0, 1)
-        query = encoder(random_crop(images, self.settings.padding))[0].flatten(1)
+        query = self._normalised(encoder(random_crop(images, self.settings.padding)))
         with torch.no_grad():
-            key = self.momentum_encoder(random_crop(images, self.settings.padding))[0].flatten(1)
+            key = self._normalised(self.momentum_encoder(random_crop(images, self.settings.padding)))
         return contrast(query @ self.similarity @ key.T)
+
+    @staticmethod
+    def _normalised(described: tuple[Tensor, ...]) -> Tensor:
+        code = described[0].flatten(1)
+        return functional.layer_norm(code, code.shape[1:])
 
     def follow(self, encoder: AnyEncoder) -> None:
         follow_slowly(self.momentum_encoder, encoder, 1 - self.settings.momentum)

@@ -96,14 +96,16 @@ class Frames:
         self._process = context.Process(target=_render, args=(source, directory, self._ready), daemon=True)
 
     def __enter__(self) -> Frames:
-        self._process.start()
+        if self.available < self.source.count:
+            self._process.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.join()
+        if self._process.pid is not None:
+            self._process.terminate()
+            self._process.join()
 
     @property
     def available(self) -> int:

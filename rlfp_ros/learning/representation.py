@@ -71,6 +71,11 @@ def objectives_of(representation: str) -> tuple[bool, list[type[Objective]]]:
     return SUPERVISED in names, [OBJECTIVES[name] for name in names if name != SUPERVISED]
 
 
+def check_representation(name: str, settings: AnyEncoderSettings, source: FrameSource) -> None:
+    """Raises ConfigurationError where an encoder of these settings cannot learn that."""
+    Representation(name, make_encoder(source.camera, settings), source)
+
+
 class Representation(nn.Module):
     """The objectives beside the labels', added up. Without `supervised`, the encoder's pose head is a probe: it learns
     from the labels what the features hold, and they do not learn from it."""

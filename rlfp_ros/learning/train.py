@@ -31,7 +31,7 @@ from rlfp_ros.learning.encoder import EncoderSettings
 from rlfp_ros.learning.frames import FrameSource
 from rlfp_ros.learning.objective import AnyEncoder
 from rlfp_ros.learning.progress import TrainingProgress
-from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings
+from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings, check_representation
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
 from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
 from rlfp_ros.perception.domain_shift import DomainShift
@@ -101,13 +101,7 @@ def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_
 
     Raises ConfigurationError where `run` exists and `resume` is not set, or holds another training.
     """
-    claim_run(run, "recipe.json", asdict(recipe), resume)
     torch.set_num_threads(1)  # two threads are slower than one beside the rendering process
-    console = Console()
-    console.print(
-        f"training [bold]{recipe.task}[/] for {recipe.arm} in {run} (seed {recipe.seed}); "
-        "Ctrl-C keeps it, --resume goes on"
-    )
     profile = load_profile(recipe.profile)
     scene = load_scene(image_size=recipe.image_size)
     task = load_task(recipe.task)
@@ -115,6 +109,13 @@ def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_
         recipe.arm, recipe.task, profile, scene, scene.camera.contract(),
         FRAME_SEEDS * (recipe.seed + 1), recipe.encoder_training.frames,
     )  # fmt: skip
+    check_representation(recipe.representation, recipe.encoder, source)
+    claim_run(run, "recipe.json", asdict(recipe), resume)
+    console = Console()
+    console.print(
+        f"training [bold]{recipe.task}[/] for {recipe.arm} in {run} (seed {recipe.seed}); "
+        "Ctrl-C keeps it, --resume goes on"
+    )
     started = time.monotonic()
     with TrainingProgress(console) as progress, _Clock(run) as clock:
         updates = recipe.encoder_training.updates
