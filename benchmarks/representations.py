@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
-from rlfp_ros.evaluation.statistics import iqm_bootstrap95, interquartile_mean
+from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
 from rlfp_ros.learning.frames import Frames, FrameSource
 from rlfp_ros.learning.objective import AnyEncoder
 from rlfp_ros.learning.representation import encoder_settings, make_encoder

@@ -12,7 +12,7 @@ from benchmarks import parity
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.evaluation.rollout import Rollout
-from rlfp_ros.evaluation.statistics import iqm_bootstrap95, interquartile_mean, wilson95
+from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95, wilson95
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile
