@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
                        help="what it learns from, beside joints and goal (default: %(default)s)")  # fmt: skip
     group.add_argument("--image-size", type=_positive, default=32, metavar="PX", help="(default: %(default)s)")
     group.add_argument("--frame-stack", type=_positive, default=1, metavar="N", help="pictures (default: %(default)s)")
-    group.add_argument("--encoder", metavar="BUNDLE", help="whose encoder gives features (default: <task>_<arm>)")
+    group.add_argument("--encoder-from", metavar="BUNDLE", help="whose encoder gives features (default: <task>_<arm>)")
     group.add_argument("--steps", type=_positive, metavar="N", help="environment steps (default: the algorithm's own)")
     group.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
                        help="another value for one of the algorithm's settings; can be given again")  # fmt: skip
@@ -321,7 +321,7 @@ def _train_by_algorithm(options: argparse.Namespace, name: str) -> int:
         )
     plan = algorithms.Plan(
         options.algorithm, options.task, options.arm, options.profile, options.seed, options.observation,
-        options.image_size, options.frame_stack, options.encoder, options.steps, tuple(options.settings),
+        options.image_size, options.frame_stack, options.encoder_from, options.steps, tuple(options.settings),
     )  # fmt: skip
     run = options.run_folder or Path("runs") / f"{options.algorithm}_{options.observation}_{name}"
     algorithms.main(plan, run, options.resume, options.evaluation_episodes)

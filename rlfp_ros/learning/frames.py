@@ -17,10 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rlfp_ros.bundle import ActionContract, CameraContract
+from rlfp_ros.bundle import TWIST_COMPONENTS, ActionContract, CameraContract
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix
-from rlfp_ros.control.policy import TWIST_COMPONENTS, ObservationContract, Observer
+from rlfp_ros.control.policy import ObservationContract, Observer
 from rlfp_ros.simulation.environment import BEHAVIOURS
 from rlfp_ros.simulation.postures import random_posture, tool_at
 from rlfp_ros.simulation.randomization import Profile, stream
