@@ -13,7 +13,7 @@ from rlfp_ros import __version__
 from rlfp_ros.graph import GRAPHS, Graph
 
 if TYPE_CHECKING:
-    from rlfp_ros.simulation.world import Outcome
+    from rlfp_ros.simulation.ticked_world import Outcome
 
 Run = Callable[[argparse.Namespace], int]
 

@@ -18,7 +18,8 @@ from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile, Range, load_profile
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import NAMES, GoalSettings, load_task
-from rlfp_ros.simulation.world import DT, World
+from rlfp_ros.simulation.ticked_world import DT
+from rlfp_ros.simulation.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 NEW = ("push", "lift", "place")

@@ -13,7 +13,8 @@ from rlfp_ros.simulation.low_polygon import low_polygon_urdf
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
-from rlfp_ros.simulation.world import DT, TICKS_PER_SECOND, World
+from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND
+from rlfp_ros.simulation.world import World
 
 
 def make_world(profile: str | Profile = "none", arm: str = "panda") -> World:

@@ -14,7 +14,7 @@ from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import Profile, load_profile
 from rlfp_ros.simulation.room import Room, load_room
-from rlfp_ros.simulation.world import Outcome
+from rlfp_ros.simulation.ticked_world import Outcome
 
 WORLDS = {"pybullet": "train", "mujoco": "twin_near"}  # and what each plays where nothing else is said
 Report = Callable[[int, Outcome], None]  # episode number and how it ended

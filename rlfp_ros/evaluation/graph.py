@@ -13,7 +13,7 @@ from rlfp_ros import graph
 from rlfp_ros.bundle import Bundle
 from rlfp_ros.runner import Runner, reserved_domain
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.world import Outcome
+from rlfp_ros.simulation.ticked_world import Outcome
 
 if TYPE_CHECKING:
     from rlfp_ros.nodes.observer import ObservedEpisode

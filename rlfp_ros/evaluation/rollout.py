@@ -17,8 +17,8 @@ from rlfp_ros.simulation.randomization import Profile
 from rlfp_ros.simulation.room import Room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
-from rlfp_ros.simulation.ticked_world import ArmWorld
-from rlfp_ros.simulation.world import Outcome, World
+from rlfp_ros.simulation.ticked_world import ArmWorld, Outcome
+from rlfp_ros.simulation.world import World
 
 Watch = Callable[[Percept], None]
 

@@ -36,7 +36,7 @@ from rlfp_ros.simulation.mujoco_world import Faults, MujocoWorld
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
-from rlfp_ros.simulation.world import DT
+from rlfp_ros.simulation.ticked_world import DT
 
 READY_S = 30.0  # that the first episode waits for nodes which are still starting
 PATIENCE_S = 60.0  # without an ACTIVE controller, when a number of episodes was asked for

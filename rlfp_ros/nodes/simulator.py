@@ -39,8 +39,8 @@ from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
-from rlfp_ros.simulation.ticked_world import ArmWorld
-from rlfp_ros.simulation.world import DT, TICKS_PER_SECOND, World
+from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, ArmWorld
+from rlfp_ros.simulation.world import World
 
 OPTICAL_FRAME = "camera_optical_frame"
 CLOCK_TICKS = 4  # /clock at 60 Hz: stamps travel with the messages, and a clock at 240 Hz wakes every node for nothing

@@ -100,7 +100,7 @@ class Camera:
         lower, upper = boxes[:, 0], boxes[:, 1]
         outermost = np.maximum(normals, 0.0), np.minimum(normals, 0.0)
         inside = upper.dot(outermost[0]) + lower.dot(outermost[1]) + offsets >= -CULLING_MARGIN
-        return np.logical_and.reduce(inside, axis=1).tolist()  # type: ignore[no-any-return]
+        return np.logical_and.reduce(inside, axis=1).tolist()
 
     def _lit(self, client: Any, light: int) -> tuple[np.ndarray, np.ndarray]:
         """The undistorted picture under one light, uint8 [H, W, 3], and its depth [H, W], 0 near to 1 at nothing."""

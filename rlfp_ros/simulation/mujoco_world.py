@@ -21,8 +21,7 @@ from rlfp_ros.simulation.room import Room, Surface, load_texture
 from rlfp_ros.simulation.room_camera import MujocoCamera
 from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.task import Task
-from rlfp_ros.simulation.ticked_world import Calibration, TickedWorld
-from rlfp_ros.simulation.world import DT
+from rlfp_ros.simulation.ticked_world import DT, Calibration, TickedWorld
 
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, where clutter waits that an episode does not use
 FINGER_STIFFNESS, FINGER_DAMPING = 2000.0, 60.0  # N/m, N s/m

@@ -6,8 +6,10 @@ loop, to tasks and to nodes. `ArmWorld` is that surface; `TickedWorld` is the pa
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,9 +21,23 @@ from rlfp_ros.simulation.camera import Frame
 from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.task import Task
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
-from rlfp_ros.simulation.world import DT, STAMP_CYCLE, TICKS_PER_SECOND, Outcome
+
+TICKS_PER_SECOND = 240
+DT = 1 / TICKS_PER_SECOND  # s
+# Ticks are no whole number of ns: their stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts
+# at its beginning, or the same seed would differ by a nanosecond's motion.
+STAMP_CYCLE = TICKS_PER_SECOND // math.gcd(TICKS_PER_SECOND, 1_000_000_000)
 
 Calibration = tuple[np.ndarray | None, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode ended."""
+
+    success: bool
+    steps: int  # camera frames
+    distance_m: float
 
 
 class WorldCamera(Protocol):
@@ -139,9 +155,12 @@ class TickedWorld(ABC):
         self.tick += 1
         self._measured = None
         self.captured = False
-        if (self.tick - self._start_tick) % self.ticks_per_frame == 0:
+        into_frame = (self.tick - self._start_tick) % self.ticks_per_frame
+        if into_frame == 0:
             self._judge()
             self._capture()
+        else:
+            self._expose(self.ticks_per_frame - into_frame)
 
     # --- what a simulator fills in ----------------------------------------------------------------------------------
 
@@ -163,7 +182,14 @@ class TickedWorld(ABC):
 
     @abstractmethod
     def picture(self) -> np.ndarray:
-        """A picture of the world as it stands, uint8 [H, W, 3] rgb."""
+        """A picture of the world as it stands, uint8 [H, W, 3] rgb; outside the camera's schedule."""
+
+    def _photograph(self) -> np.ndarray:
+        """The picture that the camera takes at the end of a frame, uint8 [H, W, 3] rgb."""
+        return self.picture()
+
+    def _expose(self, ticks_left: int) -> None:  # noqa: B027 - most need not
+        """A tick within a frame, so many before its end, for cameras that look longer than a moment."""
 
     # --- the camera's schedule --------------------------------------------------------------------------------------
 
@@ -187,7 +213,7 @@ class TickedWorld(ABC):
         self.captured = not dropped
         if dropped:
             return
-        self.image, self.image_stamp_ns = self.picture(), self.stamp_ns
+        self.image, self.image_stamp_ns = self._photograph(), self.stamp_ns
         due = self.tick + max(1, round(latency * TICKS_PER_SECOND))
         if self._pending:
             due = max(due, self._pending[-1][0] + 1)  # a driver delivers in order

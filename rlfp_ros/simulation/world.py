@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import copy
-import math
 import tempfile
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,23 +19,17 @@ import numpy as np
 
 from rlfp_ros.bundle import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
-from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.brick import brick
 from rlfp_ros.simulation.bullet import connect
-from rlfp_ros.simulation.camera import Camera, Frame
+from rlfp_ros.simulation.camera import Camera
 from rlfp_ros.simulation.low_polygon import low_polygon_urdf
 from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
 from rlfp_ros.simulation.task import Task
 from rlfp_ros.simulation.textures import texture_set
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
 
-TICKS_PER_SECOND = 240
-DT = 1 / TICKS_PER_SECOND  # s
-# Ticks are no whole number of ns: their stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts
-# at its beginning, or the same seed would differ by a nanosecond's motion.
-STAMP_CYCLE = TICKS_PER_SECOND // math.gcd(TICKS_PER_SECOND, 1_000_000_000)
 BLOCK_MASS = 0.03  # kg, nominal
 POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: share of the error removed in a step
 # Without a gear between them the two fingers would slide sideways together, and what they hold with them.
@@ -63,15 +55,6 @@ Body = int
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How an episode ended."""
-
-    success: bool
-    steps: int  # camera frames
-    distance_m: float
-
-
-@dataclass(frozen=True)
 class WorldState:
     """All that a world is at one tick, from `World.save`: plain data, for any world of the same make.
 
@@ -94,7 +77,7 @@ STEPPED = (
 )  # fmt: skip
 
 
-class World:
+class World(TickedWorld):
     """One arm, one task, one camera. `reset(seed)` before anything else.
 
     `profile` says what each episode randomises, `camera` what picture the policy expects. Raises ConfigurationError
@@ -104,11 +87,9 @@ class World:
     def __init__(
         self, arm: Arm, task: Task, profile: Profile, scene: Scene, camera: CameraContract | None = None
     ) -> None:
-        self.arm, self.task, self.profile, self.scene = arm, task, profile, scene
         self.camera = Camera(camera or scene.camera.contract())
-        self.ticks_per_frame = round(TICKS_PER_SECOND / self.camera.contract.rate_hz)
-        self.tick = 0
-        self.origin_ns = 0  # stamp of tick 0
+        super().__init__(arm, task, self.camera.contract.rate_hz)
+        self.profile, self.scene = profile, scene
         self.client = connect()
         self._build()
 
@@ -119,85 +100,8 @@ class World:
 
         Time goes on by a few ticks: stamps never repeat and never jump back.
         """
-        self.sample = sample(self.profile, seed)
-        self.tick += STAMP_CYCLE - self.tick % STAMP_CYCLE
-        self._start_tick = self.tick
-        self._frames, self._held_frames = 0, 0
-        self.outcome: Outcome | None = None
-        self._pending: deque[tuple[int, Frame]] = deque()
-        self._timing = stream(seed, "timing")
-        self._sensors = stream(seed, "joints")
-        self._setpoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._reset_positions = positions
-        self._commands: list[tuple[tuple[np.ndarray, np.ndarray] | None, float | None]] = []  # one for each tick
-        self._command_delay = round(self.sample["command_latency"] * TICKS_PER_SECOND)
-        # Contacts and solver impulses of the last episode would live on; the blocks are far away in this state.
-        self.client.restoreState(self._pristine)
-        self.client.performCollisionDetection()
-        self._reset_arm(positions)
-        self.task.reset(self, stream(seed, "task"))
-        self._dress()
-        self.camera.reset(self.sample, self._background())
-        self._backdrop_kept = False
-        self._measured: JointState | None = None
-        self._exposure_ticks = round(self.sample["motion_blur"] * TICKS_PER_SECOND)
-        self._exposures: list[np.ndarray] = []  # pictures of this frame's exposure time, before its end
-        self._capture()
-        return self.sample
-
-    @property
-    def stamp_ns(self) -> int:
-        """Time of the current tick, ns."""
-        return self.stamp_of(self.tick)
-
-    def stamp_of(self, tick: int) -> int:
-        """Time of a tick, ns."""
-        return self.origin_ns + tick * 1_000_000_000 // TICKS_PER_SECOND
-
-    def delivered_frames(self) -> list[Frame]:
-        """Frames whose modelled latency ends at this tick, oldest first. Each is given once."""
-        delivered = []
-        while self._pending and self._pending[0][0] <= self.tick:
-            delivered.append(self._pending.popleft()[1])
-        return delivered
-
-    def joint_state(self) -> JointState:
-        """What the joint sensors say at this tick."""
-        if self._measured is None:
-            count = len(self._joints)
-            values = list(zip(*self.client.getJointStates(self._body, self._sensed), strict=True))
-            positions, velocities = np.array(values[0][:count]), np.array(values[1][:count])
-            efforts = np.array(values[3][:count])
-            if self.tick == self._start_tick:
-                efforts[:] = 0  # PyBullet still shows the last step's, of the episode before
-            noise = self.sample["joint_noise"]
-            if noise > 0:
-                drawn = self._sensors.standard_normal(2 * count)
-                positions += noise * drawn[:count]
-                velocities += 10 * noise * drawn[count:]
-            self._measured = JointState(self.stamp_ns, positions, velocities, efforts, float(sum(values[0][count:])))
-        return self._measured
-
-    def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
-        """Give the command of this tick (None: the one before goes on) and move to the next tick.
-
-        `captured` says whether this step took a picture (then in `image`), `outcome` whether the episode ended with it.
-        """
-        if trajectory is not None:
-            self._controller.accept(trajectory, self.stamp_ns)
-        position, velocity, _ = self._controller.sample(self.stamp_of(self.tick + 1))
-        self._setpoints.append((position, velocity))
-        due = self._setpoints.popleft() if len(self._setpoints) > self._command_delay else None
-        self._send(due, gripper_width)
-        self.tick += 1
-        self._measured = None
-        self.captured = False
-        into_frame = (self.tick - self._start_tick) % self.ticks_per_frame
-        if self.ticks_per_frame - into_frame <= self._exposure_ticks and into_frame > 0:
-            self._exposures.append(self._render())
-        if into_frame == 0:
-            self._judge()
-            self._capture()
+        return super().reset(seed)
 
     def save(self) -> WorldState:
         """The full state at this tick, between two steps: `restore` goes back to it, bit for bit."""
@@ -219,7 +123,7 @@ class World:
         """
         self.reset(state.sample.seed, state.positions)
         for setpoint, width in state.commands:
-            self._send(setpoint, width)
+            self._simulate(setpoint, width)
         self.tick = state.tick
         for name, value in copy.deepcopy(state.values).items():
             setattr(self, name, value)
@@ -360,7 +264,6 @@ class World:
                 jointAxis=(1, 0, 0), parentFramePosition=(0, 0, 0), childFramePosition=(0, 0, 0),
             )  # fmt: skip
             client.changeConstraint(gear, gearRatio=-1, erp=FINGER_GEAR_ERP, maxForce=FINGER_GEAR_FORCE)
-        self._controller = TrajectoryController(len(self.arm.home))
         scene = self.scene
         self._table = self._surface(scene.table)
         self._blocks: list[Body] = []
@@ -370,6 +273,7 @@ class World:
         self._cullable = [
             link for link in self._links[1:] if drawn_as_collision and client.getCollisionShapeData(self._body, link)
         ]
+        self._links_shown = [True] * len(self._cullable)
         self.task.build(self)
         self._distractors = [self._distractor(index) for index in range(OBJECTS)]
         self._occluders = [self._occluder() for _ in range(OCCLUDERS)] if "occluders" in self.profile.ranges else []
@@ -413,7 +317,25 @@ class World:
                 identifiers.append(self.client.loadTexture(str(path)))
         return identifiers
 
-    # --- resetting --------------------------------------------------------------------------------------------------
+    # --- an episode -------------------------------------------------------------------------------------------------
+
+    def _draw(self, seed: int) -> Sample:
+        return sample(self.profile, seed)
+
+    def _prepare(self, seed: int) -> None:
+        self._sensors = stream(seed, "joints")
+        self._commands: list[tuple[tuple[np.ndarray, np.ndarray] | None, float | None]] = []  # one for each tick
+        # Contacts and solver impulses of the last episode would live on; the blocks are far away in this state.
+        self.client.restoreState(self._pristine)
+        self.client.performCollisionDetection()
+        self._reset_arm(self._reset_positions)
+        self.task.reset(self, stream(seed, "task"))
+        self._dress()
+        self.camera.reset(self.sample, self._background())
+        self._backdrop_kept = False
+        self._measured = None
+        self._exposure_ticks = round(self.sample["motion_blur"] * TICKS_PER_SECOND)
+        self._exposures: list[np.ndarray] = []  # pictures of this frame's exposure time, before its end
 
     def _reset_arm(self, positions: np.ndarray | None) -> None:
         drawn, client = self.sample, self.client
@@ -440,7 +362,7 @@ class World:
                 block, -1, mass=BLOCK_MASS * drawn["object_mass"], lateralFriction=drawn["object_friction"]
             )
 
-    def _send(self, setpoint: tuple[np.ndarray, np.ndarray] | None, gripper_width: float | None) -> None:
+    def _simulate(self, setpoint: tuple[np.ndarray, np.ndarray] | None, gripper_width: float | None) -> None:
         """One tick of physics."""
         self._commands.append((setpoint, gripper_width))
         if setpoint is not None:
@@ -559,7 +481,33 @@ class World:
             position = middle + swing * np.sin(rate * elapsed)
             self.client.resetBasePositionAndOrientation(body, position.tolist(), (0, 0, 0, 1))
 
+    def _measure(self) -> JointState:
+        count = len(self._joints)
+        values = list(zip(*self.client.getJointStates(self._body, self._sensed), strict=True))
+        positions, velocities = np.array(values[0][:count]), np.array(values[1][:count])
+        efforts = np.array(values[3][:count])
+        if self.tick == self._start_tick:
+            efforts[:] = 0  # PyBullet still shows the last step's, of the episode before
+        noise = self.sample["joint_noise"]
+        if noise > 0:
+            drawn = self._sensors.standard_normal(2 * count)
+            positions += noise * drawn[:count]
+            velocities += 10 * noise * drawn[count:]
+        return JointState(self.stamp_ns, positions, velocities, efforts, float(sum(values[0][count:])))
+
     # --- drawing ----------------------------------------------------------------------------------------------------
+
+    def _photograph(self) -> np.ndarray:
+        rendered = self._render()
+        if self._exposures:
+            rendered = np.asarray(np.mean([*self._exposures, rendered], axis=0, dtype=np.float32)).astype(np.uint8)
+        return self.camera.expose(rendered)
+
+    def _expose(self, ticks_left: int) -> None:
+        if ticks_left == self.ticks_per_frame - 1:
+            self._exposures = []
+        if ticks_left <= self._exposure_ticks:
+            self._exposures.append(self._render())
 
     def _render(self) -> np.ndarray:
         """The world as it stands through the lens, uint8 [H, W, 3].
@@ -587,32 +535,3 @@ class World:
             self._show(body, link, (body, link) not in still)
         self._links_shown = [True] * len(self._cullable)
         self._backdrop_kept = True
-
-    # --- the camera's schedule --------------------------------------------------------------------------------------
-
-    def _judge(self) -> None:
-        """Count a frame and decide whether the episode ended with it."""
-        self._frames += 1
-        distance = self.task.distance(self)
-        settings, frame_s = self.task.settings, self.ticks_per_frame * DT
-        self._held_frames = self._held_frames + 1 if distance < settings.success_distance else 0
-        success = self._held_frames * frame_s >= settings.hold and self._held_frames > 0
-        if success or self._frames * frame_s >= settings.time_limit:
-            self.outcome = Outcome(success, self._frames, distance)
-
-    def _capture(self) -> None:
-        """Take a picture, unless this frame is dropped, and schedule its delivery."""
-        dropped = self._timing.uniform() < self.sample["dropped_frames"] and self._frames > 0
-        latency = self.sample["camera_latency"] + abs(self._timing.normal()) * self.sample["camera_jitter"]
-        self.captured = not dropped
-        exposures, self._exposures = self._exposures, []
-        if dropped:
-            return
-        rendered = self._render()
-        if exposures:
-            rendered = np.asarray(np.mean([*exposures, rendered], axis=0, dtype=np.float32)).astype(np.uint8)
-        self.image, self.image_stamp_ns = self.camera.expose(rendered), self.stamp_ns
-        due = self.tick + max(1, round(latency * TICKS_PER_SECOND))
-        if self._pending:
-            due = max(due, self._pending[-1][0] + 1)  # a driver delivers in order
-        self._pending.append((due, Frame(self.stamp_ns, self.image)))
