@@ -39,8 +39,6 @@ class Camera:
         `background`, uint8 [H, W, 3], is seen where no body is: cheaper than walls, and any picture can stand there.
         """
         contract = self.contract
-        plain = np.ones(background.shape[:2], np.float32)
-        self._backdrops = [(background, plain)] * 2  # behind all that moves, for either light: picture and its depth
         self.T_base_camera = contract.T_base_camera.matrix() @ np.eye(4)
         self.T_base_camera[:3, 3] += sample["camera_position"]
         self.T_base_camera[:3, :3] = self.T_base_camera[:3, :3] @ cv2.Rodrigues(np.asarray(sample["camera_angle"]))[0]
@@ -54,7 +52,15 @@ class Camera:
         light = self._light_arguments(sample)
         opposite = np.radians(sample["fill_azimuth"])
         self._lights = [light, light | {"lightDirection": [np.cos(opposite), np.sin(opposite), 1.0]}]
+        rng = stream(sample.seed, "lamps")
+        for _ in range(int(sample["lamps"])):
+            azimuth, height = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, 2.0)
+            colour = (np.asarray(sample["light_colour"]) * rng.uniform(0.5, 1.0, 3)).tolist()
+            direction = [np.cos(azimuth), np.sin(azimuth), height]
+            self._lights.append(light | {"lightDirection": direction, "lightColor": colour})
         self._fill_weight = sample["fill_light"]
+        plain = np.ones(background.shape[:2], np.float32)
+        self._backdrops = [(background, plain)] * len(self._lights)  # behind what moves: picture under a light, depth
         self.electronics = Electronics(sample, contract)
         self._remap = None
         if self.distortion:
@@ -76,6 +82,8 @@ class Camera:
         image, _ = self._lit(client, 0)
         if self._fill_weight > 0:
             image = cv2.addWeighted(image, 1 - self._fill_weight, self._lit(client, 1)[0], self._fill_weight, 0)
+        for lamp in range(2, len(self._lights)):
+            image = cv2.addWeighted(image, 1 - 1 / lamp, self._lit(client, lamp)[0], 1 / lamp, 0)
         if self._remap is not None:
             rows, columns = self._remap
             image = cv2.remap(image, rows, columns, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -88,8 +96,9 @@ class Camera:
 
     def keep(self, client: Any) -> None:
         """Take what can be seen now as what stands behind everything until the next `reset`. Not with shadows."""
-        lights = range(2 if self._fill_weight > 0 else 1)
-        self._backdrops[: len(lights)] = [self._lit(client, light) for light in lights]
+        for light in range(len(self._lights)):
+            if light != 1 or self._fill_weight > 0:
+                self._backdrops[light] = self._lit(client, light)
 
     def sees(self, boxes: np.ndarray) -> list[bool]:
         """Which boxes, [N, 2, 3] lowest and highest corner in m in the base frame, may be in the picture.

@@ -90,6 +90,10 @@ PARAMETERS: dict[str, Parameter] = {
     "occluders": Parameter("count", 0),
     "table_friction": Parameter("1", 0.5),
     "finger_friction": Parameter("1", 1.0),
+    "lamps": Parameter("count", 0),  # lights beyond the second, from anywhere; all count alike; one more rendering each
+    "household": Parameter("count", 0),  # distractors out of pybullet_data's 1000 random objects
+    "photographs": Parameter("probability", 0.0),  # of table and of background, in place of a procedural texture
+    "dropped_run": Parameter("count", 1),  # frames lost in a row once one is lost
 }
 
 

@@ -111,6 +111,7 @@ class Timing(Schema):
     camera_latency: Span
     camera_jitter: Span = (0.0, 0.0)  # standard deviation, every frame
     dropped_frames: Span = (0.0, 0.0)  # probability
+    dropped_run: Span = (1.0, 1.0)  # frames lost in a row once one is lost
     command_latency: Span
 
 

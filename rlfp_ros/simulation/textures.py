@@ -10,6 +10,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from rlfp_ros.simulation.room import load_texture
+
 SIZE = 128  # px; the camera sees a surface at about this resolution
 
 Generator = Callable[[np.random.Generator], np.ndarray]
@@ -115,6 +117,16 @@ GENERATORS: dict[str, tuple[Generator, ...]] = {
     "train": (plain, gradient, checker, clouds, speckle, wood, stripes, patches),
     "validation": (cells, rings, weave),
 }
+# Pictures out of pybullet_data. Those that the twin's rooms show (sim/scenes/twin_*.yaml) are not among them.
+PHOTOGRAPHS = {
+    "train": (
+        "pybullet_data:domino/domino.jpg",
+        "pybullet_data:aliengo/meshes/aliengo.png",
+        "pybullet_data:heightmaps/gimp_overlay_out.png",
+        "pybullet_data:racecar/meshes/wheel.jpg",
+    ),
+    "validation": ("pybullet_data:jenga/jenga.png", "pybullet_data:quadruped/t-motor.jpg"),
+}
 SEEDS = {"train": 20_000, "validation": 70_000}
 
 
@@ -127,3 +139,17 @@ def texture_set(name: str, count: int) -> list[np.ndarray]:
         image = generators[index % len(generators)](rng)
         images.append(np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8)))
     return images
+
+
+def photograph_set(name: str, count: int) -> list[np.ndarray]:
+    """`count` cuts out of the set's photographs, uint8 [SIZE, SIZE, 3] rgb; the same ones every time."""
+    photographs = [load_texture(source) for source in PHOTOGRAPHS[name]]
+    cuts = []
+    for index in range(count):
+        rng = np.random.default_rng(SEEDS[name] + 500 + index)
+        photograph = photographs[index % len(photographs)]
+        size = int(rng.integers(SIZE, len(photograph) + 1))
+        x, y = rng.integers(0, len(photograph) - size + 1, 2)
+        cut = cv2.resize(photograph[y : y + size, x : x + size], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        cuts.append(np.ascontiguousarray(np.rot90(cut, int(rng.integers(4)))))
+    return cuts

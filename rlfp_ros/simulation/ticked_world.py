@@ -106,6 +106,7 @@ class TickedWorld(ABC):
         self.outcome = None
         self._pending: deque[tuple[int, Frame]] = deque()
         self._timing = stream(seed, "timing")
+        self._dropping = 0  # frames that are still to be lost
         self._setpoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._command_delay = round(self.sample["command_latency"] * TICKS_PER_SECOND)
         self._measured: JointState | None = None
@@ -209,6 +210,10 @@ class TickedWorld(ABC):
         """Take a picture, unless this frame is dropped, and schedule its delivery."""
         lost = self.sample["dropped_frames"] + self.extra_dropped_frames
         dropped = self._timing.uniform() < lost and self._frames > 0
+        if self._dropping > 0:
+            dropped, self._dropping = True, self._dropping - 1
+        elif dropped:
+            self._dropping = round(self.sample["dropped_run"]) - 1
         latency = self.sample["camera_latency"] + abs(self._timing.normal()) * self.sample["camera_jitter"]
         self.captured = not dropped
         if dropped:

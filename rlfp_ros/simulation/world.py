@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pybullet_data
 
 from rlfp_ros.bundle import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
@@ -27,7 +28,7 @@ from rlfp_ros.simulation.low_polygon import low_polygon_urdf
 from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
 from rlfp_ros.simulation.task import Task
-from rlfp_ros.simulation.textures import texture_set
+from rlfp_ros.simulation.textures import photograph_set, texture_set
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
 
 BLOCK_MASS = 0.03  # kg, nominal
@@ -35,6 +36,7 @@ POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: share o
 # Without a gear between them the two fingers would slide sideways together, and what they hold with them.
 FINGER_GEAR_ERP, FINGER_GEAR_FORCE = 0.1, 50.0  # share of the error removed in a step; N
 TEXTURES = 48  # a pool, loaded once: loadTexture leaks 1.5 MB a call
+PHOTOGRAPHS = 24  # likewise
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, where unused bodies wait, behind the camera's far plane
 UNSEEN = (0, 0, 0, 0)  # TinyRenderer leaves bodies without alpha out; far away they would still cost their triangles
 DISTRACTOR_HUES = (0.12, 0.88)  # of the colour circle; leaves out the red that marks the task's block
@@ -49,6 +51,9 @@ OCCLUDERS = 3
 OCCLUDER_HALF_SIZE = (0.008, 0.008, 0.25)  # m
 OCCLUDER_DEPTH = (0.3, 0.6)  # of the way from the camera to the middle of what it looks at
 OCCLUDER_OFFSET = 0.12  # m to any side of that line
+HOUSEHOLD = 6  # bodies that a world keeps of pybullet_data's random objects; 0.1 ms of rendering each
+HOUSEHOLD_SIZE = 0.035  # m, half of the longest extent
+RANDOM_OBJECTS = 1000  # there are; even numbers for training, odd ones for validation
 DISTRACTOR_CLEARANCE = 0.11  # m, from the task's blocks: a swing and half of the largest distractor
 
 Body = int
@@ -72,8 +77,8 @@ class WorldState:
 
 # What changes between a world's ticks, besides the physics server's own state.
 STEPPED = (
-    "_start_tick", "_frames", "_held_frames", "outcome", "_pending", "_timing", "_sensors", "_setpoints", "_measured",
-    "_controller", "_distractor_motion", "_exposures", "captured", "image", "image_stamp_ns",
+    "_start_tick", "_frames", "_held_frames", "outcome", "_pending", "_timing", "_dropping", "_sensors", "_setpoints",
+    "_measured", "_controller", "_distractor_motion", "_exposures", "captured", "image", "image_stamp_ns",
 )  # fmt: skip
 
 
@@ -277,9 +282,13 @@ class World(TickedWorld):
         self.task.build(self)
         self._distractors = [self._distractor(index) for index in range(OBJECTS)]
         self._occluders = [self._occluder() for _ in range(OCCLUDERS)] if "occluders" in self.profile.ranges else []
+        self._household = self._random_objects() if "household" in self.profile.ranges else []
         textures = self.profile.textures
         self._pictures = [] if textures == "plain" else texture_set(textures, TEXTURES)
-        self._textures = self._load_textures()
+        self._textures = self._load_textures(self._pictures)
+        photographed = "photographs" in self.profile.ranges
+        self._photographs = photograph_set(self._kind, PHOTOGRAPHS) if photographed else []
+        self._photograph_textures = self._load_textures(self._photographs)
         self._pristine = client.saveState()
 
     def _surface(self, box: Box) -> Body:
@@ -308,10 +317,36 @@ class World(TickedWorld):
         shape = client.createVisualShape(client.GEOM_BOX, halfExtents=OCCLUDER_HALF_SIZE)
         return client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
 
-    def _load_textures(self) -> list[int]:
+    @property
+    def _kind(self) -> str:
+        """Whose photographs and objects: training's, or those held out."""
+        return "validation" if self.profile.textures == "validation" else "train"
+
+    def _random_objects(self) -> list[Body]:
+        """Bodies to be seen only, of odd shapes."""
+        client, bodies = self.client, []
+        folder = Path(pybullet_data.getDataPath()) / "random_urdfs"
+        for index in range(HOUSEHOLD):
+            number = (2 * 83 * index) % RANDOM_OBJECTS + (self._kind == "validation")
+            mesh = folder / f"{number:03d}" / f"{number:03d}.obj"
+            corners = np.array(
+                [line.split()[1:4] for line in mesh.read_text().splitlines() if line.startswith("v ")], float
+            )
+            scale = 2 * HOUSEHOLD_SIZE / np.ptp(corners, axis=0).max()
+            middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
+            shape = client.createVisualShape(
+                client.GEOM_MESH,
+                fileName=str(mesh),
+                meshScale=[scale] * 3,
+                visualFramePosition=(-scale * middle).tolist(),
+            )
+            bodies.append(client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY))
+        return bodies
+
+    def _load_textures(self, pictures: list[np.ndarray]) -> list[int]:
         identifiers = []
         with tempfile.TemporaryDirectory() as folder:
-            for index, image in enumerate(self._pictures):
+            for index, image in enumerate(pictures):
                 path = Path(folder) / f"{index}.png"
                 cv2.imwrite(str(path), image[..., ::-1])
                 identifiers.append(self.client.loadTexture(str(path)))
@@ -427,6 +462,12 @@ class World(TickedWorld):
             rate = drawn["distractor_speed"][place] / DISTRACTOR_SWING  # rad/s
             self._distractor_motion.append((body, self._free_place(rng), swing, rate))
         self._hang_occluders()
+        self._lay_out_household()
+        rng = stream(drawn.seed, "photographs")
+        if rng.uniform() < drawn["photographs"]:
+            texture = self._photograph_textures[int(rng.integers(PHOTOGRAPHS))]
+            client.changeVisualShape(self._table, -1, textureUniqueId=texture)
+            self._paint(self._table, -1, (1.0, 1.0, 1.0))
 
     def _paint(self, body: Body, link: int, colour: tuple[float, float, float] | None) -> None:
         """The episode's colour of a body's link, rgb in 0..1; None hides it."""
@@ -455,6 +496,22 @@ class World(TickedWorld):
             shade = colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(0.1, 1))
             self._paint(body, -1, shade)
 
+    def _lay_out_household(self) -> None:
+        """Odd things on the table that stand still, each in a place and colour of its own."""
+        rng = stream(self.sample.seed, "household")
+        for place, index in enumerate(rng.permutation(len(self._household))):
+            body = self._household[index]
+            if place >= self.sample["household"]:
+                self.client.resetBasePositionAndOrientation(body, FAR_AWAY, (0, 0, 0, 1))
+                self._paint(body, -1, None)
+                continue
+            yaw = rng.uniform(-np.pi, np.pi)
+            turned = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
+            self.client.resetBasePositionAndOrientation(body, self._free_place(rng).tolist(), turned)
+            self._paint(
+                body, -1, colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(0.2, 1))
+            )
+
     def _free_place(self, rng: np.random.Generator) -> np.ndarray:
         """A place on the table, [3] m, where a distractor never hides the task's blocks."""
         blocks = [self.body_pose(block)[0][:2] for block in self._blocks]
@@ -466,10 +523,13 @@ class World(TickedWorld):
     def _background(self) -> np.ndarray:
         """What the camera sees behind table and arm: a random cut of a texture, uint8 [H, W, 3]."""
         shape = (self.camera.contract.height, self.camera.contract.width)
-        if not self._pictures:
-            return np.full((*shape, 3), PLAIN_BACKGROUND, np.uint8)
         rng = stream(self.sample.seed, "background")
-        picture = self._pictures[int(rng.integers(len(self._pictures)))]
+        pictures = self._pictures
+        if stream(self.sample.seed, "photographed background").uniform() < self.sample["photographs"]:
+            pictures = self._photographs
+        if not pictures:
+            return np.full((*shape, 3), PLAIN_BACKGROUND, np.uint8)
+        picture = pictures[int(rng.integers(len(pictures)))]
         size = int(rng.integers(len(picture) // 4, len(picture) + 1))
         x, y = rng.integers(0, len(picture) - size + 1, 2)
         cut = cv2.resize(picture[y : y + size, x : x + size], shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -527,7 +587,11 @@ class World(TickedWorld):
         return self.camera.render(self.client)
 
     def _keep_backdrop(self) -> None:
-        still = {(self._body, -1), (self._table, -1), *((body, -1) for body in (*self._markers, *self._occluders))}
+        still = {
+            (self._body, -1),
+            (self._table, -1),
+            *((body, -1) for body in (*self._markers, *self._occluders, *self._household)),
+        }
         for body, link in self._colours:
             self._show(body, link, (body, link) in still)
         self.camera.keep(self.client)
