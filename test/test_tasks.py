@@ -15,7 +15,7 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError, validate
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
-from rlfp_ros.simulation.randomization import Profile, Range, load_profile
+from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import NAMES, GoalSettings, load_task
 from rlfp_ros.simulation.ticked_world import DT
@@ -150,30 +150,6 @@ def test_a_task_that_grips_is_refused_for_an_arm_without_a_gripper() -> None:
         ManipulationEnv("lift", bare, "none", observation="state")
 
 
-def slide(friction: float) -> float:
-    """How far a brick slides that starts at 0.5 m/s, m."""
-    ranges = {
-        "object_friction": Range(low=friction, high=friction, unit="1"),
-        "table_friction": Range(low=1.0, high=1.0, unit="1"),
-    }
-    world = World(
-        load_arm("panda"), load_task("push"), Profile(name="f", textures="plain", ranges=ranges), load_scene()
-    )
-    world.reset(0)
-    world.place(world.task.block, (0.4, 0.0, 0.017))
-    world.client.resetBaseVelocity(world.task.block, (0.0, 0.5, 0.0))
-    for _ in range(160):
-        world.step(None)
-    moved = float(world.task.object_pose(world)[0][1])
-    world.close()
-    return moved
-
-
-def test_sliding_distance_follows_coulomb_friction() -> None:
-    for friction in (0.4, 0.8):
-        assert slide(friction) == pytest.approx(0.5**2 / (2 * friction * 9.81), rel=0.15)
-
-
 def drive(world: World, ticks: int) -> list[np.ndarray]:
     """Wave the arm about; everything that an observer may see."""
     seen, still = [], np.zeros((1, 7))
@@ -221,22 +197,3 @@ def test_memory_stays_flat_over_many_episodes(environments) -> None:
 
     settled = episodes(0, 150)
     assert (episodes(150, 300) - settled) / 2**20 < 2.0
-
-
-NEW_VISIBLE = {"low_light": 0.7, "fill_light": 0.6, "occluders": 3}
-
-
-@pytest.mark.parametrize("name", [*NEW_VISIBLE, "motion_blur"])
-def test_each_later_visual_parameter_changes_the_picture(name: str) -> None:
-    units = {"occluders": "count", "motion_blur": "s"}
-    value = NEW_VISIBLE.get(name, 0.0125)
-    spread = Range(low=value, high=value, unit=units.get(name, "ratio"))
-    pictures = []
-    for ranges in ({}, {name: spread}):
-        profile = Profile(name="one", textures="plain", ranges=ranges)
-        world = World(load_arm("panda"), load_task("push"), profile, load_scene())
-        world.reset(5)
-        drive(world, 40)
-        pictures.append(world.image.astype(float))
-        world.close()
-    assert np.abs(pictures[1] - pictures[0]).mean() > 0.1

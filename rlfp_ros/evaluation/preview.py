@@ -29,7 +29,7 @@ def preview(
     if sweep is not None:
         _check_sweep(sweep, loaded, profile)
     out = out or Path("runs") / f"preview_{task}_{loaded.name}.png"
-    env = ManipulationEnv(task, load_arm(arm), loaded, observation="state")
+    env = ManipulationEnv(task, load_arm(arm), loaded)
     try:
         written = [_write(out, episode_sheet(env, seed))]
         if sweep is not None:

@@ -22,7 +22,8 @@ from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept, in_base_frame
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.randomization import Profile, load_profile
+from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors
+from rlfp_ros.simulation.randomization import Profile, load_profile, stream
 from rlfp_ros.simulation.scene import Scene, load_scene
 from rlfp_ros.simulation.task import load_task
 from rlfp_ros.simulation.ticked_world import ArmWorld
@@ -52,6 +53,8 @@ class Behaviour:
 
 
 HOLD = BaseController(name="hold")
+GUIDED = ("servo", "mpc")  # base controllers that go by the object's pose
+NO_FEATURES = np.zeros((1, 3), np.float32)
 BEHAVIOURS = {
     "reach": Behaviour(REACH_ACTION, HOLD),
     "push": Behaviour(REACH_ACTION, HOLD),
@@ -116,6 +119,10 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     "state" (privileged, float32), or "both" (pixels and state); joints and goal come with each. Actions are [-1, 1] for
     each component of the task's action contract. `info` has the privileged state, the episode's sample and `success`.
 
+    `perceiver` is an encoder, or a `FeatureErrorModel`: the truth with an encoder's errors. With that, and with
+    "state" unless it is rendered, no picture is drawn at all. A base controller that goes by the object's pose is given
+    the true one here, which is for training; evaluation plays a `Deployment` with what perception says.
+
     `seed` fixes all episodes: episode n has seed `seed + n * seed_step`; `reset(seed=...)` starts that count anew.
     """
 
@@ -127,7 +134,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         arm: str | Arm = "panda",
         profile: str | Profile = "train",
         observation: ObservationKind = "pixels",
-        perceiver: Perceiver | None = None,
+        perceiver: Perceiver | FeatureErrorModel | None = None,
         image_size: int | None = None,
         scene: Scene | None = None,
         behaviour: Behaviour | None = None,
@@ -149,6 +156,9 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._observed = observed or ObservationContract()
         self._observer = Observer(arm, self._observed)
         self._kind, self._perceiver = observation, perceiver
+        self._errors: FeatureErrors | None = None
+        self.world.blind = render_mode is None and (observation == "state" or isinstance(perceiver, FeatureErrorModel))
+        self._guided = self.behaviour.base_controller.name in GUIDED
         self.render_mode = render_mode
         self._next_seed, self._seed_step = seed, seed_step
         self.action_size = len(self.behaviour.action.components)
@@ -161,8 +171,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         super().reset(seed=seed)
         if seed is not None:
             self._next_seed = seed
-        self._deployment.reset(self._next_seed)
-        self._observer.reset()
+        self._begin(self._next_seed)
         self._next_seed += self._seed_step
         self._ended = False
         return self._observe(), self._info()
@@ -176,7 +185,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         residual = residual_of(
             np.clip(action, -1, 1), self.behaviour.action, self.world.image_stamp_ns, self.world.arm.joint_names
         )
-        self._deployment.answer(residual)
+        self._deployment.answer(residual, self._true_percept() if self._guided else None)
         self._ended = not self._deployment.advance()
         outcome = self.world.outcome
         success = outcome is not None and outcome.success
@@ -185,16 +194,35 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def render(self) -> np.ndarray:
         """The last picture, uint8 [H, W, 3]."""
-        return self.world.image
+        return self.world.picture() if self.world.blind else self.world.image
 
     def close(self) -> None:
         self.world.close()
+
+    def _begin(self, seed: int) -> None:
+        self._deployment.reset(seed)
+        self._observer.reset()
+        if isinstance(self._perceiver, FeatureErrorModel):
+            self._errors = FeatureErrors(self._perceiver, stream(seed, "features"))
+
+    def _features(self) -> np.ndarray:
+        if self._errors is not None:
+            return self._errors(self.world.keypoints())
+        return NO_FEATURES if self._perceiver is None else self._perceiver(self.world.image)  # type: ignore[operator]
+
+    def _true_percept(self) -> Percept:
+        """The object as a perfect perception would see it in the frame just captured."""
+        T_camera_base = np.linalg.inv(self.world.camera.contract.T_base_camera.matrix())
+        pose = np.zeros(7, np.float32)
+        position, _ = self.world.task.object_pose(self.world)
+        pose[:3], pose[6] = T_camera_base[:3, :3] @ position + T_camera_base[:3, 3], 1.0
+        return Percept(NO_FEATURES, pose, np.zeros((6, 6), np.float32), np.zeros(0, np.float32), 0.0)
 
     def _observe(self) -> dict[str, np.ndarray]:
         world = self.world
         joint_state: JointState = self._deployment.frame_joint_state
         goal = world.task.goal(world)
-        features = np.zeros((1, 3), np.float32) if self._perceiver is None else self._perceiver(world.image)
+        features = self._features()
         observation = self._observer.observe(features, joint_state, goal)
         if self._kind != "features":
             del observation["features"]
@@ -223,9 +251,9 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             "goal": real(3),
             "goal_mask": gymnasium.spaces.Box(0, 1, (1,), np.float32),
         }
-        self.world.reset(0)  # sizes of features and state are the perceiver's and the task's own affair
+        self._begin(0)  # sizes of features and state are the perceiver's and the task's own affair
         if self._perceiver is not None:
-            spaces["features"] = real(self._observed.feature_stack, *self._perceiver(self.world.image).shape)
+            spaces["features"] = real(self._observed.feature_stack, *self._features().shape)
         if self._kind in ("pixels", "both"):
             spaces["image"] = gymnasium.spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
         if self._kind in ("state", "both"):

@@ -95,6 +95,7 @@ class World(TickedWorld):
         self.camera = Camera(camera or scene.camera.contract())
         super().__init__(arm, task, self.camera.contract.rate_hz)
         self.profile, self.scene = profile, scene
+        self.blind = False  # True: pictures are black and cost nothing; for learning from states
         self.client = connect()
         self._build()
 
@@ -558,6 +559,9 @@ class World(TickedWorld):
     # --- drawing ----------------------------------------------------------------------------------------------------
 
     def _photograph(self) -> np.ndarray:
+        if self.blind:
+            contract = self.camera.contract
+            return np.zeros((contract.height, contract.width, 3), np.uint8)
         rendered = self._render()
         if self._exposures:
             rendered = np.asarray(np.mean([*self._exposures, rendered], axis=0, dtype=np.float32)).astype(np.uint8)
@@ -566,7 +570,7 @@ class World(TickedWorld):
     def _expose(self, ticks_left: int) -> None:
         if ticks_left == self.ticks_per_frame - 1:
             self._exposures = []
-        if ticks_left <= self._exposure_ticks:
+        if ticks_left <= self._exposure_ticks and not self.blind:
             self._exposures.append(self._render())
 
     def _render(self) -> np.ndarray:
