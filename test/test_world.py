@@ -182,3 +182,13 @@ def test_low_polygon_visuals_are_the_collision_meshes() -> None:
     text = low_polygon_urdf(load_arm("panda")).read_text()
     assert "collision/link1.obj" in text
     assert "visual/link1.obj" not in text
+
+
+def test_a_slow_renderer_costs_pictures_and_never_physics(randomised: World) -> None:
+    pictures, joints = play(randomised, 4, 96)
+    randomised.frame_stride = 3
+    fewer, same_joints = play(randomised, 4, 96)
+    randomised.frame_stride = 1
+    assert len(fewer) <= -(-len(pictures) // 3) + 1
+    for one, two in zip(joints, same_joints, strict=True):
+        np.testing.assert_array_equal(one, two)

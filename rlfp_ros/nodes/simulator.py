@@ -50,6 +50,9 @@ ANSWER_S = 5.0  # wall time that lock step waits for anything
 # Physics steps in one timer call at most; beyond that the real-time factor falls. A command reaches two ticks ahead
 # before it brakes: a longer burst would have the arm stop and go for want of commands.
 CATCH_UP_TICKS = 3
+RENDER_SHARE = 0.4  # of the time between pictures; a renderer that takes more than this is what holds time up
+SLOWEST_STRIDE = 4  # every fourth picture: below that a policy is blind
+RECOVERY_S = 2.0  # without falling behind, before the camera is tried at a higher rate again
 
 
 class Settings(Schema):
@@ -120,6 +123,8 @@ class Simulator(Node):
         self._gripper_width: float | None = None
         self._safety_state = "not heard yet"
         self._renders, self._refused, self._refusal = Durations(), 0, ""
+        self._last_render_s = 0.0
+        self._kept_up_since = time.monotonic()
         self._behind_s, self._pace_start, self._pace_tick = 0.0, time.monotonic(), 0
         self._rate_mark = (time.monotonic(), 0)
         self.diagnostics = Diagnostics(self, self._report, settings.world)
@@ -193,7 +198,8 @@ class Simulator(Node):
         self._world.step(self._trajectory, self._gripper_width)
         self._trajectory = None
         if self._world.captured:
-            self._renders.add(time.perf_counter() - started)
+            self._last_render_s = time.perf_counter() - started
+            self._renders.add(self._last_render_s)
         outcome = self._world.outcome
         if outcome is not None:
             self._end(asdict(outcome))
@@ -210,11 +216,22 @@ class Simulator(Node):
             self._behind_s += (behind - CATCH_UP_TICKS) * DT
             self._pace_start += (behind - CATCH_UP_TICKS) * DT / self.settings.real_time_factor
             behind = CATCH_UP_TICKS
+            self._slow_camera()
+        elif self._world.frame_stride > 1 and time.monotonic() - self._kept_up_since > RECOVERY_S:
+            self._world.frame_stride -= 1
+            self._kept_up_since = time.monotonic()
         for _ in range(int(behind)):
             self._deliver()
             self._measure()
             if not self._step():
                 return
+
+    def _slow_camera(self) -> None:
+        """Time falls behind: where drawing is to blame, draw fewer pictures rather than slow the physics."""
+        self._kept_up_since = time.monotonic()
+        frame_s = self._world.ticks_per_frame * DT * self._world.frame_stride / self.settings.real_time_factor
+        if self._last_render_s > RENDER_SHARE * frame_s and self._world.frame_stride < SLOWEST_STRIDE:
+            self._world.frame_stride += 1
 
     # --- lock step ---------------------------------------------------------------------------------------------------
 
@@ -323,9 +340,14 @@ class Simulator(Node):
         values: dict[str, object] = {
             "episode": self._number, "phase": self._phase.value, "real_time_factor": achieved,
             "behind_s": self._behind_s, "commands_refused": self._refused,
+            "camera_rate_hz": self._camera.rate_hz / self._world.frame_stride,
         } | self._renders.values("render")  # fmt: skip
         if self._refusal:
             return Report(Level.WARN, self._refusal, values)
+        if self._world.frame_stride > 1:
+            rate = self._camera.rate_hz
+            sentence = f"drawing takes {1000 * self._last_render_s:.0f} ms: the camera runs at"
+            return Report(Level.WARN, f"{sentence} {rate / self._world.frame_stride:.0f} of {rate:.0f} Hz", values)
         slow = not self.settings.lock_step and self._phase is Phase.RUNNING
         if slow and achieved < 0.9 * self.settings.real_time_factor:
             return Report(

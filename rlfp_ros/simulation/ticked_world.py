@@ -56,6 +56,8 @@ class ArmWorld(Protocol):
     image: np.ndarray  # uint8 [H, W, 3] rgb, the picture just captured
     image_stamp_ns: int
     captured: bool
+    ticks_per_frame: int
+    frame_stride: int  # only every so many frames has a picture
     outcome: Outcome | None
     sample: Sample
 
@@ -93,6 +95,7 @@ class TickedWorld(ABC):
         self.judged = True  # False: the episode goes on whatever happens, as before a run is enabled
         self.captured = False
         self.extra_dropped_frames = 0.0  # probability, on top of the sample's: a fault
+        self.frame_stride = 1  # only every so many frames has a picture: a renderer too slow for the camera's rate
         self._controller = TrajectoryController(len(arm.home))
 
     # --- the life of an episode -------------------------------------------------------------------------------------
@@ -215,8 +218,8 @@ class TickedWorld(ABC):
         elif dropped:
             self._dropping = round(self.sample["dropped_run"]) - 1
         latency = self.sample["camera_latency"] + abs(self._timing.normal()) * self.sample["camera_jitter"]
-        self.captured = not dropped
-        if dropped:
+        self.captured = not dropped and self._frames % self.frame_stride == 0
+        if not self.captured:
             return
         self.image, self.image_stamp_ns = self._photograph(), self.stamp_ns
         due = self.tick + max(1, round(latency * TICKS_PER_SECOND))
