@@ -4,7 +4,9 @@ A step is one camera picture and everything until the next one, episodes' resets
 controller at 240 Hz inside, there 1/25 s. Rates are per second of processor time, which is what one core gives and
 which other programs on the machine disturb least; rounds of all of them alternate.
 
-    ./rlfp bench sim [--seconds S] [--rounds N] [--peer-python FILE] [--json FILE]
+    ./rlfp bench sim [--seconds S] [--rounds N] [--peer-python FILE] [--memory EPISODES] [--json FILE]
+
+Rates come from uninstrumented runs; the stages' times from a run of their own, whose clock calls cost a few percent.
 """
 
 # Runs under the peer's own Python too (`--as-peer`), so nothing of rlfp_ros is imported up here.
@@ -36,6 +38,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of all measurements; medians count")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has panda-gym")
     parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="px")
+    parser.add_argument("--memory", type=int, default=0, help="also reset this many episodes and watch the memory")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--as", dest="role", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -56,12 +59,13 @@ def main(argv: list[str]) -> int:
         for _ in range(options.rounds):
             for role, worker in workers.items():
                 rates[role].append(worker.measure(options.seconds)["steps_per_cpu_s"])
-        train = workers["train"].measure(options.seconds)
-        none = workers["none"].measure(options.seconds)
         alone = workers["train"].measure(options.seconds)["steps_per_wall_s"]
         for worker in (workers["train"], second):
             worker.ask(options.seconds)
         both = sum(worker.answer()["steps_per_wall_s"] for worker in (workers["train"], second))
+        train = workers["train"].measure(options.seconds, "stages")
+        none = workers["none"].measure(options.seconds, "stages")
+        growth = workers["train"].measure(options.memory, "memory")["rss_mib_series"] if options.memory else []
     finally:
         for worker in (*workers.values(), second):
             worker.close()
@@ -76,6 +80,7 @@ def main(argv: list[str]) -> int:
         "ratio_none": round(median["none"] / peer, 2) if peer else None,
         "scaling_two_processes": round(both / alone, 2),
         "rss_mib": train["rss_mib"],
+        "rss_mib_over_episodes": growth,
         "stages_ms": train["stages_ms"],
         "stages_ms_none": none["stages_ms"],
         "transfer_ms": transfer_ms(options.image_size),
@@ -106,9 +111,9 @@ class Worker:
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(root)},
         )  # fmt: skip
 
-    def ask(self, seconds: float) -> None:
+    def ask(self, seconds: float, what: str = "rate") -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.write(f"{what} {seconds}\n")
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
@@ -118,8 +123,8 @@ class Worker:
                 return dict(json.loads(line))
         raise RuntimeError(f"the benchmark's worker ended with {self._process.wait()}")
 
-    def measure(self, seconds: float) -> dict[str, Any]:
-        self.ask(seconds)
+    def measure(self, seconds: float, what: str = "rate") -> dict[str, Any]:
+        self.ask(seconds, what)
         return self.answer()
 
     def close(self) -> None:
@@ -129,13 +134,17 @@ class Worker:
 
 
 def serve(role: str, size: int) -> None:
-    """Measure for as many seconds of processor time as each line of standard input says."""
-    step, stages = peer_step(size) if role == "panda_gym" else own_step(role, size)
+    """Measure what each line of standard input says, for so many seconds of processor time or episodes."""
+    step, reset, instrument = peer_step(size) if role == "panda_gym" else own_step(role, size)
     for _ in range(20):
         step()
     for line in sys.stdin:
-        limit, steps = float(line), 0
-        stages.clear()
+        what, amount = line.split()
+        if what == "memory":
+            print(json.dumps({"rss_mib_series": memory_over(round(float(amount)), reset)}), flush=True)
+            continue
+        limit, steps = float(amount), 0
+        stages = instrument() if what == "stages" else {}
         cpu, wall = time.process_time(), time.perf_counter()
         while time.process_time() - cpu < limit:
             step()
@@ -150,8 +159,21 @@ def serve(role: str, size: int) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def own_step(profile: str, size: int) -> tuple[Callable[[], None], dict[str, float]]:
-    """Random actions in ours; what it took by stage (s of processor time), resets spread over the steps."""
+def memory_over(episodes: int, reset: Callable[[], Any]) -> list[float]:
+    """Memory of this process (MiB) after each tenth of so many episodes, one picture of each."""
+    series = []
+    for episode in range(1, episodes + 1):
+        reset()
+        if episode % max(episodes // 10, 1) == 0:
+            series.append(round(resident_mib(), 1))
+    return series
+
+
+Step = tuple[Callable[[], None], Callable[[], Any], Callable[[], dict[str, float]]]
+
+
+def own_step(profile: str, size: int) -> Step:
+    """Ours: a step with a random action, a reset, and what puts clocks in (s of processor time by stage)."""
     import cv2
     import numpy as np
 
@@ -175,25 +197,28 @@ def own_step(profile: str, size: int) -> tuple[Callable[[], None], dict[str, flo
 
         return call
 
-    world, controller = env.world, env._deployment.controller
-    world.step = timed("physics", world.step)  # type: ignore[method-assign]
-    world.camera.render = timed("render", world.camera.render)  # type: ignore[method-assign]
-    world.camera.expose = timed("post_processing", world.camera.expose)  # type: ignore[method-assign]
-    for name in ("tick", "on_residual", "on_joint_state"):
-        setattr(controller, name, timed("control", getattr(controller, name)))
-    reset, step = timed("reset", env.reset), timed("environment", env.step)
+    def instrument() -> dict[str, float]:
+        world, controller = env.world, env._deployment.controller
+        world.step = timed("physics", world.step)  # type: ignore[method-assign]
+        world._render = timed("render", world._render)  # type: ignore[method-assign]
+        world.camera.expose = timed("post_processing", world.camera.expose)  # type: ignore[method-assign]
+        for name in ("tick", "on_residual", "on_joint_state"):
+            setattr(controller, name, timed("control", getattr(controller, name)))
+        env.reset, env.step = timed("reset", env.reset), timed("environment", env.step)  # type: ignore[method-assign]
+        return stages
+
     rng = np.random.default_rng(0)
-    reset(seed=0)
+    env.reset(seed=0)
 
     def once() -> None:
-        _, _, terminated, truncated, _ = step(rng.uniform(-1, 1, env.action_size))
+        _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_size))
         if terminated or truncated:
-            reset()
+            env.reset()
 
-    return once, stages
+    return once, lambda: env.reset(), instrument
 
 
-def peer_step(size: int) -> tuple[Callable[[], None], dict[str, float]]:
+def peer_step(size: int) -> Step:
     """Random actions in panda-gym's PandaPush, its picture rendered after every step."""
     import gymnasium
     import panda_gym  # type: ignore[import-not-found]  # noqa: F401 - registers its environments
@@ -211,7 +236,7 @@ def peer_step(size: int) -> tuple[Callable[[], None], dict[str, float]]:
         if terminated or truncated:
             env.reset()
 
-    return once, {}
+    return once, env.reset, dict
 
 
 def transfer_ms(size: int, steps: int = 60) -> float:
