@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -176,6 +178,19 @@ def test_an_arm_whose_joint_is_not_in_its_urdf_is_refused() -> None:
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="expected one of: reach"):
         load_task("juggle")
+
+
+def test_coarse_visuals_have_fewer_triangles_in_the_same_place() -> None:
+    fine = make_world()
+    arm = load_arm("panda").model_copy(update={"visuals": "low_polygon"})
+    rough = World(arm, load_task("reach"), load_profile("none"), load_scene())
+    triangles = []
+    for world in (fine, rough):
+        shapes = [shape[4].decode() for shape in world.client.getVisualShapeData(world._body)]
+        triangles.append(sum(Path(shape).read_text().count("\nf ") for shape in shapes if shape))
+        world.reset(2)
+    assert triangles[1] < 0.65 * triangles[0]
+    assert np.abs(fine.image.astype(float) - rough.image).mean() < 3.0  # of 255
 
 
 def test_low_polygon_visuals_are_the_collision_meshes() -> None:

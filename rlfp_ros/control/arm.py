@@ -134,7 +134,8 @@ class Arm(Schema):
     topics: Topics = Topics()
     driver_joint_names: dict[str, str] = Field(default_factory=dict)  # ours -> theirs, where the drivers' names differ
     driver: Driver | None = None  # started where a launch argument names the robot's address
-    visuals: Literal["collision", "visual"] = "collision"  # which meshes the simulator draws (collision: low polygon)
+    # Which meshes the simulator draws: the URDF's own, its collision meshes, or coarse ones made of those.
+    visuals: Literal["low_polygon", "collision", "visual"] = "collision"
 
     @model_validator(mode="after")
     def _consistent(self) -> Arm:

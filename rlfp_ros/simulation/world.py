@@ -275,7 +275,7 @@ class World(TickedWorld):
         self._blocks: list[Body] = []
         self._markers: list[Body] = []
         self._colours: dict[tuple[Body, int], tuple[float, float, float] | None] = {}  # of body and link; None: unseen
-        drawn_as_collision = self.arm.visuals == "collision"
+        drawn_as_collision = self.arm.visuals != "visual"
         self._cullable = [
             link for link in self._links[1:] if drawn_as_collision and client.getCollisionShapeData(self._body, link)
         ]
@@ -447,6 +447,7 @@ class World(TickedWorld):
             client.changeVisualShape(self._table, -1, textureUniqueId=texture)
             self._paint(self._table, -1, (1.0, 1.0, 1.0))
         else:
+            client.changeVisualShape(self._table, -1, textureUniqueId=-1)  # the photograph of an episode before
             self._paint(self._table, -1, PLAIN_TABLE)
         self._distractor_motion: list[tuple[Body, np.ndarray, np.ndarray, float]] = []
         order = rng.permutation(OBJECTS)
