@@ -27,7 +27,7 @@ NEW = ("push", "lift", "place")
 
 @pytest.fixture(scope="module")
 def environments():
-    made = {task: ManipulationEnv(task, profile="train", observation="state", image_size=16) for task in NEW}
+    made = {task: ManipulationEnv(task, profile="train", observation="both", image_size=16) for task in NEW}
     yield made
     for env in made.values():
         env.close()
