@@ -22,8 +22,8 @@ SCALE = (0.1, 0.1, 0.1, 0.04)
 T_BASE_CAMERA = {"xyz": [0.5, 0.0, 0.8], "quaternion_xyzw": [0.70710678, -0.70710678, 0.0, 0.0]}
 
 
-def make_bundle(directory: Path, name: str = "tiny", goal: str = "none") -> Bundle:
-    """Write the bundle into `directory / name`.
+def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_joint_space: bool = False) -> Bundle:
+    """Write the bundle into `directory / name`. Its action is a twist, or velocities of the joints 1, 4 and 6.
 
     Encoder: m = mean red, green, blue of the image in [0, 1]; features[k] = (m_red + 0.01 k, m_green, m_blue);
     object_pose = (m_red, m_green, 0.8, 0, 0, 0, 1); embedding = m.
@@ -83,10 +83,12 @@ def make_bundle(directory: Path, name: str = "tiny", goal: str = "none") -> Bund
         "goal": goal,
         "normalisation": {"where": "inside_onnx"},
         "action": {
-            "kind": "twist",
-            "components": list(COMPONENTS),
+            "kind": "joint_velocity" if in_joint_space else "twist",
+            "components": [*(arm.joint_names[joint] for joint in (0, 3, 5)), "gripper"]
+            if in_joint_space
+            else list(COMPONENTS),
             "scale": list(SCALE),
-            "units": ["m/s", "m/s", "m/s", "m"],
+            "units": [*["rad/s" if in_joint_space else "m/s"] * 3, "m"],
             "rate_hz": 30.0,
         },
         "base_controller": {"name": "hold"},

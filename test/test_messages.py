@@ -140,6 +140,19 @@ def test_broken_trajectories_are_refused() -> None:
         messages.trajectory_from_message(message, names)
 
 
+def test_joint_residuals_are_matched_by_name_and_others_are_refused() -> None:
+    velocities = np.random.default_rng(2).normal(size=7)
+    sent = messages.joint_residual_message(Residual(STATE.stamp_ns, velocities[::-1]), PANDA.joint_names[::-1])
+    message = over_the_wire(sent)
+    np.testing.assert_array_equal(messages.joint_velocities_from_message(message, PANDA.joint_names), velocities)
+    assert messages.stamp_ns(message.header.stamp) == STATE.stamp_ns
+    with pytest.raises(ConfigurationError, match="elbow"):
+        messages.joint_velocities_from_message(message, ("elbow", *PANDA.joint_names[1:]))
+    message.points[0].velocities.pop()
+    with pytest.raises(ConfigurationError, match="one point with 7"):
+        messages.joint_velocities_from_message(message, PANDA.joint_names)
+
+
 def test_residuals_survive_and_other_frames_are_refused() -> None:
     residual = Residual(STATE.stamp_ns, np.random.default_rng(1).normal(size=6), 0.03)
     message = over_the_wire(messages.residual_message(residual, "panda_link0"))

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 rclpy = pytest.importorskip("rclpy")
 
 from fixture_bundle import make_bundle  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
-from std_msgs.msg import Bool, Float32  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from std_msgs.msg import Bool, Float32, Float64MultiArray  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
@@ -28,6 +30,7 @@ from rlfp_ros.schema import ConfigurationError  # noqa: E402
 
 ARM = load_arm("panda")
 LIMIT_S = 20.0  # for anything to happen, on a busy machine
+QUICK = ("tick_on:=joint_states", "start_enabled:=true", "settle_s:=0.0", "gain_ramp_s:=0.01")  # moves from the start
 
 
 def stamp(tick: int) -> int:
@@ -58,12 +61,13 @@ class Driver:
         for topic in (*commands, m.RESIDUAL_APPLIED, m.SAFETY_STATE, m.EPISODE_READY, m.DIAGNOSTICS):
             self.seen[topic.name] = []
             self.client.create_subscription(topic.type, topic.name, self.seen[topic.name].append, topic.qos)
+        residual = m.JOINT_RESIDUAL if self.node.controller.in_joint_space else m.RESIDUAL
         self.publishers = {
             topic.name: self.client.create_publisher(topic.type, topic.name, topic.qos)
-            for topic in (m.JOINT_STATES, m.RESIDUAL, m.GRIPPER, m.DOMAIN_SHIFT, m.EPISODE, m.ESTOP)
+            for topic in (m.JOINT_STATES, residual, m.GRIPPER, m.DOMAIN_SHIFT, m.EPISODE, m.ESTOP)
         }
         self.until(lambda: all(self.publishers[name].get_subscription_count() for name in self.publishers))
-        self.until(lambda: self.client.count_publishers(m.ARM_COMMAND.name) > 0)
+        self.until(lambda: self.client.count_publishers(m.SAFETY_STATE.name) > 0)
 
     def until(self, happened: Callable[[], object]) -> None:
         """Spin until something is so."""
@@ -72,15 +76,24 @@ class Driver:
             assert time.monotonic() < limit, "nothing happened"
             self.executor.spin_once(timeout_sec=0.05)
 
-    def tick(self, tick: int, positions: np.ndarray | None = None) -> object:
-        """One joint state; the command that answers it."""
+    def joint_state(self, tick: int, positions: np.ndarray | None = None, efforts: np.ndarray | None = None) -> None:
+        """Publish one, at home and without effort unless told otherwise."""
         measured = np.array(ARM.home) if positions is None else positions
+        state = JointState(stamp(tick), measured, np.zeros(7), np.zeros(7) if efforts is None else efforts, 0.04)
+        self.publishers[m.JOINT_STATES.name].publish(m.joint_state_message(state, ARM))
+
+    def tick(self, tick: int, positions: np.ndarray | None = None, efforts: np.ndarray | None = None) -> object:
+        """One joint state; the command that answers it."""
         commands = self.seen[m.ARM_COMMAND.name]
         before = len(commands)
-        state = JointState(stamp(tick), measured, np.zeros(7), np.zeros(7), 0.04)
-        self.publishers[m.JOINT_STATES.name].publish(m.joint_state_message(state, ARM))
+        self.joint_state(tick, positions, efforts)
         self.until(lambda: len(commands) > before)
         return commands[-1]
+
+    def speed(self, tick: int) -> float:
+        """The same; largest joint speed that the command tells the arm, rad/s."""
+        command = self.tick(tick)
+        return float(np.abs(command.points[0].velocities).max()) if command.points else 0.0
 
     def residual(self, at_ns: int, twist: np.ndarray) -> np.ndarray:
         """A residual and its gripper width; what was admitted of it."""
@@ -126,7 +139,7 @@ def start(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     made: list[Driver] = []
 
     def make(*parameters: str) -> Driver:
-        made.append(Driver(bundle, *parameters))
+        made.append(Driver(bundle, *parameters))  # of one parameter given twice, the last counts
         return made[-1]
 
     yield make
@@ -135,7 +148,7 @@ def start(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 
 
 def test_lock_step_answers_every_joint_state_and_admits_residuals(start: Callable[..., Driver]) -> None:
-    driver = start("tick_on:=joint_states", "start_enabled:=true", "settle_s:=0.0", "gain_ramp_s:=0.01")
+    driver = start(*QUICK)
     for tick in range(16):
         command = driver.tick(tick)
         assert m.stamp_ns(command.header.stamp) == stamp(tick)
@@ -215,6 +228,166 @@ def test_a_message_that_cannot_be_read_is_refused_and_said(start: Callable[..., 
     driver.tick(2)
     assert driver.node.controller.state.value == "ACTIVE"
     assert driver.node.controller.supervisor.counts["residual_wrong_width"] == 1
+
+
+def test_dry_run_tells_everything_and_sends_the_arm_nothing(start: Callable[..., Driver]) -> None:
+    driver = start(
+        "tick_on:=joint_states", "start_enabled:=true", "settle_s:=0.0", "gain_ramp_s:=0.01", "dry_run:=true"
+    )
+    admitted = np.zeros(6)
+    for tick in range(24):
+        assert not driver.tick(tick).points
+        admitted = driver.residual(stamp(tick) - 1, np.array([0.0, 0.05, 0.0, 0.0, 0.0, 0.0]))
+    assert admitted == pytest.approx([0.0, 0.05, 0.0, 0.0, 0.0, 0.0])
+    driver.until(lambda: driver.state["state"] == "ACTIVE")
+    assert not driver.seen[m.GRIPPER_COMMAND.name]
+    assert driver.node.controller.commanded != pytest.approx(ARM.home, abs=1e-6)
+
+
+def test_step_lets_one_action_through_and_enable_leaves_that_mode(start: Callable[..., Driver]) -> None:
+    driver = start("tick_on:=joint_states", "settle_s:=0.0", "gain_ramp_s:=0.01")
+    driver.tick(0)
+    assert driver.call("step").success
+    gains = []
+    for tick in range(1, 33):
+        driver.tick(tick)
+        driver.residual(stamp(tick) - 1, np.array([0.0, 0.05, 0.0, 0.0, 0.0, 0.0]))
+        gains.append(driver.node.controller.gain)
+    assert 1.0 in gains[:8]
+    assert not any(gains[16:])
+    assert driver.state["reasons"] == ["waiting_for_step"]
+    assert driver.call("enable").success
+    driver.tick(33)
+    driver.tick(36)
+    assert driver.node.controller.gain > 0.0
+
+
+def test_the_residual_gain_is_a_live_parameter_that_ramps(start: Callable[..., Driver]) -> None:
+    driver = start("tick_on:=joint_states", "start_enabled:=true", "gain_ramp_s:=0.1", "residual_gain:=0.0")
+
+    def gains(first: int, count: int) -> list[float]:
+        found = []
+        for tick in range(first, first + count):
+            driver.tick(tick)
+            driver.residual(stamp(tick) - 1, np.array([0.0, 0.05, 0.0, 0.0, 0.0, 0.0]))
+            found.append(driver.node.controller.gain)
+        return found
+
+    assert not any(gains(0, 8))
+    assert driver.node.set_parameters([Parameter("residual_gain", value=0.5)])[0].successful
+    rising = gains(8, 30)
+    assert max(np.diff(rising)) <= 1 / 240 / 0.1 + 1e-9
+    assert rising[-1] == 0.5
+    assert not driver.node.set_parameters([Parameter("residual_gain", value=1.5)])[0].successful
+
+
+def test_a_scene_unlike_training_lowers_the_gain_then_holds_and_clears_itself(start: Callable[..., Driver]) -> None:
+    driver = start(*QUICK)
+
+    def run(first: int, count: int, shift: float) -> None:
+        for tick in range(first, first + count):
+            driver.publishers[m.DOMAIN_SHIFT.name].publish(Float32(data=shift))
+            driver.residual(stamp(tick) - 1, np.array([0.0, 0.05, 0.0, 0.0, 0.0, 0.0]))
+            driver.tick(tick)
+
+    run(0, 10, 0.0)
+    assert driver.node.controller.gain == 1.0
+    run(10, 10, 0.825)
+    assert driver.node.controller.gain == pytest.approx(0.5, abs=0.01)
+    assert driver.node.controller.state.value == "ACTIVE"
+    run(20, 60, 1.0)
+    driver.until(lambda: driver.state["state"] == "HOLDING")
+    assert driver.state["reasons"] == ["domain_shift"]
+    run(80, 40, 0.0)
+    driver.until(lambda: driver.state["state"] == "ACTIVE" and driver.state["gain"] == 1.0)
+
+
+def test_efforts_beyond_the_arms_limit_stop_it(start: Callable[..., Driver]) -> None:
+    driver = start("tick_on:=joint_states", "start_enabled:=true", "effort_time_s:=0.05")
+    efforts = 1.1 * np.array(ARM.limits.effort)
+    for tick in range(12):
+        driver.tick(tick, efforts=efforts if tick % 2 else None)  # now and then is not too much
+    assert driver.node.controller.state.value == "ACTIVE"
+    for tick in range(12, 27):
+        driver.tick(tick, efforts=-efforts)
+    driver.until(lambda: driver.state["state"] == "STOPPED")
+    assert driver.state["reasons"] == ["effort_limit"]
+
+
+@pytest.mark.parametrize("output", ["forward_position", "forward_velocity"])
+def test_forward_controllers_get_plain_numbers_and_a_stop_to_its_end(
+    start: Callable[..., Driver], output: str, tmp_path: Path
+) -> None:
+    named = ARM.model_dump(mode="json")
+    named["topics"][output] = "left_arm/commands"
+    (tmp_path / "left.yaml").write_text(yaml.safe_dump(named))
+    driver = start(
+        "tick_on:=joint_states",
+        "start_enabled:=true",
+        "settle_s:=0.0",
+        f"output:={output}",
+        f"arm:={tmp_path}/left.yaml",
+    )
+    told: list[Float64MultiArray] = []
+    driver.client.create_subscription(Float64MultiArray, "left_arm/commands", told.append, m.EVENTS)
+    driver.until(lambda: driver.client.count_publishers("left_arm/commands"))
+    for tick in range(120):
+        if tick == 60:
+            driver.publishers[m.ESTOP.name].publish(Bool(data=True))
+            driver.until(lambda: driver.node.controller.supervisor.latched)
+        driver.residual(stamp(tick) - 1, np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0]))
+        before = driver.node._ticks.count
+        driver.joint_state(tick, driver.node.controller.commanded)
+        driver.until(lambda b=before: driver.node._ticks.count > b)
+    driver.until(lambda: driver.state["state"] == "STOPPED")
+    rows = np.array([list(message.data) for message in told])
+    assert not driver.seen[m.ARM_COMMAND.name]
+    assert len(rows) > 60
+    if output == "forward_position":
+        assert np.abs(rows[40] - rows[0]).max() > 1e-3
+        rows = 240 * np.diff(rows, axis=0)
+    assert (np.abs(rows) <= ARM.limits.velocity).all()
+    assert np.abs(rows).max() > 0.01
+    assert rows[-1] == pytest.approx(np.zeros(7), abs=5e-3 if output == "forward_position" else 0.0)
+    assert driver.node.controller.filter.resting
+
+
+def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(
+    start: Callable[..., Driver], tmp_path: Path
+) -> None:
+    joints = make_bundle(tmp_path, name="joints", in_joint_space=True).directory
+    driver = start(*QUICK, f"bundle:={joints}")
+    applied = driver.seen[m.RESIDUAL_APPLIED.name]
+    asked = np.array([0.08, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for tick in range(40):
+        driver.tick(tick, driver.node.controller.commanded)
+        before = len(applied)
+        driver.publishers[m.GRIPPER.name].publish(m.gripper_message(stamp(tick) - 1, 0.02, ARM))
+        residual = m.joint_residual_message(Residual(stamp(tick) - 1, asked), ARM.joint_names)
+        driver.publishers[m.JOINT_RESIDUAL.name].publish(residual)
+        driver.until(lambda b=before: len(applied) > b)
+    jacobian = driver.node.controller.kinematics.jacobian(driver.node.controller.commanded)
+    told = m.twist_from_message(applied[-1], ARM.base_frame)  # as the twist that it makes of the tool
+    assert told == pytest.approx(jacobian @ asked, abs=1e-4)
+    assert driver.node.controller.commanded[0] > ARM.home[0] + 1e-3
+
+
+def test_dds_reports_a_residual_that_stays_away_and_its_publishers_end(start: Callable[..., Driver]) -> None:
+    driver = start("tick_on:=joint_states")
+    name = m.RESIDUAL.name
+    values = driver.node._streams.values
+    driver.publishers[name].publish(m.residual_message(Residual(1, np.zeros(6)), ARM.base_frame))
+    driver.until(lambda: values()[f"{name}_publishers_alive"] == 1)
+    driver.until(lambda: values()[f"{name}_deadlines_missed"] >= 2)
+    driver.client.destroy_publisher(driver.publishers.pop(name))
+    driver.until(lambda: values()[f"{name}_publishers_alive"] == 0)
+    driver.until(
+        lambda: any(
+            value.key == f"{name}_deadlines_missed" and int(value.value) >= 2
+            for array in driver.seen[m.DIAGNOSTICS.name]
+            for value in array.status[0].values
+        )
+    )
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,10 @@ class ResidualController:
             self._gripper_target = min(max(float(residual.gripper_width), gripper.closed_width), gripper.open_width)
         return self.supervisor.gain * twist
 
+    def as_twist(self, admitted: np.ndarray) -> np.ndarray:
+        """What `on_residual` admitted as a twist [6] of the tool; joint velocities through the Jacobian."""
+        return self.filter.locate()[2] @ admitted if self.in_joint_space else admitted
+
     def reject_residual(self, reason: Reason, now_ns: int) -> None:
         """A residual that could not even be read (wrong frame or type) came: gain to 0."""
         self.supervisor.saw_residual(NEVER, now_ns, reason)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 
 from rlfp_ros.nodes.messages import DIAGNOSTICS
@@ -86,6 +87,36 @@ class Diagnostics:
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
+
+
+class Streams:
+    """Missed deadlines and lost publishers of what our own nodes send one another, as DDS reports them."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._missed: dict[str, int] = {}
+        self._alive: dict[str, int] = {}
+
+    def watch(self, name: str) -> SubscriptionEventCallbacks:
+        """Callbacks for the subscription of a topic with a deadline and a lease."""
+        self._missed[name], self._alive[name] = 0, 0
+        return SubscriptionEventCallbacks(
+            deadline=lambda event: self._on_deadline(name, event.total_count),
+            liveliness=lambda event: self._on_liveliness(name, event.alive_count, event.alive_count_change),
+        )
+
+    def _on_deadline(self, name: str, total: int) -> None:
+        self._missed[name] = total
+
+    def _on_liveliness(self, name: str, alive: int, change: int) -> None:
+        self._alive[name] = alive
+        if change < 0:
+            self._node.get_logger().warning(f"topic {name}: a publisher is gone, {alive} left")
+
+    def values(self) -> dict[str, object]:
+        """`{topic}_deadlines_missed` and `{topic}_publishers_alive` for a Report."""
+        missed = {f"{name}_deadlines_missed": count for name, count in self._missed.items()}
+        return missed | {f"{name}_publishers_alive": count for name, count in self._alive.items()}
 
 
 class Durations:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Duration as DurationMessage
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, PointCloud2, PointField
 from std_msgs.msg import Bool, Float32, Header, String
@@ -36,20 +38,34 @@ _STAMP_LITTLE, _STAMP_BIG = struct.Struct("<iI"), struct.Struct(">iI")
 # ---- topics -----------------------------------------------------------------------------------------------------
 
 
-def _qos(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile:
+def _qos(depth: int, reliable: bool = True, latched: bool = False, **policies: Any) -> QoSProfile:
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        **policies,
     )
+
+
+DEADLINE = Duration(seconds=0.1)  # three periods of the camera
+LEASE = Duration(seconds=1.0)  # of liveliness, kept up by DDS itself as long as the process lives
 
 
 # Camera publishers are reliable (REP-2003). More than one image is kept for the recorder, which reads reliably.
 CAMERA_PUBLISHER = _qos(5)
 # Our own image subscriptions: only the newest frame is worth an inference, and best effort matches every driver.
 CAMERA_SUBSCRIPTION = _qos(1, reliable=False)
-LATEST = _qos(1)  # reliable, the newest only: features, residual, gripper, commands, shift
+LATEST = _qos(1)  # reliable, the newest only: gripper, commands
+# What our own nodes send one another at the camera's rate: DDS reports where it stops. A publisher that offers less is
+# not heard, so drivers' topics have neither.
+_ALIVE: dict[str, Any] = {
+    "deadline": DEADLINE,
+    "liveliness": LivelinessPolicy.AUTOMATIC,
+    "liveliness_lease_duration": LEASE,
+}
+STREAM = _qos(1, **_ALIVE)  # features, object pose, shift; and every subscription of ours to such a topic
+STREAM_QUEUE = _qos(10, **_ALIVE)  # residuals: the recorder wants them all
 LATCHED = _qos(1, latched=True)  # a late joiner gets the last value: goal, safety/state
 BEST_EFFORT = _qos(1, reliable=False)  # overlay
 # Also latched, but an episode's end, the next one's reset and its start may follow within a millisecond.
@@ -76,12 +92,13 @@ IMAGE_COMPRESSED = Topic("camera/image_raw/compressed", CompressedImage, CAMERA_
 CAMERA_INFO = Topic("camera/camera_info", CameraInfo, CAMERA_PUBLISHER)
 JOINT_STATES = Topic("joint_states", JointState, JOINT_STATES_PUBLISHER)
 CLOCK = Topic("/clock", Clock, BEST_EFFORT)
-FEATURES = Topic("perception/features", PointCloud2, LATEST)
-OBJECT_POSE = Topic("perception/object_pose", PoseWithCovarianceStamped, LATEST)
-DOMAIN_SHIFT = Topic("perception/domain_shift", Float32, LATEST)
+FEATURES = Topic("perception/features", PointCloud2, STREAM)
+OBJECT_POSE = Topic("perception/object_pose", PoseWithCovarianceStamped, STREAM)
+DOMAIN_SHIFT = Topic("perception/domain_shift", Float32, STREAM)
 OVERLAY = Topic("perception/overlay", Image, BEST_EFFORT)
 GOAL = Topic("goal", PointStamped, LATCHED)
-RESIDUAL = Topic("policy/residual", TwistStamped, EVENTS)
+RESIDUAL = Topic("policy/residual", TwistStamped, STREAM_QUEUE)
+JOINT_RESIDUAL = Topic("policy/residual", JointTrajectory, STREAM_QUEUE)  # where the bundle's action is joint_velocity
 GRIPPER = Topic("policy/gripper", JointState, LATEST)
 RESIDUAL_APPLIED = Topic("policy/residual_applied", TwistStamped, EVENTS)
 ARM_COMMAND = Topic("joint_trajectory_controller/joint_trajectory", JointTrajectory, LATEST)
@@ -239,7 +256,7 @@ def trajectory_message(trajectory: Trajectory, joint_names: Sequence[str]) -> Jo
                 positions=_doubles(position),
                 velocities=_doubles(velocity),
                 accelerations=_doubles(acceleration),
-                time_from_start=Duration(sec=seconds, nanosec=nanoseconds),
+                time_from_start=DurationMessage(sec=seconds, nanosec=nanoseconds),
             )
         )
     return JointTrajectory(header=header_message(trajectory.stamp_ns), joint_names=list(joint_names), points=points)
@@ -301,6 +318,31 @@ def residual_message(residual: Residual, base_frame: str) -> TwistStamped:
 def residual_from_message(message: TwistStamped, base_frame: str, gripper_width: float | None = None) -> Residual:
     """TwistStamped -> Residual. Raises ConfigurationError where it is in another frame than the arm's base."""
     return Residual(stamp_ns(message.header.stamp), twist_from_message(message, base_frame), gripper_width)
+
+
+def joint_residual_message(residual: Residual, joint_names: Sequence[str]) -> JointTrajectory:
+    """A residual of joint velocities: a trajectory of one point without positions."""
+    point = JointTrajectoryPoint(velocities=_doubles(residual.twist))
+    return JointTrajectory(header=header_message(residual.stamp_ns), joint_names=list(joint_names), points=[point])
+
+
+def joint_velocities_from_message(message: JointTrajectory, joint_names: Sequence[str]) -> np.ndarray:
+    """[J] rad/s in the order of `joint_names`, whatever order the sender chose.
+
+    Raises ConfigurationError where joints are missing or unknown, or there is not one point with a velocity for each.
+    """
+    if sorted(message.joint_names) != sorted(joint_names):
+        raise ConfigurationError(
+            f"topic {RESIDUAL.name}: joint_names is {list(message.joint_names)}, expected {list(joint_names)} in any "
+            "order; give policy and controller the same bundle"
+        )
+    counts = [len(point.velocities) for point in message.points]
+    if counts != [len(joint_names)]:
+        raise ConfigurationError(
+            f"topic {RESIDUAL.name}: points have {counts} velocities, expected one point with {len(joint_names)}"
+        )
+    velocities = np.frombuffer(message.points[0].velocities, dtype=np.float64)
+    return velocities[[message.joint_names.index(name) for name in joint_names]]
 
 
 def gripper_message(stamp_ns: int, width: float, arm: arms.Arm) -> JointState:

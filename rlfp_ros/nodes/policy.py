@@ -21,7 +21,7 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
-from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError, Schema
 
@@ -80,7 +80,9 @@ class PolicyNode(Node):
         self._acting, self._transfer = Durations(), Durations()
         self._last_features_at = time.monotonic()
 
-        self._residual = self._publisher(messages.RESIDUAL)
+        self._streams = Streams(self)
+        self._in_joint_space = self._contract.action.kind == "joint_velocity"
+        self._residual = self._publisher(messages.JOINT_RESIDUAL if self._in_joint_space else messages.RESIDUAL)
         self._gripper = self._publisher(messages.GRIPPER)
         self._ready = self._publisher(messages.EPISODE_READY)
         self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
@@ -89,7 +91,9 @@ class PolicyNode(Node):
         )
         self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self.create_subscription(PointStamped, messages.GOAL.name, self._on_goal, messages.LATCHED)
-        self.create_subscription(PointCloud2, messages.FEATURES.name, self._on_features, messages.LATEST)
+        features = messages.FEATURES
+        events = self._streams.watch(features.name)
+        self.create_subscription(features.type, features.name, self._on_features, features.qos, event_callbacks=events)
         self.get_logger().info(f"bundle {self._contract.name} on arm {self._arm.name}")
 
     def _publisher(self, topic: messages.Topic) -> Any:
@@ -175,7 +179,10 @@ class PolicyNode(Node):
         if residual.gripper_width is not None:
             # First, so that the controller has it when the residual with the same stamp comes.
             self._gripper.publish(messages.gripper_message(residual.stamp_ns, residual.gripper_width, self._arm))
-        self._residual.publish(messages.residual_message(residual, self._arm.base_frame))
+        if self._in_joint_space:
+            self._residual.publish(messages.joint_residual_message(residual, self._arm.joint_names))
+        else:
+            self._residual.publish(messages.residual_message(residual, self._arm.base_frame))
         self._acting.add(time.monotonic() - began)
 
     def _joints_at(self, stamp_ns: int) -> messages.arms.JointState:
@@ -218,6 +225,7 @@ class PolicyNode(Node):
         values = {
             **self._acting.values("acting"),
             **self._transfer.values("transfer"),
+            **self._streams.values(),
             "skipped": self._skipped,
             "joint_states_kept": len(self._history),
         }

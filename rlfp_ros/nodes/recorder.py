@@ -164,10 +164,11 @@ class RecorderNode(Node):
             reliable = all(qos.reliability != ReliabilityPolicy.BEST_EFFORT for qos in offered)
             latched = all(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered)
             topic.qos = tuple(_quality(qos) for qos in offered)
-            if topic.subscription is not None and (reliable, latched) == (topic.reliable, topic.latched):
+            typename = publishers[0].topic_type  # residuals are twists or joint trajectories, as the bundle says
+            known = topic.reliable, topic.latched, topic.type
+            if topic.subscription is not None and known == (reliable, latched, typename):
                 continue
-            topic.reliable, topic.latched = reliable, latched
-            topic.type = topic.type or publishers[0].topic_type
+            topic.reliable, topic.latched, topic.type = reliable, latched, typename
             if topic.type in IMAGE_TYPES and not self._settings.images:
                 continue
             try:

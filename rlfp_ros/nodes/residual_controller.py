@@ -29,7 +29,7 @@ from rlfp_ros.control.supervisor import POLICY_FAULTS
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
-from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.perception.checklist import Report as ChecklistReport
 from rlfp_ros.perception.extrinsics import load_extrinsics
@@ -83,6 +83,7 @@ class ResidualControllerNode(Node):
         self._ticks, self._periods = Durations(), Durations()
         self._last_tick = 0.0
 
+        self._streams = Streams(self)
         self._open_publishers(settings)
         self._open_subscriptions()
         for name in ("enable", "disable", "estop", "reset", "step"):
@@ -126,12 +127,14 @@ class ResidualControllerNode(Node):
             (messages.DOMAIN_SHIFT, self._on_domain_shift),
             (messages.OBJECT_POSE, self._on_object_pose),
             (messages.GRIPPER, self._on_gripper),
-            (messages.RESIDUAL, self._on_residual),
+            (messages.JOINT_RESIDUAL if self.controller.in_joint_space else messages.RESIDUAL, self._on_residual),
             *(((messages.CHECKLIST, self._on_checklist),) if self.settings.require_checklist else ()),
         )
         for topic, callback in subscriptions:
-            qos = messages.LATEST if topic is messages.RESIDUAL else topic.qos  # the newest residual alone counts
-            self.create_subscription(topic.type, topic.name, callback, qos)
+            qos, events = topic.qos, None
+            if qos.deadline == messages.DEADLINE:  # of a stream the newest alone counts
+                qos, events = messages.STREAM, self._streams.watch(topic.name)
+            self.create_subscription(topic.type, topic.name, callback, qos, event_callbacks=events)
         self.create_subscription(
             JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
@@ -165,10 +168,13 @@ class ResidualControllerNode(Node):
         if self._lock_step:
             self._tick(joint_state.stamp_ns)
 
-    def _on_residual(self, message: TwistStamped) -> None:
+    def _on_residual(self, message: TwistStamped | JointTrajectory) -> None:
         stamp = messages.stamp_ns(message.header.stamp)
         try:
-            twist = messages.twist_from_message(message, self.arm.base_frame)
+            if self.controller.in_joint_space:
+                twist = messages.joint_velocities_from_message(message, self.arm.joint_names)
+            else:
+                twist = messages.twist_from_message(message, self.arm.base_frame)
         except ConfigurationError as error:
             self.controller.reject_residual(Reason.RESIDUAL_SHAPE, self._now())
             self._applied.publish(messages.twist_message(stamp, np.zeros(6), self.arm.base_frame))
@@ -201,7 +207,7 @@ class ResidualControllerNode(Node):
 
     def _admit(self, residual: Residual) -> None:
         self._pending = None
-        applied = self.controller.on_residual(residual, self._now())
+        applied = self.controller.as_twist(self.controller.on_residual(residual, self._now()))
         self._applied.publish(messages.twist_message(residual.stamp_ns, applied, self.arm.base_frame))
 
     def _on_object_pose(self, message: PoseWithCovarianceStamped) -> None:
@@ -342,7 +348,7 @@ class ResidualControllerNode(Node):
         elif controller.state is State.HOLDING or POLICY_FAULTS.intersection(controller.reasons):
             level = Level.WARN
         values: dict[str, object] = dict(controller.diagnostics())
-        values |= self._ticks.values("tick") | self._periods.values("period")
+        values |= self._ticks.values("tick") | self._periods.values("period") | self._streams.values()
         return Report(level, f"{controller.state.value}{': ' if reasons else ''}{reasons}", values)
 
 
