@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Process, TestNode
-from fixture_bundle import POINTS
+from fixture_bundle import POINTS, make_bundle
 from sensor_msgs.msg import JointState
 
 from rlfp_ros.bundle import load_bundle
@@ -107,6 +107,27 @@ def test_the_residual_is_the_in_process_one_from_the_joints_at_the_image_s_stamp
         np.testing.assert_array_equal(twist, expected.twist)
         robot.node.spin_until(lambda count=number: len(robot.grippers) > count)
         assert messages.gripper_from_message(robot.grippers[number]) == (stamp, expected.gripper_width)
+
+
+def test_a_joint_space_bundle_s_residual_goes_out_as_joint_velocities(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path, name="joints", in_joint_space=True)
+    joint_states, seen = test_node.publisher(messages.JOINT_STATES), test_node.publisher(messages.FEATURES)
+    residuals = test_node.listen(messages.JOINT_RESIDUAL)
+    start_node("policy", {"bundle": bundle.directory})
+    test_node.connected(joint_states, seen)
+    test_node.spin_until(lambda: test_node.node.count_publishers(messages.JOINT_RESIDUAL.name))
+    test_node.spin_for(0.2)
+    state = joints(START, 3)
+    joint_states.publish(messages.joint_state_message(state, PANDA))
+    seen.publish(messages.features_message(START, features(4), "camera_optical_frame"))
+    test_node.spin_until(lambda: residuals)
+    expected = Policy(bundle, PANDA).act(features(4), state, START)
+    found = messages.joint_velocities_from_message(residuals[0], PANDA.joint_names)
+    np.testing.assert_array_equal(found, expected.twist)
+    assert expected.twist[[1, 2, 4, 6]].tolist() == [0.0] * 4
+    assert np.abs(expected.twist[[0, 3, 5]]).max() > 0
 
 
 def test_between_two_joint_states_the_older_is_taken(

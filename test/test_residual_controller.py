@@ -681,3 +681,17 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
     assert (np.abs(velocities) <= tolerance * np.array(ARM.limits.velocity)).all()
     assert (np.abs(accelerations) <= tolerance * np.array(ARM.limits.acceleration)).all()
     assert (np.abs(240 * np.diff(accelerations, axis=0)) <= tolerance * np.array(ARM.limits.jerk)).all()
+
+
+def test_inputs_that_come_after_a_stall_of_this_process_are_not_taken_for_those_of_the_future() -> None:
+    """Simulated time: the first tick after the stall still has the old /clock, the residual is 100 ms newer."""
+    rig = Rig().run(1.0)
+    before = rig.now
+    rig.tick += 24
+    rig.controller.tick(before + 1_000_000_000 // 240, rig.now)
+    residual = Residual(rig.now - 30_000_000, PUSH)
+    rig.controller.clock_ns = rig.now
+    assert rig.controller.on_residual(residual, rig.now).any()
+    assert Reason.RESIDUAL_FUTURE not in rig.controller.supervisor.counts
+    assert not rig.controller.on_residual(Residual(rig.now + 50_000_000, PUSH), rig.now).any()
+    assert rig.controller.supervisor.counts[Reason.RESIDUAL_FUTURE] == 1

@@ -18,6 +18,7 @@ from fixture_bundle import make_bundle  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import Bool, Float32, Float64MultiArray  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
@@ -26,9 +27,11 @@ from rlfp_ros.control.trajectory import Residual  # noqa: E402
 from rlfp_ros.episode import Episode, Phase  # noqa: E402
 from rlfp_ros.nodes import messages as m  # noqa: E402
 from rlfp_ros.nodes.residual_controller import ResidualControllerNode  # noqa: E402
+from rlfp_ros.recording.reader import BagReader  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 
 ARM = load_arm("panda")
+BAG = Path(__file__).parent / "data" / "camera_dead_then_estop.mcap"
 LIMIT_S = 20.0  # for anything to happen, on a busy machine
 QUICK = ("tick_on:=joint_states", "start_enabled:=true", "settle_s:=0.0", "gain_ramp_s:=0.01")  # moves from the start
 
@@ -388,6 +391,69 @@ def test_dds_reports_a_residual_that_stays_away_and_its_publishers_end(start: Ca
             for value in array.status[0].values
         )
     )
+
+
+def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_time(start: Callable[..., Driver]) -> None:
+    """`test/data/camera_dead_then_estop.mcap`: the camera dies, comes back, then an e-stop. Times are the joints'."""
+    driver = start("tick_on:=joint_states", "start_enabled:=true")
+    controller = driver.node.controller
+    object_pose = driver.client.create_publisher(m.OBJECT_POSE.type, m.OBJECT_POSE.name, m.OBJECT_POSE.qos)
+    driver.until(object_pose.get_subscription_count)
+    commands = driver.seen[m.ARM_COMMAND.name]
+    ticks: list[tuple[float, str, float, float]] = []  # s, state, gain, largest speed told
+    poses, residuals, estop = [], [], 0.0
+    with BagReader(BAG) as bag:
+        for recorded in bag.messages():
+            topic = recorded.topic.lstrip("/")
+            now = ticks[-1][0] if ticks else 0.0
+            if topic == "episode":
+                episode = Episode.from_json(bag.decode(recorded).data)
+                if episode.phase is not Phase.RESET:
+                    continue
+                before = len(driver.seen[m.EPISODE_READY.name])
+                driver.publishers[topic].publish(m.episode_message(episode))
+                driver.until(lambda b=before: len(driver.seen[m.EPISODE_READY.name]) > b)
+                ticks, poses, residuals = [], [], []
+            elif topic == "joint_states":
+                message = deserialize_message(recorded.data, m.JOINT_STATES.type)
+                before = len(commands)
+                driver.publishers[topic].publish(message)
+                driver.until(lambda b=before: len(commands) > b)
+                points = commands[-1].points
+                speed = float(np.abs(points[0].velocities).max()) if points else 0.0
+                at = m.stamp_ns(message.header.stamp) * 1e-9
+                ticks.append((at, controller.state.value, controller.gain, speed))
+            elif topic == "perception/object_pose":
+                message = deserialize_message(recorded.data, m.OBJECT_POSE.type)
+                object_pose.publish(message)
+                stamp_ns = m.stamp_ns(message.header.stamp)
+                driver.until(lambda s=stamp_ns: max(controller._object_stamp_ns, controller._reset_stamp_ns) >= s)
+                poses.append(now)
+            elif topic == "policy/residual":
+                message = deserialize_message(recorded.data, m.RESIDUAL.type)
+                twist = np.clip(m.twist_from_message(message, ARM.base_frame), -0.1, 0.1)  # this bundle's scale
+                driver.residual(m.stamp_ns(message.header.stamp), twist)
+                residuals.append(now)
+            elif topic == "safety/estop":
+                driver.publishers[topic].publish(Bool(data=True))
+                driver.until(lambda: controller.supervisor.latched)
+                estop = now
+
+    def after(since: float, condition: Callable[[str, float, float], bool]) -> float:
+        return next(at - since for at, *tick in ticks if at > since and condition(*tick))
+
+    gap = int(np.argmax(np.diff(poses)))
+    dark, light = poses[gap], poses[gap + 1]
+    assert "STOPPED" not in {state for at, state, *_ in ticks if at <= estop}  # no false stop
+    assert "HOLDING" not in {state for at, state, *_ in ticks if ticks[10][0] < at <= dark}  # and no false hold
+    assert after(dark, lambda state, gain, speed: gain == 0.0) <= 0.15
+    assert after(dark, lambda state, gain, speed: state == "HOLDING") <= 0.15 + 0.125  # slowed down over hold_ramp_s
+    assert after(dark, lambda state, gain, speed: state == "HOLDING" and speed < 1e-3) <= 0.35
+    resumed = next(at for at in residuals if at >= light)
+    assert after(resumed, lambda state, gain, speed: gain > 0.0) <= 0.3
+    assert after(estop, lambda state, gain, speed: state == "STOPPED") <= 2.1 / 240
+    assert after(estop, lambda state, gain, speed: speed == 0.0) <= 0.25
+    assert ticks[-1][1] == "STOPPED"
 
 
 @pytest.mark.parametrize(

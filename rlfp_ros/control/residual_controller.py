@@ -96,6 +96,7 @@ class ResidualController:
         self._forward = settings.output != "joint_trajectory"
         self._stamp_ns = self._now_ns = NEVER  # of the last tick, on both clocks
         self._moved_ns = NEVER  # when the stamps last went on
+        self.clock_ns = NEVER  # the senders' clock when an input comes, where the node can tell: ticks may be late
         self.last_error = ""
         self.internal_errors = 0
         self.goal: np.ndarray | None = None
@@ -176,10 +177,10 @@ class ResidualController:
     # --- inputs ------------------------------------------------------------------------------------------------
 
     def _future(self, stamp_ns: int, now_ns: int) -> bool:
-        """Is a stamp ahead of the tick timeline, carried on to `now_ns` by the steady clock?"""
+        """Is a stamp ahead of the tick timeline, carried on to `now_ns` by the steady clock, and of `clock_ns`?"""
         if self._stamp_ns == NEVER:
             return False
-        reached = self._stamp_ns + max(0, now_ns - self._now_ns)
+        reached = max(self._stamp_ns + max(0, now_ns - self._now_ns), self.clock_ns)
         return stamp_ns - reached > (self.settings.future_tolerance_s + self._dt) * 1e9
 
     def on_joint_state(self, joint_state: JointState, now_ns: int) -> None:

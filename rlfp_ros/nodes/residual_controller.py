@@ -143,7 +143,11 @@ class ResidualControllerNode(Node):
 
     def _now(self) -> int:
         """By which inputs age: the steady clock, or in lock step the newest stamp."""
-        return self._stamp_now if self._lock_step else time.monotonic_ns()
+        if self._lock_step:
+            return self._stamp_now
+        # After a while without the processor the last tick is old, and of simulated time too: /clock was read late.
+        self.controller.clock_ns = self.get_clock().now().nanoseconds
+        return time.monotonic_ns()
 
     def _reached_stamp(self) -> int:
         """The tick timeline's present, for messages without a stamp."""
