@@ -3,6 +3,8 @@
 
     .venv/bin/python benchmarks/fault_matrix.py [--times 20] [--faults estop ...] [--clean SECONDS] [--json FILE]
 
+With --json, every trial is written as it ends, and a run that was interrupted goes on where it was: give the same file.
+
 Every node is its own process on real DDS over shared memory, as `sim.launch.py` starts them, with the settings that an
 arm gets (`real_arm.launch.py`): the controller ticks on its own timer, starts DISABLED and wants a heartbeat. This
 script stands where the drivers' topics pass (joint states, pictures, residuals, /clock) and hands each message on as it
@@ -53,7 +55,8 @@ AS_ON_AN_ARM = {
 }
 START_S = 40.0  # for all processes, on a busy machine
 FAULT_S = 1.0  # how long a fault lasts
-AFTER_S = 0.8  # how long it is watched afterwards
+AFTER_S = 0.8  # how long is waited afterwards for the first residual that acts; one that latches shows at once
+LATCHED_S = 0.2
 STANDING_RAD_S = 1e-3
 ACTING_M_S = 0.05  # admitted of the residual
 MOVING_RAD_S = 0.1  # a fault while the arm stands proves nothing
@@ -64,8 +67,10 @@ BUSY = "while True: pass"
 
 # What a machine without time for simulator and script looks like to the controller. Where it comes in by itself, the
 # trial measured something else: it is made again, and counted as disturbed.
-STARVED = ("joint_state_stale", "joint_state_old", "clock_jump", "heartbeat_lost")
+STARVED = ("joint_state_stale", "joint_state_old", "clock_jump", "heartbeat_lost", "percept_stale", "percept_old")
+DARK = STARVED[4:]
 ATTEMPTS = 3  # for each trial that is wanted
+CLEAN_S = 60.0  # of clean running between two looks
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,14 @@ FAULTS = {
         Fault("nan_action", "every residual has a NaN", True, False),
         Fault("action_jump", "residuals swing between 1.4 and -1.4 of their scale", True, False),
         Fault("future_stamp", "residuals are stamped 10 s ahead", True, False),
-        Fault("camera_frozen", "the camera repeats one picture with its stamp", False, False, holds=True),
-        Fault("camera_dead", "no picture comes", False, False, holds=True),
+        Fault(
+            "camera_frozen", "the camera repeats one picture with its stamp", False, False, stops_by=DARK, holds=True
+        ),
+        Fault("camera_dead", "no picture comes", False, False, stops_by=DARK, holds=True),
         Fault("joint_states_stale", "no joint state comes", stops_by=("joint_state_stale", "joint_state_old")),
         Fault("clock_frozen", "/clock stands still", stops_by=STARVED[:3]),
         Fault("controller_killed", "the safety node itself gets a SIGKILL", kills="residual_controller"),
-        Fault("simulator_killed", "arm, camera and clock die together", kills="simulator", stops_by=STARVED[:3]),
+        Fault("simulator_killed", "arm, camera and clock die together", kills="simulator", stops_by=STARVED[:3] + DARK),
         Fault("estop", "true on safety/estop"),
         Fault("heartbeat_lost", "operator/heartbeat falls silent", stops_by=("heartbeat_lost",)),
         Fault("estop_under_load", "true on safety/estop, with a busy process for each core beside it"),
@@ -281,6 +288,10 @@ class Harness:
         message = deserialize_message(self.heard.commands[-1][1], self._m.ARM_COMMAND.type)
         return bool(message.points) and float(np.abs(message.points[0].velocities).max()) > MOVING_RAD_S
 
+    def acting_since(self, since: int) -> list[int]:
+        """When residuals were admitted with more than zeros, ns."""
+        return [at for at, largest in self.heard.applied if at >= since and largest > 0.0]
+
     def answer_commands(self, seconds: float) -> list[int]:
         """Play an arm that is where it was told to be; when each command was published, ns."""
         m, arm = self._m, load_arm("panda")
@@ -406,7 +417,10 @@ def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial
                     harness.until(lambda: harness.heard.states != known, what="no safety/state came")
                 else:
                     harness.until(lambda: harness.phase == "running", what="no episode began")
-        harness.spin(AFTER_S)
+        if fault.latches:
+            harness.spin(LATCHED_S)
+        else:
+            harness.until(lambda: harness.acting_since(cleared), AFTER_S, "")
     finally:
         end(busy)
         harness.fault, harness.heartbeat = "", True
@@ -456,7 +470,7 @@ def judge(harness: Harness, fault: Fault, began: int, cleared: int) -> Trial:
     if moving_until >= cleared - 2 * step:
         rest = float("nan")
     without = [at for at, state in heard.states if at >= began and state["gain"] == 0.0]
-    acting = [at for at, largest in heard.applied if at >= cleared and largest > 0.0]
+    acting = harness.acting_since(cleared)
     return Trial(
         stopped=(without[0] - began) * 1e-6 if fault.policy and without else float("nan") if fault.policy else rest,
         carried=1e3 * carried,
@@ -473,25 +487,48 @@ def judge(harness: Harness, fault: Fault, began: int, cleared: int) -> Trial:
 
 
 def measure_faults(
-    times: int, names: list[str] | None = None, seed: int = 0, clean_s: float = 0.0
+    times: int,
+    names: list[str] | None = None,
+    seed: int = 0,
+    clean_s: float = 0.0,
+    known: dict[str, Any] | None = None,
+    save: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
-    """Every fault `times` times. `clean_s` seconds without any come first, under the key `clean`."""
-    random, result = np.random.default_rng(seed), {}
+    """Every fault `times` times. `clean_s` seconds without any come first, under the key `clean`.
+
+    `known` has what was measured before ("trials" of each fault, "clean") and takes what is measured; `save` is called
+    after each trial.
+    """
+    known = {} if known is None else known
+    trials: dict[str, list[dict[str, Any]]] = known.setdefault("trials", {})
+    clean: dict[str, Any] = known.setdefault(
+        "clean", {"seconds": 0.0, "false_stops": 0, "false_holds": 0, "reasons": []}
+    )
+    result: dict[str, dict[str, Any]] = {}
     with quiet_graph(NODES, AS_ON_AN_ARM, relayed=True) as harness:
         harness.until(lambda: harness.phase == "running", what="no episode began")
-        if clean_s:
-            result["clean"] = run_clean(harness, clean_s)
+        while clean["seconds"] < clean_s:
+            more = run_clean(harness, min(CLEAN_S, clean_s - clean["seconds"]))
+            clean |= {name: clean[name] + more[name] for name in ("seconds", "false_stops", "false_holds")}
+            clean["reasons"] = sorted({*clean["reasons"], *more["reasons"]})
+            save()
+        if clean["seconds"]:
+            result["clean"] = clean
         for name in names or list(FAULTS):
-            fault = FAULTS[name]
-            trials: list[Trial] = []
-            disturbed = 0
-            while len(trials) < times:
+            fault, made = FAULTS[name], trials.setdefault(name, [])
+            while sum(not trial["disturbed"] for trial in made) < times:
+                random = np.random.default_rng((seed, list(FAULTS).index(name), len(made)))
                 trial = inject(harness, fault, random)
-                if set(trial.reasons) & set(STARVED) - set(fault.stops_by) and disturbed < (ATTEMPTS - 1) * times:
-                    disturbed += 1
-                else:
-                    trials.append(trial)
-            result[name] = row = summary(fault, trials) | {"disturbed": disturbed}
+                starved = bool(set(trial.reasons) & set(STARVED) - set(fault.stops_by))
+                disturbed = starved and sum(trial["disturbed"] for trial in made) < (ATTEMPTS - 1) * times
+                made.append(dataclasses.asdict(trial) | {"disturbed": disturbed})
+                save()
+            counted = [
+                Trial(**{k: v for k, v in trial.items() if k != "disturbed"})
+                for trial in made
+                if not trial["disturbed"]
+            ]
+            result[name] = row = summary(fault, counted) | {"disturbed": len(made) - len(counted)}
             print(f"  {name}: p50 {row['p50_ms']} ms, max {row['max_ms']} ms, met: {row['met']}", end="; ")
             print(", ".join(row["reasons"]), flush=True)
     return result
@@ -580,14 +617,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    load = os.getloadavg()[0]
-    result = measure_faults(options.times, options.faults, options.seed, options.clean)
+    document: dict[str, Any] = {"machine": {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}, "known": {}}
+    if options.json and options.json.exists():
+        document = json.loads(options.json.read_text())
+
+    def save() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(document, indent=1))
+
+    known = document["known"]
+    result = measure_faults(options.times, options.faults, options.seed, options.clean, known, save)
+    document["stops"] = result
+    save()
     print(table(result))
     if "clean" in result:
         print(f"clean running: {result['clean']}")
-    if options.json:
-        machine = {"cores": os.cpu_count(), "load_before": load}
-        options.json.write_text(json.dumps({"machine": machine, "stops": result}, indent=1))
     return int(not all(row.get("met", True) for row in result.values()))
 
 
