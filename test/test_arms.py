@@ -22,7 +22,7 @@ def arm(request: pytest.FixtureRequest) -> Arm:
 
 
 def test_there_are_at_least_three() -> None:
-    assert {"panda", "iiwa", "xarm6"} <= set(NAMES)
+    assert {"panda", "iiwa", "xarm6", "fr3"} <= set(NAMES)
 
 
 def test_at_home_the_tool_points_down_inside_its_box_and_nothing_is_near(arm: Arm) -> None:
@@ -74,6 +74,41 @@ def test_capsules_enclose_the_collision_meshes_and_keep_near_to_them(arm: Arm) -
 def test_hostile_inputs_never_leave_the_published_limits(arm: Arm, faults: bool) -> None:
     judge, _ = run_hostile(arm, seed=11 + faults, ticks=600, faults=faults)
     assert judge.samples >= 2400
+
+
+@pytest.mark.parametrize("seed", [10, 21])
+def test_an_arm_with_little_jerk_keeps_its_tools_speed_while_a_stop_sets_in(seed: int) -> None:
+    """Runs that turned the xArm's tool at 1.501 and 1.505 rad/s when only a stop's beginning and end were checked."""
+    judge, _ = run_hostile(load_arm("xarm6"), seed, ticks=1800, faults=seed % 2 == 1)
+    assert judge.moving > 2000
+
+
+def test_the_fr3_stands_in_the_pandas_shells() -> None:
+    """Its URDF has no meshes to hold the capsules to: the two arms are the same but for 1.6 mm at the tool's point."""
+    fr3, panda = load_arm("fr3"), load_arm("panda")
+    strip = lambda capsules, prefix: [c.model_copy(update={"link": c.link.removeprefix(prefix)}) for c in capsules]  # noqa: E731
+    assert strip(fr3.capsules, "fr3_") == strip(panda.capsules, "panda_")
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        joints = random.uniform(fr3.limits.lower, fr3.limits.upper)
+        ours, theirs = Kinematics(fr3).forward(joints), Kinematics(panda).forward(joints)
+        assert ours[:3, :3] == pytest.approx(theirs[:3, :3], abs=1e-6)
+        assert theirs[:3, 3] - ours[:3, 3] == pytest.approx(0.0016 * ours[:3, 2], abs=1e-4)
+
+
+def test_speeds_near_the_ends_are_the_published_formulas() -> None:
+    """Values of libfranka's computeUpperLimitsJointVelocity and its lower twin, before their tolerance."""
+    fr3 = load_arm("fr3")
+    least, most = fr3.limits.velocity_bounds(np.array([2.5, 1.0, 0.0, -0.5, 2.75, 3.0, -3.0]))
+    expected = [(12.0 * 0.2501) ** 0.5 - 0.3, (5.17 * 0.7918) ** 0.5 - 0.2, 2.62, (8.0 * 0.3542) ** 0.5 - 0.3]
+    assert most[:4] == pytest.approx(expected)
+    assert most[4:] == pytest.approx([(34.0 * 0.0601) ** 0.5 - 0.35, (11.0 * 1.5205) ** 0.5 - 0.35, 5.26])
+    assert least[6] == pytest.approx(-((34.0 * 0.0196) ** 0.5 - 0.35))
+    assert least[:3] == pytest.approx([-2.62] * 3)
+    ends = np.array(fr3.limits.upper)
+    assert fr3.limits.velocity_bounds(ends)[1] == pytest.approx(np.zeros(7), abs=0.14)
+    panda = load_arm("panda").limits
+    assert panda.velocity_bounds(np.zeros(7))[1] == pytest.approx(panda.velocity)
 
 
 def test_a_controller_is_made_for_each(arm: Arm) -> None:
