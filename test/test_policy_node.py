@@ -130,6 +130,28 @@ def test_a_joint_space_bundle_s_residual_goes_out_as_joint_velocities(
     assert np.abs(expected.twist[[0, 3, 5]]).max() > 0
 
 
+def test_missed_deadlines_and_living_publishers_of_its_features_are_in_its_diagnostics(
+    robot: Robot, start_node: Callable[..., Process], tiny_bundle: Path
+) -> None:
+    start_node("policy", {"bundle": tiny_bundle})
+    robot.connected()
+    robot.move(joints(START, 1))
+    robot.see(START, 2)
+    robot.acted(1)
+
+    def reported() -> bool:
+        newest = [status for array in robot.diagnostics for status in array.status if status.name == "policy"][-1:]
+        values = {
+            value.key: int(value.value) for status in newest for value in status.values if "features_" in value.key
+        }
+        missed, alive = (
+            values.get(f"perception/features_{name}", 0) for name in ("deadlines_missed", "publishers_alive")
+        )
+        return missed > 0 and alive == 1
+
+    robot.node.spin_until(reported, what="a missed deadline in the diagnostics")
+
+
 def test_between_two_joint_states_the_older_is_taken(
     robot: Robot, start_node: Callable[..., Process], tiny_bundle: Path
 ) -> None:
