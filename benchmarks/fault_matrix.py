@@ -377,7 +377,7 @@ class Trial:
 
 def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial:
     """One fault at a random phase of a new episode."""
-    busy: list[subprocess.Popen[bytes]] = []
+    beside = contextlib.ExitStack()
     try:
         for _ in range(20):
             harness.enable()
@@ -385,12 +385,11 @@ def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial
                 continue
             harness.spin(float(random.uniform(0.02, 0.4)))
             if harness.moving and fault.name == "estop_under_load":
-                command = [sys.executable, "-S", "-c", BUSY]
-                busy = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+                beside.enter_context(busy_processes(os.cpu_count() or 1))
                 harness.spin(0.1)
             if harness.moving:
                 break
-            end(busy)
+            beside.close()
         else:
             raise RuntimeError(f"no motion to stop; state: {harness.state}")
         harness.heard = Heard(states=harness.heard.states[-1:], commands=harness.heard.commands)
@@ -422,17 +421,21 @@ def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial
         else:
             harness.until(lambda: harness.acting_since(cleared), AFTER_S, "")
     finally:
-        end(busy)
+        beside.close()
         harness.fault, harness.heartbeat = "", True
     return judge(harness, fault, began, cleared)
 
 
-def end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Kill and forget."""
-    while processes:
-        process = processes.pop()
-        process.kill()
-        process.wait()
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """So many processes that only compute, beside what happens inside."""
+    processes = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def judge(harness: Harness, fault: Fault, began: int, cleared: int) -> Trial:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The residual controller under measurement: time of a tick, hostile inputs, and time from a fault to a stopped arm.
 
-    ./rlfp bench safety [--ticks N] [--arms panda ...] [--stops N] [--json FILE] [--progress FILE]
+    ./rlfp bench safety [--ticks N] [--timed N] [--arms panda ...] [--stops N] [--json FILE] [--progress FILE]
 
 The judge in here is written against the arm's published numbers (`config/arms/*.yaml`), with kinematics straight from
 Pinocchio and distances of its own: it samples what the model of joint_trajectory_controller would tell the arm while
@@ -401,15 +401,21 @@ def ruckig_stop(arm: Arm, velocity: np.ndarray, acceleration: np.ndarray) -> flo
 # --- jitter of the real node ---------------------------------------------------------------------------------------
 
 
-def measure_jitter(seconds: float) -> dict[str, float]:
+def measure_jitter(seconds: float, busy: int = 0) -> dict[str, float]:
     """Milliseconds between the node's commands, less their period: the real process at 240 Hz, over shared memory.
 
-    The arm answers every command with the joints it was told, so the node never stops for want of them.
+    The arm answers every command with the joints it was told, so the node never stops for want of them. `busy`
+    processes that only compute run beside it.
     """
-    from fault_matrix import quiet_graph
+    from fault_matrix import busy_processes, quiet_graph
 
-    with quiet_graph(["residual_controller"], {"tick_on": "timer", "start_enabled": True}) as graph:
+    settings = {"tick_on": "timer", "start_enabled": True}
+    with quiet_graph(["residual_controller"], settings) as graph, busy_processes(busy):
         published = graph.answer_commands(seconds)
+        if len(published) < RATE:
+            raise RuntimeError(
+                f"only {len(published)} commands came in {seconds:g} s: {graph.state['reasons']}; quieten the machine"
+            )
     periods = 1e-6 * np.diff(np.array(published[RATE // 4 :], dtype=np.int64))  # the start is not counted
     off = np.abs(periods - 1e3 / RATE)
     p50, p99 = np.percentile(off, [50, 99])
@@ -475,6 +481,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ticks", type=int, default=20_000, help="ticks of the hostile run, for each arm")
     parser.add_argument("--arms", nargs="+", default=["panda", "iiwa", "xarm6"])
     parser.add_argument("--stops", type=int, default=5, help="times that each fault is injected into the real graph")
+    parser.add_argument("--timed", type=int, default=20_000, help="ticks whose time is taken")
     parser.add_argument("--jitter", type=float, default=20.0, help="seconds of the real node; 0: not measured")
     parser.add_argument("--progress", type=Path, help="go on with the hostile run that this file tells of")
     parser.add_argument("--json", type=Path)
@@ -482,11 +489,13 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     result: dict[str, object] = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
 
-    result["tick_us"] = ticks = measure_ticks(load_arm(options.arms[0]), 20_000)
+    result["tick_us"] = ticks = measure_ticks(load_arm(options.arms[0]), options.timed)
     print("tick of the whole controller, us: " + "  ".join(f"{name} {value:.0f}" for name, value in ticks.items()))
     if options.jitter:
-        result["jitter_ms"] = jitter = measure_jitter(options.jitter)
-        print("period of the node at 240 Hz, ms off: " + "  ".join(f"{k} {v:.3g}" for k, v in jitter.items()))
+        for name, busy in (("jitter_ms", 0), ("jitter_loaded_ms", os.cpu_count() or 1)):
+            result[name] = jitter = measure_jitter(options.jitter, busy)
+            print(f"period of the node at 240 Hz beside {busy} busy processes, ms off: ", end="")
+            print("  ".join(f"{k} {v:.3g}" for k, v in jitter.items()))
 
     adversarial: dict[str, dict[str, float]] = {}
     if options.progress and options.progress.exists():
