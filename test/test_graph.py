@@ -119,6 +119,18 @@ def test_robots_address_includes_its_driver_in_a_ros_launch_and_our_runner_says_
         run_of(REAL_ARM, arm=str(tmp_path / "panda.yaml"), robot_ip="10.0.0.1", use_mock_hardware=True)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "config" / "arms").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_drivers_take_the_robots_address(path: Path) -> None:
+    from rlfp_ros.control.arm import load_arm
+
+    driver = load_arm(path.stem).driver
+    if driver is None:
+        pytest.skip("its driver takes no address, or none is known")
+    (included,) = run_of(REAL_ARM, arm=path.stem, robot_ip="10.0.0.7").included
+    assert included.arguments["robot_ip"] == "10.0.0.7"
+    assert (ROOT / "docs" / "hardware" / f"{path.stem}.md").read_text().count(included.launch_file) >= 1
+
+
 def test_default_bundle_is_named_after_task_and_arm() -> None:
     assert parse_arguments(SIM, {"arm": "iiwa"})["bundle"] == "reach_iiwa"
     assert parse_arguments(SIM, {"arm": "iiwa", "bundle": "mine"})["bundle"] == "mine"
@@ -293,7 +305,8 @@ def test_controller_yaml_interpolates_from_the_desired_state_and_names_the_arms_
         settings = yaml.safe_load(path.read_text())["/**/joint_trajectory_controller"]["ros__parameters"]
         assert settings["interpolate_from_desired_state"] is True
         assert settings["allow_nonzero_velocity_at_trajectory_end"] is False
-        assert tuple(settings["joints"]) == load_arm(path.stem).joint_names
+        arm = load_arm(path.stem)
+        assert tuple(settings["joints"]) == arm.driver_names(arm.joint_names)
 
 
 # --- the runner's command lines --------------------------------------------------------------------------------------

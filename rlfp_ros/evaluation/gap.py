@@ -269,6 +269,7 @@ def _compare_features(bundle: Bundle, seen: Observations, parted: dict[str, str]
     perception = Perception(bundle)
     percepts = {stamp: perception(image, *calibration) for stamp, image in seen.images.items()}
     shift = float(np.median([percept.domain_shift for percept in percepts.values()]))
+    preprocess(some)
     notes["size"] = preprocessor.description
     notes["colour order"] = f"as in training; domain shift {shift:.2f}"
     if not seen.features.keys() & seen.images.keys():
