@@ -85,8 +85,10 @@ def replay(seconds: float) -> dict[str, Any]:
 
     with reserved_domain() as domain:
         resolved = graph.resolve(
-            graph.REAL_ARM, {"bundle": BUNDLE, "transport": "local", "domain_id": domain, "require_heartbeat": False}
-        )
+            graph.REAL_ARM,
+            {"bundle": BUNDLE, "transport": "local", "domain_id": domain, "require_heartbeat": False,
+             "extrinsics": "bundle"},
+        )  # fmt: skip
         os.environ.update(graph.environment("local", str(domain)))
         publisher = multiprocessing.get_context("spawn").Process(target=_publish, args=(str(domain), seconds))
         with Runner(resolved, console="quiet") as runner, Observer(lambda episode: None, always=True) as observer:

@@ -1,6 +1,7 @@
 """`checklist`: listens to drivers and graph before an arm moves, and says on `safety/checklist` what does not fit yet.
 
-The residual controller enables the arm only while this list is green. While it is not, the list is in the log.
+The residual controller enables the arm only while this list is green. While it is not, the list is in the log. While
+the arm is enabled this node listens to nothing that comes often: the processor is the controller's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 import time
 from typing import Any, Literal
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TwistStamped
 from pydantic import Field
@@ -31,6 +33,7 @@ from rlfp_ros.schema import ConfigurationError
 PERIOD_S = 0.5  # between two lists
 QUIET_S = 4.0  # after the start, while the other nodes come up, a list that is not green is no news
 LISTENERS = ("recorder", "observer")  # take commands to write them down, not to move anything
+STANDING_RAD = 0.02  # an arm that was told to move and is nearer than this to where it was has not moved
 
 
 class Settings(ChecklistSettings):
@@ -60,39 +63,62 @@ class ChecklistNode(Node):
         self._checklist = Checklist(contract, arm, settings, settings.extrinsics, self._command_topic)
         self._checklist.joint_states.topic = self._matcher.topic
         self._perception_at = 0.0
-        self._disabled, self._said, self._started = True, "", time.monotonic()
+        self._state, self._said, self._started = "DISABLED", "", time.monotonic()
+        self._enabled_at: np.ndarray | None = None  # joints [J] rad when the arm was enabled
+        self._stopped_by: list[str] = []
 
         self._publisher = self.create_publisher(m.CHECKLIST.type, m.CHECKLIST.name, m.CHECKLIST.qos)
-        checklist = self._checklist
-        self._follow(PointCloud2, m.FEATURES.name, checklist.features)
-        self._follow(TwistStamped, m.RESIDUAL.name, checklist.residual)
-        self._follow(Header, m.HEARTBEAT.name, checklist.heartbeat)
-        self.create_subscription(JointState, arm.topics.joint_states, self._on_joint_states, m.JOINT_STATES_LATEST)
-        self.create_subscription(Float32, m.DOMAIN_SHIFT.name, self._on_domain_shift, m.LATEST)
         self.create_subscription(DiagnosticArray, m.DIAGNOSTICS.name, self._on_diagnostics, m.DIAGNOSTICS.qos)
         self.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
+        self._joint_states_topic = arm.topics.joint_states
+        self._frequent: list[Any] = []
+        self._listen()
         self.diagnostics = Diagnostics(self, self._report, hardware_id=arm.name)
         self.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _follow(self, message_type: Any, topic: str, flow: Flow) -> None:
+    @property
+    def _enabled(self) -> bool:
+        return self._state in ("ACTIVE", "HOLDING")
+
+    def _listen(self) -> None:
+        """Take what comes often, from now on."""
+        checklist = self._checklist
+        subscribe = self.create_subscription
+        self._frequent = [
+            self._follow(PointCloud2, m.FEATURES.name, checklist.features),
+            self._follow(TwistStamped, m.RESIDUAL.name, checklist.residual),
+            self._follow(Header, m.HEARTBEAT.name, checklist.heartbeat),
+            subscribe(JointState, self._joint_states_topic, self._on_joint_states, m.JOINT_STATES_LATEST),
+            subscribe(Float32, m.DOMAIN_SHIFT.name, self._on_domain_shift, m.LATEST),
+        ]
+
+    def _follow(self, message_type: Any, topic: str, flow: Flow) -> Any:
         flow.topic = self.resolve_topic_name(topic)
 
-        def saw(message: Any) -> None:
-            header = message if message_type is Header else message.header
-            self._saw(flow, header)
+        def saw(data: bytes) -> None:
+            self._saw(flow, m.serialised_stamp_ns(data))
 
-        self.create_subscription(message_type, topic, saw, m.LATEST)
+        return self.create_subscription(message_type, topic, saw, m.LATEST, raw=True)
 
-    def _saw(self, flow: Flow, header: Header) -> None:
-        flow.saw(m.stamp_ns(header.stamp), time.monotonic_ns(), self.get_clock().now().nanoseconds)
+    def _saw(self, flow: Flow, stamp_ns: int) -> None:
+        flow.saw(stamp_ns, time.monotonic_ns(), self.get_clock().now().nanoseconds)
 
     def _on_joint_states(self, message: JointState) -> None:
         try:
-            self._checklist.joints = self._matcher(message)
+            joints = self._matcher(message)
         except ConfigurationError as error:
             self._checklist.joints_fault = str(error)  # another driver's joints, where the arm's come too
             return
-        self._saw(self._checklist.joint_states, message.header)
+        self._checklist.joints = joints
+        self._saw(self._checklist.joint_states, joints.stamp_ns)
+        if self._stopped_by and self._enabled_at is not None:
+            moved = float(np.abs(joints.positions - self._enabled_at).max())
+            if "tracking_error" in self._stopped_by and moved < STANDING_RAD:
+                self.get_logger().error(
+                    f"the arm did not move when it was told to: whoever takes {self._command_topic} does not follow; "
+                    "activate the controller (ros2 control list_controllers), release brakes and protective stops"
+                )
+            self._stopped_by = []
 
     def _on_domain_shift(self, message: Float32) -> None:
         self._checklist.shift = message.data
@@ -111,7 +137,16 @@ class ChecklistNode(Node):
                 self._checklist.policy = fault
 
     def _on_safety_state(self, message: String) -> None:
-        self._disabled = parse_json(message.data, m.SAFETY_STATE.name).get("state") == "DISABLED"
+        document = parse_json(message.data, m.SAFETY_STATE.name)
+        was_enabled, self._state = self._enabled, str(document.get("state"))
+        if self._enabled and not was_enabled:
+            joints = self._checklist.joints
+            self._enabled_at = None if joints is None else joints.positions
+            for subscription in self._frequent:
+                self.destroy_subscription(subscription)
+        elif was_enabled and not self._enabled:
+            self._stopped_by = list(document.get("reasons", [])) if self._state == "STOPPED" else []
+            self._listen()
 
     def _look_at_command_topic(self) -> CommandTaker:
         takers, other_type = [], ""
@@ -127,15 +162,17 @@ class ChecklistNode(Node):
         return CommandTaker(tuple(sorted(takers)), tuple(sorted(strangers)), other_type)
 
     def _on_timer(self) -> None:
+        if self._enabled:
+            return
         checklist = self._checklist
         checklist.command = self._look_at_command_topic()
         if time.monotonic() - self._perception_at > 3.0:
             checklist.camera = checklist.perception = ""
-        self.report = report = checklist.report(time.monotonic_ns())
+        report = checklist.report(time.monotonic_ns())
         self._publisher.publish(String(data=report.model_dump_json()))
         key = str([(line.name, line.ok) for line in report.lines])
         quiet = not report.ready and time.monotonic() - self._started < QUIET_S
-        if key == self._said or quiet or not self._disabled:
+        if key == self._said or quiet or self._state != "DISABLED":
             return
         self._said = key
         red = sum(not line.ok for line in report.lines)
@@ -144,10 +181,10 @@ class ChecklistNode(Node):
         self.get_logger().info("\n".join([f"checklist: {verdict}", *lines]))
 
     def _report(self) -> Report:
+        if self._enabled:
+            return Report(Level.OK, "enabled")
         report = self._checklist.report(time.monotonic_ns())
-        if report.ready or not self._disabled:
-            return Report(Level.OK, "green" if report.ready else "enabled")
-        return Report(Level.WARN, report.refusal)
+        return Report(Level.OK, "green") if report.ready else Report(Level.WARN, report.refusal)
 
 
 def main() -> None:
