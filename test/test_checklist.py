@@ -247,6 +247,21 @@ class Rig:
 
         self.person.spin_until(reached, LIMIT_S, f"{state} {reasons}")
 
+    def stopped_or_holding(self, wanted: str) -> dict[str, Any]:
+        """The state after a fault: STOPPED for any reason, or HOLDING where that is wanted."""
+
+        def newest() -> dict[str, Any] | None:
+            state: dict[str, Any] = json.loads(self.states[-1].data) if self.states else {}
+            return state if state.get("state") in ("STOPPED", wanted) else None
+
+        found: dict[str, Any] = self.person.spin_until(newest, LIMIT_S, wanted)
+        return found
+
+    def said(self, node: str, words: str) -> None:
+        """Wait for words in a node's log."""
+        process = self.processes[["arm_twin", "perception", "policy", "checklist", "residual_controller"].index(node)]
+        self.person.spin_until(lambda: words in process.output, LIMIT_S, words)
+
     def close(self) -> None:
         self.person.close()
         self.context.try_shutdown()
@@ -275,7 +290,7 @@ def test_enable_is_refused_until_every_line_is_green_and_each_refusal_names_its_
     rig.refused("joint_states are 0.3")
     rig.twin(joint_states_late_s=0.0)
     rig.enable()
-    assert "checklist: all green" in rig.processes[3].output
+    rig.said("checklist", "checklist: all green")
     rig.trigger("disable")
 
 
@@ -296,16 +311,23 @@ def test_a_fault_of_the_hardware_stops_or_holds_the_arm(
     rig: Rig, fault: dict[str, Any], healthy: dict[str, Any], state: str, reasons: tuple[str, ...]
 ) -> None:
     rig.twin(clock_offset_s=0.0, encoding="rgb8")
-    rig.enable()
-    rig.twin(**fault)
-    rig.state(state, *reasons)
-    rig.twin(**healthy)
-    if "controller_active" in fault:
-        said = "the arm did not move when it was told to: whoever takes /joint_trajectory_controller/joint_trajectory"
-        rig.person.spin_until(lambda: said in rig.processes[3].output, LIMIT_S, said)
-    if state == "HOLDING":
-        rig.state("ACTIVE")
-        rig.trigger("disable")
-    else:
-        rig.person.spin_until(lambda: rig.trigger("reset").success, LIMIT_S, "reset")
-    rig.state("DISABLED")
+    for _ in range(4):  # on a busy machine the arm may stop for its own slowness: then again
+        rig.enable()
+        rig.twin(**fault)
+        newest = rig.stopped_or_holding(state)
+        rig.twin(**healthy)
+        found = bool(set(reasons) & set(newest["reasons"])) and newest["state"] == state
+        if found and "controller_active" in fault:
+            said = (
+                "the arm did not move when it was told to: whoever takes /joint_trajectory_controller/joint_trajectory"
+            )
+            rig.said("checklist", said)
+        if newest["state"] == "HOLDING":
+            rig.state("ACTIVE")
+            rig.trigger("disable")
+        else:
+            rig.person.spin_until(lambda: rig.trigger("reset").success, LIMIT_S, "reset")
+        rig.state("DISABLED")
+        if found:
+            return
+    raise AssertionError(f"expected {state} by {reasons}, found {newest}")

@@ -37,6 +37,10 @@ def rlfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["launch", "sim.launch.py", "task:=juggle"], "task is 'juggle'; it can be: reach"),
         (["launch", "sim.launch.py", "task=reach"], "write task:=reach"),
         (["launch", "sim.launch.py", "bundle:=no_such_bundle"], "no_such_bundle: no such file"),
+        (["calibrate", "board", "--squares", "7"], "--squares is '7', expected COLUMNSxROWS such as 7x5"),
+        (["calibrate", "extrinsics", "--bag", "nothing"], "nothing: holds no bag, expected a folder with an .mcap"),
+        (["align", "--bag", "nothing"], "nothing: holds no bag"),
+        (["gap", "--bag", "nothing"], "nothing: holds no bag"),
         (["bench", "astrology"], "'astrology' is no script in benchmarks/"),
     ],
 )
@@ -51,11 +55,26 @@ def test_mistake_is_one_line_on_standard_error_and_exit_code_2(arguments: list[s
 def test_no_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     shown = capsys.readouterr().out
-    for command in ("demo", "test", "launch", "train", "evaluate", "inspect", "doctor", "bench"):
+    for command in (
+        "demo",
+        "test",
+        "launch",
+        "train",
+        "evaluate",
+        "calibrate",
+        "align",
+        "gap",
+        "inspect",
+        "doctor",
+        "bench",
+    ):
         assert command in shown
 
 
-@pytest.mark.parametrize("command", ["demo", "launch", "train", "evaluate", "inspect", "doctor", "bench", "test"])
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "launch", "train", "evaluate", "inspect", "doctor", "bench", "test", "calibrate", "align", "gap"],
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])

@@ -253,6 +253,19 @@ def test_what_an_argument_names_is_checked_before_anything_starts(overrides: dic
     assert expected in str(caught.value)
 
 
+def test_extrinsics_outside_the_bundles_tolerance_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    from rlfp_ros.bundle import load_bundle
+    from rlfp_ros.perception.extrinsics import write_extrinsics
+
+    place = load_bundle("reach_panda").contract.camera.T_base_camera.matrix()
+    write_extrinsics(tmp_path / "near.yaml", place, "where it stood in training")
+    assert resolve(REAL_ARM, {"extrinsics": str(tmp_path / "near.yaml")}).arguments["extrinsics"].startswith("/")
+    place[0, 3] += 0.1
+    write_extrinsics(tmp_path / "far.yaml", place, "10 cm off")
+    with pytest.raises(ConfigurationError, match=r"far.yaml: T_base_camera is 0.100 m and 0.000 rad from the bundle's"):
+        resolve(REAL_ARM, {"extrinsics": str(tmp_path / "far.yaml")})
+
+
 def test_unknown_launch_file_lists_what_exists() -> None:
     assert graph.find_graph("launch/sim.launch.py") is SIM
     with pytest.raises(ConfigurationError, match=r"there is: sim\.launch\.py, real_arm\.launch\.py"):

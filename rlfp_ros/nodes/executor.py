@@ -83,7 +83,7 @@ class NodeExecutor:
                 timer.handle.call_timer()
                 timer.callback()
         for subscription in subscriptions:
-            _run_subscription(subscription)
+            _run_subscription(self._node, subscription)
         for service in services:
             request, header = service.handle.service_take_request(service.srv_type.Request)
             if header is not None:
@@ -105,11 +105,13 @@ class NodeExecutor:
                 _run_coroutine(waitable.execute(waitable.take_data()))
 
 
-def _run_subscription(subscription: Subscription) -> None:
+def _run_subscription(node: Node, subscription: Subscription) -> None:
     try:
         taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-    except InvalidHandle:  # destroyed by a callback before it, as perception does when the transport changes
-        return
+    except (InvalidHandle, rclpy_implementation.RCLError):
+        if subscription in tuple(node.subscriptions):
+            raise
+        return  # destroyed by a callback before it, as perception does when the transport changes
     if taken is None:
         return
     if subscription._callback_type is Subscription.CallbackType.MessageOnly:
