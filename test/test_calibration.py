@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import cv2
@@ -36,21 +37,30 @@ SQUARE_PX = 60
 ARM = load_arm("panda")
 
 
+FINE = 2  # samples along each side of a pixel
+
+
+@functools.cache
+def rays(camera: CameraModel) -> np.ndarray:
+    """Where each sample of the distorted picture looks, [N, 3] in the optical frame."""
+    u, v = np.meshgrid(
+        (np.arange(camera.width * FINE) + 0.5) / FINE - 0.5, (np.arange(camera.height * FINE) + 0.5) / FINE - 0.5
+    )
+    pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2)
+    plane = cv2.undistortPoints(pixels, camera.K, camera.distortion).reshape(-1, 2)
+    return np.column_stack([plane, np.ones(len(plane))])
+
+
 def render(board: Board, T_camera_board: np.ndarray, camera: CameraModel, rng: np.random.Generator) -> np.ndarray:
     """What the camera sees of the board on a grey wall: rays through the distorted lens, blur, noise. uint8 rgb."""
     picture = board.picture(SQUARE_PX)
-    fine = 2  # samples along each side of a pixel
-    u, v = np.meshgrid(
-        (np.arange(camera.width * fine) + 0.5) / fine - 0.5, (np.arange(camera.height * fine) + 0.5) / fine - 0.5
-    )
-    pixels = np.stack([u, v], axis=-1).reshape(-1, 1, 2)
-    rays = cv2.undistortPoints(pixels, camera.K, camera.distortion).reshape(-1, 2)
     T = np.linalg.inv(T_camera_board)
-    directions = np.column_stack([rays, np.ones(len(rays))]) @ T[:3, :3].T
+    directions = rays(camera) @ T[:3, :3].T
     distance = -T[2, 3] / directions[:, 2]
     places = directions[:, :2] * distance[:, None] + T[:2, 3]
     # The picture's corner lies one square before the board's, and pixel centres are at integers.
-    texels = ((places / board.square + 1) * SQUARE_PX - 0.5).astype(np.float32).reshape(*u.shape, 2)
+    texels = ((places / board.square + 1) * SQUARE_PX - 0.5).astype(np.float32)
+    texels = texels.reshape(camera.height * FINE, camera.width * FINE, 2)
     if not board.marker:
         texels += SQUARE_PX  # its frame begins at the first inner corner
     image = cv2.remap(picture, texels[..., 0], texels[..., 1], cv2.INTER_LINEAR, borderValue=128)
@@ -70,8 +80,8 @@ def views_of(board: Board, rng: np.random.Generator, count: int = 7) -> list[Vie
     half = np.array([board.columns, board.rows, 0]) * board.square / 2
     views = []
     while len(views) < count:
-        turn = rng.uniform(-0.6, 0.6, 3)
-        centre = rng.uniform([-0.16, -0.12, 0.4], [0.16, 0.12, 0.6])
+        turn = rng.uniform(-0.5, 0.5, 3)
+        centre = rng.uniform([-0.13, -0.09, 0.42], [0.13, 0.09, 0.6])
         T = pose(turn, np.zeros(3))
         T[:3, 3] = centre - T[:3, :3] @ half
         view = board.find(render(board, T, CAMERA, rng))
