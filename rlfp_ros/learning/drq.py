@@ -35,7 +35,7 @@ class DrqSettings:
     learning_rate: float = 1e-3  # of everything
     batch: int = 128  # transitions in an update
     discount: float = 0.96  # an environment step; 0.8 s of foresight at 30 Hz
-    return_steps: int = 3  # n of n-step returns
+    return_steps: int = 1  # n of n-step returns; the actions of the steps between are older policies'
     target_rate: float = 0.01  # of the target critics, an update
     initial_temperature: float = 0.1  # what the entropy is worth at the start
     target_entropy_scale: float = 1.0  # the target entropy is minus this, for each action component
