@@ -39,7 +39,7 @@ from rlfp_ros.learning.networks import batch_of_one
 from rlfp_ros.learning.ppo import PpoSettings
 from rlfp_ros.learning.training_log import TrainingLog
 
-STEPS = {"sac": 6_000, "ppo": 20_000, "dqn": 10_000, "a2c": 20_000, "a3c": 20_000}  # environment steps of a training
+STEPS = {"sac": 5_000, "ppo": 16_000, "dqn": 8_000, "a2c": 16_000, "a3c": 16_000}  # environment steps of a training
 PEERS = ("sac", "ppo", "dqn", "a2c")  # what Stable-Baselines3 has; its A2C also stands beside A3C
 SOURCES = ("rlfp_ros", "stable_baselines3")
 TEST_EPISODES = 20

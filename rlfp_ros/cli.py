@@ -110,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--evaluation-episodes", type=_natural, default=100, metavar="N",
                          help="episodes per profile at the end (default: %(default)s)")  # fmt: skip
     group = command.add_argument_group(
-        "one algorithm by itself", "instead of the recipe; leaves a policy in the run folder, and no bundle"
+        "one algorithm by itself",
+        "instead of the recipe; leaves a policy in its run folder, with --out a bundle",
     )
     group.add_argument("--algorithm", choices=ALGORITHMS, help="docs/algorithms.md says what each is")
     group.add_argument("--observation", choices=("pixels", "features", "state"), default="pixels",
@@ -312,19 +313,13 @@ def _train(options: argparse.Namespace) -> int:
 
 def _train_by_algorithm(options: argparse.Namespace, name: str) -> int:
     from rlfp_ros.learning import algorithms
-    from rlfp_ros.schema import ConfigurationError
 
-    if options.out:
-        raise ConfigurationError(
-            f"--out {options.out}: --algorithm {options.algorithm} leaves a policy in the run folder and no bundle; "
-            "leave --out away, or train by the recipe, without --algorithm"
-        )
     plan = algorithms.Plan(
         options.algorithm, options.task, options.arm, options.profile, options.seed, options.observation,
         options.image_size, options.frame_stack, options.encoder_from, options.steps, tuple(options.settings),
     )  # fmt: skip
     run = options.run_folder or Path("runs") / f"{options.algorithm}_{options.observation}_{name}"
-    algorithms.main(plan, run, options.resume, options.evaluation_episodes)
+    algorithms.main(plan, run, options.out, options.resume, options.evaluation_episodes)
     return 0
 
 

@@ -16,13 +16,16 @@ torch = pytest.importorskip("torch")
 from point_mass import LIMIT, MakePointMass  # noqa: E402
 
 from rlfp_ros import cli  # noqa: E402
+from rlfp_ros.bundle import load_bundle  # noqa: E402
+from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning import a3c, dqn, drq, ppo  # noqa: E402
-from rlfp_ros.learning.algorithms import ALGORITHMS, Plan, main, settings_of, success_count  # noqa: E402
+from rlfp_ros.learning.algorithms import ALGORITHMS, Plan, main, settings_of, success_count, write_policy_bundle  # noqa: E402
 from rlfp_ros.learning.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
 from rlfp_ros.learning.networks import ActorCritic, RunningNormaliser, batch_of_one  # noqa: E402
 from rlfp_ros.learning.replay import Batch, ReplayBuffer  # noqa: E402
 from rlfp_ros.learning.training_log import TrainingLog  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
+from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
 
 SPACE, ACTIONS = shapes(MakePointMass()())
 PICTURES, _ = shapes(MakePointMass(pixels=True, frame_stack=2)())
@@ -448,8 +451,6 @@ def test_the_command_trains_on_the_arm_and_leaves_a_policy(tmp_path: Path, monke
 
 
 def test_features_come_from_a_bundles_encoder_and_hold_nothing_of_the_simulators_state() -> None:
-    from rlfp_ros.bundle import load_bundle
-
     encoder = load_bundle("reach_panda").directory / "encoder.onnx"
     env = TaskEnvironment("reach", profile="none", observation="features", encoder=encoder)()
     observation, _ = env.reset(seed=5)
@@ -487,9 +488,32 @@ def test_settings_are_given_by_name() -> None:
     assert (settings.double, settings.batch, settings.learning_rate) == (False, 64, 0.01)
 
 
-def test_out_is_refused_where_no_bundle_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_is_refused_where_there_is_no_encoder_to_ship(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "reach", "--algorithm", "sac", "--out", "models/x"]) == 2
-    assert "leaves a policy in the run folder and no bundle" in capsys.readouterr().err
+    assert "a policy from pixels has no encoder that a bundle could hold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sac", "dqn"])
+def test_a_policy_from_features_ships_in_a_bundle_and_acts_as_it_did(name: str, tmp_path: Path) -> None:
+    plan = Plan(name, "reach", observation="features")
+    encoder = load_bundle("reach_panda").file("encoder.onnx")
+    make_env = TaskEnvironment("reach", profile="none", observation="features", encoder=encoder)
+    settings = replace(ALGORITHMS[name].settings, hidden=8)
+    settings = replace(settings, batch=8, first_steps=10)
+    agent = ALGORITHMS[name].train(make_env, settings, 24, 0, TrainingLog()).eval()
+    bundle = write_policy_bundle(plan, agent, tmp_path / "bundle")
+    assert bundle.contract.name == "bundle"
+    rollout = Rollout(bundle, load_profile("none"))  # deployment's own perception and policy
+    residuals = rollout.play(seed=1).residuals[:10]
+    rollout.close()
+    env = make_env()
+    observation, _ = env.reset(seed=1)
+    for residual in residuals:
+        with torch.no_grad():
+            action = agent(batch_of_one(observation))[0].numpy()
+        np.testing.assert_allclose(residual.twist[:3], action * bundle.contract.action.scale, atol=1e-5)
+        observation, *_ = env.step(action)
+    env.close()
 
 
 def test_the_command_lines_algorithms_are_the_ones_that_exist() -> None:

@@ -6,6 +6,7 @@ module whose `forward` gives the action to deploy, [B, A] in [-1, 1], for an obs
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,19 +14,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import yaml
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.bundle import Bundle, load_bundle, write_bundle
 from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.learning import a3c, dqn, drq, ppo
 from rlfp_ros.learning.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.environments import OBSERVATIONS, EnvironmentMaker, ObservationKind, TaskEnvironment
+from rlfp_ros.learning.export import POLICY_INPUTS, POLICY_OUTPUTS, onnx_of
 from rlfp_ros.learning.networks import batch_of_one
 from rlfp_ros.learning.progress import TrainingProgress
 from rlfp_ros.learning.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import BEHAVIOURS
 
 EVALUATION_SEEDS = 450_000_000
 SMALLEST_STEPS = 2_000  # environment steps; with fewer, some algorithms would not have begun to learn
@@ -87,13 +92,21 @@ def settings_of(plan: Plan) -> Any:
     return settings
 
 
-def main(plan: Plan, run: Path, resume: bool = False, evaluation_episodes: int = 100) -> dict[str, Any]:
-    """Train by `plan` in the folder `run`, which gets `policy.pt`, `result.json` and TensorBoard's event files.
+def main(
+    plan: Plan, run: Path, out: Path | None = None, resume: bool = False, evaluation_episodes: int = 100
+) -> dict[str, Any]:
+    """Train by `plan` in the folder `run`, which gets `policy.pt`, `result.json` and TensorBoard's event files; from
+    features also write the bundle `out`.
 
     Raises ConfigurationError for a plan that makes no sense, before anything is written, and where `run` holds another
     training, or this one and `resume` is not set.
     """
     make_env, settings, steps = _checked(plan)
+    if out and plan.observation != "features":
+        raise ConfigurationError(
+            f"--out {out}: a policy from {plan.observation} has no encoder that a bundle could hold; leave --out away, "
+            "or train from features"
+        )
     claim_run(run, "plan.json", asdict(plan), resume)
     torch.set_num_threads(1)  # A3C's workers and the other cores have one each
     algorithm = ALGORITHMS[plan.algorithm]
@@ -120,7 +133,53 @@ def main(plan: Plan, run: Path, resume: bool = False, evaluation_episodes: int =
         f"{successes} of {evaluation_episodes} fresh episodes under {plan.profile} succeeded (95 % interval {low:.2f} "
         f"to {high:.2f}); {run / 'policy.pt'}"
     )
+    if out:
+        write_policy_bundle(plan, agent, out)
+        console.print(f"done: {out}")
     return result
+
+
+class DeployedPolicy(nn.Module):
+    """An agent that learnt from features, with the inputs and outputs that a bundle declares."""
+
+    def __init__(self, agent: nn.Module) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(
+        self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """action [1, A] in [-1, 1], next_state [1, S] of features [1, stack, K, 3] and the rest, batch 1."""
+        vector = torch.cat([features.flatten(1), proprioception, goal, goal_mask], dim=-1)
+        return self.agent({"vector": vector}), state * 1.0
+
+
+def write_policy_bundle(plan: Plan, agent: nn.Module, out: Path) -> Bundle:
+    """A bundle of an agent that learnt from features, and the encoder that gave them, whose contract it takes over."""
+    source = load_bundle(_encoder_bundle(plan))
+    contract = yaml.safe_load((source.directory / "bundle.yaml").read_text(encoding="utf-8"))
+    del contract["files"]
+    contract["name"], contract["task"], contract["evaluation"] = out.name, plan.task, []
+    contract["provenance"] = {"algorithm": plan.algorithm, "plan": asdict(plan), "encoder_of": contract["provenance"]}
+    contract["provenance"]["plan"]["settings"] = list(plan.settings)
+    behaviour = BEHAVIOURS[plan.task]
+    contract["action"] = behaviour.action.model_dump(mode="json")
+    contract["base_controller"] = behaviour.base_controller.model_dump(mode="json")
+    with np.load(source.file("golden.npz")) as arrays:
+        golden = {name: arrays[name] for name in arrays}
+    inputs = {name: torch.from_numpy(golden[f"policy/{name}"]) for name in POLICY_INPUTS}
+    policy = DeployedPolicy(agent).eval()
+    with torch.no_grad():
+        outputs = policy(*inputs.values())
+    golden |= {f"policy/{name}": value.numpy() for name, value in zip(POLICY_OUTPUTS, outputs, strict=True)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **golden)
+    files = {
+        "encoder.onnx": source.file("encoder.onnx").read_bytes(),
+        "policy.onnx": onnx_of(policy, inputs, POLICY_OUTPUTS),
+        "golden.npz": buffer.getvalue(),
+    }
+    return write_bundle(out, contract, files)
 
 
 def success_count(make_env: EnvironmentMaker, agent: nn.Module, episodes: int) -> int:
@@ -140,6 +199,10 @@ def success_count(make_env: EnvironmentMaker, agent: nn.Module, episodes: int) -
     return won
 
 
+def _encoder_bundle(plan: Plan) -> str:
+    return plan.encoder or f"{plan.task}_{plan.arm}"
+
+
 def _checked(plan: Plan) -> tuple[TaskEnvironment, Any, int]:
     """Environment, settings and steps of a plan that makes sense."""
     if plan.algorithm not in ALGORITHMS:
@@ -153,7 +216,7 @@ def _checked(plan: Plan) -> tuple[TaskEnvironment, Any, int]:
         )
     encoder = None
     if plan.observation == "features":
-        encoder = load_bundle(plan.encoder or f"{plan.task}_{plan.arm}").directory / "encoder.onnx"
+        encoder = load_bundle(_encoder_bundle(plan)).file("encoder.onnx")
     elif plan.encoder:
         raise ConfigurationError(
             f"encoder is {plan.encoder!r}, but observation is {plan.observation!r}; only features have an encoder"
