@@ -124,13 +124,14 @@ class Shared:
 
 def train(make_env: EnvironmentMaker, settings: A3cSettings, steps: int, seed: int, log: TrainingLog) -> ActorCritic:
     """Learn for `steps` environment steps, all workers' together. Call it under `if __name__ == "__main__"` in scripts:
-    the workers are spawned."""
+    the workers are not forks of this process."""
     torch.manual_seed(seed)
     env = make_env()
     space, action_size = shapes(env)
     env.close()
     network = ActorCritic(space, action_size, settings.hidden, settings.initial_log_std)
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is then imported once, not by every worker
     shared = Shared(network, settings, context)
     if log.resumed:
         shared.load_state_dict(log.resumed["shared"])

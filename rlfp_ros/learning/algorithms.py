@@ -21,8 +21,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from rlfp_ros.bundle import Bundle, load_bundle, write_bundle
+from rlfp_ros.control.arm import load_arm
 from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.learning import a3c, dqn, drq, ppo
+from rlfp_ros.learning.augmentation import augmentation
 from rlfp_ros.learning.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.environments import OBSERVATIONS, EnvironmentMaker, ObservationKind, TaskEnvironment
 from rlfp_ros.learning.export import POLICY_INPUTS, POLICY_OUTPUTS, onnx_of
@@ -31,6 +33,8 @@ from rlfp_ros.learning.progress import TrainingProgress
 from rlfp_ros.learning.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import BEHAVIOURS
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.task import load_task
 
 EVALUATION_SEEDS = 450_000_000
 SMALLEST_STEPS = 2_000  # environment steps; with fewer, some algorithms would not have begun to learn
@@ -204,7 +208,7 @@ def _encoder_bundle(plan: Plan) -> str:
 
 
 def _checked(plan: Plan) -> tuple[TaskEnvironment, Any, int]:
-    """Environment, settings and steps of a plan that makes sense."""
+    """Environment, settings and steps of a plan that makes sense; what is named is loaded once to see that it does."""
     if plan.algorithm not in ALGORITHMS:
         raise ConfigurationError(f"algorithm is {plan.algorithm!r}; there are: {', '.join(ALGORITHMS)}")
     if plan.observation not in OBSERVATIONS:
@@ -221,8 +225,13 @@ def _checked(plan: Plan) -> tuple[TaskEnvironment, Any, int]:
         raise ConfigurationError(
             f"encoder is {plan.encoder!r}, but observation is {plan.observation!r}; only features have an encoder"
         )
+    load_task(plan.task)
+    load_arm(plan.arm)
+    load_profile(plan.profile)
+    settings = settings_of(plan)
+    augmentation(getattr(settings, "augmentation", "none"))
     size = plan.image_size if plan.observation == "pixels" else 16  # nobody looks
     make_env = TaskEnvironment(
         plan.task, plan.arm, plan.profile, plan.observation, size, plan.frame_stack, encoder
     )  # fmt: skip
-    return make_env, settings_of(plan), steps
+    return make_env, settings, steps
