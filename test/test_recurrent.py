@@ -70,7 +70,7 @@ def test_an_actor_with_memory_keeps_to_what_only_the_first_picture_showed(how: s
     settings = SETTINGS if how == "imitation" else replace(SETTINGS, teacher_weight=0.0, discount=0.1)
     learner = SoftActorCritic(SIZES, POINTS, settings)
     learner.fit_normalisers(buffer)
-    for _ in range(150 if how == "imitation" else 300):
+    for _ in range(120 if how == "imitation" else 200):
         sequences = buffer.sample(256, rng, SETTINGS.sequence)
         if how == "imitation":
             learner.imitate({"observation": torch.zeros(4, 6), "teacher": torch.zeros(4, 1)}, 0.0, sequences)

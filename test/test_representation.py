@@ -157,7 +157,7 @@ def test_squared_error_draws_the_mean_and_absolute_error_the_median(kind: type, 
         white = (torch.rand(40, 1, 1, 1, 1) < 0.4).expand_as(image)
         return replace(batch, images=(255 * white).byte())
 
-    learn(encoder, objective, draw, 100, rate=1e-2)
+    learn(encoder, objective, draw, 80, rate=1e-2)
     with torch.no_grad():
         drawn = objective.decoder(batch_of(encoder, image).code).mean().item()
     assert (drawn + 1) / 2 == pytest.approx(expected, abs=0.1)
@@ -170,7 +170,7 @@ def test_a_larger_beta_brings_the_posterior_closer_to_the_prior() -> None:
         encoder = small("cnn")
         objective = VariationalAutoencoder(encoder, SIZES)
         objective.settings = replace(objective.settings, beta=beta)
-        learn(encoder, objective, lambda encoder=encoder: batch_of(encoder, spots(32)[0][:, None]), 60)
+        learn(encoder, objective, lambda encoder=encoder: batch_of(encoder, spots(32)[0][:, None]), 40)
         with torch.no_grad():
             batch = batch_of(encoder, spots(64)[0][:, None])
             found.append(divergence(batch.code, objective.log_variance(batch.seen)).mean().item())
@@ -187,7 +187,7 @@ def test_the_deep_spatial_autoencoder_puts_a_point_on_what_moves() -> None:
         images, _ = spots(36, (start + speed * torch.arange(3)[None, :, None]).flatten(0, 1))
         return batch_of(encoder, images.unflatten(0, (12, 3)))
 
-    learn(encoder, objective, draw, 250, rate=1e-2)
+    learn(encoder, objective, draw, 200, rate=1e-2)
     images, where = spots(200, torch.randint(6, 18, (200, 2)))
     with torch.no_grad():
         points = encoder(images)[0][..., :2].flatten(1)
@@ -272,7 +272,7 @@ def test_inverse_dynamics_tells_the_action_from_the_change() -> None:
         images, actions = moving_spots(count, 2)
         return batch_of(encoder, images, actions=actions)
 
-    learn(encoder, objective, draw, 150)
+    learn(encoder, objective, draw, 110)
     batch = draw(200)
     with torch.no_grad():
         guessed = objective.network(batch.codes.flatten(1)).argmax(dim=1)
@@ -340,7 +340,7 @@ def test_pixel_control_learns_which_action_changes_the_picture() -> None:
         images, actions = moving_spots(count, 3)
         return batch_of(encoder, images, actions=actions)
 
-    learn(encoder, objective, draw, 150)
+    learn(encoder, objective, draw, 110)
     with torch.no_grad():
         values = objective.head(draw(100).codes[:, 0]).mean(dim=(0, 2, 3))
     assert values[1] > 1.05 * values[0]
