@@ -20,7 +20,7 @@ from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
 from rlfp_ros.simulation.randomization import load_profile, sample
 from rlfp_ros.simulation.task import load_task
-from rlfp_ros.simulation.world import Outcome
+from rlfp_ros.simulation.ticked_world import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 

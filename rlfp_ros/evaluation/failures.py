@@ -16,7 +16,7 @@ from rlfp_ros.control.supervisor import State
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.perception.encoder import Percept, in_base_frame
-from rlfp_ros.simulation.world import Outcome
+from rlfp_ros.simulation.ticked_world import Outcome
 
 LOST_M = 0.03  # median error of the perceived object from which the policy is taken to have been misled
 HELD_SHARE = 0.2  # of an episode's pictures with the controller holding, stopped, or distrusting the policy
