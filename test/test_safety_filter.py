@@ -162,6 +162,17 @@ def test_what_is_too_fast_becomes_slower_and_keeps_its_direction(arm: Arm, slowe
         assert at_its_limit.max() > 0.99 or np.linalg.norm(moved - asked) < 1e-6  # and no slower than it must be
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_from_rest_the_tool_goes_where_it_is_asked_to_within_a_third_of_a_second(arm: Arm, seed: int) -> None:
+    asked = np.zeros(6)
+    asked[:3] = np.random.default_rng(seed).normal(size=3)
+    asked *= 0.2 / np.linalg.norm(asked)
+    moved = drive(arm, asked, 96).twists[84:, :3]
+    cosine = moved @ asked[:3] / np.linalg.norm(moved, axis=1) / 0.2
+    assert np.degrees(np.arccos(cosine.min())) < 2.0
+    assert np.linalg.norm(moved, axis=1) == pytest.approx(0.2, rel=0.05)
+
+
 def test_the_arm_slows_down_towards_an_obstacle_stops_before_it_and_slides_along_it(arm: Arm) -> None:
     home = Kinematics(arm).tool_position(np.array(arm.home))
     post = {"name": "post", "size": (0.1, 0.6, 0.8), "pose": {"xyz": (home[0] + 0.25, 0.0, 0.4)}}
