@@ -349,7 +349,9 @@ class ResidualControllerNode(Node):
         level = Level.OK
         if controller.state is State.STOPPED:
             level = Level.ERROR
-        elif controller.state is State.HOLDING or POLICY_FAULTS.intersection(controller.reasons):
+        elif controller.state is State.HOLDING or (POLICY_FAULTS | {Reason.INPUT_LATE}).intersection(
+            controller.reasons
+        ):
             level = Level.WARN
         values: dict[str, object] = dict(controller.diagnostics())
         values |= self._ticks.values("tick") | self._periods.values("period") | self._streams.values()
