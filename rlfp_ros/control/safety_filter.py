@@ -42,7 +42,7 @@ SLIDING_ROOM_M = 0.003
 SPEED_MARGIN = 0.97  # of the published tool speeds, held at the samples that are checked
 BETWEEN_TICKS_RAD_S = 2e-3  # how far a speed that falls towards a joint's end may be overrun between two ticks
 RAMP_SAMPLES = 4  # of the tool's speed while a stop sets in
-PLACES_EVERY = 4  # ticks of a ramp: arms with little jerk go far and turn much while a stop sets in
+LOOK_EVERY = 4  # ticks of a stop on whose way the Jacobian turns so much that its ends do not tell the tool's speed
 ROUNDING = 1e-9  # of the comparisons below: rad, m and their rates
 
 
@@ -134,12 +134,6 @@ class SafetyFilter:
         share = np.linspace(0.0, 1.0, RAMP_SAMPLES)[:, None]  # of the ramp: v + a t + (a_end - a) t^2 / (2 T)
         time = share * self._ramp_time
         self._ramp_samples = np.hstack((np.ones_like(share), time * (1.0 - 0.5 * share), 0.5 * time * share))
-        # The same ramp's position and velocity, from (position, velocity, acceleration, acceleration at its end).
-        self._places = []
-        for ticks in range(PLACES_EVERY, self._ramp, PLACES_EVERY):
-            t, part = ticks * self.dt, ticks / self._ramp
-            position = (1.0, t, t * t * (0.5 - part / 6.0), t * t * part / 6.0)
-            self._places.append(np.array((position, (0.0, 1.0, t * (1.0 - 0.5 * part), 0.5 * t * part), (0.0,) * 4)))
         self._growth = np.array((0.0, 1.0, 0.5 * self._ramp_time))
         self._stop_positions = np.zeros((3, joints))  # of the stop in hand
         self._ends = np.zeros((4, joints))
@@ -262,13 +256,14 @@ class SafetyFilter:
         found = self._samples.get(plateau)
         if found is None:
             matrix, ticks = self._stop_matrix(plateau)
-            here, samples = np.eye(3), []
+            here, positions, velocities = np.eye(3), [], []
             for length, target in zip(ticks, matrix.reshape(-1, 3, 3), strict=True):
-                for left in range(length, 0, -1):
-                    here = self._to_step @ np.vstack((here, here[2] + (target[2] - here[2]) / left))
-                    samples.append(here[:2])
-            both = np.array(samples)
-            found = self._samples[plateau] = (both[:, 0], both[:, 1])
+                time = self.dt * np.arange(1, length + 1)[:, None]
+                jerk = (target[2] - here[2]) / (length * self.dt)
+                positions.append(here[0] + time * here[1] + 0.5 * time**2 * here[2] + time**3 / 6.0 * jerk)
+                velocities.append(here[1] + time * here[2] + 0.5 * time**2 * jerk)
+                here = target
+            found = self._samples[plateau] = (np.vstack(positions), np.vstack(velocities))
         return found
 
     def _plan_stop(self, rows: np.ndarray) -> list[tuple[int, Motion]]:
@@ -389,7 +384,7 @@ class SafetyFilter:
             return refusal
         # How far any point of the arm can get from here, and how much the Jacobian's turning on the way can add to the
         # tool's speed: mostly that settles the rest.
-        way, speeds = np.abs(last[0] - end[0]), np.abs(step[1])
+        way, speeds = np.abs(last[0] - end[0]), self._growth.dot(np.abs(step))
         fastest, turn = float(speeds.dot(reach)), sum(way.tolist())
         far = float(way.dot(reach)) + self._ramp_time * fastest
         tool = self.arm.tool_limits
@@ -399,14 +394,43 @@ class SafetyFilter:
         x, y, z = self._tool_at_end.tolist()
         near_wall = min(x - x0, y - y0, z - z0, x1 - x, y1 - y, z1 - z) <= far
         if near_wall or fast or not self.distances.clear(last[0]):
-            ends = np.vstack((step, ramped[2])) if self._places else step
-            for rows in (*(matrix.dot(ends) for matrix in self._places), ramped, last):
+            for rows in (ramped, last):
                 place, _, jacobian = self.kinematics.evaluate(rows[0])
                 ramp[:2] = rows[1:]
                 ramp[2] = rows[2]
                 refusal = self._check_place(end, rows, place) or self._check_speed(jacobian, ramp)
                 if refusal:
                     return refusal
+            if fast or self._ramp > LOOK_EVERY:
+                return self._check_way(end, step, last)
+        return ""
+
+    def _check_way(self, end: np.ndarray, step: np.ndarray, last: np.ndarray) -> str:
+        """Why the tool may not go along the stop of `step`, looked at on its way until it is slow for good.
+
+        Joints that turn fast against one another leave the tool slow only as long as the Jacobian stays as it is.
+        """
+        to_position, to_velocity = self._stop_samples(self._plateau)
+        reach, tool = self.distances.reach, self.arm.tool_limits
+        for tick in range(LOOK_EVERY, len(to_position), LOOK_EVERY):
+            position, velocity = to_position[tick - 1].dot(step), to_velocity[tick - 1].dot(step)
+            place, _, jacobian = self.kinematics.evaluate(position)
+            vx, vy, vz, wx, wy, wz = jacobian.dot(velocity).tolist()
+            linear, angular = vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz
+            if not linear <= self._speed_squared:
+                return "tool_speed"
+            if not angular <= self._angular_squared:
+                return "tool_angular_speed"
+            refusal = self._check_place(end, position[None], place)
+            if refusal:
+                return refusal
+            speeds, left = np.abs(velocity), float(np.abs(last[0] - position).sum())
+            if (
+                tick >= self._ramp
+                and math.sqrt(linear) + left * float(speeds.dot(reach)) <= tool.speed
+                and math.sqrt(angular) + left * float(speeds.sum()) <= tool.angular_speed
+            ):
+                break
         return ""
 
     def _check_speed(self, jacobian: np.ndarray, motion: np.ndarray) -> str:
