@@ -171,10 +171,9 @@ def build_parser() -> argparse.ArgumentParser:
             part.add_argument("--arm", default="panda", help="a name in config/arms/ (default: %(default)s)")
             part.add_argument("--bundle", help="also check against where this bundle's camera stood")
 
-    command = _add(
-        commands, "align", _align, "lay the simulator's arm over the recorded one; how many pixels it misses"
-    )
-    command.add_argument("--bag", type=Path, required=True, metavar="DIR", help="a recorded bag with a standing arm")
+    command = _add(commands, "align", _align, "lay the simulator's arm over the real one; how many pixels it misses")
+    command.add_argument("topics", nargs="*", metavar="NAME:=VALUE", help="of real_arm.launch.py, e.g. camera:=usb_cam")
+    command.add_argument("--bag", type=Path, metavar="DIR", help="a recorded bag with a standing arm (default: live)")
     command.add_argument("--bundle", default="reach_panda", help="for its camera's tolerance (default: %(default)s)")
     command.add_argument("--arm", default="panda", help="a name in config/arms/ (default: %(default)s)")
     command.add_argument("--extrinsics", default="bundle", metavar="FILE",
@@ -386,7 +385,9 @@ def _calibrate(options: argparse.Namespace) -> int:
 def _align(options: argparse.Namespace) -> int:
     from rlfp_ros.evaluation import calibrate
 
-    return calibrate.overlay(options.bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out)
+    return calibrate.overlay(
+        options.bag, options.topics, options.arm, options.bundle, options.extrinsics, options.meshes, options.out
+    )
 
 
 def _gap(options: argparse.Namespace) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from rlfp_ros import cli
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.evaluation.alignment import Alignment, align, write_overlays
+from rlfp_ros.nodes import messages as m
 from rlfp_ros.perception.calibration import project
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.extrinsics import pose_difference
@@ -127,3 +130,17 @@ def test_overlays_show_the_outline(
     picture = cv2.imread(str(path))
     assert picture.shape == (360, 480, 3)
     assert (picture == (60, 220, 40)).all(axis=-1).sum() > 100  # BGR of the outline
+
+
+@pytest.mark.graph
+def test_live_arm_is_aligned_while_it_stands(
+    start_node: Callable[..., Any], test_node: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = test_node.listen(m.IMAGE)
+    start_node("arm_twin", {"bundle": "reach_panda"})
+    test_node.spin_until(lambda: len(images) > 3, 30.0, "pictures")
+    arguments = ["align", "--meshes", "collision", "--out", str(tmp_path), "transport:=local"]
+    assert cli.main(arguments) == 0, capsys.readouterr().err
+    assert "the outline of panda misses by" in capsys.readouterr().out.replace("\n", " ")
+    assert cli.main(["align", "--out", str(tmp_path), "image=x"]) == 2
+    assert "write image:=x" in capsys.readouterr().err

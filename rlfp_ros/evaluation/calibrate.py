@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from rich.console import Console
 
+from rlfp_ros import graph
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
@@ -17,12 +22,14 @@ from rlfp_ros.evaluation.alignment import align, describe, write_overlays
 from rlfp_ros.perception.calibration import Board, View, calibrate_camera, calibrate_hand_eye, write_camera_info
 from rlfp_ros.perception.extrinsics import load_extrinsics, write_extrinsics
 from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
+from rlfp_ros.runner import child_environment, node_command
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
 
 BETWEEN_S = 0.5  # between two pictures of a bag that are looked at for the board
 MOST_VIEWS = 60
 PRINT_PX = 120  # of a square in the board's picture
+LIVE_S = 6.0  # of a live look: the recorder starts, and the arm stands for a moment
 ENOUGH_COVERAGE = 0.6  # of the picture's cells
 
 
@@ -107,11 +114,19 @@ def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: 
     return 0
 
 
-def overlay(bag: Path, arm_name: str, bundle: str, extrinsics_file: str, meshes: str, out: Path) -> int:
-    """The simulator's arm over the recorded one, and the pixel error of its outline."""
+def overlay(
+    bag: Path | None, launch_arguments: Sequence[str], arm_name: str, bundle: str, extrinsics_file: str, meshes: str,
+    out: Path,
+) -> int:  # fmt: skip
+    """The simulator's arm over the recorded or the live one, and the pixel error of its outline.
+
+    Without `bag`, `launch_arguments` (name:=value of real_arm.launch.py) say which topics to look at now.
+    """
     console = Console(highlight=False)
     arm = load_arm(arm_name)
     T_base_camera = load_extrinsics(extrinsics_file, load_bundle(bundle).contract.camera)
+    if bag is None:
+        bag = record_live(arm_name, launch_arguments, out)
     snapshots = [snapshot for snapshot in standing_snapshots(bag, arm) if snapshot.camera is not None][:8]
     if not snapshots:
         raise ConfigurationError(f"{bag}: holds no camera_info, which the overlay is drawn with; record it too")
@@ -124,6 +139,31 @@ def overlay(bag: Path, arm_name: str, bundle: str, extrinsics_file: str, meshes:
     console.print(describe(found, arm))
     console.print(f"{len(paths)} overlays in {out}: the green outline is where the arm should be")
     return 0
+
+
+def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Path:
+    """Record the drivers' topics for `LIVE_S`, beside whatever graph runs; the bag. Raises ConfigurationError."""
+    given = graph.parse_assignments(launch_arguments, "real_arm.launch.py")
+    folder = Path(tempfile.mkdtemp(prefix="live_", dir=_make_folder(out)))
+    values = {"arm": arm_name, **given, "record": str(folder), "record_per_episode": False}
+    resolved = graph.resolve(graph.REAL_ARM, values, check=False)
+    recorder = next(process for process in resolved.processes if process.name == "recorder")
+    parameters = folder / "recorder.yaml"
+    parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": recorder.parameters}}), encoding="utf-8")
+    process = subprocess.Popen(
+        node_command(recorder, parameters), env=child_environment(recorder.environment), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        process.wait(LIVE_S)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    if process.returncode:
+        raise ConfigurationError(f"the recorder ended with exit code {process.returncode}: {said.strip()[-300:]}")
+    if not (folder / "run").is_dir():
+        raise ConfigurationError(f"nothing came in {LIVE_S:g} s; start the drivers, or say which topics are theirs")
+    return folder / "run"
 
 
 def _pictures(bag: Path | None, paths: Sequence[Path]) -> Iterator[np.ndarray]:
@@ -154,8 +194,9 @@ def _new(view: View, views: Sequence[View]) -> bool:
     )
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        return folder
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None
