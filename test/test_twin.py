@@ -251,12 +251,45 @@ def command(**changes: Any) -> JointTrajectory:
         ({"joints": PANDA.joint_names[:6]}, "expected all of"),
         ({"points": 0}, "empty trajectory"),
         ({"velocity": 0.1}, "expected zero"),
+        ({"velocity": 1e-7}, None),  # below the float's epsilon, which is what JTC asks
+        ({"velocity": -2e-7}, "expected zero"),
+        ({"joints": [*PANDA.joint_names, "extra"]}, "expected all of"),
+        ({"joints": ["fr3_joint1", *PANDA.joint_names[1:]]}, "expected all of"),
         ({"stamp_ns": 900_000_000}, "ends in the past"),
     ],
 )
 def test_commands_are_refused_as_the_joint_trajectory_controller_does(changes: dict[str, Any], why: str | None) -> None:
     answer = refusal(command(**changes), PANDA.joint_names, 1_000_000_000)
     assert answer is None if why is None else why in (answer or "")
+
+
+@pytest.mark.graph
+def test_twin_refuses_over_dds_what_it_must_and_says_so(
+    start_node: Callable[..., Any], test_node: Any, tiny_bundle: Path
+) -> None:
+    """A moving end, a past stamp and times that do not increase: none of them moves the arm."""
+    joints, diagnostics = test_node.listen(m.JOINT_STATES), test_node.listen(m.DIAGNOSTICS)
+    commands = test_node.publisher(m.ARM_COMMAND)
+    start_node("arm_twin", {"bundle": tiny_bundle})
+    test_node.spin_until(lambda: len(joints) > 20, 30.0, "joints")
+    test_node.connected(commands)
+    before = m.JointMatcher(PANDA)(joints[-1]).positions
+    now = test_node.node.get_clock().now().nanoseconds
+    soon = now + 600_000_000_000
+    wrong = [command(velocity=0.5, stamp_ns=soon), command(stamp_ns=now - 5_000_000_000)]
+    wrong.append(command(points=2, stamp_ns=soon))  # both points at the same time
+
+    def refused() -> int:
+        values = {v.key: v.value for a in diagnostics for s in a.status if s.name == "arm_twin" for v in s.values}
+        return int(values.get("commands_refused", 0))
+
+    for count, message in enumerate(wrong, start=1):
+        commands.publish(message)
+        test_node.spin_until(lambda count=count: refused() >= count, 30.0, f"refusal {count}")
+    assert "increasing times" in next(
+        s.message for a in reversed(diagnostics) for s in a.status if s.name == "arm_twin"
+    )
+    assert np.abs(m.JointMatcher(PANDA)(joints[-1]).positions - before).max() < 0.01
 
 
 def test_mock_hardware_adds_the_twin_to_the_real_arms_graph() -> None:
