@@ -170,6 +170,17 @@ def test_pictures_that_were_cut_or_resized_without_their_lens(taken: Any, tmp_pa
         assert list(found) == [name], found
 
 
+def test_camera_info_of_another_size_is_said(taken: Any, tmp_path: Path) -> None:
+    bag = record(tmp_path / "bag", taken, Deployment())
+    seen = read_observations(bag, ARM)
+    assert seen.camera is not None
+    seen.camera = replace(seen.camera, width=320, height=240)
+    found = {stage.name: stage.detail for stage in compare(BUNDLE, ARM, seen) if stage.parts}
+    assert found == {
+        "size": "pictures are 160 x 120, but camera_info says 320 x 240; let the driver publish both for the same size"
+    }
+
+
 def test_bag_without_the_graph_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     info = m.camera_info_message(START, "optical", 160, 120, np.eye(3))
     bag = write_bag(tmp_path / "bag", [(m.CAMERA_INFO, info, START)])
