@@ -150,6 +150,11 @@ def test_a_task_that_grips_is_refused_for_an_arm_without_a_gripper() -> None:
         ManipulationEnv("lift", bare, "none", observation="state")
 
 
+def test_an_arm_that_cannot_come_down_to_the_block_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"iiwa.yaml: tool_limits.lower keeps the tool 0.06 m above the table"):
+        ManipulationEnv("reach", "iiwa", "none")
+
+
 def drive(world: World, ticks: int) -> list[np.ndarray]:
     """Wave the arm about; everything that an observer may see."""
     seen, still = [], np.zeros((1, 7))

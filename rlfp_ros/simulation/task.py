@@ -82,6 +82,12 @@ class Task(ABC):
     def check(self, arm: Arm) -> None:
         """Raises ConfigurationError where the tool's limits leave a part of the task out of reach."""
         lower, upper = arm.tool_limits.lower, arm.tool_limits.upper
+        if lower[2] > self.settings.block_size[2]:
+            raise ConfigurationError(
+                f"config/arms/{arm.name}.yaml: tool_limits.lower keeps the tool {lower[2]} m above the table, but the "
+                f"block of sim/tasks/{self.settings.task}.yaml is {self.settings.block_size[2]} m high; give the arm "
+                "a gripper or a pointer, or choose another arm"
+            )
         for name, region in self.settings.regions().items():
             for axis in range(2):
                 if region.lower[axis] < lower[axis] or region.upper[axis] > upper[axis]:
