@@ -78,8 +78,11 @@ def _check_sweep(parameter: str, profile: Profile, name: str) -> None:
 
 
 def _play(env: ManipulationEnv, seed: int, frames: int) -> None:
+    """The teacher's first so many frames of an episode; only the first and the last picture are drawn."""
+    env.world.blind = False
     env.reset(seed=seed)
-    for _ in range(frames):
+    for frame in range(frames):
+        env.world.blind = frame + 1 < frames
         action = env.world.task.teacher(env.world, env.behaviour.action)
         *_, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
