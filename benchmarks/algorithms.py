@@ -34,12 +34,17 @@ from rlfp_ros.learning.a3c import A3cSettings
 from rlfp_ros.learning.algorithms import ALGORITHMS
 from rlfp_ros.learning.dqn import DqnSettings, action_set
 from rlfp_ros.learning.drq import DrqSettings
-from rlfp_ros.learning.environments import TaskEnvironment, episode_seed
+from rlfp_ros.learning.environments import EnvironmentMaker, TaskEnvironment, episode_seed, shapes
 from rlfp_ros.learning.networks import batch_of_one
+from rlfp_ros.learning.point_mass import MakePointMass
 from rlfp_ros.learning.ppo import PpoSettings
 from rlfp_ros.learning.training_log import TrainingLog
 
-STEPS = {"sac": 5_000, "ppo": 16_000, "dqn": 8_000, "a2c": 16_000, "a3c": 16_000}  # environment steps of a training
+STEPS = {  # environment steps of a training, by environment
+    "reach": {"sac": 5_000, "ppo": 16_000, "dqn": 8_000, "a2c": 16_000, "a3c": 16_000},
+    "point": {"sac": 1_500, "ppo": 8_000, "dqn": 4_000, "a2c": 8_000, "a3c": 8_000},
+}
+ALGORITHM_NAMES = tuple(STEPS["reach"])
 PEERS = ("sac", "ppo", "dqn", "a2c")  # what Stable-Baselines3 has; its A2C also stands beside A3C
 SOURCES = ("rlfp_ros", "stable_baselines3")
 TEST_EPISODES = 20
@@ -52,18 +57,21 @@ MARKS = ("<!-- benchmarks/algorithms.py begins -->", "<!-- benchmarks/algorithms
 class Cell:
     """One training."""
 
+    environment: str
     algorithm: str
     source: str
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.algorithm}-{self.source}-{self.seed}"
+        return f"{self.environment}-{self.algorithm}-{self.source}-{self.seed}"
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench algorithms", description=__doc__.splitlines()[0])
-    parser.add_argument("--algorithms", nargs="+", default=list(STEPS), choices=STEPS)
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHM_NAMES), choices=ALGORITHM_NAMES)
+    parser.add_argument("--environment", default="reach", choices=STEPS,
+                        help="reach, or a point mass that costs nothing, to see what the algorithms cost")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of each algorithm's own budget, for a first look")
     parser.add_argument("--folder", type=Path, default=Path("runs/algorithms"))
@@ -74,11 +82,12 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.cell:
-        algorithm, source, seed = options.cell.split("-")
-        run_cell(Cell(algorithm, source, int(seed)), options.steps or STEPS[algorithm], options.folder)
+        environment, algorithm, source, seed = options.cell.split("-")
+        steps = options.steps or STEPS[environment][algorithm]
+        run_cell(Cell(environment, algorithm, source, int(seed)), steps, options.folder)
         return 0
     cells = [
-        Cell(algorithm, source, seed)
+        Cell(options.environment, algorithm, source, seed)
         for seed in options.seeds
         for algorithm in options.algorithms
         for source in SOURCES
@@ -95,7 +104,7 @@ def main(argv: list[str]) -> int:
         for cell in cells
         if (file := options.folder / f"{cell.name}.json").exists()
     }
-    text = table(results, options.algorithms, options.seeds)
+    text = table(results, options.environment, options.algorithms, options.seeds)
     print(text)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -112,7 +121,9 @@ def run_cell(cell: Cell, steps: int, folder: Path) -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    make_env = TaskEnvironment("reach", profile="none", observation="state", image_size=16)
+    make_env: EnvironmentMaker = MakePointMass()
+    if cell.environment == "reach":
+        make_env = TaskEnvironment("reach", profile="none", observation="state", image_size=16)
     train = train_ours if cell.source == "rlfp_ros" else train_peer
     wall, cpu = time.perf_counter(), _cpu_s()
     log, act = train(cell, make_env, steps)
@@ -142,7 +153,7 @@ def _cpu_s() -> float:
 Act = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
-def test(make_env: TaskEnvironment, act: Act) -> tuple[list[float], list[float]]:
+def test(make_env: EnvironmentMaker, act: Act) -> tuple[list[float], list[float]]:
     """Returns and successes of the action to deploy, on seeds that no training played."""
     env = make_env()
     returns, successes = [], []
@@ -158,10 +169,10 @@ def test(make_env: TaskEnvironment, act: Act) -> tuple[list[float], list[float]]
     return returns, successes
 
 
-def train_ours(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[TrainingLog, Act]:
+def train_ours(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[TrainingLog, Act]:
     algorithm = ALGORITHMS[cell.algorithm]
     log = TrainingLog()
-    agent = algorithm.train(make_env, peer_settings(cell.algorithm), steps, cell.seed, log)
+    agent = algorithm.train(make_env, peer_settings(cell), steps, cell.seed, log)
 
     def act(observation: dict[str, np.ndarray]) -> np.ndarray:
         with torch.no_grad():
@@ -170,9 +181,13 @@ def train_ours(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[Train
     return log, act
 
 
-def peer_settings(algorithm: str) -> Any:
+def peer_settings(cell: Cell) -> Any:
     """Our settings, without what Stable-Baselines3 cannot do: double Q-learning."""
-    settings = ALGORITHMS[algorithm].settings
+    settings = ALGORITHMS[cell.algorithm].settings
+    if cell.environment == "point":
+        settings = replace(settings, reward_scale=1.0, discount=0.9)
+        if cell.algorithm in ("sac", "dqn"):
+            settings = replace(settings, first_steps=200)
     return replace(settings, double=False) if isinstance(settings, DqnSettings) else settings
 
 
@@ -205,7 +220,7 @@ class PeerEnvironment(gymnasium.Wrapper[np.ndarray, Any, dict[str, np.ndarray], 
 class MakePeer:
     """Travels to SubprocVecEnv's processes."""
 
-    make_env: TaskEnvironment
+    make_env: EnvironmentMaker
     seed: int
     reward_scale: float
     levels: int | None
@@ -217,14 +232,15 @@ class MakePeer:
         return PeerEnvironment(env, self.reward_scale, self.levels)
 
 
-def train_peer(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[TrainingLog, Act]:
+def train_peer(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[TrainingLog, Act]:
     import stable_baselines3 as sb3
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-    settings = peer_settings(cell.algorithm)
+    settings = peer_settings(cell)
     workers = settings.workers if isinstance(settings, A3cSettings) else 1
     levels = settings.levels if isinstance(settings, DqnSettings) else None
+    _, action_size = shapes(make_env())
     makers = [
         MakePeer(make_env, episode_seed(cell.seed, worker=rank), settings.reward_scale, levels)
         for rank in range(workers)
@@ -251,7 +267,7 @@ def train_peer(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[Train
             "MlpPolicy", vector, settings.learning_rate, settings.capacity, settings.first_steps, settings.batch,
             settings.target_rate, train_freq=settings.update_every, n_steps=settings.return_steps,
             ent_coef=f"auto_{settings.initial_temperature}", policy_kwargs=widths,
-            target_entropy=-3.0 * settings.target_entropy_scale, **shared,
+            target_entropy=-action_size * settings.target_entropy_scale, **shared,
         )  # fmt: skip
     elif isinstance(settings, DqnSettings):
         model = sb3.DQN(
@@ -276,7 +292,7 @@ def train_peer(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[Train
         )  # fmt: skip
     model.learn(steps, callback=Listen())
     vector.close()
-    actions = None if levels is None else action_set(3, levels).numpy()
+    actions = None if levels is None else action_set(action_size, levels).numpy()
 
     def act(observation: dict[str, np.ndarray]) -> np.ndarray:
         action, _ = model.predict(vector.normalize_obs(observation["vector"]), deterministic=True)
@@ -288,7 +304,7 @@ def train_peer(cell: Cell, make_env: TaskEnvironment, steps: int) -> tuple[Train
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def table(results: dict[str, dict[str, Any]], algorithms: list[str], seeds: list[int]) -> str:
+def table(results: dict[str, dict[str, Any]], environment: str, algorithms: list[str], seeds: list[int]) -> str:
     """Markdown: a row for each algorithm and source, means with 95 % intervals over the seeds."""
     rows = [
         "| algorithm | from | steps | seeds | return while training | return after | success after | "
@@ -297,21 +313,47 @@ def table(results: dict[str, dict[str, Any]], algorithms: list[str], seeds: list
     ]
     for algorithm in algorithms:
         for source in SOURCES if algorithm in PEERS else SOURCES[:1]:
-            found = [results[name] for seed in seeds if (name := Cell(algorithm, source, seed).name) in results]
+            found = [
+                results[name] for seed in seeds if (name := Cell(environment, algorithm, source, seed).name) in results
+            ]
             who = "ours" if source == "rlfp_ros" else "Stable-Baselines3"
             if not found:
-                rows.append(f"| {algorithm} | {who} | {STEPS[algorithm]} | 0 of {len(seeds)} | missing | | | | |")
+                rows.append(
+                    f"| {algorithm} | {who} | {STEPS[environment][algorithm]} | 0 of {len(seeds)} | missing | | | | |"
+                )
                 continue
             cells = [
                 interval([one[key] for one in found], digits)
                 for key, digits in (
-                    ("training_return", 0), ("test_return", 0), ("test_success", 2), ("cpu_ms_per_step", 1),
-                    ("wall_ms_per_step", 1),
+                    ("training_return", 1), ("test_return", 1), ("test_success", 2), ("cpu_ms_per_step", 2),
+                    ("wall_ms_per_step", 2),
                 )
             ]  # fmt: skip
             count = str(len(found)) if len(found) == len(seeds) else f"{len(found)} of {len(seeds)}"
             rows.append(f"| {algorithm} | {who} | {found[0]['steps']} | {count} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+    return "\n".join([*rows, "", *comparisons(results, environment, algorithms, seeds)]) + "\n"
+
+
+def comparisons(
+    results: dict[str, dict[str, Any]], environment: str, algorithms: list[str], seeds: list[int]
+) -> list[str]:
+    """A line for each algorithm of which both are there: ours minus theirs, 95 % interval of the paired seeds."""
+    lines = []
+    for algorithm in algorithms:
+        pairs = [
+            (results[ours], results[theirs])
+            for seed in seeds
+            if (ours := Cell(environment, algorithm, SOURCES[0], seed).name) in results
+            and (theirs := Cell(environment, algorithm, SOURCES[1], seed).name) in results
+        ]
+        if pairs:
+            gained = interval([ours["training_return"] - theirs["training_return"] for ours, theirs in pairs], 1)
+            cost = statistics.fmean(ours["cpu_ms_per_step"] / theirs["cpu_ms_per_step"] for ours, theirs in pairs)
+            lines.append(
+                f"- {algorithm}: return while training, ours minus theirs: {gained}; "
+                f"processor time a step, environment included: {cost:.2f} of theirs"
+            )
+    return lines
 
 
 def interval(values: list[float], digits: int) -> str:

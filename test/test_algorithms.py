@@ -13,8 +13,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from point_mass import LIMIT, MakePointMass  # noqa: E402
-
 from rlfp_ros import cli  # noqa: E402
 from rlfp_ros.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
@@ -22,6 +20,7 @@ from rlfp_ros.learning import a3c, dqn, drq, ppo  # noqa: E402
 from rlfp_ros.learning.algorithms import ALGORITHMS, Plan, main, settings_of, success_count, write_policy_bundle  # noqa: E402
 from rlfp_ros.learning.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
 from rlfp_ros.learning.networks import ActorCritic, RunningNormaliser, batch_of_one  # noqa: E402
+from rlfp_ros.learning.point_mass import LIMIT, MakePointMass  # noqa: E402
 from rlfp_ros.learning.replay import Batch, ReplayBuffer  # noqa: E402
 from rlfp_ros.learning.training_log import TrainingLog  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
