@@ -164,13 +164,15 @@ def write_policy_bundle(plan: Plan, agent: nn.Module, out: Path) -> Bundle:
     contract = yaml.safe_load((source.directory / "bundle.yaml").read_text(encoding="utf-8"))
     del contract["files"]
     contract["name"], contract["task"], contract["evaluation"] = out.name, plan.task, []
-    contract["provenance"] = {"algorithm": plan.algorithm, "plan": asdict(plan), "encoder_of": contract["provenance"]}
-    contract["provenance"]["plan"]["settings"] = list(plan.settings)
+    contract["provenance"] = {
+        "profile": plan.profile, "algorithm": plan.algorithm, "plan": asdict(plan) | {"settings": list(plan.settings)},
+        "encoder_of": contract["provenance"],
+    }  # fmt: skip
     behaviour = BEHAVIOURS[plan.task]
     contract["action"] = behaviour.action.model_dump(mode="json")
     contract["base_controller"] = behaviour.base_controller.model_dump(mode="json")
     with np.load(source.file("golden.npz")) as arrays:
-        golden = {name: arrays[name] for name in arrays}
+        golden = {name: arrays[name] for name in arrays if name.startswith(("encoder/", "policy/"))}
     inputs = {name: torch.from_numpy(golden[f"policy/{name}"]) for name in POLICY_INPUTS}
     policy = DeployedPolicy(agent).eval()
     with torch.no_grad():
