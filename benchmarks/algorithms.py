@@ -5,7 +5,7 @@
 One cell is one training, and takes minutes; its result is a file in the folder, and a cell whose file is there is not
 run again: stop and go on as you like, or run several at once with other --algorithms. What is missing is shown as
 missing. Settings that both know have the same value, networks the same size; inputs are normalised by running
-statistics in both (there: VecNormalize). `--document` puts the table between the marks of docs/algorithms.md.
+statistics in both (there: VecNormalize). `--document` puts the table between the environment's marks in a page.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SOURCES = ("rlfp_ros", "stable_baselines3")
 TEST_EPISODES = 20
 TEST_SEEDS = 700_000_000
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t for a two-sided 95 % interval, by number of seeds
-MARKS = ("<!-- benchmarks/algorithms.py begins -->", "<!-- benchmarks/algorithms.py ends -->")
+MARKS = ("<!-- benchmarks/algorithms.py {} begins -->", "<!-- benchmarks/algorithms.py {} ends -->")
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,9 @@ def main(argv: list[str]) -> int:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
     if options.document:
         page = options.document.read_text()
-        before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-        options.document.write_text(f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}")
+        first, last = (mark.format(options.environment) for mark in MARKS)
+        before, after = page.split(first)[0], page.split(last)[1]
+        options.document.write_text(f"{before}{first}\n\n{text}\n{last}{after}")
     return 0
 
 
