@@ -8,9 +8,12 @@ with one sentence where it does not hold together.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +26,13 @@ from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
 FILES = ("encoder.onnx", "policy.onnx", "golden.npz")
 GOLDEN_TOLERANCE = 1e-4  # ONNX Runtime picks other kernels on other processors; 1e-5 is what one machine holds
+# What each network was trained for and carries in its own metadata. Not the camera's tolerance, which is for people to
+# decide, and not the base controller, which measurements exchange.
+DESCRIBED = {
+    "encoder.onnx": ("camera", "image"),
+    "policy.onnx": ("task", "arm", "policy", "proprioception", "goal", "action"),
+}
+METADATA_PREFIX = "rlfp_ros."
 Positive = Field(gt=0)
 
 
@@ -222,6 +232,28 @@ class Contract(Schema):
         return self
 
 
+@dataclass(frozen=True)
+class GoldenFrames:
+    """T frames of an episode as training's environment saw and answered them. Deployment must repeat them.
+
+    `perception.encoder.Perception` and `control.policy.Policy` do so when they are made, through preprocessing,
+    observation and action scaling: a difference from training anywhere on that way is found before the arm moves.
+    """
+
+    stamps_ns: np.ndarray  # int64 [T]
+    images: np.ndarray  # uint8 [T, H, W, 3] rgb, as the encoder takes them
+    joint_names: np.ndarray  # str [J]
+    positions: np.ndarray  # [T, J] rad
+    velocities: np.ndarray  # [T, J] rad/s
+    gripper_widths: np.ndarray  # [T] m
+    goals: np.ndarray  # [T, 3] m in the base frame; NaN: none
+    features: np.ndarray  # float32 [T, K, 3] or [T, Z]
+    domain_shifts: np.ndarray  # [T]
+    proprioception: np.ndarray  # float32 [T, P]
+    twists: np.ndarray  # [T, 6] m/s, rad/s: the residual; [T, J] rad/s for actions of kind joint_velocity
+    gripper_commands: np.ndarray  # [T] m; NaN: none
+
+
 class Bundle:
     """A bundle folder that was checked: schema, files and their sha256."""
 
@@ -238,15 +270,8 @@ class Bundle:
 
         One thread: batch 1 gains nothing from more, and a second spinning thread starves the other nodes.
         """
-        import onnxruntime  # kept out of module import: `inspect` and the launch files need no inference
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            session = onnxruntime.InferenceSession(str(self.file(name)), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a family of its own for damaged or too new files
-            raise ConfigurationError(f"{self.file(name)}: ONNX Runtime cannot load it ({error})") from None
+        session = onnx_session(self.file(name))
+        self._check_description(name, session)
         part = self.contract.encoder if name == "encoder.onnx" else self.contract.policy
         for kind, found in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
             declared = getattr(part, kind)
@@ -265,6 +290,40 @@ class Bundle:
                         )
         self._check_golden(name, session)
         return session
+
+    def golden_frames(self) -> GoldenFrames:
+        """What deployment must repeat."""
+        with np.load(self.file("golden.npz")) as golden:
+            arrays = {name: golden[f"frames/{name}"] for name in _GOLDEN_FIELDS if f"frames/{name}" in golden}
+        for name in _GOLDEN_FIELDS:
+            if name not in arrays:
+                raise ConfigurationError(
+                    f"{self.file('golden.npz')}: frames/{name} is missing, so nothing shows that deployment repeats "
+                    f"training; write the bundle anew with `rlfp export {self.directory} --out {self.directory}`"
+                )
+        return GoldenFrames(**arrays)
+
+    def _check_description(self, name: str, session: Any) -> None:
+        """A network says itself what it was trained for; bundle.yaml must say the same."""
+        found = session.get_modelmeta().custom_metadata_map
+        for key, expected in description(self.contract, name).items():
+            field = key.removeprefix(METADATA_PREFIX)
+            if key not in found:
+                raise ConfigurationError(
+                    f"{self.file(name)}: its metadata has no {field}; write the bundle anew with "
+                    f"`rlfp export {self.directory} --out {self.directory}`"
+                )
+            trained, declared = json.loads(found[key]), json.loads(expected)
+            parts = {"": (trained, declared)}
+            if isinstance(trained, dict):
+                # What the file does not know came to the contract later, with a default.
+                parts = {f".{part}": (value, declared.get(part)) for part, value in trained.items()}
+            for part, (value, other) in parts.items():
+                if value != other:
+                    raise ConfigurationError(
+                        f"{self.directory / 'bundle.yaml'}: {field}{part} is {other}, but {name} was trained with "
+                        f"{value}; the file belongs to another bundle or bundle.yaml was edited, export it again"
+                    )
 
     def _check_golden(self, name: str, session: Any) -> None:
         """Recorded inputs must give the recorded outputs: catches a file that loads but is another network."""
@@ -289,6 +348,32 @@ class Bundle:
                         f"{self.file(name)}: {output} differs from golden.npz by {error:.2g}, "
                         f"expected at most {GOLDEN_TOLERANCE:g}; the file belongs to another bundle, export it again"
                     )
+
+
+_GOLDEN_FIELDS = tuple(GoldenFrames.__dataclass_fields__)
+
+
+def description(contract: Contract, name: str) -> dict[str, str]:
+    """What the ONNX file `name` carries as metadata: one JSON document for each of `DESCRIBED`."""
+    document = contract.model_dump(mode="json")
+    document["camera"].pop("tolerance")
+    return {METADATA_PREFIX + field: json.dumps(document[field], sort_keys=True) for field in DESCRIBED[name]}
+
+
+def onnx_session(file: Path | bytes) -> Any:
+    """An ONNX Runtime session on one thread. Raises ConfigurationError where the file is none."""
+    import onnxruntime  # kept out of module import: `inspect` and the launch files need no inference
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            file if isinstance(file, bytes) else str(file), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime raises a family of its own for damaged or too new files
+        name = "the network" if isinstance(file, bytes) else file
+        raise ConfigurationError(f"{name}: ONNX Runtime cannot load it ({error})") from None
 
 
 def load_bundle(name_or_path: str | Path) -> Bundle:
@@ -316,12 +401,20 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     return Bundle(directory, contract)
 
 
-def write_bundle(directory: Path, contract: dict[str, Any], files: dict[str, bytes]) -> Bundle:
+def write_bundle(
+    directory: Path, contract: dict[str, Any], files: dict[str, bytes], check: Callable[[Bundle], None] | None = None
+) -> Bundle:
     """Write a bundle whole or not at all, replacing an older one of that name.
 
-    `contract` is bundle.yaml without `files`; `files` holds the contents of `FILES`.
+    `contract` is bundle.yaml without `files`; `files` holds the contents of `FILES`. What `check` raises about the
+    finished bundle leaves the older one as it was.
     """
+    check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
+    replaced = directory.with_name(f".{directory.name}.replaced")
+    if replaced.exists() and not directory.exists():  # a process was killed between the two renames below
+        os.rename(replaced, directory)
+    shutil.rmtree(replaced, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         for name in FILES:
@@ -331,8 +424,9 @@ def write_bundle(directory: Path, contract: dict[str, Any], files: dict[str, byt
             yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8"
         )
         scratch.chmod(0o755)
-        load_bundle(scratch)
-        replaced = directory.with_name(f".{directory.name}.replaced")
+        bundle = load_bundle(scratch)
+        if check is not None:
+            check(bundle)
         if directory.exists():
             os.rename(directory, replaced)
         os.rename(scratch, directory)
@@ -340,6 +434,16 @@ def write_bundle(directory: Path, contract: dict[str, Any], files: dict[str, byt
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return load_bundle(directory)
+
+
+def check_replaceable(directory: Path) -> None:
+    """Raises ConfigurationError where a bundle written to `directory` would take the place of something else."""
+    if directory.exists() and not (directory.is_dir() and (directory / "bundle.yaml").is_file()):
+        empty = directory.is_dir() and not any(directory.iterdir())
+        if not empty:
+            raise ConfigurationError(
+                f"{directory}: holds something that is not a bundle and would be lost; choose another folder with --out"
+            )
 
 
 def sha256(path: Path) -> str:

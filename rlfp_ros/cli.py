@@ -123,6 +123,12 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
                        help="another value for one of the algorithm's settings; can be given again")  # fmt: skip
 
+    command = _add(commands, "export", _export, "write a policy bundle from a finished training, or an older one anew")
+    command.add_argument("source", metavar="RUN", type=Path, help="a run folder of `rlfp train`, or a bundle folder")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, for example models/NAME")
+    command.add_argument("--evaluation-episodes", type=_natural, default=100, metavar="N",
+                         help="episodes per profile at the end (default: %(default)s)")  # fmt: skip
+
     command = _add(commands, "evaluate", _evaluate, "measure a bundle's success rate")
     command.add_argument("bundle", help="a bundle folder, or the name of one in models/")
     command.add_argument("--profile", metavar="NAME", help=f"pybullet: {PROFILES} (default: train); mujoco: {ROOMS} "
@@ -319,6 +325,14 @@ def _train_by_algorithm(options: argparse.Namespace, name: str) -> int:
     )  # fmt: skip
     run = options.run_folder or Path("runs") / f"{options.algorithm}_{options.observation}_{name}"
     algorithms.main(plan, run, options.out, options.resume, options.evaluation_episodes)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from rlfp_ros.learning.export import export_bundle
+
+    bundle = export_bundle(options.source, options.out, options.evaluation_episodes)
+    print(f"wrote {bundle.directory}")
     return 0
 
 

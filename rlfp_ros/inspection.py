@@ -9,18 +9,21 @@ from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros.bundle import FILES, Bundle, Contract, load_bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.policy import Policy
+from rlfp_ros.perception.encoder import Perception
 
 
 def inspect_bundle(name_or_path: str, console: Console | None = None) -> Bundle:
-    """Check a bundle (schema, sha256, ONNX Runtime loads it, golden outputs) and print what it is.
+    """Check a bundle (schema, sha256, ONNX Runtime loads it, golden frames repeat) and print what it is.
 
     Raises ConfigurationError, before anything is printed, for a bundle that a node would refuse.
     """
     console = console or Console(highlight=False)
     bundle = load_bundle(name_or_path)
     started = time.perf_counter()
-    bundle.session("encoder.onnx")
-    bundle.session("policy.onnx")
+    Perception(bundle)
+    Policy(bundle, load_arm(bundle.contract.arm.name))
     elapsed = time.perf_counter() - started
 
     contract = bundle.contract
@@ -35,7 +38,7 @@ def inspect_bundle(name_or_path: str, console: Console | None = None) -> Bundle:
         )
     console.print(f"[bold]{contract.name}[/] in {bundle.directory}")
     console.print(table)
-    console.print(f"[green]ok[/]: both networks load and give the golden outputs ({1000 * elapsed:.0f} ms)")
+    console.print(f"[green]ok[/]: perception and policy repeat training's golden frames ({1000 * elapsed:.0f} ms)")
     return bundle
 
 

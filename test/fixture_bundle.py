@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rlfp_ros.bundle import Bundle, write_bundle
-from rlfp_ros.control.arm import load_arm
+from rlfp_ros.bundle import Bundle, Contract, description, write_bundle
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.kinematics import Kinematics
 
 WIDTH, HEIGHT = 64, 48  # not square: a swap of the two shows
 FX = 50.0
@@ -45,7 +47,8 @@ def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_join
     golden = {"encoder/image": image}
     golden |= {f"encoder/{key}": value for key, value in _run(encoder, {"image": image}).items()}
     golden |= {f"policy/{key}": value for key, value in (inputs | _run(policy, inputs)).items()}
-    contract = {
+    golden |= _frames(arm, generator, goal)
+    contract: dict[str, Any] = {
         "schema": 1,
         "name": name,
         "task": "reach",
@@ -101,15 +104,50 @@ def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_join
         },  # of three normal values
         "provenance": {"made_by": "test/fixture_bundle.py"},
     }
-    return write_bundle(
-        directory / name,
-        contract,
-        {
-            "encoder.onnx": encoder.SerializeToString(),
-            "policy.onnx": policy.SerializeToString(),
-            "golden.npz": _npz(golden),
-        },
-    )
+    checked = Contract.model_validate({**contract, "files": {}})
+    files = {"golden.npz": _npz(golden)}
+    for file, model in (("encoder.onnx", encoder), ("policy.onnx", policy)):
+        helper.set_model_props(model, description(checked, file))
+        files[file] = model.SerializeToString()
+    return write_bundle(directory / name, contract, files)
+
+
+def _frames(arm: Arm, generator: np.random.Generator, goal: str) -> dict[str, np.ndarray]:
+    """Three golden frames, by the arithmetic that `make_bundle` states."""
+    count, joints = 3, len(arm.joint_names)
+    images = generator.integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    means = images.mean(axis=(1, 2)) / 255
+    features = np.repeat(means[:, None], POINTS, axis=1)
+    features[:, :, 0] += 0.01 * np.arange(POINTS)
+    distances = np.linalg.norm(means - 0.5, axis=1) / 0.1
+    positions = np.array(arm.home) + generator.normal(scale=0.2, size=(count, joints))
+    velocities = generator.normal(size=(count, joints))
+    widths = generator.uniform(0, 0.08, count)
+    goals = np.tile([0.4, -0.1, 0.05], (count, 1)) if goal == "point" else np.full((count, 3), np.nan)
+    tools = [Kinematics(arm).tool_position(row) for row in positions]
+    actions = np.zeros((count, 4))
+    for frame in range(count):
+        stack = features[[max(0, frame - 1), frame]]
+        wanted = 0.0 if np.isnan(goals[frame, 0]) else goals[frame, 0]
+        bounded = np.tanh([stack[..., 0].mean(), stack[..., 1].mean(), positions[frame, 0], wanted])
+        actions[frame] = bounded + 0.01 * frame
+    twists = np.zeros((count, 6))
+    twists[:, :3] = actions[:, :3] * SCALE[:3]
+    arrays: dict[str, Any] = {
+        "stamps_ns": 1_000_000_000 + 33_333_333 * np.arange(count),
+        "images": images,
+        "joint_names": np.array(arm.joint_names),
+        "positions": positions,
+        "velocities": velocities,
+        "gripper_widths": widths,
+        "goals": goals,
+        "features": features.astype(np.float32),
+        "domain_shifts": np.clip(0.5 * (distances - 1.54) / (4.03 - 1.54), 0, 1),
+        "proprioception": np.column_stack([positions, velocities, widths, tools]).astype(np.float32),
+        "twists": twists,
+        "gripper_commands": SCALE[3] * (actions[:, 3] + 1),
+    }
+    return {f"frames/{name}": values for name, values in arrays.items()}
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

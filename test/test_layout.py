@@ -37,7 +37,7 @@ PARTS = {
     "graph": {"schema", "paths", "bundle", "control", "perception"},
     "runner": {"schema", "graph"},
     "ros2_launch": {"graph", "runner"},
-    "inspection": {"bundle", "schema"},
+    "inspection": {"bundle", "schema", "perception", "control"},
     "doctor": FOUNDATION | {"graph", "runner"},
     "cli": FOUNDATION
     | {"graph", "runner", "doctor", "inspection", "simulation", "evaluation", "learning", "adaptation", "operator"},

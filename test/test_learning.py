@@ -158,18 +158,18 @@ def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(
 @pytest.mark.slow
 def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path) -> None:
     recipe = Recipe("reach").shortened(0.004)
-    bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
+    bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0, observations=50)
     contract = load_bundle(bundle.directory).contract
     assert contract.task == "reach"
     assert contract.base_controller.name == "hold"
-    # PyTorch and ONNX Runtime agree on real pictures.
+    # PyTorch and ONNX Runtime agree on what a policy uses of real pictures; the rest is novelty's, on top.
     encoder = Encoder(CAMERA)
     encoder.load_state_dict(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)["encoder"])
     exported, deployed = ExportedEncoder(encoder).eval(), OnnxEncoder(bundle.session("encoder.onnx"))
     for image in np.load(tmp_path / "run" / "frames" / "images.npy")[:50]:
         with torch.no_grad():
             expected = exported(torch.from_numpy(image[None]))
-        for one, other in zip(deployed(image), expected, strict=True):
+        for one, other in zip(deployed(image)[:2], expected[:2], strict=True):
             np.testing.assert_allclose(one, other[0].numpy(), atol=1e-5, rtol=1e-5)
 
     with pytest.raises(ConfigurationError, match="go on with --resume"):
@@ -177,5 +177,5 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="another training's"):
         main(Recipe("reach", seed=1).shortened(0.004), tmp_path / "b", tmp_path / "run", resume=True)
     (tmp_path / "run" / "policy.pt").unlink()  # as if it was stopped after the encoder
-    again = main(recipe, tmp_path / "bundle", tmp_path / "run", resume=True, evaluation_episodes=0)
+    again = main(recipe, tmp_path / "bundle", tmp_path / "run", resume=True, evaluation_episodes=0, observations=50)
     assert again.contract.files["encoder.onnx"] == contract.files["encoder.onnx"]

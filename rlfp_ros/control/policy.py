@@ -6,15 +6,20 @@ Training builds its observations here too, so that what was trained is what runs
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from rlfp_ros.bundle import ActionContract, Bundle, Contract
+from rlfp_ros.bundle import GOLDEN_TOLERANCE, ActionContract, Bundle, Contract, GoldenFrames
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
+
+# Frames whose median interval is judged: more than half of them must be lost before a good camera looks too slow.
+RATE_FRAMES = 15
+RATE_RATIO = 1.5  # how many times faster or slower than in training frames may come
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,62 @@ class Policy:
         self.contract = contract
         self._session = bundle.session("policy.onnx")
         self._observer = Observer(arm, ObservationContract.of(contract))
+        self._stamps_ns: deque[int] = deque(maxlen=RATE_FRAMES + 1)
+        self._source = bundle.directory
+        self.rehearse(bundle.golden_frames())
+
+    def rehearse(
+        self, golden: GoldenFrames, receive: Callable[[JointState], JointState] = lambda joint_state: joint_state
+    ) -> None:
+        """Raises ConfigurationError where training's frames give another observation or residual than in training.
+
+        `receive` stands for the way of the joints through a message. Forgets the episode before.
+        """
+        file = self._source / "golden.npz"
+        if tuple(golden.joint_names) != self.contract.arm.joint_names:
+            raise ConfigurationError(
+                f"{self._source / 'bundle.yaml'}: arm.joint_names is {list(self.contract.arm.joint_names)}, but "
+                f"golden.npz was recorded with {golden.joint_names.tolist()}; export the bundle again"
+            )
+        rate = 1e9 / float(np.median(np.diff(golden.stamps_ns)))
+        if abs(rate - self.contract.action.rate_hz) > 0.02 * rate:
+            raise ConfigurationError(
+                f"{self._source / 'bundle.yaml'}: action.rate_hz is {self.contract.action.rate_hz:g}, but golden.npz "
+                f"was recorded at {rate:.1f}; the policy acts once for every frame: restore it, or train at this rate"
+            )
+        self.reset()
+        no_effort = np.zeros(len(golden.joint_names))
+        for number, stamp in enumerate(golden.stamps_ns.tolist()):
+            joint_state = receive(
+                JointState(
+                    stamp, golden.positions[number], golden.velocities[number], no_effort,
+                    float(golden.gripper_widths[number]),
+                )
+            )  # fmt: skip
+            found, expected = self._observer.proprioception(joint_state), golden.proprioception[number]
+            if found.shape != expected.shape or not np.max(np.abs(found - expected)) <= GOLDEN_TOLERANCE:
+                raise ConfigurationError(
+                    f"{file}: proprioception of golden frame {number} is {np.round(found, 3).tolist()}, but training "
+                    f"saw {np.round(expected, 3).tolist()}; the joints' order, direction or units, or the arm's "
+                    "description, are not training's: restore config/arms, or train for this arm"
+                )
+            goal = golden.goals[number]
+            residual = self.act(golden.features[number], joint_state, stamp, None if np.isnan(goal[0]) else goal)
+            gripper = np.nan if residual.gripper_width is None else residual.gripper_width
+            found = np.append(residual.twist, gripper)
+            expected = np.append(golden.twists[number], golden.gripper_commands[number])
+            if not np.allclose(found, expected, rtol=0, atol=GOLDEN_TOLERANCE, equal_nan=True):
+                raise ConfigurationError(
+                    f"{file}: the residual of golden frame {number} is {np.round(found, 4).tolist()} (m/s, rad/s, m), "
+                    f"but in training it was {np.round(expected, 4).tolist()}; the action's scale, the order of the "
+                    "feature stack or what is fed back is not training's: use the rlfp_ros that wrote the bundle"
+                )
         self.reset()
 
     def reset(self) -> None:
         """A new episode: no memory of the last."""
         self._observer.reset()
+        self._stamps_ns.clear()
         self._state = np.zeros((1, self.contract.policy.state_size), np.float32)
 
     def act(
@@ -116,10 +172,25 @@ class Policy:
     ) -> Residual:
         """What to do about `features` [K, 3] of the picture taken at `stamp_ns` and the joints at that time.
 
-        `goal`: [3] m in the base frame.
+        `goal`: [3] m in the base frame. Raises ConfigurationError where frames come at another rate than in training.
         """
+        self._check_rate(stamp_ns)
         observation = self._observer.observe(features, joint_state, goal)
         inputs = {name: value[None] for name, value in observation.items()} | {"state": self._state}
         action, self._state = self._session.run(("action", "next_state"), inputs)
         names = self.contract.arm.joint_names
         return residual_of(action[0].astype(np.float64), self.contract.action, stamp_ns, names)
+
+    def _check_rate(self, stamp_ns: int) -> None:
+        """By stamps: a policy that sees two frames reads speed from them, so at another rate it sees another speed."""
+        self._stamps_ns.append(stamp_ns)
+        if len(self._stamps_ns) <= RATE_FRAMES:
+            return
+        interval = float(np.median(np.diff(self._stamps_ns)))
+        trained = 1e9 / self.contract.action.rate_hz
+        if not trained / RATE_RATIO <= interval <= trained * RATE_RATIO:
+            raise ConfigurationError(
+                f"frames come every {interval * 1e-6:.1f} ms, but bundle {self.contract.name} was trained at "
+                f"{self.contract.action.rate_hz:g} Hz ({trained * 1e-6:.1f} ms); set the camera's rate, or lighten the "
+                "load if frames are lost"
+            )

@@ -9,12 +9,17 @@ its covariance, from all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rlfp_ros.bundle import CameraContract
+
+if TYPE_CHECKING:
+    from rlfp_ros.learning.novelty import Novelty
+    from rlfp_ros.learning.objective import AnyEncoder
 
 POSITION_SCALE = 0.1  # m, the pose head works in units of this
 SMALLEST_SIGMA = 0.001  # m, floor of the predicted standard deviation
@@ -135,14 +140,17 @@ def position_and_factor(head: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ExportedEncoder(nn.Module):
-    """An encoder, of points or a plain latent, with the outputs that a bundle declares."""
+    """An encoder, of points or a plain latent, with the outputs that a bundle declares.
+
+    With `novelty`, which an encoder of points can have, the embedding is its mark.
+    """
 
     rotation: Tensor
     rotation_covariance: Tensor
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: AnyEncoder, novelty: Novelty | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.novelty = encoder, novelty
         self.register_buffer("rotation", torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
         block = torch.zeros(1, 6, 6)
         block[0, 3:, 3:] = UNKNOWN_ROTATION * torch.eye(3)
@@ -151,6 +159,11 @@ class ExportedEncoder(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """features [1, K, 3] or [1, Z], object_pose [1, 7], pose_cov [1, 6, 6], embedding [1, E] of an image
         [1, H, W, 3]."""
-        features, position, factor, embedding = self.encoder(image)
-        covariance = functional.pad(factor @ factor.transpose(1, 2), (0, 3, 0, 3)) + self.rotation_covariance
+        seen = self.encoder.see(image)
+        features, position, factor, embedding = self.encoder.describe(*seen)
+        place = factor @ factor.transpose(1, 2)
+        if self.novelty is not None:
+            embedding = self.novelty(*seen)
+            place = self.novelty.widened(place, embedding)
+        covariance = functional.pad(place, (0, 3, 0, 3)) + self.rotation_covariance
         return features, torch.cat([position, self.rotation], dim=-1), covariance, embedding

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlfp_ros.bundle import Bundle, FeatureStatistics, write_bundle
+from rlfp_ros.bundle import Bundle, FeatureStatistics, check_replaceable
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning import export
 from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.learning.collector import Collector, Experience, success_rate
-from rlfp_ros.learning.encoder import EncoderSettings
+from rlfp_ros.learning.encoder import Encoder, EncoderSettings
 from rlfp_ros.learning.frames import FrameSource
+from rlfp_ros.learning.novelty import RARE, Novelty, NoveltyTraining, learn_novelty, marks_of
 from rlfp_ros.learning.objective import AnyEncoder
 from rlfp_ros.learning.progress import TrainingProgress
 from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings, check_representation
@@ -36,6 +37,7 @@ from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCri
 from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.perception.encoder import OnnxEncoder
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, load_profile
 from rlfp_ros.simulation.scene import load_scene
@@ -45,8 +47,8 @@ FRAME_SEEDS = 1_000_000  # frames, experience and evaluation draw from seeds tha
 EXPERIENCE_SEEDS = 500_000_000
 TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
 SELECTION_SEEDS = 400_000_000
-STATISTICS_FRAMES = 6_000  # for the domain-shift reference
-RARE = 0.999  # share of training's own frames that are nearer than `rare_distance`
+STATISTICS_FRAMES = 6_000  # for the domain-shift reference of latent encoders
+SMALLEST_WORK = 0.003  # share of the full training
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,15 @@ class Recipe:
     policy_training: PolicyTraining = field(default_factory=PolicyTraining)
 
     def shortened(self, factor: float) -> Recipe:
-        """The same training with `factor` of the work, for tests and first looks."""
+        """The same training with `factor` of the work, for tests and first looks.
+
+        Raises ConfigurationError where that is too little to train anything.
+        """
+        if factor < SMALLEST_WORK:
+            raise ConfigurationError(
+                f"--work is {factor:g}, expected at least {SMALLEST_WORK:g}; less leaves the encoder fewer than ten "
+                "gradient steps, which train nothing"
+            )
         encoder, policy = self.encoder_training, self.policy_training
         return replace(
             self,
@@ -96,11 +106,18 @@ class Recipe:
         )  # fmt: skip
 
 
-def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_episodes: int = 100) -> Bundle:
+def main(
+    recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_episodes: int = 100,
+    observations: int = export.OBSERVATIONS,
+) -> Bundle:  # fmt: skip
     """Train `recipe` in the folder `run` and write the bundle to `out`.
+
+    `evaluation_episodes` and `observations` are `export.export_bundle`'s.
 
     Raises ConfigurationError where `run` exists and `resume` is not set, or holds another training.
     """
+    check_replaceable(out)
+    _check_task(recipe)
     torch.set_num_threads(1)  # two threads are slower than one beside the rendering process
     profile = load_profile(recipe.profile)
     scene = load_scene(image_size=recipe.image_size)
@@ -132,20 +149,14 @@ def main(recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_
         actor, selection = _train_policy(recipe, profile, encoder_file, demonstrations, run, progress.show)
     minutes = clock.total / 60
     console.print(f"trained in {minutes:.1f} minutes; writing {out}")
-    contract = _contract(recipe, profile, source, encoder, encoder_file, images, report, minutes)
+    novelty, statistics = _novelty(recipe, source, encoder, run / "frames")
+    deployed = export.deployed_encoder(encoder, novelty)
+    contract = _contract(recipe, profile, source, deployed, images[0], statistics, report, minutes)
     contract["task"] = recipe.task
     contract["provenance"]["task_settings"] = parameters(task)
     contract["provenance"]["selection"] = selection
-    example_image, observation = _example(recipe, profile, encoder_file)
-    files = {
-        "encoder.onnx": encoder_file.read_bytes(),
-        "policy.onnx": export.export_policy(actor, observation),
-        "golden.npz": export.golden(encoder, actor, example_image, observation),
-    }
-    bundle = write_bundle(out, contract, files)
-    if evaluation_episodes:
-        contract["evaluation"] = _evaluate(bundle, evaluation_episodes, console)
-        bundle = write_bundle(out, contract, files)
+    export.save_trained(run, contract, deployed, export.ExportedPolicy(actor), *_example(recipe, profile, encoder_file))
+    bundle = export.export_bundle(run, out, evaluation_episodes, observations, console)
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
     return bundle
 
@@ -252,6 +263,24 @@ def _pixels(report: EncoderReport) -> str:
     return "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
 
 
+def _check_task(recipe: Recipe) -> None:
+    """Refuse, before anything is written, a task whose critics and teacher would have nothing to go by."""
+    task = load_task(recipe.task)
+    if recipe.task not in BEHAVIOURS:
+        raise ConfigurationError(
+            f"task {recipe.task}: BEHAVIOURS of simulation/environment.py has no action for it; add one to train it"
+        )
+    env = ManipulationEnv(task.settings.task, recipe.arm, load_profile("none"), "state", image_size=16)
+    env.reset(seed=0)
+    size = env.world.task.privileged_state(env.world).size
+    env.close()
+    if size == 0:
+        raise ConfigurationError(
+            f"task {recipe.task}: has no privileged state, which critics and teacher learn from; return one from "
+            f"privileged_state() in simulation/{recipe.task}.py"
+        )
+
+
 class _Clock:
     """Minutes that a training took, over all of its sessions."""
 
@@ -269,14 +298,11 @@ class _Clock:
 
 
 def _contract(
-    recipe: Recipe, profile: Profile, source: FrameSource, encoder: AnyEncoder, encoder_file: Path, images: np.ndarray,
-    report: EncoderReport, minutes: float,
+    recipe: Recipe, profile: Profile, source: FrameSource, encoder: nn.Module, example: np.ndarray,
+    statistics: dict[str, Any], report: EncoderReport, minutes: float,
 ) -> dict[str, Any]:  # fmt: skip
     arm, behaviour = load_arm(recipe.arm), BEHAVIOURS[recipe.task]
     observed = ObservationContract(feature_stack=recipe.feature_stack)
-    picks = np.random.default_rng(recipe.seed).permutation(len(images))[:STATISTICS_FRAMES]
-    with torch.no_grad():
-        embeddings = torch.cat([encoder(torch.from_numpy(images[part]))[3] for part in np.array_split(picks, 60)])
     return {
         "schema": 1,
         "name": f"{recipe.task}_{recipe.arm}",
@@ -287,7 +313,7 @@ def _contract(
         },
         "camera": source.camera.model_dump(mode="json"),
         "image": {"crop": "none", "resize": "area", "colour_order": "rgb", "dtype": "uint8", "stack": 1},
-        "encoder": export.encoder_shapes(encoder_file),
+        "encoder": export.encoder_shapes(encoder, example),
         "policy": {
             "inputs": list(export.POLICY_INPUTS), "outputs": list(export.POLICY_OUTPUTS),
             "feature_stack": observed.feature_stack, "state_size": max(1, recipe.policy.memory),
@@ -298,7 +324,7 @@ def _contract(
         "action": behaviour.action.model_dump(mode="json"),
         "base_controller": behaviour.base_controller.model_dump(mode="json"),
         "latency": {"camera_s": _middle(profile, "camera_latency"), "command_s": _middle(profile, "command_latency")},
-        "feature_statistics": _statistics(embeddings.double().numpy()),
+        "feature_statistics": statistics,
         "provenance": {
             "commit": _commit(), "seed": recipe.seed, "profile": profile.name, "wall_minutes": round(minutes, 1),
             "config_sha256": hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest(),
@@ -315,16 +341,39 @@ def _contract(
     }  # fmt: skip
 
 
-def _statistics(embeddings: np.ndarray) -> dict[str, Any]:
-    """`feature_statistics` of a contract, from training's own embeddings [N, E]."""
+def _novelty(
+    recipe: Recipe, source: FrameSource, encoder: AnyEncoder, frames: Path
+) -> tuple[Novelty | None, dict[str, Any]]:
+    """What tells how unlike training a picture is, and the `feature_statistics` of a contract that go with it.
+
+    Marks of novelty are read off feature maps, which encoders of points alone have. A latent encoder has none, and its
+    own embedding is judged instead.
+    """
+    images = np.load(frames / "images.npy", mmap_mode="r")
+    if not isinstance(encoder, Encoder):
+        picks = np.random.default_rng(recipe.seed).permutation(len(images))[:STATISTICS_FRAMES]
+        with torch.no_grad():
+            parts = [encoder(torch.from_numpy(images[part]))[3] for part in np.array_split(picks, 60)]
+        embeddings = torch.cat(parts).double().numpy()
+        return None, _statistics(embeddings, embeddings.mean(axis=0), np.cov(embeddings.T))
+    held_out = max(1, source.count // 30)  # as train_encoder holds them out
+    novelty = learn_novelty(
+        encoder, images, np.load(frames / "positions.npy"), held_out, source.camera.intrinsics.matrix(),
+        recipe.seed, NoveltyTraining(updates=min(NoveltyTraining.updates, recipe.encoder_training.updates)),
+    )  # fmt: skip
+    marks = marks_of(novelty, encoder, images[-held_out:])
+    return novelty, _statistics(marks[:, None], np.zeros(1), np.eye(1))  # marks are scaled already
+
+
+def _statistics(embeddings: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> dict[str, Any]:
+    """`feature_statistics` of a contract, with the distances that training's own embeddings [N, E] have."""
     statistics = {
-        "mean": [float(f"{value:.6g}") for value in embeddings.mean(axis=0)],
-        "covariance": [[float(f"{value:.6g}") for value in row] for row in np.cov(embeddings.T)],
+        "mean": [float(f"{value:.6g}") for value in mean],
+        "covariance": [[float(f"{value:.6g}") for value in row] for row in covariance],
     }
     scale = DomainShift(FeatureStatistics(**statistics, usual_distance=1.0, rare_distance=2.0))
-    distances = [scale.distance(embedding) for embedding in embeddings]
-    usual, rare = np.quantile(distances, [0.5, RARE])
-    return statistics | {"usual_distance": round(float(usual), 4), "rare_distance": round(float(rare), 4)}
+    usual, rare = np.quantile([scale.distance(embedding) for embedding in embeddings], [0.5, RARE])
+    return statistics | {"usual_distance": round(float(usual), 6), "rare_distance": round(float(rare), 6)}
 
 
 def _middle(profile: Profile, name: str) -> float:
@@ -364,15 +413,3 @@ def _example(recipe: Recipe, profile: Profile, encoder_file: Path) -> tuple[np.n
     image = env.render()
     env.close()
     return image, observation
-
-
-def _evaluate(bundle: Bundle, episodes: int, console: Console) -> list[dict[str, Any]]:
-    from rlfp_ros.evaluation.evaluate import evaluate
-
-    measured = []
-    for profile in ("none", "train", "validation"):
-        result = evaluate(bundle.directory, profile=profile, episodes=episodes, seed=0)
-        console.print(f"  {profile:10} success {result['success_rate']:.3f}  95 % interval {result['wilson95']}")
-        kept = ("world", "profile", "episodes", "success_rate", "wilson95")
-        measured.append({name: result[name] for name in kept})
-    return measured

@@ -55,7 +55,12 @@ class PerceptionNode(Node):
         self._T_base_camera = load_extrinsics(settings.extrinsics, self._contract.camera)
         self._preprocessor = Preprocessor(self._contract)
         self._perception = Perception(bundle)
-        self._warm_up()
+        # As camera messages in OpenCV's colour order; and ONNX Runtime's first run takes longer than the next.
+        self._perception.rehearse(
+            bundle.golden_frames(), lambda image: images.from_raw(
+                "bgr8", *image.shape[:2], image.strides[0], image[..., ::-1].tobytes(), "golden.npz"
+            ),
+        )  # fmt: skip
 
         self._transport = settings.image_transport
         self._raw_topic = self.resolve_topic_name(messages.IMAGE.name)
@@ -84,11 +89,6 @@ class PerceptionNode(Node):
 
     def _publisher(self, topic: messages.Topic) -> Any:
         return self.create_publisher(topic.type, topic.name, topic.qos)
-
-    def _warm_up(self) -> None:
-        """ONNX Runtime's first run takes several times as long as the next."""
-        camera = self._contract.camera
-        self._perception(np.zeros((camera.height, camera.width, 3), dtype=np.uint8))
 
     # ---- subscriptions ----
 

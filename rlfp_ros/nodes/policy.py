@@ -66,7 +66,8 @@ class PolicyNode(Node):
         self._T_base_camera = load_extrinsics(self._settings.extrinsics, self._contract.camera)
         self._features_shape = tuple(self._contract.encoder.outputs["features"][1:])
         self._matcher = messages.JointMatcher(self._arm)
-        self._warm_up()
+        # Through the node's own messages; and ONNX Runtime's first run takes several times as long as the next.
+        self._policy.rehearse(bundle.golden_frames(), self._receive_golden)
 
         self._history: deque[tuple[int, bytes]] = deque()  # oldest first; read only where one is used
         self._pending: _Seen | None = None  # features newer than every joint state
@@ -99,12 +100,12 @@ class PolicyNode(Node):
     def _publisher(self, topic: messages.Topic) -> Any:
         return self.create_publisher(topic.type, topic.name, topic.qos)
 
-    def _warm_up(self) -> None:
-        """ONNX Runtime's first run takes several times as long as the next."""
-        joints = len(self._arm.joint_names)
-        state = messages.arms.JointState(0, np.array(self._arm.home), np.zeros(joints), np.zeros(joints))
-        self._policy.act(np.zeros(self._features_shape, dtype=np.float32), state, 0)
-        self._policy.reset()
+    def _receive_golden(self, joint_state: messages.arms.JointState) -> messages.arms.JointState:
+        """The joints by way of a message in another order than the arm's, as drivers send them."""
+        message = messages.joint_state_message(joint_state, self._arm)
+        for field in ("name", "position", "velocity", "effort"):
+            setattr(message, field, getattr(message, field)[::-1])
+        return self._matcher(message)
 
     # ---- subscriptions ----
 
@@ -170,12 +171,12 @@ class PolicyNode(Node):
         began = time.monotonic()
         try:
             joints = self._joints_at(seen.stamp_ns)
+            residual = self._policy.act(seen.features, joints, seen.stamp_ns, self._goal_for(seen.optical_frame))
         except ConfigurationError as error:
             self._skipped += 1
             self._say_fault(str(error))
             return
         self._fault = ""
-        residual = self._policy.act(seen.features, joints, seen.stamp_ns, self._goal_for(seen.optical_frame))
         if residual.gripper_width is not None:
             # First, so that the controller has it when the residual with the same stamp comes.
             self._gripper.publish(messages.gripper_message(residual.stamp_ns, residual.gripper_width, self._arm))

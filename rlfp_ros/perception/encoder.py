@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rlfp_ros.bundle import Bundle
+from rlfp_ros.bundle import GOLDEN_TOLERANCE, Bundle, GoldenFrames
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.schema import ConfigurationError
+
+# Added to a picture that is repeated three times each way, it is gone after averaging by area, and only then.
+DITHER = np.array([[-2, 1, 0], [1, 2, -1], [0, -1, 0]])
+DITHER_COUNTS = 12
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,14 @@ class OnnxEncoder:
         return features, object_pose, pose_cov, embedding
 
 
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """A picture uint8 [3 H, 3 W, 3] that gives `image` back where it is resized by area, and another one elsewhere."""
+    room = np.minimum(np.minimum(image, 255 - image), 2 * DITHER_COUNTS) // 2
+    larger = np.repeat(np.repeat(image.astype(np.int16), 3, axis=0), 3, axis=1)
+    dither = np.einsum("hwc,ij->hiwjc", room.astype(np.int16), DITHER)
+    return (larger + dither.reshape(larger.shape)).astype(np.uint8)
+
+
 class Perception:
     """Preprocessing, encoder and domain-shift score of a bundle. The only way pictures reach a policy."""
 
@@ -54,9 +68,31 @@ class Perception:
         self.contract = bundle.contract
         self._preprocessor = Preprocessor(bundle.contract)
         self._encoder = OnnxEncoder(bundle.session("encoder.onnx"))
-        self._domain_shift = DomainShift(bundle.contract.feature_statistics)
+        self.domain_shift = DomainShift(bundle.contract.feature_statistics)
+        self._source = bundle.directory
+        self.rehearse(bundle.golden_frames())
+
+    def rehearse(self, golden: GoldenFrames, receive: Callable[[np.ndarray], np.ndarray] = lambda image: image) -> None:
+        """Raises ConfigurationError where training's pictures give other features here than in training.
+
+        They come as from a camera of three times the resolution, through `receive`, which stands for the way from a
+        camera's message to rgb uint8 [H, W, 3].
+        """
+        for number, image in enumerate(golden.images):
+            percept = self(receive(enlarged(image)))
+            for name, found, expected in (
+                ("features", percept.features, golden.features[number]),
+                ("domain_shift", percept.domain_shift, golden.domain_shifts[number]),
+            ):
+                error = float(np.max(np.abs(found - expected)))
+                if not error <= GOLDEN_TOLERANCE:
+                    raise ConfigurationError(
+                        f"{self._source / 'golden.npz'}: {name} of golden picture {number} differ by {error:.2g} from "
+                        f"training's, expected at most {GOLDEN_TOLERANCE:g}; the resize filter, the colour order or "
+                        "the encoder's normalisation is not training's: use the rlfp_ros that wrote the bundle"
+                    )
 
     def __call__(self, image: np.ndarray, K: np.ndarray | None = None, distortion: np.ndarray | None = None) -> Percept:
         """What uint8 [H, W, 3] rgb shows. `K` [3, 3] and `distortion` [n] of the live camera; None: the bundle's."""
         features, object_pose, pose_cov, embedding = self._encoder(self._preprocessor(image, K, distortion))
-        return Percept(features, object_pose, pose_cov, embedding, self._domain_shift(embedding))
+        return Percept(features, object_pose, pose_cov, embedding, self.domain_shift(embedding))

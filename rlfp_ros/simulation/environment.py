@@ -196,6 +196,11 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """The last picture, uint8 [H, W, 3]."""
         return self.world.picture() if self.world.blind else self.world.image
 
+    @property
+    def joint_state(self) -> JointState:
+        """The measured joints at the time of the last picture, as in the last observation."""
+        return self._deployment.frame_joint_state
+
     def close(self) -> None:
         self.world.close()
 
@@ -220,7 +225,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _observe(self) -> dict[str, np.ndarray]:
         world = self.world
-        joint_state: JointState = self._deployment.frame_joint_state
+        joint_state = self.joint_state
         goal = world.task.goal(world)
         features = self._features()
         observation = self._observer.observe(features, joint_state, goal)

@@ -1,0 +1,288 @@
+"""From a finished training to a bundle, and everything that must stop on the way without harming what was there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+
+from rlfp_ros.bundle import Bundle, load_bundle, write_bundle  # noqa: E402
+from rlfp_ros.cli import main as rlfp  # noqa: E402
+from rlfp_ros.control.arm import load_arm  # noqa: E402
+from rlfp_ros.control.policy import Policy  # noqa: E402
+from rlfp_ros.learning import export, novelty, quantise, train  # noqa: E402
+from rlfp_ros.learning.encoder import Encoder  # noqa: E402
+from rlfp_ros.learning.sac import Actor  # noqa: E402
+from rlfp_ros.perception.encoder import Perception  # noqa: E402
+from rlfp_ros.schema import ConfigurationError  # noqa: E402
+from rlfp_ros.simulation.reach import Reach  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "models" / "reach_panda"
+OBSERVATIONS = 20  # the command compares 1,000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a training that ended at once: networks as they were initialised."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("run")
+    shipped = load_bundle(SHIPPED)
+    contract = yaml.safe_load((SHIPPED / "bundle.yaml").read_text())
+    del contract["files"]
+    contract["evaluation"] = []
+    with np.load(SHIPPED / "golden.npz") as golden:
+        observation = {name: golden[f"policy/{name}"][0] for name in export.POLICY_INPUTS}
+        image = golden["encoder/image"][0]
+    size = sum(observation[name].size for name in export.POLICY_INPUTS if name != "state")
+    actor = Actor(size, observation["features"].shape, 3, 32)
+    deployed = export.deployed_encoder(Encoder(shipped.contract.camera).eval())
+    contract["encoder"] = export.encoder_shapes(deployed, image)
+    contract["feature_statistics"] = {
+        "mean": [0.0] * 48, "covariance": np.eye(48).tolist(), "usual_distance": 1.0, "rare_distance": 2.0,
+    }  # fmt: skip
+    export.save_trained(folder, contract, deployed, export.ExportedPolicy(actor), image, observation)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """What becomes of it."""
+    return exported(run, tmp_path_factory.mktemp("models") / "new")
+
+
+@pytest.fixture
+def converted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's slow conversion, done once for the tests of what comes after it."""
+    files = {export.ENCODER_OUTPUTS: "encoder.onnx", export.POLICY_OUTPUTS: "policy.onnx"}
+    monkeypatch.setattr(
+        export, "_program_to_onnx", lambda program, inputs, outputs: bundle.file(files[outputs]).read_bytes()
+    )
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """A bundle that must survive what goes wrong."""
+    return Path(shutil.copytree(SHIPPED, tmp_path / "older"))
+
+
+def exported(run: Path, out: Path) -> Bundle:
+    return export.export_bundle(run, out, evaluation_episodes=0, observations=OBSERVATIONS)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_becomes_a_bundle_that_deploys(bundle: Bundle) -> None:
+    assert sorted(contents(bundle.directory)) == ["bundle.yaml", "encoder.onnx", "golden.npz", "policy.onnx"]
+    Perception(bundle)
+    Policy(bundle, load_arm("panda"))
+
+
+def test_the_networks_say_what_they_were_trained_for(bundle: Bundle) -> None:
+    notes = bundle.session("policy.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(notes["rlfp_ros.action"])["scale"] == [0.25, 0.25, 0.25]
+    assert json.loads(notes["rlfp_ros.arm"])["joint_names"] == list(load_arm("panda").joint_names)
+    assert json.loads(notes["rlfp_ros.proprioception"])[0] == "joint_positions"
+    for name in ("encoder.onnx", "policy.onnx"):
+        assert str(ROOT).encode() not in bundle.file(name).read_bytes()
+
+
+@pytest.mark.usefixtures("converted")
+def test_pytorch_and_onnx_runtime_that_differ_write_nothing(
+    run: Path, older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, right = contents(older), export._in_onnx_runtime
+
+    def slightly_off(file: bytes, outputs: tuple[str, ...]) -> Any:
+        network = right(file, outputs)
+        return lambda inputs: tuple(output + np.float32(1e-4) for output in network(inputs))
+
+    monkeypatch.setattr(export, "_in_onnx_runtime", slightly_off)
+    with pytest.raises(ConfigurationError, match=r"ONNX Runtime differs from PyTorch by 0\.0001"):
+        exported(run, older)
+    assert contents(older) == before
+    assert [path.name for path in older.parent.iterdir()] == ["older"]
+
+
+@pytest.mark.usefixtures("converted")
+def test_a_bundle_that_would_not_deploy_leaves_the_older_one(
+    run: Path, older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, right = contents(older), export._golden_frames
+
+    def wrong(*arguments: Any) -> dict[str, np.ndarray]:
+        frames = right(*arguments)
+        return frames | {"twists": 2 * frames["twists"] + 0.01}
+
+    monkeypatch.setattr(export, "_golden_frames", wrong)
+    with pytest.raises(ConfigurationError, match="the residual of golden frame 0"):
+        exported(run, older)
+    assert contents(older) == before
+    assert [path.name for path in older.parent.iterdir()] == ["older"]
+
+
+@pytest.mark.usefixtures("converted")
+def test_a_policy_that_solves_nothing_replaces_nothing(run: Path, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(older)
+    none_won = [{"world": "pybullet", "profile": "train", "episodes": 3, "success_rate": 0.0, "wilson95": [0.0, 0.7]}]
+    monkeypatch.setattr(export, "_evaluate", lambda *arguments: none_won)
+    with pytest.raises(ConfigurationError, match="keeps its older bundle"):
+        export.export_bundle(run, older, evaluation_episodes=3, observations=OBSERVATIONS)
+    assert contents(older) == before
+
+
+def test_an_older_bundle_is_brought_up_to_date_without_its_training(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    contract = yaml.safe_load((SHIPPED / "bundle.yaml").read_text())
+    del contract["files"]
+    files = {name: (SHIPPED / name).read_bytes() for name in ("encoder.onnx", "policy.onnx")}
+    with np.load(SHIPPED / "golden.npz") as golden:
+        np.savez(tmp_path / "golden.npz", **{name: golden[name] for name in golden if not name.startswith("frames/")})
+    write_bundle(old, contract, files | {"golden.npz": (tmp_path / "golden.npz").read_bytes()})
+    with pytest.raises(ConfigurationError, match="rlfp export"):
+        Perception(load_bundle(old))
+    assert rlfp(["export", str(old), "--out", str(old)]) == 0
+    Perception(load_bundle(old))
+    Policy(load_bundle(old), load_arm("panda"))
+    assert load_bundle(old).contract.evaluation == load_bundle(SHIPPED).contract.evaluation
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: (run / "trained" / "policy.pt2").write_bytes(b"PK"), "policy.pt2: is missing, cut short"),
+        (lambda run: (run / "trained" / "encoder.pt2").unlink(), "encoder.pt2: is missing, cut short"),
+        (lambda run: (run / "trained" / "trained.json").write_text('{"version": 99}'), "version is 99, expected 1"),
+        (lambda run: (run / "trained" / "trained.json").write_text('{"versi'), "trained.json: is damaged"),
+        (lambda run: (run / "trained" / "trained.json").rename(run / "recipe.json"), "its training has not ended"),
+        (lambda run: (run / "trained" / "trained.json").unlink(), "give a folder of `rlfp train`, or a bundle"),
+    ],
+)  # fmt: skip
+def test_a_run_folder_that_cannot_serve_is_refused_in_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, said: str
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    damage(copy)
+    assert rlfp(["export", str(copy), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_holds_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigurationError, match="is not a bundle and would be lost"):
+        exported(run, tmp_path)
+    with pytest.raises(ConfigurationError, match="is not a bundle and would be lost"):
+        train.main(train.Recipe("reach"), tmp_path, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_bundle_whose_writing_was_killed_half_way_is_there_again(older: Path) -> None:
+    before = contents(older)
+    older.rename(older.parent / ".older.replaced")  # where a killed writer leaves the older one
+    with pytest.raises(ConfigurationError):
+        write_bundle(older, {}, before)
+    assert contents(older) == before
+
+
+def test_too_little_work_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "reach", "--work", "0.0001", "--out", str(tmp_path / "out"), "--run", str(tmp_path / "run")]
+    assert rlfp(words) == 2
+    assert "--work is 0.0001, expected at least 0.003" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_without_privileged_state_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reach, "privileged_state", lambda self, world: np.zeros(0, np.float32))
+    with pytest.raises(ConfigurationError, match="task reach: has no privileged state"):
+        train.main(train.Recipe("reach"), tmp_path / "out", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+# --- int8 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("times", "errors", "kept"),
+    [
+        ((1.0, 0.7), ((0.020, 0.01), (0.020, 0.01)), True),
+        ((1.0, 0.99), ((0.020, 0.01), (0.020, 0.01)), False),  # hardly faster
+        ((1.0, 0.7), ((0.020, 0.01), (0.021, 0.01)), False),  # a worse position
+        ((1.0, 0.7), ((0.020, 0.01), (0.020, 0.011)), False),  # worse points
+    ],
+)
+def test_int8_is_kept_only_if_faster_and_no_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: Any, errors: Any, kept: bool
+) -> None:
+    for name, width in (("images", (84, 84, 3)), ("positions", (3,)), ("keypoints", (3, 2))):
+        np.save(tmp_path / f"{name}.npy", np.zeros((30, *width), np.uint8))
+    network = (SHIPPED / "encoder.onnx").read_bytes()
+    monkeypatch.setattr(quantise, "int8_encoder", lambda file, images: network)
+    monkeypatch.setattr(quantise, "_times", lambda *given: dict(zip(("float", "int8"), times, strict=True)))
+    found = iter(errors)
+    monkeypatch.setattr(quantise, "_errors", lambda *given: next(found))
+    verdict = quantise.trial(network, tmp_path)
+    assert verdict is not None
+    assert verdict.kept is kept
+
+
+def test_an_int8_encoder_sees_what_the_float_one_sees() -> None:
+    with np.load(SHIPPED / "golden.npz") as golden:
+        images = golden["frames/images"]
+    network = (SHIPPED / "encoder.onnx").read_bytes()
+    small = quantise.int8_encoder(network, images)
+    assert len(small) < 0.8 * len(network)
+    for image in images:
+        features = [
+            export._in_onnx_runtime(file, ("features",))({"image": image[None]})[0] for file in (network, small)
+        ]
+        assert np.median(np.abs(features[0] - features[1])[..., :2]) < 0.01  # about a pixel
+
+
+# --- novelty ---------------------------------------------------------------------------------------------------------
+
+
+def test_novelty_marks_altered_pictures_and_leaves_torchs_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    camera = load_bundle(SHIPPED).contract.camera
+    encoder = Encoder(camera).eval()
+    rng = np.random.default_rng(0)
+    grey = rng.integers(100, 156, (160, 1, 1, 3)) + rng.integers(-20, 20, (160, 84, 84, 3))
+    images = grey.astype(np.uint8)
+    images[:, 30:40, 30:40] = (200, 30, 30)
+    before = torch.get_rng_state()
+    learnt = novelty.learn_novelty(
+        encoder, images, np.tile(encoder.origin.numpy(), (160, 1)), 40, camera.intrinsics.matrix(), 0,
+        novelty.NoveltyTraining(pictures=120, updates=60, batch=32),
+    )  # fmt: skip
+    assert torch.equal(before, torch.get_rng_state())
+    with torch.no_grad():
+        usual = learnt(*encoder.see(torch.from_numpy(images[120:])))
+        other = learnt(*encoder.see(torch.from_numpy(255 - images[120:])))
+    assert usual.min() >= 0
+    assert float((other[:, 0] > usual.max()).float().mean()) > 0.9
+
+
+def test_an_unusual_picture_widens_the_pose_covariance() -> None:
+    marks = novelty.Novelty(4, 4, 2)
+    marks.inflation.fill_(0.5)
+    covariance = torch.eye(3)[None].expand(2, 3, 3)
+    widened = marks.widened(covariance, torch.tensor([[0.0], [2.0]]))
+    torch.testing.assert_close(widened[0], torch.eye(3))
+    torch.testing.assert_close(widened[1], 2 * torch.eye(3))
