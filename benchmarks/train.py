@@ -1,0 +1,195 @@
+"""How fast training goes: rendering, encoder updates, policy updates beside Stable-Baselines3's, minutes to success.
+
+Rates are per second of processor time, which is what one core gives and which other programs disturb least; the
+policies' rounds alternate. Both do a soft actor-critic step on 256 transitions with two layers of 256 units; ours has
+a teacher's loss and layer normalisation in it, as training has. Minutes to 90 % success come from each run's own
+TensorBoard log: the first time that the last 20 episodes reach it, pauses of more than a minute not counted.
+
+    ./rlfp bench train [--seconds S] [--runs runs] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.learning import train_encoder
+from rlfp_ros.learning.encoder import Encoder
+from rlfp_ros.learning.frames import Frames, FrameSource
+from rlfp_ros.learning.sac import ReplayBuffer, SacSettings, SoftActorCritic
+from rlfp_ros.learning.train_encoder import EncoderTraining
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.scene import load_scene
+
+TASKS = ("reach", "push", "lift")
+PICTURES = 400  # rendered, and then learnt from
+ROUNDS = 3  # of the policies' measurement; medians count
+POINTS = (2, 16, 3)  # stack, points, x y confidence
+OBSERVATION, STATE, ACTION = 96 + 18 + 4, 12 + 18 + 3, 3  # sizes for reach on the Panda
+TRANSITIONS = 5_000
+SUCCESS, RECENT, LONGEST_GAP_S = 0.9, 20, 60.0
+PEER_MISSING = "stable-baselines3 is not there, so nothing is compared; pip install stable-baselines3 brings it"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rlfp bench train", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of processor time for each measurement")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where train_<task>_panda lie")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        frames_per_s, encoder_step = rendering(Path(folder))
+        encoder_per_s = rate(encoder_step, options.seconds)
+    steps: dict[str, Callable[[], None]] = {"ours": own_policy_step()}
+    peer_step = peer_policy_step()
+    if peer_step is None:
+        print(PEER_MISSING)
+    else:
+        steps["stable_baselines3"] = peer_step
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            rates[name].append(rate(step, options.seconds))
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    peer = median.get("stable_baselines3")
+    result: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "load_before": round(load, 2),
+        "rendered_frames_per_s": round(frames_per_s, 1),
+        "encoder_updates_per_s": round(encoder_per_s, 2),
+        "policy_updates_per_s": round(median["ours"], 1),
+        "stable_baselines3_policy_updates_per_s": round(peer, 1) if peer else None,
+        "ratio": round(median["ours"] / peer, 2) if peer else None,
+        "shipped": {task: shipped(f"{task}_panda") for task in TASKS},
+        "minutes_to_90": {task: minutes_to_success(options.runs / f"train_{task}_panda") for task in TASKS},
+    }
+    for name, value in result.items():
+        print(f"{name:40} {value}")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def rate(step: Callable[[], None], seconds: float) -> float:
+    """Calls per second of this process's time."""
+    step()
+    count, started = 0, time.process_time()
+    while time.process_time() - started < seconds:
+        step()
+        count += 1
+    return count / (time.process_time() - started)
+
+
+def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
+    """Labelled pictures per second of the renderer's time under `train`, and an encoder update on them."""
+    scene = load_scene()
+    source = FrameSource("panda", "reach", load_profile("train"), scene, scene.camera.contract(), 600_000_000, PICTURES)
+    with Frames(source, folder) as frames:
+        renderer = psutil.Process(frames._process.pid)
+        frames.wait_for(PICTURES // 8)  # it has loaded everything by then
+        began, before = frames.available, sum(renderer.cpu_times()[:2])
+        frames.wait_for(PICTURES - 3)  # it ends with the last ones
+        taken, done = sum(renderer.cpu_times()[:2]) - before, frames.available
+        frames.wait_for(PICTURES)
+        arrays = [np.array(array) for array in (frames.images, frames.keypoints, frames.positions)]
+    training = EncoderTraining()
+    encoder = Encoder(source.camera).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(encoder.parameters(), 1e-4)
+    rng = np.random.default_rng(0)
+
+    def step() -> None:
+        picks = rng.integers(0, PICTURES, training.batch)
+        loss = train_encoder._loss(encoder, training, *(torch.from_numpy(array[picks]) for array in arrays))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return (done - began) / taken, step
+
+
+def own_policy_step() -> Callable[[], None]:
+    """A step of `learning/sac.py` as training does it."""
+    sizes = {"observation": OBSERVATION, "state": STATE, "action": ACTION, "teacher": ACTION, "reward": 1,
+             "next_observation": OBSERVATION, "next_state": STATE, "terminated": 1}  # fmt: skip
+    settings = SacSettings()
+    rng = np.random.default_rng(0)
+    learner, buffer = SoftActorCritic(sizes, POINTS, settings), ReplayBuffer(TRANSITIONS, sizes)
+    buffer.add({name: rng.normal(size=(TRANSITIONS, size)).clip(-1, 1) for name, size in sizes.items()})
+
+    def step() -> None:
+        learner.update(buffer.sample(settings.batch, rng), 0.5)
+
+    return step
+
+
+def peer_policy_step() -> Callable[[], None] | None:
+    """A gradient step of Stable-Baselines3's SAC on observations of the same size; None where it is not installed."""
+    try:
+        import gymnasium
+        from stable_baselines3 import SAC
+        from stable_baselines3.common.logger import Logger
+    except ImportError:
+        return None
+
+    class Nothing(gymnasium.Env):  # type: ignore[type-arg]
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+        action_space = gymnasium.spaces.Box(-1, 1, (ACTION,), np.float32)
+
+    settings = SacSettings()
+    model = SAC("MlpPolicy", Nothing(), batch_size=settings.batch, buffer_size=TRANSITIONS, device="cpu", seed=0,
+                policy_kwargs={"net_arch": [settings.hidden, settings.hidden]})  # fmt: skip
+    model.set_logger(Logger(None, []))
+    rng = np.random.default_rng(0)
+    for _ in range(TRANSITIONS):
+        observation, following = rng.normal(size=(2, 1, OBSERVATION)).astype(np.float32)
+        action = rng.uniform(-1, 1, (1, ACTION)).astype(np.float32)
+        model.replay_buffer.add(observation, following, action, rng.normal(size=1), np.zeros(1), [{}])
+    return lambda: model.train(gradient_steps=1, batch_size=settings.batch)
+
+
+def shipped(name: str) -> dict[str, Any] | None:
+    """What a bundle in models/ says of its own training; None where it does not ship."""
+    try:
+        contract = load_bundle(name).contract
+    except ConfigurationError:
+        return None
+    rates = {result.profile: result.success_rate for result in contract.evaluation if result.world == "pybullet"}
+    return {"wall_minutes": contract.provenance.get("wall_minutes"), "success_train": rates.get("train")}
+
+
+def minutes_to_success(run: Path) -> float | None:
+    """Minutes of training until the last RECENT successes in the run's log average SUCCESS; None: no log, or never."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: list[tuple[float, float | None]] = []  # wall time, and success where this is one
+    for file in sorted(run.rglob("events.out.tfevents.*")):
+        log = EventAccumulator(str(file), size_guidance={"scalars": 0})
+        log.Reload()
+        for tag in log.Tags()["scalars"]:
+            is_success = tag.rpartition("/")[2] == "success"
+            events += [(event.wall_time, event.value if is_success else None) for event in log.Scalars(tag)]
+    events.sort(key=lambda event: event[0])
+    seconds, recent = 0.0, []
+    for (before, _), (now, success) in itertools.pairwise(events):
+        seconds += min(now - before, LONGEST_GAP_S)
+        if success is not None:
+            recent = [*recent, success][-RECENT:]
+            if len(recent) == RECENT and sum(recent) / RECENT >= SUCCESS:
+                return round(seconds / 60, 1)
+    return None
