@@ -20,7 +20,7 @@ Run = Callable[[argparse.Namespace], int]
 PROFILES = "none, train, validation, harsh or a file"
 ROOMS = "twin_near, twin_dim, twin_glare, twin_clutter, twin_moved or a file"
 ALGORITHMS = ("sac", "ppo", "dqn", "a3c", "a2c")  # those of learning/algorithms.py, which imports torch
-BENCHMARKS = ("safety", "sim", "train", "inference", "latency")
+BENCHMARKS = ("safety", "sim", "train", "inference", "trust", "latency")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -74,7 +74,7 @@ def trial(file: bytes, frames: Path) -> Verdict | None:
     kept = int8_ms <= FASTER * float_ms and no_worse
     text = (
         f"{int8_ms:.2f} ms against {float_ms:.2f} ms, position {1e3 * int8_mm:.2f} mm against {1e3 * float_mm:.2f} mm, "
-        f"keypoints {1e3 * int8_points:.2f} against {1e3 * float_points:.2f} thousandths of z; "
+        f"points {1e3 * int8_points:.2f} mrad against {1e3 * float_points:.2f} mrad; "
         + ("kept" if kept else "not kept")
     )
     return Verdict(small, kept, text)
