@@ -17,8 +17,9 @@ from rlfp_ros import cli  # noqa: E402
 from rlfp_ros.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning import a3c, dqn, drq, ppo  # noqa: E402
-from rlfp_ros.learning.algorithms import ALGORITHMS, Plan, main, settings_of, success_count, write_policy_bundle  # noqa: E402
+from rlfp_ros.learning.algorithms import ALGORITHMS, Plan, main, save_policy, settings_of, success_count  # noqa: E402
 from rlfp_ros.learning.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
+from rlfp_ros.learning.export import export_bundle  # noqa: E402
 from rlfp_ros.learning.networks import ActorCritic, RunningNormaliser, batch_of_one  # noqa: E402
 from rlfp_ros.learning.point_mass import LIMIT, MakePointMass  # noqa: E402
 from rlfp_ros.learning.replay import Batch, ReplayBuffer  # noqa: E402
@@ -501,8 +502,10 @@ def test_a_policy_from_features_ships_in_a_bundle_and_acts_as_it_did(tmp_path: P
     make_env = TaskEnvironment("reach", profile="none", observation="features", encoder=encoder)
     settings = dqn.DqnSettings(hidden=8, batch=8, first_steps=10)
     agent = dqn.train(make_env, settings, 24, 0, TrainingLog()).eval()
-    bundle = write_policy_bundle(plan, agent, tmp_path / "bundle")
-    assert bundle.contract.name == "bundle"
+    save_policy(plan, agent, tmp_path / "run")
+    bundle = export_bundle(tmp_path / "run", tmp_path / "bundle", evaluation_episodes=0, observations=20)
+    assert bundle.contract.name == "dqn_reach_panda"
+    assert bundle.contract.evaluation == ()
     rollout = Rollout(bundle, load_profile("none"))  # deployment's own perception and policy
     residuals = rollout.play(seed=1).residuals[:10]
     rollout.close()

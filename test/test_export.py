@@ -15,10 +15,12 @@ torch = pytest.importorskip("torch")
 
 from rlfp_ros.bundle import Bundle, load_bundle, write_bundle  # noqa: E402
 from rlfp_ros.cli import main as rlfp  # noqa: E402
-from rlfp_ros.control.arm import load_arm  # noqa: E402
+from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.policy import Policy  # noqa: E402
 from rlfp_ros.learning import export, novelty, quantise, train  # noqa: E402
+from rlfp_ros.learning.cnn_encoder import CnnEncoder, CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoder import Encoder  # noqa: E402
+from rlfp_ros.learning.recurrent import RecurrentActor  # noqa: E402
 from rlfp_ros.learning.sac import Actor  # noqa: E402
 from rlfp_ros.perception.encoder import Perception  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
@@ -26,31 +28,35 @@ from rlfp_ros.simulation.reach import Reach  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "models" / "reach_panda"
+CAMERA = load_bundle(SHIPPED).contract.camera
 OBSERVATIONS = 20  # the command compares 1,000
+
+
+def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
+    """The run folder of a training that ended at once: networks as they were initialised."""
+    contract = yaml.safe_load((SHIPPED / "bundle.yaml").read_text())
+    del contract["files"]
+    contract["evaluation"] = []
+    deployed = export.deployed_encoder(encoder.eval())
+    image = np.zeros(contract["encoder"]["inputs"]["image"][1:], np.uint8)
+    contract["encoder"] = export.encoder_shapes(deployed, image)
+    contract["policy"]["state_size"] = max(1, memory)
+    size = contract["encoder"]["outputs"]["embedding"][1]
+    contract["feature_statistics"] = {
+        "mean": [0.0] * size, "covariance": np.eye(size).tolist(), "usual_distance": 1.0, "rare_distance": 2.0,
+    }  # fmt: skip
+    points = (contract["policy"]["feature_stack"], *contract["encoder"]["outputs"]["features"][1:])
+    seen = int(np.prod(points)) + 18 + 4  # joints, gripper and tool; goal
+    actor = RecurrentActor(seen, points, 3, 32, memory) if memory else Actor(seen, points, 3, 32)
+    export.save_trained(folder, contract, deployed, export.ExportedPolicy(actor))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a training that ended at once: networks as they were initialised."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("run")
-    shipped = load_bundle(SHIPPED)
-    contract = yaml.safe_load((SHIPPED / "bundle.yaml").read_text())
-    del contract["files"]
-    contract["evaluation"] = []
-    with np.load(SHIPPED / "golden.npz") as golden:
-        observation = {name: golden[f"policy/{name}"][0] for name in export.POLICY_INPUTS}
-        image = golden["encoder/image"][0]
-    size = sum(observation[name].size for name in export.POLICY_INPUTS if name != "state")
-    actor = Actor(size, observation["features"].shape, 3, 32)
-    deployed = export.deployed_encoder(Encoder(shipped.contract.camera).eval())
-    contract["encoder"] = export.encoder_shapes(deployed, image)
-    contract["feature_statistics"] = {
-        "mean": [0.0] * 48, "covariance": np.eye(48).tolist(), "usual_distance": 1.0, "rare_distance": 2.0,
-    }  # fmt: skip
-    export.save_trained(folder, contract, deployed, export.ExportedPolicy(actor), image, observation)
-    return folder
+    return finished(tmp_path_factory.mktemp("run"), Encoder(CAMERA))
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,26 @@ def test_a_run_becomes_a_bundle_that_deploys(bundle: Bundle) -> None:
     assert sorted(contents(bundle.directory)) == ["bundle.yaml", "encoder.onnx", "golden.npz", "policy.onnx"]
     Perception(bundle)
     Policy(bundle, load_arm("panda"))
+
+
+def test_a_latent_and_a_memory_become_a_bundle_and_an_episode_starts_without_the_memory(tmp_path: Path) -> None:
+    """Golden frames follow each other, so the deployed policy remembers what PyTorch does; after a reset nothing."""
+    torch.manual_seed(0)
+    bundle = exported(finished(tmp_path / "run", CnnEncoder(CAMERA, CnnSettings()), memory=8), tmp_path / "remembers")
+    Perception(bundle)
+    arm = load_arm("panda")
+    policy = Policy(bundle, arm)
+    (latent,) = bundle.contract.encoder.outputs["features"][1:]
+    features = np.random.default_rng(0).normal(size=latent).astype(np.float32)
+    joints = JointState(0, np.array(arm.home), np.zeros(len(arm.joint_names)), np.zeros(len(arm.joint_names)))
+
+    def episode() -> list[np.ndarray]:
+        return [policy.act(features, joints, step).twist for step in range(4)]
+
+    first = episode()
+    assert np.abs(first[2] - first[1]).max() > 1e-5  # the same picture, another memory
+    policy.reset()
+    np.testing.assert_array_equal(episode(), first)
 
 
 def test_the_networks_say_what_they_were_trained_for(bundle: Bundle) -> None:

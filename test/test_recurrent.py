@@ -1,22 +1,16 @@
-"""Memory: it tells apart what one picture does not, learns through time, and survives export."""
+"""Memory: it tells apart what one picture does not and learns through time; test_export has its way to a bundle."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from fixture_bundle import make_bundle  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from rlfp_ros.bundle import write_bundle  # noqa: E402
-from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
-from rlfp_ros.control.policy import Policy  # noqa: E402
-from rlfp_ros.learning import export  # noqa: E402
 from rlfp_ros.learning.recurrent import RecurrentActor  # noqa: E402
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
 
@@ -109,41 +103,3 @@ def test_sampled_sequences_are_consecutive() -> None:
     buffer = episodes(20, 10, rng)
     step = buffer.sample(80, rng, 8)["observation"].unflatten(0, (10, 8))[..., 5]
     torch.testing.assert_close((step[:, 1:] - step[:, :-1]) % 10, torch.ones(10, 7))
-
-
-def test_memory_survives_export_and_an_episode_starts_without_it(tmp_path: Path) -> None:
-    """The deployed policy says what PyTorch says, step after step; after a reset it says the same again."""
-    tiny = make_bundle(tmp_path)
-    arm = load_arm("panda")
-    stack, count, width = tiny.contract.policy.feature_stack, *tiny.contract.encoder.outputs["features"][1:]
-    sizes = stack * count * width + 2 * len(arm.joint_names) + 4 + 4
-    actor = RecurrentActor(sizes, (stack, count, width), len(tiny.contract.action.components), 32, 8).eval()
-    rng = np.random.default_rng(0)
-    golden = dict(np.load(tiny.file("golden.npz")))
-    inputs = {name: golden[f"policy/{name}"] for name in export.POLICY_INPUTS if name != "state"}
-    inputs["state"] = rng.normal(size=(1, 8)).astype(np.float32)
-    with torch.no_grad():
-        outputs = export.ExportedPolicy(actor)(*(torch.from_numpy(value) for value in inputs.values()))
-    golden |= {f"policy/{name}": value for name, value in inputs.items()}
-    golden |= {f"policy/{name}": value.numpy() for name, value in zip(export.POLICY_OUTPUTS, outputs, strict=True)}
-    np.savez(tmp_path / "golden.npz", **golden)
-    contract = tiny.contract.model_dump(mode="json", by_alias=True)
-    del contract["files"]
-    contract["policy"]["state_size"] = actor.state_size
-    example = {name: value[0] for name, value in inputs.items() if name != "state"}
-    bundle = write_bundle(
-        tmp_path / "remembers", contract,
-        {"encoder.onnx": tiny.file("encoder.onnx").read_bytes(), "policy.onnx": export.export_policy(actor, example),
-         "golden.npz": (tmp_path / "golden.npz").read_bytes()},
-    )  # fmt: skip
-    policy = Policy(bundle, arm)
-    joints = JointState(0, np.array(arm.home), np.zeros(len(arm.joint_names)), np.zeros(len(arm.joint_names)))
-    features = rng.normal(size=(count, width)).astype(np.float32)
-
-    def episode() -> list[np.ndarray]:
-        return [policy.act(features, joints, step).twist for step in range(4)]
-
-    first = episode()
-    assert np.abs(first[2] - first[1]).max() > 1e-5  # the same picture, another memory
-    policy.reset()
-    np.testing.assert_array_equal(episode(), first)

@@ -6,7 +6,6 @@ module whose `forward` gives the action to deploy, [B, A] in [-1, 1], for an obs
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,20 +13,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from torch import Tensor, nn
 
-from rlfp_ros.bundle import Bundle, load_bundle, write_bundle
+from rlfp_ros import schema
+from rlfp_ros.bundle import check_replaceable, load_bundle
 from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.learning import a3c, dqn, drq, ppo
 from rlfp_ros.learning.augmentation import augmentation
 from rlfp_ros.learning.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.environments import OBSERVATIONS, EnvironmentMaker, ObservationKind, TaskEnvironment
-from rlfp_ros.learning.export import POLICY_INPUTS, POLICY_OUTPUTS, onnx_of
+from rlfp_ros.learning.export import export_bundle, save_trained
 from rlfp_ros.learning.networks import batch_of_one
 from rlfp_ros.learning.progress import TrainingProgress
 from rlfp_ros.learning.training_log import TrainingLog
@@ -99,8 +98,8 @@ def settings_of(plan: Plan) -> Any:
 def main(
     plan: Plan, run: Path, out: Path | None = None, resume: bool = False, evaluation_episodes: int = 100
 ) -> dict[str, Any]:
-    """Train by `plan` in the folder `run`, which gets `policy.pt`, `result.json` and TensorBoard's event files; from
-    features also write the bundle `out`.
+    """Train by `plan` in the folder `run`, which gets `policy.pt`, `result.json` and TensorBoard's event files,
+    and from features what `rlfp export` makes a bundle of; with `out` it does so at once.
 
     Raises ConfigurationError for a plan that makes no sense, before anything is written, and where `run` holds another
     training, or this one and `resume` is not set.
@@ -111,6 +110,8 @@ def main(
             f"--out {out}: a policy from {plan.observation} has no encoder that a bundle could hold; leave --out away, "
             "or train from features"
         )
+    if out:
+        check_replaceable(out)
     claim_run(run, "plan.json", asdict(plan), resume)
     torch.set_num_threads(1)  # A3C's workers and the other cores have one each
     algorithm = ALGORITHMS[plan.algorithm]
@@ -126,6 +127,8 @@ def main(
         agent = algorithm.train(make_env, settings, steps, plan.seed, log).eval()
         log.close()
     save_checkpoint(run / "policy.pt", key, agent=agent.state_dict())
+    if plan.observation == "features":
+        save_policy(plan, agent, run)
     successes = success_count(make_env, agent, evaluation_episodes)
     result = {
         "plan": asdict(plan), "settings": asdict(settings), "steps": steps, "episodes": evaluation_episodes,
@@ -138,7 +141,7 @@ def main(
         f"to {high:.2f}); {run / 'policy.pt'}"
     )
     if out:
-        write_policy_bundle(plan, agent, out)
+        export_bundle(run, out, evaluation_episodes, console=console)
         console.print(f"done: {out}")
     return result
 
@@ -158,34 +161,26 @@ class DeployedPolicy(nn.Module):
         return self.agent({"vector": vector}), state * 1.0
 
 
-def write_policy_bundle(plan: Plan, agent: nn.Module, out: Path) -> Bundle:
-    """A bundle of an agent that learnt from features, and the encoder that gave them, whose contract it takes over."""
+def save_policy(plan: Plan, agent: nn.Module, run: Path) -> None:
+    """Leave an agent that learnt from features in `run`, with the encoder that gave them, for `rlfp export`."""
     source = load_bundle(_encoder_bundle(plan))
-    contract = yaml.safe_load((source.directory / "bundle.yaml").read_text(encoding="utf-8"))
+    arm, behaviour, observed = load_arm(plan.arm), BEHAVIOURS[plan.task], ObservationContract()
+    contract = schema.read_yaml(source.directory / "bundle.yaml")
     del contract["files"]
-    contract["name"], contract["task"], contract["evaluation"] = out.name, plan.task, []
+    contract |= {"name": f"{plan.algorithm}_{plan.task}_{plan.arm}", "task": plan.task, "evaluation": []}
+    contract["arm"] = {
+        "name": arm.name, "joint_names": list(arm.joint_names),
+        "base_frame": arm.base_frame, "tool_frame": arm.tool_frame,
+    }  # fmt: skip
+    contract["policy"] |= {"feature_stack": observed.feature_stack, "state_size": 1}
+    contract["proprioception"] = list(observed.proprioception)
     contract["provenance"] = {
         "profile": plan.profile, "algorithm": plan.algorithm, "plan": asdict(plan) | {"settings": list(plan.settings)},
         "encoder_of": contract["provenance"],
     }  # fmt: skip
-    behaviour = BEHAVIOURS[plan.task]
     contract["action"] = behaviour.action.model_dump(mode="json")
     contract["base_controller"] = behaviour.base_controller.model_dump(mode="json")
-    with np.load(source.file("golden.npz")) as arrays:
-        golden = {name: arrays[name] for name in arrays if name.startswith(("encoder/", "policy/"))}
-    inputs = {name: torch.from_numpy(golden[f"policy/{name}"]) for name in POLICY_INPUTS}
-    policy = DeployedPolicy(agent).eval()
-    with torch.no_grad():
-        outputs = policy(*inputs.values())
-    golden |= {f"policy/{name}": value.numpy() for name, value in zip(POLICY_OUTPUTS, outputs, strict=True)}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **golden)
-    files = {
-        "encoder.onnx": source.file("encoder.onnx").read_bytes(),
-        "policy.onnx": onnx_of(policy, inputs, POLICY_OUTPUTS),
-        "golden.npz": buffer.getvalue(),
-    }
-    return write_bundle(out, contract, files)
+    save_trained(run, contract, source.file("encoder.onnx").read_bytes(), DeployedPolicy(agent))
 
 
 def success_count(make_env: EnvironmentMaker, agent: nn.Module, episodes: int) -> int:

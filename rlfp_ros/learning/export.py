@@ -38,7 +38,7 @@ from rlfp_ros.bundle import (
     write_bundle,
 )
 from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.control.policy import ObservationContract, Policy
+from rlfp_ros.control.policy import ObservationContract, Observer, Policy
 from rlfp_ros.learning import quantise
 from rlfp_ros.learning.encoder import ExportedEncoder
 from rlfp_ros.learning.novelty import Novelty
@@ -116,34 +116,44 @@ def deployed_encoder(encoder: AnyEncoder, novelty: Novelty | None = None) -> nn.
 # --- what a training leaves behind -----------------------------------------------------------------------------------
 
 
-def save_trained(
-    run: Path, contract: dict[str, Any], encoder: nn.Module, policy: nn.Module, image: np.ndarray,
-    observation: dict[str, np.ndarray],
-) -> None:  # fmt: skip
+def save_trained(run: Path, contract: dict[str, Any], encoder: nn.Module | bytes, policy: nn.Module) -> None:
     """Leave the finished networks in `run/trained`, whole or not at all.
 
-    `encoder` and `policy` are a `deployed_encoder` and an `ExportedPolicy`; `image` uint8 [H, W, 3] and `observation`
-    (from `control.policy.Observer`) are examples of their inputs.
+    `contract` is bundle.yaml without `files`; `encoder` a `deployed_encoder`, or the `encoder.onnx` of another bundle
+    that the policy was trained on; `policy` takes POLICY_INPUTS and gives POLICY_OUTPUTS, batch 1.
     """
+    checked = Contract.model_validate({**contract, "files": {}})
     run.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".trained.", dir=run))
-    inputs = {name: torch.from_numpy(observation[name][None].copy()) for name in POLICY_INPUTS if name != "state"}
-    inputs |= {"state": torch.zeros(1, contract["policy"]["state_size"])}
-    modules = {
-        "encoder.pt2": (encoder, (torch.from_numpy(image[None].copy()),)),
-        "policy.pt2": (policy.eval(), tuple(inputs.values())),
-    }
+    modules = {"policy.pt2": (policy.eval(), _policy_example(checked))}
+    if isinstance(encoder, nn.Module):
+        image = torch.zeros(*checked.encoder.inputs["image"], dtype=torch.uint8)
+        modules["encoder.pt2"] = (encoder, (image,))
     try:
         for name, (module, example) in modules.items():
             torch.export.save(torch.export.export(module, example), scratch / name)
-        document = {
-            "version": VERSION, "contract": contract, "files": {name: sha256(scratch / name) for name in modules},
-        }  # fmt: skip
+        if isinstance(encoder, bytes):
+            (scratch / "encoder.onnx").write_bytes(encoder)
+        digests = {path.name: sha256(path) for path in sorted(scratch.iterdir())}
+        document = {"version": VERSION, "contract": contract, "files": digests}
         (scratch / "trained.json").write_text(json.dumps(document, indent=1))
         shutil.rmtree(run / "trained", ignore_errors=True)
         os.rename(scratch, run / "trained")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _policy_example(contract: Contract) -> tuple[Tensor, ...]:
+    """Zeros of the shapes that a policy takes."""
+    observed = ObservationContract.of(contract)
+    shapes = {
+        "features": (observed.feature_stack, *contract.encoder.outputs["features"][1:]),
+        "proprioception": (Observer(load_arm(contract.arm.name), observed).proprioception_size,),
+        "goal": (3,),
+        "goal_mask": (1,),
+        "state": (contract.policy.state_size,),
+    }
+    return tuple(torch.zeros(1, *shapes[name]) for name in POLICY_INPUTS)
 
 
 @dataclass(frozen=True)
@@ -154,12 +164,17 @@ class Networks:
     act: Callable[[dict[str, np.ndarray]], tuple[np.ndarray, ...]]
 
 
-def _load_trained(run: Path) -> tuple[dict[str, Any], Networks, dict[str, Any]]:
-    """Contract, networks in PyTorch, and their programs by file name."""
+def _load_trained(run: Path) -> tuple[dict[str, Any], Networks, dict[str, bytes]]:
+    """Contract, networks in PyTorch (an encoder of another bundle: in ONNX Runtime), and their ONNX files by name."""
     folder = run / "trained"
     marker = folder / "trained.json"
     if not marker.is_file():
-        if (run / "recipe.json").is_file():
+        if (run / "result.json").is_file():
+            raise ConfigurationError(
+                f"{run}: its policy was trained without an encoder that a bundle could hold; train one with "
+                "`rlfp train TASK --algorithm NAME --observation features`"
+            )
+        if (run / "recipe.json").is_file() or (run / "plan.json").is_file():
             raise ConfigurationError(
                 f"{run}: its training has not ended, so there is nothing to export; go on with `rlfp train TASK --run "
                 f"{run} --resume`"
@@ -179,7 +194,6 @@ def _load_trained(run: Path) -> tuple[dict[str, Any], Networks, dict[str, Any]]:
             f"{marker}: version is {version!r}, expected {VERSION}; export it with the rlfp_ros that trained it, or "
             "train again in a new folder"
         )
-    programs = {}
     for name, digest in document["files"].items():
         file = folder / name
         if not file.is_file() or sha256(file) != digest:
@@ -187,9 +201,16 @@ def _load_trained(run: Path) -> tuple[dict[str, Any], Networks, dict[str, Any]]:
                 f"{file}: is missing, cut short or altered (its sha256 is not trained.json's); end the training again "
                 f"with `rlfp train TASK --run {run} --resume`"
             )
-        programs[name] = torch.export.load(file)
-    networks = Networks(_in_pytorch(programs["encoder.pt2"]), _in_pytorch(programs["policy.pt2"]))
-    return document["contract"], networks, programs
+    program = torch.export.load(folder / "policy.pt2")
+    act, files = _in_pytorch(program), {"policy.onnx": _program_to_onnx(program, POLICY_INPUTS, POLICY_OUTPUTS)}
+    if "encoder.onnx" in document["files"]:
+        files["encoder.onnx"] = (folder / "encoder.onnx").read_bytes()
+        encode = _in_onnx_runtime(files["encoder.onnx"], ENCODER_OUTPUTS)
+    else:
+        program = torch.export.load(folder / "encoder.pt2")
+        encode = _in_pytorch(program)
+        files["encoder.onnx"] = _program_to_onnx(program, ("image",), ENCODER_OUTPUTS)
+    return document["contract"], Networks(encode, act), files
 
 
 def _in_pytorch(program: Any) -> Callable[[dict[str, np.ndarray]], tuple[np.ndarray, ...]]:
@@ -232,11 +253,7 @@ def export_bundle(
         with np.load(old.file("golden.npz")) as arrays:
             golden = {name: arrays[name] for name in arrays if not name.startswith("frames/")}
     else:
-        contract, trained, programs = _load_trained(source)
-        files = {
-            "encoder.onnx": _program_to_onnx(programs["encoder.pt2"], ("image",), ENCODER_OUTPUTS),
-            "policy.onnx": _program_to_onnx(programs["policy.pt2"], POLICY_INPUTS, POLICY_OUTPUTS),
-        }
+        contract, trained, files = _load_trained(source)
         golden = {}
     checked = Contract.model_validate({**contract, "files": {}})
     deployed = _deployed(files)
@@ -312,7 +329,10 @@ class Played:
 
 
 def play(contract: Contract, networks: Networks, count: int) -> Iterator[Played]:
-    """`count` frames as the networks were trained: by the environment, without deployment's perception and policy."""
+    """`count` frames as in training: by its environment, without deployment's perception and policy.
+
+    Under the profile `train`, whichever it was trained under: the way from a picture to a residual is the same.
+    """
     camera = contract.camera
     seen: list[tuple[np.ndarray, ...]] = []
 
@@ -321,7 +341,7 @@ def play(contract: Contract, networks: Networks, count: int) -> Iterator[Played]
         return seen[0][0][0]
 
     env = ManipulationEnv(
-        contract.task, contract.arm.name, contract.provenance.get("profile", "train"), "features", perceive,
+        contract.task, contract.arm.name, "train", "features", perceive,
         image_size=camera.height, behaviour=Behaviour(contract.action, contract.base_controller),
         observed=ObservationContract.of(contract), seed=GOLDEN_SEED,
     )  # fmt: skip

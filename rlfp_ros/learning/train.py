@@ -36,7 +36,6 @@ from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings, che
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
 from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
 from rlfp_ros.perception.domain_shift import DomainShift
-from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, load_profile
@@ -155,7 +154,7 @@ def main(
     contract["task"] = recipe.task
     contract["provenance"]["task_settings"] = parameters(task)
     contract["provenance"]["selection"] = selection
-    export.save_trained(run, contract, deployed, export.ExportedPolicy(actor), *_example(recipe, profile, encoder_file))
+    export.save_trained(run, contract, deployed, export.ExportedPolicy(actor))
     bundle = export.export_bundle(run, out, evaluation_episodes, observations, console)
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
     return bundle
@@ -391,25 +390,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
-
-
-def _example(recipe: Recipe, profile: Profile, encoder_file: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A real picture and a real observation."""
-    import onnxruntime
-
-    encoder = OnnxEncoder(onnxruntime.InferenceSession(str(encoder_file), providers=["CPUExecutionProvider"]))
-    env = ManipulationEnv(
-        recipe.task,
-        recipe.arm,
-        profile,
-        "features",
-        lambda image: encoder(image)[0],
-        recipe.image_size,
-        observed=ObservationContract(feature_stack=recipe.feature_stack),
-        seed=recipe.seed,
-    )
-    env.reset()
-    observation, *_ = env.step(np.zeros(env.action_size))
-    image = env.render()
-    env.close()
-    return image, observation
