@@ -200,7 +200,9 @@ class Contract(Schema):
     image: ImageContract
     encoder: EncoderContract
     policy: PolicyContract
-    proprioception: tuple[Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position"], ...]
+    proprioception: tuple[
+        Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position", "tool_direction"], ...
+    ]
     goal: Literal["none", "point", "marker"] = "none"
     normalisation: Normalisation
     action: ActionContract

@@ -294,6 +294,7 @@ def describe(graph: Graph) -> str:
 
 def _train(options: argparse.Namespace) -> int:
     import signal
+    from dataclasses import replace
 
     from rlfp_ros.learning import train
     from rlfp_ros.learning.representation import encoder_settings
@@ -303,9 +304,9 @@ def _train(options: argparse.Namespace) -> int:
     name = f"{options.task}_{options.arm}"
     if options.algorithm:
         return _train_by_algorithm(options, name)
-    recipe = train.Recipe(
-        task=options.task, arm=options.arm, profile=options.profile, seed=options.seed,
-        encoder=encoder_settings(options.encoder), representation=options.representation,
+    recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed)
+    recipe = replace(
+        recipe, encoder=encoder_settings(options.encoder), representation=options.representation,
         feature_stack=options.feature_stack, policy=SacSettings(memory=options.memory),
     )  # fmt: skip
     if options.work < 1:

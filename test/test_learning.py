@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,15 +13,19 @@ torch = pytest.importorskip("torch")
 
 from rlfp_ros.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
+from rlfp_ros.learning.appearance import Appearance  # noqa: E402
 from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from rlfp_ros.learning.cnn_encoder import CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoder import Encoder, ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.estimator import SceneEstimator  # noqa: E402
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
 from rlfp_ros.learning.train import Recipe, main  # noqa: E402
 from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
+from rlfp_ros.simulation.reach import Reach  # noqa: E402
 from rlfp_ros.simulation.scene import load_scene  # noqa: E402
+from rlfp_ros.simulation.task import ARM_FOOT, HAND_BEHIND_TOOL  # noqa: E402
 
 CAMERA = load_scene().camera.contract()
 SIZES = {"observation": 6, "state": 2, "action": 1, "teacher": 1, "reward": 1, "next_observation": 6, "next_state": 2,
@@ -43,7 +48,7 @@ def test_feature_points_are_where_the_heat_is() -> None:
     with torch.no_grad():
         features = encoder.describe(torch.zeros(1, 32, rows, columns), heat.flatten(2))[0][0]
     pixels = features[:, :2] * CAMERA.intrinsics.fx + torch.tensor([CAMERA.intrinsics.cx, CAMERA.intrinsics.cy])
-    torch.testing.assert_close(pixels, torch.tensor([[12 * 4 + 1.5, 7 * 4 + 1.5]]).expand(16, 2))
+    torch.testing.assert_close(pixels, torch.tensor([[12 * 2 + 0.5, 7 * 2 + 0.5]]).expand(16, 2))
     torch.testing.assert_close(features[:, 2], torch.ones(16))
 
 
@@ -59,6 +64,71 @@ def test_the_pose_covariance_is_positive_definite() -> None:
     with torch.no_grad():
         covariance = ExportedEncoder(Encoder(CAMERA).eval())(torch.randint(0, 255, (1, 84, 84, 3)).byte())[2]
     assert torch.linalg.eigvalsh(covariance[0]).min() > 0
+
+
+def test_other_appearances_leave_the_object_where_it_is_and_come_again_with_their_seed() -> None:
+    """A red square on grey: whatever is done to the picture, its middle is still redder than its surroundings."""
+    images = torch.full((16, 84, 84, 3), 110, dtype=torch.uint8)
+    images[:, 30:38, 50:58] = torch.tensor([220, 30, 30], dtype=torch.uint8)
+    middle = torch.tensor([[53.5, 33.5]]).expand(16, 2)
+    appearance = Appearance(84, 84, seed=5)
+    appearance.seed(5)
+    changed = appearance(images, middle)
+    red = changed[..., 0] - changed[..., 1:].mean(dim=-1)
+    assert (red[:, 32:36, 52:56].mean(dim=(1, 2)) > red[:, 28:30, 50:58].mean(dim=(1, 2)) + 20).all()
+    assert (changed - images).abs().mean() > 5
+    appearance.seed(5)
+    torch.testing.assert_close(appearance(images, middle), changed, atol=0, rtol=0)
+
+
+def seen_through(camera: np.ndarray, points: np.ndarray) -> torch.Tensor:
+    """Feature points [1, 2, N, 3] of points [N, 3] in the base frame, for a camera at `camera` (T_base_camera)."""
+    inverse = np.linalg.inv(camera)
+    optical = points @ inverse[:3, :3].T + inverse[:3, 3]
+    plane = np.column_stack([optical[:, :2] / optical[:, 2:], np.ones(len(points))])
+    return torch.tensor(np.stack([plane, plane]), dtype=torch.float32)[None]
+
+
+def test_the_estimator_finds_the_object_through_a_displaced_camera() -> None:
+    """The camera stands 2 cm and 2 degrees off, 4 cm on the table; the arm, seen moving, tells where it stands. The way
+    to the goal comes out in the arm's coordinates."""
+    estimator = SceneEstimator(CAMERA, ("object", "tool", "hand", "base"), joints=7, stack=2, block_size=(0.034,) * 3)
+    camera = CAMERA.T_base_camera.matrix()
+    camera[:3, :3] = camera[:3, :3] @ cv2.Rodrigues(np.array([0.03, -0.02, 0.01]))[0]
+    camera[:3, 3] += (0.01, -0.015, 0.01)
+    block, goal, state = np.array([0.5, -0.08, 0.017]), torch.tensor([[0.4, 0.1, 0.017]]), torch.zeros(1, 59)
+    up = np.array([0.0, 0.0, 1.0])
+    errors = []
+    for step in range(30):
+        tool = np.array([0.4 + 0.005 * step, 0.1 - 0.006 * step, 0.2 - 0.005 * step])
+        points = np.stack([block, tool, tool + HAND_BEHIND_TOOL * up, ARM_FOOT])
+        joints = torch.cat([torch.zeros(15), torch.tensor(tool).float(), torch.tensor([0.0, 0.0, -1.0])])[None]
+        inputs, state = estimator(seen_through(camera, points), joints, goal, torch.ones(1, 1), state)
+        errors.append(float(np.linalg.norm(state[0, 56:58].numpy() - block[:2])))
+    assert inputs.shape == (1, estimator.input_size)
+    assert errors[-1] < 0.008
+    way = inputs[0, -28:-26]  # as laid out at the end of SceneEstimator.forward
+    np.testing.assert_allclose(way, goal[0, :2] - state[0, 56:58], atol=1e-6)
+    sight, height = seen_through(camera, points)[:, 0, 0, :2], torch.tensor([[0.017]])
+    unaided = estimator._on_plane(sight, torch.zeros(1, 7), height)
+    assert float(np.linalg.norm(unaided[0].numpy() - block[:2])) > 0.03
+
+
+def test_the_privileged_state_reaches_no_deployed_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Critic's and teacher's knowledge is scrambled: the bundle does, bit for bit, what it did."""
+    bundle = load_bundle("reach_panda")
+
+    def played() -> np.ndarray:
+        rollout = Rollout(bundle, load_profile("train"))
+        residuals = [residual.twist for residual in rollout.play(3).residuals]
+        rollout.close()
+        return np.stack(residuals)
+
+    before = played()
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(Reach, "privileged_state", lambda task, world: rng.normal(size=12).astype(np.float32))
+    monkeypatch.setattr(Reach, "teacher", lambda task, world, action: rng.uniform(-1, 1, 3).astype(np.float32))
+    np.testing.assert_array_equal(played(), before)
 
 
 def test_turning_the_camera_moves_points_as_projection_does() -> None:
@@ -176,6 +246,6 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path) -> None:
         main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
     with pytest.raises(ConfigurationError, match="another training's"):
         main(Recipe("reach", seed=1).shortened(0.004), tmp_path / "b", tmp_path / "run", resume=True)
-    (tmp_path / "run" / "policy.pt").unlink()  # as if it was stopped after the encoder
+    (tmp_path / "run" / "dagger.pt").unlink()  # as if it was stopped after the encoder
     again = main(recipe, tmp_path / "bundle", tmp_path / "run", resume=True, evaluation_episodes=0, observations=50)
     assert again.contract.files["encoder.onnx"] == contract.files["encoder.onnx"]

@@ -26,7 +26,13 @@ RATE_RATIO = 1.5  # how many times faster or slower than in training frames may 
 class ObservationContract:
     """What a policy sees, beside the features' number: which joint quantities, and how many frames of features."""
 
-    proprioception: tuple[str, ...] = ("joint_positions", "joint_velocities", "gripper_width", "tool_position")
+    proprioception: tuple[str, ...] = (
+        "joint_positions",
+        "joint_velocities",
+        "gripper_width",
+        "tool_position",
+        "tool_direction",
+    )
     feature_stack: int = 2
 
     @classmethod
@@ -43,7 +49,10 @@ class Observer:
         self._kinematics = Kinematics(arm)
         self._stack: deque[np.ndarray] = deque(maxlen=contract.feature_stack)
         joints = len(arm.joint_names)
-        sizes = {"joint_positions": joints, "joint_velocities": joints, "gripper_width": 1, "tool_position": 3}
+        sizes = {
+            "joint_positions": joints, "joint_velocities": joints, "gripper_width": 1, "tool_position": 3,
+            "tool_direction": 3,
+        }  # fmt: skip
         self.proprioception_size = sum(sizes[name] for name in contract.proprioception)
 
     def reset(self) -> None:
@@ -51,12 +60,14 @@ class Observer:
         self._stack.clear()
 
     def proprioception(self, joint_state: JointState) -> np.ndarray:
-        """[P] float32, in the contract's order; rad, rad/s, m, m."""
+        """[P] float32, in the contract's order; rad, rad/s, m, m, unit vector (the tool frame's z axis)."""
+        tool_position, tool_rotation, _ = self._kinematics.evaluate(joint_state.positions)
         parts: dict[str, np.ndarray] = {
             "joint_positions": joint_state.positions,
             "joint_velocities": joint_state.velocities,
             "gripper_width": np.array([joint_state.gripper_width]),
-            "tool_position": self._kinematics.tool_position(joint_state.positions),
+            "tool_position": tool_position,
+            "tool_direction": tool_rotation[:, 2],
         }
         return np.concatenate([parts[name] for name in self._contract.proprioception]).astype(np.float32)
 

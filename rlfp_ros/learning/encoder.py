@@ -63,7 +63,8 @@ class Encoder(nn.Module):
             *convolution_block(channels, channels, 3, padding=1),
             *convolution_block(channels, channels, 3, padding=2, dilation=2),
         )
-        self.heat = nn.Conv2d(channels, settings.points, 1)
+        # Four cells of heat for every cell of the feature maps: finer points for the price of coarse convolutions.
+        self.heat = nn.Sequential(nn.Conv2d(channels, 4 * settings.points, 1), nn.PixelShuffle(2))
         self.log_sharpness = nn.Parameter(torch.zeros(settings.points))
         self.pose_head = nn.Sequential(
             nn.Linear(3 * settings.points, settings.hidden), nn.ReLU(), nn.Linear(settings.hidden, 9)
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
         # Where each cell of the heat maps lies on the plane z = 1 of the optical frame.
         intrinsics = camera.intrinsics
         with torch.no_grad():
-            rows, columns = self.convolutions(torch.zeros(2, 3, camera.height, camera.width)).shape[2:]
+            rows, columns = self.heat(self.convolutions(torch.zeros(2, 3, camera.height, camera.width))).shape[2:]
         self.cells = (rows, columns)
         v = torch.arange(rows) * (camera.height / rows) + (camera.height / rows - 1) / 2
         u = torch.arange(columns) * (camera.width / columns) + (camera.width / columns - 1) / 2

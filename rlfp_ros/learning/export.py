@@ -41,6 +41,7 @@ from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy
 from rlfp_ros.learning import quantise
 from rlfp_ros.learning.encoder import ExportedEncoder
+from rlfp_ros.learning.estimator import SceneEstimator, SeeingActor
 from rlfp_ros.learning.novelty import Novelty
 from rlfp_ros.learning.objective import AnyEncoder
 from rlfp_ros.learning.sac import Actor
@@ -63,7 +64,7 @@ POLICY_OUTPUTS = ("action", "next_state")
 class ExportedPolicy(nn.Module):
     """The actor's mean action, with the inputs and outputs that a bundle declares."""
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, actor: Actor | SeeingActor) -> None:
         super().__init__()
         self.actor = actor
 
@@ -105,6 +106,15 @@ def without_traces(model_file: bytes) -> bytes:
 def export_encoder(encoder: AnyEncoder, image: np.ndarray) -> bytes:
     """`encoder.onnx` for training to play with; `image` uint8 [H, W, 3] is an example."""
     return onnx_of(deployed_encoder(encoder), {"image": torch.from_numpy(image[None].copy())}, ENCODER_OUTPUTS)
+
+
+def export_estimator(estimator: SceneEstimator, proprioception_size: int, points: int) -> bytes:
+    """A policy's estimator alone, as training runs it: inputs, next_state."""
+    inputs = {
+        "features": torch.zeros(1, estimator.stack, points, 3), "proprioception": torch.zeros(1, proprioception_size),
+        "goal": torch.zeros(1, 3), "goal_mask": torch.zeros(1, 1), "state": torch.zeros(1, estimator.state_size),
+    }  # fmt: skip
+    return onnx_of(estimator, inputs, ("inputs", "next_state"))
 
 
 def deployed_encoder(encoder: AnyEncoder, novelty: Novelty | None = None) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix
 from rlfp_ros.control.policy import ObservationContract, Observer
 from rlfp_ros.simulation.environment import BEHAVIOURS
-from rlfp_ros.simulation.postures import random_posture, tool_at
+from rlfp_ros.simulation.postures import arrange, random_posture, tool_at
 from rlfp_ros.simulation.randomization import Profile, stream
 from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.task import load_task
@@ -31,6 +32,7 @@ JOINT_SPEED = 0.15  # rad/s, of the made-up velocities that teach a policy what 
 POSTURES_PER_EPISODE = 3  # pictures with the same appearance: dressing a scene anew costs as much as a picture
 MOVE_S = 4 / 30  # s, how long the action between two pictures of a sequence lasts: long enough to be seen
 DEPTH_CELL_PX = 4  # depth maps are averaged over cells of so many pixels
+POOL_FRAMES = 600  # pictures before the textures are exchanged for others: 48 are soon known by heart
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Frames:
     `images` uint8 [count, H, W, 3]; `keypoints` float32 [count, P, 2] on the plane z = 1;
     `positions` float32 [count, 3] m, the object in the nominal camera's optical frame, so that a network which sees the
     arm can correct for a camera that stands elsewhere; `proprioception` float32 [count, Q] as a policy sees it;
-    `teacher` float32 [count, A], what the task's teacher would do.
+    `goal` float32 [count, 4], point [m] in the base frame and whether there is one; `teacher` float32 [count, A], what
+    the task's teacher would do.
 
     With `source.sequences`, pictures 3 n, 3 n + 1, 3 n + 2 follow from each other (nothing is pushed, the arm is put
     there): `actions` int64 [count] is which of `discrete_actions` led to a picture (0 for the first), `rewards` float32
@@ -66,6 +69,7 @@ class Frames:
     keypoints: np.ndarray
     positions: np.ndarray
     proprioception: np.ndarray
+    goal: np.ndarray
     teacher: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
@@ -81,6 +85,7 @@ class Frames:
             "keypoints": (np.float32, (len(task.keypoints), 2)),
             "positions": (np.float32, (3,)),
             "proprioception": (np.float32, (Observer(arm, ObservationContract()).proprioception_size,)),
+            "goal": (np.float32, (4,)),
             "teacher": (np.float32, (len(BEHAVIOURS[source.task].action.components),)),
         }
         if source.sequences:
@@ -154,13 +159,13 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
     def opened(*names: str) -> list[np.memmap]:
         return [np.lib.format.open_memmap(directory / f"{name}.npy", "r+") for name in names]
 
-    images, keypoints, positions, proprioception, teacher = opened(
-        "images", "keypoints", "positions", "proprioception", "teacher"
+    images, keypoints, positions, proprioception, goal, teacher = opened(
+        "images", "keypoints", "positions", "proprioception", "goal", "teacher"
     )
     if source.sequences:
         actions, rewards, depths = opened("actions", "rewards", "depths")
     arm = load_arm(source.arm)
-    world = World(arm, load_task(source.task), source.profile, source.scene, source.camera)
+    world, pool = None, -1
     kinematics, observer = Kinematics(arm), Observer(arm, ObservationContract())
     action = BEHAVIOURS[source.task].action
     choices = discrete_actions(action)
@@ -168,22 +173,32 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
     index = ready.value
     while index < source.count and trainer is not None and trainer.is_alive():
         seed = source.seed + index
+        if world is None or index // POOL_FRAMES != pool:
+            if world is not None:
+                world.close()
+            pool = index // POOL_FRAMES
+            world = World(arm, load_task(source.task), source.profile, source.scene, source.camera, pool)
         world.reset(seed)
-        rng = stream(seed, "postures")
+        rng, lying = stream(seed, "postures"), world.task.object_pose(world)[0]
         for place in range(min(POSTURES_PER_EPISODE, source.count - index)):
-            object_position = world.task.object_pose(world)[0]
             choice = 0
-            if place == 0 or not source.sequences:
+            if not source.sequences:
+                arrange(world, kinematics, lying, rng)
+            elif place == 0:
                 width = arm.gripper.open_width * rng.uniform(0.3, 1.0) if arm.gripper else 0.0
-                joints = random_posture(kinematics, object_position, rng)
+                joints = random_posture(kinematics, lying, rng)
+                world.move_arm(joints, width)
             else:
                 choice = int(rng.integers(len(choices)))
                 joints, width = _moved(kinematics, joints, width, choices[choice], action)
-            world.move_arm(joints, width)
+                world.move_arm(joints, width)
+            object_position = world.task.object_pose(world)[0]
             images[index] = world.picture()
             keypoints[index] = world.keypoints()
             moving = replace(world.joint_state(), velocities=rng.normal(0, JOINT_SPEED, len(arm.joint_names)))
             proprioception[index] = observer.proprioception(moving)
+            told = world.task.goal(world)
+            goal[index] = 0.0 if told is None else (*told, 1.0)
             teacher[index] = world.task.teacher(world, action)
             positions[index] = T_camera_base[:3, :3] @ object_position + T_camera_base[:3, 3]
             if source.sequences:
@@ -192,5 +207,7 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
                 actions[index], rewards[index] = choice, world.task.reward(world, False)
             index += 1
         if index % 3000 < POSTURES_PER_EPISODE or index == source.count:
-            (directory / "rendered.json").write_text(json.dumps({"count": index}))
+            scratch = directory / "rendered.tmp"
+            scratch.write_text(json.dumps({"count": index}))
+            os.replace(scratch, directory / "rendered.json")  # the trainer may end us at any time
         ready.value = index  # last: whoever waited for it may end this process

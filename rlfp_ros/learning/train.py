@@ -27,7 +27,10 @@ from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning import export
 from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.learning.collector import Collector, Experience, success_rate
+from rlfp_ros.learning.dagger import DaggerTraining, picture_demonstrations, train_dagger
+from rlfp_ros.learning.dagger_collector import Lessons
 from rlfp_ros.learning.encoder import Encoder, EncoderSettings
+from rlfp_ros.learning.estimator import SeeingActor
 from rlfp_ros.learning.frames import FrameSource
 from rlfp_ros.learning.novelty import RARE, Novelty, NoveltyTraining, learn_novelty, marks_of
 from rlfp_ros.learning.objective import AnyEncoder
@@ -76,8 +79,15 @@ class Recipe:
     encoder: AnyEncoderSettings = field(default_factory=EncoderSettings)
     representation: str = SUPERVISED  # what the encoder learns from: names of `representation`, joined with +
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
+    dagger: DaggerTraining | None = field(default_factory=DaggerTraining)  # None: only as below
     policy: SacSettings = field(default_factory=SacSettings)
     policy_training: PolicyTraining = field(default_factory=PolicyTraining)
+
+    @property
+    def imitates(self) -> bool:
+        """Imitation through the estimator: for supervised points, and an actor without a memory of its own."""
+        points = self.representation == SUPERVISED and isinstance(self.encoder, EncoderSettings)
+        return self.dagger is not None and points and not self.policy.memory
 
     def shortened(self, factor: float) -> Recipe:
         """The same training with `factor` of the work, for tests and first looks.
@@ -90,8 +100,10 @@ class Recipe:
                 "gradient steps, which train nothing"
             )
         encoder, policy = self.encoder_training, self.policy_training
+        dagger = None if self.dagger is None else self.dagger.shortened(factor)
         return replace(
             self,
+            dagger=dagger,
             encoder_training=replace(
                 encoder, frames=max(256, int(encoder.frames * factor)), updates=max(10, int(encoder.updates * factor)),
                 first_frames=max(64, int(encoder.first_frames * factor)),
@@ -103,6 +115,24 @@ class Recipe:
                 first_rounds=max(2, int(policy.first_rounds * factor)),
             ),
         )  # fmt: skip
+
+
+# Where a task's training differs from `Recipe`'s own sizes: each keeps within its minutes on two cores.
+SIZES: dict[str, dict[str, Any]] = {
+    "reach": {
+        "encoder_training": EncoderTraining(frames=42_000, updates=2_200),
+        "dagger": DaggerTraining(steps=30_000, final_updates=8_000),
+    },
+    "lift": {
+        "encoder_training": EncoderTraining(frames=90_000, updates=6_500, frames_per_update=14),
+        "dagger": DaggerTraining(steps=120_000, final_updates=16_000),
+    },
+}
+
+
+def recipe_for(task: str, arm: str = "panda", profile: str = "train", seed: int = 0) -> Recipe:
+    """The recipe that `rlfp train` uses. A task without sizes of its own takes the common ones."""
+    return replace(Recipe(task, arm, profile, seed), **SIZES.get(task, {}))
 
 
 def main(
@@ -143,9 +173,16 @@ def main(
         images = np.load(run / "frames" / "images.npy", mmap_mode="r")
         encoder_file = run / "encoder.onnx"
         encoder_file.write_bytes(export.export_encoder(encoder, images[0]))
-        progress.stage("policy", recipe.policy_training.steps, "the teacher plays")
-        demonstrations = _demonstrations(encoder, run / "frames", recipe.feature_stack)
-        actor, selection = _train_policy(recipe, profile, encoder_file, demonstrations, run, progress.show)
+        actor: Actor | SeeingActor
+        selection: dict[str, float] = {}
+        if recipe.imitates:
+            assert recipe.dagger is not None
+            progress.stage("imitate", recipe.dagger.steps, "the teacher looks at the pictures")
+            actor = _imitate(recipe, profile, encoder, run, progress.show)
+        else:
+            progress.stage("policy", recipe.policy_training.steps, "the teacher plays")
+            demonstrations = _demonstrations(encoder, run / "frames", recipe.feature_stack)
+            actor, selection = _train_policy(recipe, profile, encoder_file, demonstrations, run, progress.show)
     minutes = clock.total / 60
     console.print(f"trained in {minutes:.1f} minutes; writing {out}")
     novelty, statistics = _novelty(recipe, source, encoder, run / "frames")
@@ -154,10 +191,30 @@ def main(
     contract["task"] = recipe.task
     contract["provenance"]["task_settings"] = parameters(task)
     contract["provenance"]["selection"] = selection
+    contract["policy"]["state_size"] = actor.state_size
     export.save_trained(run, contract, deployed, export.ExportedPolicy(actor))
     bundle = export.export_bundle(run, out, evaluation_episodes, observations, console)
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
     return bundle
+
+
+def _imitate(
+    recipe: Recipe, profile: Profile, encoder: AnyEncoder, run: Path, show: Callable[[int, str], None]
+) -> SeeingActor:
+    """Imitation of a teacher that sees what the policy's estimator sees."""
+    assert recipe.dagger is not None
+    assert isinstance(recipe.encoder, EncoderSettings)
+    lessons = Lessons(
+        recipe.task, recipe.arm, profile, run / "encoder.onnx", run / "estimator.onnx", recipe.image_size,
+        recipe.feature_stack, recipe.encoder.points, recipe.policy.hidden, recipe.dagger.teacher_sees,
+        EXPERIENCE_SEEDS + recipe.seed * 10_000_000,
+    )  # fmt: skip
+    proprioception = np.load(run / "frames" / "proprioception.npy", mmap_mode="r").shape[1]
+    lessons.estimator_file.write_bytes(
+        export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
+    )
+    pictures = picture_demonstrations(encoder, lessons, run / "frames", recipe.feature_stack)
+    return train_dagger(lessons, pictures, recipe.dagger, recipe.seed, run, show)
 
 
 def _demonstrations(encoder: AnyEncoder, frames: Path, stack: int) -> dict[str, np.ndarray]:
@@ -318,7 +375,7 @@ def _contract(
             "feature_stack": observed.feature_stack, "state_size": max(1, recipe.policy.memory),
         },
         "proprioception": list(observed.proprioception),
-        "goal": "none",
+        "goal": getattr(load_task(recipe.task).settings, "goal", "none"),
         "normalisation": {"where": "inside_onnx"},
         "action": behaviour.action.model_dump(mode="json"),
         "base_controller": behaviour.base_controller.model_dump(mode="json"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlfp_ros.learning.appearance import Appearance
 from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.encoder import Encoder
 from rlfp_ros.learning.frames import Frames, FrameSource
@@ -29,13 +30,14 @@ class EncoderTraining:
     """How long and how the encoder learns."""
 
     frames: int = 60_000  # pictures rendered
-    updates: int = 3_500  # gradient steps
+    updates: int = 3_600  # gradient steps
     batch: int = 128  # pictures in a step
     learning_rate: float = 3e-3  # highest, after a short warm-up; falls to zero along a cosine
     first_frames: int = 3_000  # rendered before the first step
     frames_per_update: int = (
-        28  # how fast the pool grows; slower than a core renders, so that training never waits long
+        20  # how fast the pool grows; slower than a core renders, so that training never waits long
     )
+    other_appearances: bool = True  # pictures look different in every use (`learning/appearance.py`)
     keypoint_scale: float = 0.02  # on the plane z = 1 (about 2 cm at 1 m): where the keypoint loss turns linear
     keypoint_weight: float = 1.0
     heat_weight: float = 1.0
@@ -86,6 +88,9 @@ def train_encoder(
     key["representation"] = representation_name
     state = load_checkpoint(checkpoint, key)
     update = 0
+    appearance = None
+    if training.other_appearances and representation.supervised:
+        appearance = Appearance(source.camera.height, source.camera.width, source.seed)
     if state:
         encoder.load_state_dict(state["encoder"])
         representation.load_state_dict(state["representation"])
@@ -104,6 +109,11 @@ def train_encoder(
             frames.wait_for(count)
             picks = representation.pick(np.random.default_rng([source.seed, update]), count, training.batch)
             images, keypoints, positions = _batch(frames, picks)
+            if appearance is not None:
+                intrinsics = source.camera.intrinsics
+                centre = keypoints[:, 0] * intrinsics.fx + torch.tensor([intrinsics.cx, intrinsics.cy])
+                appearance.seed(source.seed + update)  # of this update alone: a resumed training goes on the same
+                images = appearance(images, centre)
             seen = encoder.see(images)
             features, position, factor, _ = encoder.describe(*seen)
             loss = representation.loss(encoder, frames, picks, images, seen[0], features)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.task import GoalSettings, Task, TaskSettings
+from rlfp_ros.simulation.task import ARM_FOOT, GoalSettings, Task, TaskSettings
 
 if TYPE_CHECKING:
     from rlfp_ros.simulation.world import World
@@ -24,9 +24,9 @@ class GoalTask(Task):
 
     def __init__(self, settings: TaskSettings) -> None:
         super().__init__(settings)
-        self.keypoints = ("object", "tool", "hand")
+        self.keypoints = ("object", "tool", "hand", "base")
         if self.settings.goal == "marker":
-            self.keypoints = ("object", "goal", "tool", "hand")
+            self.keypoints = ("object", "goal", "tool", "hand", "base")
 
     def build(self, world: World) -> None:
         self.block = world.add_block(self.settings.block_size, studs=True)
@@ -64,6 +64,7 @@ class GoalTask(Task):
             "goal": self.goal_position,
             "tool": world.tool_position(),
             "hand": world.hand_position(),
+            "base": np.array(ARM_FOOT),
         }
         return np.stack([points[name] for name in self.keypoints])
 

@@ -15,6 +15,7 @@ RATE = 4.0  # 1/s
 OVER = 0.09  # m, height of the tool while it goes to the brick
 LOWEST = 0.019  # m, of the tool; clear of the lower end of its limits, where motion becomes slow
 ALIGNED = 0.007  # m beside the brick's middle
+FUNNEL = 0.012  # m beside the brick's middle: down from there, at the height `OVER` from twice as far
 LOWERED = 0.006  # m above the height of the grasp
 SHUT = 0.012  # m wider than the brick counts as closed on it: one turned by `largest_yaw` is wider than its side
 
@@ -37,14 +38,17 @@ def grasped(world: World, block: np.ndarray, size: tuple[float, float, float]) -
 
 
 def reach_for(world: World, block: np.ndarray, size: tuple[float, float, float], action: ActionContract) -> np.ndarray:
-    """Over the brick with open fingers, down, and close."""
+    """Over the brick with open fingers, down, and close.
+
+    Down in a funnel: the nearer above the brick's middle, the lower. A plain threshold made the arm go up and down
+    for ever where its drives lag, and is hard to imitate.
+    """
     tool = world.tool_position()
-    grip = np.array([*block[:2], max(float(block[2]), LOWEST)])
+    lowest = max(float(block[2]), LOWEST)
     beside = float(np.linalg.norm((tool - block)[:2]))
-    closing = beside < 2 * ALIGNED and tool[2] < grip[2] + LOWERED
-    lowering = beside < ALIGNED or (beside < 3 * ALIGNED and tool[2] < OVER - 0.03)
-    target = grip if closing or lowering else np.array([*block[:2], OVER])
-    velocity = RATE * (target - tool)
-    if not lowering and beside < 0.06 and tool[2] < OVER - 0.03:
+    closing = beside < 2 * ALIGNED and tool[2] < lowest + LOWERED
+    height = lowest if closing else lowest + (OVER - lowest) * float(np.clip(beside / FUNNEL - 1, 0, 1))
+    velocity = RATE * (np.array([*block[:2], height]) - tool)
+    if tool[2] < height - 0.03:
         velocity[:2] = 0.0  # first up, or the fingers take the brick along
     return gripping_action(velocity, closing, action)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rlfp_ros.bundle import ActionContract
 from rlfp_ros.simulation.grasping import grasped, gripping_action, reach_for
-from rlfp_ros.simulation.task import Task, TaskSettings, register
+from rlfp_ros.simulation.task import ARM_FOOT, Task, TaskSettings, register
 
 if TYPE_CHECKING:
     from rlfp_ros.simulation.world import World
@@ -36,7 +36,7 @@ class Lift(Task):
 
     settings: LiftSettings
     settings_schema = LiftSettings
-    keypoints = ("object", "tool", "hand")
+    keypoints = ("object", "tool", "hand", "base")
     grips = True
 
     def build(self, world: World) -> None:
@@ -51,7 +51,7 @@ class Lift(Task):
         return world.body_pose(self.block)
 
     def keypoint_positions(self, world: World) -> np.ndarray:
-        return np.stack([self.object_pose(world)[0], world.tool_position(), world.hand_position()])
+        return np.stack([self.object_pose(world)[0], world.tool_position(), world.hand_position(), np.array(ARM_FOOT)])
 
     def distance(self, world: World) -> float:
         """m that are missing to the height; more height is no error."""

@@ -90,4 +90,3 @@ class MujocoArm:
         self.finger_drives = np.array([model.actuator(name).id for name in fingers], dtype=int)
         self.bodies = np.flatnonzero(model.body_gravcomp)  # the arm's links
         self.tool = model.body(arm.tool_frame).id
-        self.hand = int(model.body_parentid[self.tool])

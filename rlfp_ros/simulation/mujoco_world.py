@@ -20,7 +20,7 @@ from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.room import Room, Surface, load_texture
 from rlfp_ros.simulation.room_camera import MujocoCamera
 from rlfp_ros.simulation.scene import Scene
-from rlfp_ros.simulation.task import Task
+from rlfp_ros.simulation.task import HAND_BEHIND_TOOL, Task
 from rlfp_ros.simulation.ticked_world import DT, Calibration, TickedWorld
 
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, where clutter waits that an episode does not use
@@ -75,8 +75,9 @@ class MujocoWorld(TickedWorld):
         return np.array(self.data.xpos[self._index.tool])
 
     def hand_position(self) -> np.ndarray:
-        """True origin of the link that carries the tool frame, [3] m, base frame."""
-        return np.array(self.data.xpos[self._index.hand])
+        """True place [3] m, base frame, `HAND_BEHIND_TOOL` behind the tool centre point."""
+        direction = self.data.xmat[self._index.tool].reshape(3, 3)[:, 2]
+        return self.tool_position() - HAND_BEHIND_TOOL * direction
 
     def tool_velocity(self) -> np.ndarray:
         """True velocity of the tool centre point, [3] m/s, base frame."""

@@ -1,10 +1,15 @@
-"""Arm postures for perception training: the tool anywhere in the workspace, often near the object."""
+"""Scenes for perception training: the tool anywhere in the workspace, often near the object or holding it."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix, rotation_vector
+
+if TYPE_CHECKING:
+    from rlfp_ros.simulation.world import World
 
 ITERATIONS = 12
 DAMPING = 0.03  # of the damped least squares; large enough to stay calm near singular postures
@@ -12,6 +17,10 @@ NEAR_OBJECT = 0.45  # share of postures with the tool close to the object, where
 NEAR_SIGMA = 0.05  # m
 HIGHEST = 0.36  # m, the camera sees no more
 TILT_SIGMA = 0.06  # rad, off straight down
+HELD = 0.3  # share of scenes with the object between the fingers, of tasks that take hold of it
+HELD_SIGMA = 0.006  # m, how far it is off the middle between the fingers
+HELD_SLACK = 0.01  # m, how much wider than the object the fingers may be around it
+HELD_YAW = 0.4  # rad, either way
 
 
 def tool_at(kinematics: Kinematics, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -38,3 +47,23 @@ def random_posture(kinematics: Kinematics, near: np.ndarray, rng: np.random.Gene
     downwards = kinematics.evaluate(np.array(kinematics.arm.home))[1]
     rotation = rotation_matrix(rng.normal(0, TILT_SIGMA, 3)) @ downwards
     return tool_at(kinematics, np.clip(position, lower, upper), rotation)
+
+
+def arrange(world: World, kinematics: Kinematics, lying: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Move the arm somewhere, and the object into its fingers or back to `lying` [3] m; where the object is, [3] m."""
+    arm, task = world.arm, world.task
+    width = 0.0 if arm.gripper is None else arm.gripper.open_width * rng.uniform(0.3, 1.0)
+    if arm.gripper is not None and task.starts_closed:
+        width = arm.gripper.closed_width
+    held = task.grips and rng.uniform() < HELD
+    if held:
+        width = task.settings.block_size[0] + rng.uniform(0, HELD_SLACK)
+    posture = random_posture(kinematics, lying, rng)
+    world.move_arm(posture, width)
+    if task.grips:
+        place = lying
+        if held:
+            place = world.tool_position() + rng.normal(0, HELD_SIGMA, 3)
+            place[2] = max(place[2], lying[2])
+        world.place(task.block, tuple(place), rng.uniform(-1, 1) * HELD_YAW)
+    return task.object_pose(world)[0]

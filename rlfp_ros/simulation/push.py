@@ -21,9 +21,13 @@ BEHIND = 0.05  # m, from the brick's middle to where a push begins
 # The teacher's own.
 RATE = 5.0  # 1/s
 TRAVEL_HEIGHT, PUSH_HEIGHT = 0.09, 0.022  # m, of the tool
-LANE = 0.016  # m, how far beside the line from brick to goal the tool may be and still push
+CONTACT = 0.025  # m, from the brick's middle to the tool that pushes it
+LANE = 0.012  # m, how far beside the line from brick to goal the tool may be and push; at twice that it is up
+LOW = 0.05  # m, height of the tool from which it begins to push, the more the lower it is
+CLEAR = 0.09  # m beside the brick, where the tool may move sideways at any height
+RISE = 0.02  # m below the wanted height, at which it begins to wait until it is up
 STEER = 7.0  # 1/s, back to that line
-PUSH_SPEED = (0.03, 0.12)  # m/s, close to the goal and far from it
+PUSH_RATE, PUSH_SPEED = 1.8, 0.12  # 1/s of the distance to the goal; m/s at most
 CLOSE_ENOUGH = 0.006  # m, of the goal; the teacher stops here
 
 
@@ -34,7 +38,11 @@ class Push(GoalTask):
     starts_closed = True
 
     def distance(self, world: World) -> float:
-        return float(np.linalg.norm((self.goal_position - self.object_pose(world)[0])[:2]))
+        return self.distance_from(self.object_pose(world)[0])
+
+    def distance_from(self, block: np.ndarray) -> float:
+        """m on the table between the goal and a brick at `block` [3]."""
+        return float(np.linalg.norm((self.goal_position - block)[:2]))
 
     def reward(self, world: World, success: bool) -> float:
         block, _ = self.object_pose(world)
@@ -43,27 +51,26 @@ class Push(GoalTask):
         return -GOAL_COST * self.distance(world) - TOOL_COST * tool + SUCCESS_REWARD * success
 
     def teacher(self, world: World, action: ActionContract) -> np.ndarray:
-        """Over the brick, down behind it, and along the line to the goal; back up where it slid off to a side."""
+        """Over the brick, down behind it, and along the line to the goal; back up where it slid off to a side.
+
+        One motion fades into the next: thresholds would make it hesitate where the brick's place trembles, and are
+        hard to imitate.
+        """
         block, _ = self.object_pose(world)
         tool = world.tool_position()
         forward = self._direction(block)
         sideways = np.array([-forward[1], forward[0], 0.0])
         offset = tool - block
         along, beside = float(offset @ forward), float(offset @ sideways)
+        outside = float(np.hypot(beside, max(0.0, along + CONTACT)))  # of the lane behind the brick
+        height = PUSH_HEIGHT + (TRAVEL_HEIGHT - PUSH_HEIGHT) * float(np.clip(outside / LANE - 1, 0, 1))
+        speed = float(np.clip(PUSH_RATE * (self.distance_from(block) - CLOSE_ENOUGH), 0, PUSH_SPEED))
+        low = float(np.clip((LOW - tool[2]) / (LOW - PUSH_HEIGHT), 0, 1))
         behind = block - BEHIND * forward
-        low = tool[2] < PUSH_HEIGHT + 0.015
-        if self.distance(world) < CLOSE_ENOUGH:
-            velocity = np.zeros(3)
-        elif along < -0.01 and abs(beside) < LANE and low:
-            speed = float(np.clip(1.5 * self.distance(world), *PUSH_SPEED))
-            velocity = speed * forward - STEER * beside * sideways
-            velocity[2] = RATE * (PUSH_HEIGHT - tool[2])
-        elif np.linalg.norm((tool - behind)[:2]) < 0.012:
-            velocity = RATE * (np.array([*behind[:2], PUSH_HEIGHT]) - tool)
-        else:
-            velocity = RATE * (np.array([*behind[:2], TRAVEL_HEIGHT]) - tool)
-            if tool[2] < TRAVEL_HEIGHT - 0.025 and np.linalg.norm(offset[:2]) < 0.09:
-                velocity[:2] = 0.0  # first up, or it takes the brick along
+        velocity = low * (speed * forward - STEER * beside * sideways) + (1 - low) * RATE * (behind - tool)
+        if np.linalg.norm(offset[:2]) < CLEAR:  # first up, or it takes the brick along
+            velocity *= float(np.clip((tool[2] - height) / RISE + 2, 0, 1))
+        velocity[2] = RATE * (height - tool[2])
         return np.clip(velocity / np.array(action.scale), -1, 1).astype(np.float32)
 
     def _direction(self, block: np.ndarray) -> np.ndarray:

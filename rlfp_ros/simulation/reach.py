@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlfp_ros.bundle import ActionContract
-from rlfp_ros.simulation.task import Task, register
+from rlfp_ros.simulation.task import ARM_FOOT, Task, register
 
 if TYPE_CHECKING:
     from rlfp_ros.simulation.world import World
@@ -21,7 +21,7 @@ TEACHER_RATE = 4.0  # 1/s
 class Reach(Task):
     """Success: the tool centre point stays within `success_distance` of the block's centre for `hold`."""
 
-    keypoints = ("object", "tool", "hand")
+    keypoints = ("object", "tool", "hand", "base")
 
     def build(self, world: World) -> None:
         self.block = world.add_block(self.settings.block_size)
@@ -34,7 +34,7 @@ class Reach(Task):
         return world.body_pose(self.block)
 
     def keypoint_positions(self, world: World) -> np.ndarray:
-        return np.stack([self.object_pose(world)[0], world.tool_position(), world.hand_position()])
+        return np.stack([self.object_pose(world)[0], world.tool_position(), world.hand_position(), np.array(ARM_FOOT)])
 
     def distance(self, world: World) -> float:
         return float(np.linalg.norm(world.tool_position() - self.object_pose(world)[0]))

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from rlfp_ros.simulation.world import World
 
 
+# m, base frame, a keypoint: a place on the arm that never moves shows how the camera stands. In the picture of every
+# arm there is, and mostly in view.
+ARM_FOOT = (0.0, 0.0, 0.1)
+HAND_BEHIND_TOOL = 0.105  # m along the tool's direction, of the keypoint `hand`
+
+
 class Region(Schema):
     """A rectangle on the table, base frame, metres."""
 
@@ -74,6 +80,7 @@ class Task(ABC):
     settings_schema: ClassVar[type[TaskSettings]] = TaskSettings
     keypoints: tuple[str, ...]  # what the encoder's first feature points are supervised with
     starts_closed: ClassVar[bool] = False  # the gripper, at the start of an episode
+    block: int = -1  # the object's body, from `build` on
     grips: ClassVar[bool] = False  # takes hold of something: the fingers then move as one, as a real gripper's do
 
     def __init__(self, settings: TaskSettings) -> None:

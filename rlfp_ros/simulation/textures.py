@@ -130,11 +130,11 @@ PHOTOGRAPHS = {
 SEEDS = {"train": 20_000, "validation": 70_000}
 
 
-def texture_set(name: str, count: int) -> list[np.ndarray]:
-    """`count` textures of the set, uint8 [SIZE, SIZE, 3] rgb; the same ones every time."""
+def texture_set(name: str, count: int, first: int = 0) -> list[np.ndarray]:
+    """`count` textures of the set from number `first` on, uint8 [SIZE, SIZE, 3] rgb; the same ones every time."""
     generators = GENERATORS[name]
     images = []
-    for index in range(count):
+    for index in range(first, first + count):
         rng = np.random.default_rng(SEEDS[name] + index)
         image = generators[index % len(generators)](rng)
         images.append(np.ascontiguousarray(np.clip(image, 0, 255).astype(np.uint8)))

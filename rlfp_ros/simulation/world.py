@@ -27,7 +27,7 @@ from rlfp_ros.simulation.camera import Camera
 from rlfp_ros.simulation.low_polygon import low_polygon_urdf
 from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
-from rlfp_ros.simulation.task import Task
+from rlfp_ros.simulation.task import HAND_BEHIND_TOOL, Task
 from rlfp_ros.simulation.textures import photograph_set, texture_set
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
 
@@ -85,16 +85,19 @@ STEPPED = (
 class World(TickedWorld):
     """One arm, one task, one camera. `reset(seed)` before anything else.
 
-    `profile` says what each episode randomises, `camera` what picture the policy expects. Raises ConfigurationError
-    where arm, URDF and task do not fit each other.
+    `profile` says what each episode randomises, `camera` what picture the policy expects, `texture_pool` which
+    `TEXTURES` textures of the profile's set are drawn from. Raises ConfigurationError where arm, URDF and task do not
+    fit each other.
     """
 
     def __init__(
-        self, arm: Arm, task: Task, profile: Profile, scene: Scene, camera: CameraContract | None = None
-    ) -> None:
+        self, arm: Arm, task: Task, profile: Profile, scene: Scene, camera: CameraContract | None = None,
+        texture_pool: int = 0,
+    ) -> None:  # fmt: skip
         self.camera = Camera(camera or scene.camera.contract())
         super().__init__(arm, task, self.camera.contract.rate_hz)
         self.profile, self.scene = profile, scene
+        self._texture_pool = texture_pool
         self.blind = False  # True: pictures are black and cost nothing; for learning from states
         self.client = connect()
         self._build()
@@ -153,8 +156,10 @@ class World(TickedWorld):
         return np.array(self.client.getLinkState(self._body, self._tool, computeForwardKinematics=1)[4])
 
     def hand_position(self) -> np.ndarray:
-        """True origin of the link that carries the tool frame, [3] m, base frame: a second point seen on the arm."""
-        return np.array(self.client.getLinkState(self._body, self._hand, computeForwardKinematics=1)[4])
+        """True place [3] m, base frame, `HAND_BEHIND_TOOL` behind the tool centre point: a second point on the arm."""
+        state = self.client.getLinkState(self._body, self._tool, computeForwardKinematics=1)
+        direction = np.array(self.client.getMatrixFromQuaternion(state[5])).reshape(3, 3)[:, 2]
+        return np.array(state[4]) - HAND_BEHIND_TOOL * direction
 
     def tool_velocity(self) -> np.ndarray:
         """True velocity of the tool centre point, [3] m/s, base frame."""
@@ -260,7 +265,6 @@ class World(TickedWorld):
         self._fingers = [joints[name] for name in finger_names]
         self._sensed = self._joints + self._fingers
         self._tool = links[self.arm.tool_frame]
-        self._hand = client.getJointInfo(self._body, self._tool)[16]
         self._links = [-1, *links.values()]
         for finger in self._fingers:
             client.changeDynamics(self._body, finger, spinningFriction=0.01)
@@ -285,7 +289,7 @@ class World(TickedWorld):
         self._occluders = [self._occluder() for _ in range(OCCLUDERS)] if "occluders" in self.profile.ranges else []
         self._household = self._random_objects() if "household" in self.profile.ranges else []
         textures = self.profile.textures
-        self._pictures = [] if textures == "plain" else texture_set(textures, TEXTURES)
+        self._pictures = [] if textures == "plain" else texture_set(textures, TEXTURES, TEXTURES * self._texture_pool)
         self._textures = self._load_textures(self._pictures)
         photographed = "photographs" in self.profile.ranges
         self._photographs = photograph_set(self._kind, PHOTOGRAPHS) if photographed else []

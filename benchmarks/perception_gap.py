@@ -1,0 +1,101 @@
+"""Where an encoder loses what it should see: keypoint errors by group of parameters.
+
+Under `train`, with one group after the other as `validation` has it, and under `validation` itself. A keypoint counts
+as lost where it is in the picture and more than 4 pixels from where the encoder has it.
+
+./rlfp bench perception_gap [BUNDLE] [--scenes N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.perception.encoder import OnnxEncoder
+from rlfp_ros.simulation.postures import arrange
+from rlfp_ros.simulation.randomization import Profile, load_profile, stream
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.world import World
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "textures": (),
+    "light": ("light_elevation", "ambient"),
+    "colours": ("block_hue", "block_value", "arm_tint"),
+    "distractors": ("distractors",),
+    "exposure": ("exposure", "gamma"),
+    "noise": ("noise",),
+    "blur": ("blur",),
+    "jpeg": ("jpeg_quality",),
+}
+SEEDS = 7_000_000
+POSTURES = 4  # pictures of a scene
+LOST_PX = 4.0
+
+
+def mixed(group: str) -> Profile:
+    """`train` with one group of `validation`'s parameters."""
+    train, validation = load_profile("train"), load_profile("validation")
+    taken = {name: validation.ranges[name] for name in GROUPS[group]}
+    textures = "validation" if group == "textures" else "train"
+    return train.model_copy(update={"ranges": train.ranges | taken, "textures": textures})
+
+
+def measure(bundle: str, profile: Profile, scenes: int) -> dict[str, dict[str, float]]:
+    """For each keypoint: median error in pixels and share lost."""
+    loaded = load_bundle(bundle)
+    contract = loaded.contract
+    arm, task = load_arm(contract.arm.name), load_task(contract.task)
+    world, kinematics = World(arm, task, profile, load_scene(), contract.camera), Kinematics(arm)
+    encoder, intrinsics = OnnxEncoder(loaded.session("encoder.onnx")), contract.camera.intrinsics
+    centre, size = np.array([intrinsics.cx, intrinsics.cy]), (contract.camera.width, contract.camera.height)
+    errors = []
+    for seed in range(SEEDS, SEEDS + scenes):
+        world.reset(seed)
+        rng, lying = stream(seed, "postures"), task.object_pose(world)[0]
+        for _ in range(POSTURES):
+            arrange(world, kinematics, lying, rng)
+            seen = encoder(world.picture())[0]
+            true = world.keypoints()
+            error = np.linalg.norm(seen[: len(true), :2] - true, axis=1) * intrinsics.fx
+            pixels = true * intrinsics.fx + centre
+            visible = ((pixels >= 0) & (pixels < size)).all(axis=1)
+            errors.append(np.where(visible, error, np.nan))
+    world.close()
+    table = np.stack(errors)
+    return {
+        name: {
+            "median_px": round(float(np.nanmedian(table[:, index])), 3),
+            "lost": round(float(np.nanmean((table[:, index] > LOST_PX)[~np.isnan(table[:, index])])), 3),
+        }
+        for index, name in enumerate(task.keypoints)
+    }
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="rlfp bench perception_gap", description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", nargs="?", default="reach_panda")
+    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    results = {}
+    for group in (*GROUPS, "validation"):
+        profile = load_profile("validation") if group == "validation" else mixed(group)
+        results[group] = measure(options.bundle, profile, options.scenes)
+        cells = "  ".join(f"{name} {v['median_px']:.2f} px, {v['lost']:.1%} lost" for name, v in results[group].items())
+        print(f"{group:12} {cells}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"bundle": options.bundle, "gap": results}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

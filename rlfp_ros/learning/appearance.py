@@ -1,0 +1,156 @@
+"""Other appearances for pictures that are rendered already: what keeps the encoder from learning the textures by heart.
+
+A profile dresses each scene once; here every use of a picture looks different again, for a fraction of a rendering.
+Foreign shapes in front (Cutout, DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, filled), a texture laid over
+everything (mixup with an unrelated picture, Zhang et al. 2018, https://arxiv.org/abs/1710.09412), other hues for all
+that is not red, uneven light, colour jitter and a random convolution (Lee et al. 2020,
+https://arxiv.org/abs/1910.05396), a tone curve, blur, noise and JPEG. All leave every point where it is. The
+textures are training's own: validation's never come in here.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rlfp_ros.simulation.textures import texture_set
+
+TEXTURES = 96
+SHAPES = 3  # drawn over a picture, at most
+SHAPE_SHARE = 0.4  # of them that are there
+SHAPE_PX = (2.0, 9.0)  # half extent
+CLEAR_PX = 3.0  # between a shape and the object
+REDDEST = 40.0  # counts that a shape's red may exceed its other channels by: red is the object's
+OVERLAY_SHARE, OVERLAY = 0.5, 0.4  # of the pictures; most weight of the texture
+TURNED_SHARE = 0.6  # of the pictures: hues turned by any angle, except the object's red
+UNEVEN = 0.35  # of the light, on a 3 x 3 grid
+CHANNEL_GAIN, CONTRAST, BRIGHTNESS, SATURATION = 0.12, 0.25, 0.25, 0.3  # off one, either way
+RANDOM_KERNEL = 0.08  # standard deviation of a random convolution's weights beside its middle
+BLUR_SHARE, BLUR_PX = 0.5, (0.2, 0.9)  # of the pictures, which get no random kernel then; standard deviation
+TONE = 0.5  # bend of the tone curve x + b x (1 - x)
+NOISE_SHARE, NOISE = 0.7, 10.0  # of the pictures; most counts of standard deviation
+NOISE_POOL = 1 << 23
+JPEG_SHARE, JPEG_QUALITY = 0.4, (35, 90)  # of the pictures; percent
+GREY_AXIS = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])  # cross product with (1, 1, 1)
+
+
+class Appearance:
+    """Draws from a generator of its own: the same seed gives the same pictures."""
+
+    def __init__(self, height: int, width: int, seed: int) -> None:
+        self._rng = torch.Generator().manual_seed(seed)
+        textures = torch.from_numpy(np.stack(texture_set("train", TEXTURES))).permute(0, 3, 1, 2).float()
+        self._textures = functional.interpolate(textures, size=(height, width), mode="bilinear")
+        self._noise = torch.randn(NOISE_POOL, generator=self._rng)
+        y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
+        self._y, self._x = y, x
+
+    def seed(self, seed: int) -> None:
+        """Start the draws anew."""
+        self._rng.manual_seed(seed)
+
+    def __call__(self, images: Tensor, clear_of: Tensor) -> Tensor:
+        """Float [B, H, W, 3] in 0..255 of uint8 [B, H, W, 3]; shapes keep clear of a point [B, 2] px (x, y)."""
+        pictures = images.permute(0, 3, 1, 2).float().contiguous()
+        for _ in range(SHAPES):
+            self._draw_shapes(pictures, clear_of)
+        pictures = self._overlaid(pictures)
+        pictures = self._turned(pictures)
+        pictures *= self._light(len(pictures))
+        pictures = self._filtered(pictures)
+        pictures = self._toned(pictures)
+        start = int(torch.randint(0, NOISE_POOL - pictures.numel(), (1,), generator=self._rng))
+        noise = self._noise[start : start + pictures.numel()].view_as(pictures)
+        strength = NOISE * self._uniform(0, 1, len(pictures)) * self._chosen(NOISE_SHARE, len(pictures))
+        pictures.addcmul_(noise, strength[:, None, None, None])
+        return self._compressed(pictures.clamp_(0, 255).permute(0, 2, 3, 1))
+
+    def _compressed(self, images: Tensor) -> Tensor:
+        """Some of the images [B, H, W, 3] through JPEG and back."""
+        qualities = torch.randint(*JPEG_QUALITY, (len(images),), generator=self._rng).tolist()
+        chosen = self._chosen(JPEG_SHARE, len(images)).tolist()
+        images = images.contiguous()
+        for image, quality in ((images[i], qualities[i]) for i in range(len(images)) if chosen[i]):
+            encoded = cv2.imencode(".jpg", image.byte().numpy(), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+            image.copy_(torch.from_numpy(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))))
+        return images
+
+    def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=self._rng)
+
+    def _chosen(self, share: float, count: int) -> Tensor:
+        return (torch.rand(count, generator=self._rng) < share).float()
+
+    def _draw_shapes(self, pictures: Tensor, clear_of: Tensor) -> None:
+        """One ellipse or rectangle over some of the pictures, plain or textured."""
+        count, _, height, width = pictures.shape
+        middle = self._uniform(0, 1, count, 2) * torch.tensor([width, height])
+        half = self._uniform(*SHAPE_PX, count, 2)
+        clear = ((middle - clear_of).abs() - half.amax(dim=1, keepdim=True)).amax(dim=1) > CLEAR_PX
+        there = torch.nonzero(clear & (self._chosen(SHAPE_SHARE, count) > 0)).flatten()
+        angle, box = self._uniform(0, np.pi, count)[there], self._chosen(0.5, count)[there, None, None] > 0
+        colour = self._uniform(0, 255, count, 3)[there]
+        colour[:, 0] = colour[:, 0].minimum(colour[:, 1:].amax(dim=1) + REDDEST)
+        textured = (self._uniform(0, 1, count) * self._chosen(0.5, count))[there, None, None, None]
+        texture = self._textures[torch.randint(0, TEXTURES, (count,), generator=self._rng)[there]]
+        x, y = self._x - middle[there, :1, None], self._y - middle[there, 1:, None]
+        cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
+        a = ((cosine * x + sine * y) / half[there, :1, None]).abs()
+        b = ((cosine * y - sine * x) / half[there, 1:, None]).abs()
+        inside = (torch.where(box, torch.maximum(a, b), a.square() + b.square()) < 1)[:, None]
+        pictures[there] = torch.where(inside, torch.lerp(colour[:, :, None, None], texture, textured), pictures[there])
+
+    def _overlaid(self, pictures: Tensor) -> Tensor:
+        there = torch.nonzero(self._chosen(OVERLAY_SHARE, len(pictures))).flatten()
+        texture = self._textures[torch.randint(0, TEXTURES, (len(there),), generator=self._rng)]
+        weight = self._uniform(0, OVERLAY, len(there), 1, 1, 1)
+        pictures[there] = torch.lerp(pictures[there], texture, weight)
+        return pictures
+
+    def _turned(self, pictures: Tensor) -> Tensor:
+        """Hues turned about the grey axis; what is red stays, and nothing else gets as red."""
+        there = torch.nonzero(self._chosen(TURNED_SHARE, len(pictures))).flatten()
+        angle = self._uniform(-np.pi, np.pi, len(there))
+        cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
+        turn = cosine * torch.eye(3) + (1 - cosine) / 3 + sine / 3**0.5 * GREY_AXIS
+        some = pictures[there]
+        turned = (turn @ some.flatten(2)).view_as(some)
+        turned[:, 0] = turned[:, 0].minimum(turned[:, 1:].amax(dim=1) + REDDEST)
+        red = ((some[:, :1] - some[:, 1:].amax(dim=1, keepdim=True)) / (0.15 * some[:, :1] + 2)).clamp(0, 1)
+        pictures[there] = torch.lerp(turned, some, red)
+        return pictures
+
+    def _light(self, count: int) -> Tensor:
+        """Gain that varies over the picture, [B, 1, H, W]."""
+        coarse = self._uniform(1 - UNEVEN, 1 + UNEVEN, count, 1, 3, 3)
+        return functional.interpolate(coarse, size=self._x.shape, mode="bilinear", align_corners=True)
+
+    def _filtered(self, pictures: Tensor) -> Tensor:
+        """Colours mixed and the neighbourhood filtered, in one convolution for each picture."""
+        count, _, height, width = pictures.shape
+        kernel = RANDOM_KERNEL * torch.randn(count, 3, 3, generator=self._rng)
+        kernel[:, 1, 1] += 1
+        kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True).clamp(min=0.3)
+        side = torch.exp(-0.5 / self._uniform(*BLUR_PX, count).square())
+        row = torch.stack([side, torch.ones(count), side], dim=1) / (1 + 2 * side[:, None])
+        blurred = self._chosen(BLUR_SHARE, count)[:, None, None] > 0
+        kernel = torch.where(blurred, row[:, :, None] * row[:, None, :], kernel)
+        saturation = self._uniform(1 - SATURATION, 1 + SATURATION, count, 1, 1)
+        contrast = self._uniform(1 - CONTRAST, 1 + CONTRAST, count, 1, 1)
+        gain = contrast * self._uniform(1 - CHANNEL_GAIN, 1 + CHANNEL_GAIN, count, 3, 1)
+        mixing = gain * (saturation * torch.eye(3) + (1 - saturation) / 3)  # [B, out, in]
+        weights = mixing[:, :, :, None, None] * kernel[:, None, None]
+        level = pictures.mean(dim=(1, 2, 3))
+        brightness = self._uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS, count)
+        bias = (level * (brightness - contrast[:, 0, 0]))[:, None].expand(count, 3)
+        padded = functional.pad(pictures.reshape(1, 3 * count, height, width), (1, 1, 1, 1), mode="replicate")
+        filtered = functional.conv2d(padded, weights.flatten(0, 1), bias.flatten(), groups=count)
+        return filtered.view(count, 3, height, width)
+
+    def _toned(self, pictures: Tensor) -> Tensor:
+        bend = self._uniform(-TONE, TONE, len(pictures), 1, 1, 1)
+        pictures.clamp_(0, 255)
+        return pictures * (1 + bend - pictures * (bend / 255))
