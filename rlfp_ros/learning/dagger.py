@@ -51,7 +51,7 @@ class DaggerTraining:
     def shortened(self, factor: float) -> DaggerTraining:
         """The same with `factor` of the work."""
         return replace(
-            self, steps=max(400, int(self.steps * factor)), round_steps=min(self.round_steps, 200),
+            self, steps=max(400, int(self.steps * factor)), round_steps=min(self.round_steps, 200), collectors=1,
             picture_updates=int(self.picture_updates * factor) + 1,
             updates_per_round=int(self.updates_per_round * factor) + 1,
             final_updates=int(self.final_updates * factor) + 1,

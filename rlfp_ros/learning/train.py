@@ -210,9 +210,9 @@ def _imitate(
         EXPERIENCE_SEEDS + recipe.seed * 10_000_000,
     )  # fmt: skip
     proprioception = np.load(run / "frames" / "proprioception.npy", mmap_mode="r").shape[1]
-    lessons.estimator_file.write_bytes(
-        export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
-    )
+    if not lessons.estimator_file.exists():
+        exported = export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
+        lessons.estimator_file.write_bytes(exported)
     pictures = picture_demonstrations(encoder, lessons, run / "frames", recipe.feature_stack)
     return train_dagger(lessons, pictures, recipe.dagger, recipe.seed, run, show)
 
