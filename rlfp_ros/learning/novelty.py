@@ -8,7 +8,7 @@ Two marks, of which the larger counts:
   (outlier exposure, Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606). It sees what statistics hide: an object
   of another colour, a camera that looks elsewhere.
 
-Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0. The pose's
+Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0 and 5. The pose's
 covariance grows with the mark: an encoder errs more on what is unlike its training, and a pose head that was fitted on
 training alone does not know it.
 """
@@ -28,6 +28,8 @@ from rlfp_ros.learning.encoder import Encoder
 RARE = 0.999  # share of training's pictures below a mark of 1
 SMALLEST_VARIANCE = 1e-6  # of a descriptor's, as a share of the largest
 INSIDE_90 = 6.251  # chi-square with 3 degrees of freedom
+MOST = 5.0  # as unlike training as a mark can say
+SMALLEST_SPREAD = 0.5  # between usual and rare, in log units: less would blow rounding up
 MOST_INSIDE = 0.93  # of training's own positions in the nominal 90 % regions
 GRID = 3  # cells each way in which the maps are averaged for the network
 
@@ -68,7 +70,7 @@ class Novelty(nn.Module):
     def forward(self, maps: Tensor, log_weights: Tensor) -> Tensor:
         """Mark [B, 1] of maps [B, C, rows, columns] and log-weights [B, K, cells]."""
         marks = (self.raw(*describe(maps, log_weights)) - self.usual) / (self.rare - self.usual)
-        return functional.relu(marks.amax(dim=1, keepdim=True))
+        return marks.amax(dim=1, keepdim=True).clamp(0.0, MOST)
 
     def raw(self, statistics: Tensor, descriptors: Tensor) -> Tensor:
         """Log distance and log-odds, [B, 2], before they are scaled."""
@@ -119,7 +121,8 @@ def learn_novelty(
     with torch.no_grad():
         raw = novelty.raw(*_described(encoder, fresh))
         novelty.usual.copy_(torch.quantile(raw, 0.5, dim=0))
-        novelty.rare.copy_(torch.quantile(raw, RARE, dim=0))
+        rare = torch.quantile(raw, RARE, dim=0)
+        novelty.rare.copy_(torch.maximum(rare, novelty.usual + SMALLEST_SPREAD))
     degraded = np.stack([_degrade(image, rng, K) for image in fresh])
     _fit_inflation(novelty, encoder, fresh, degraded, positions[known:])
     return novelty
