@@ -206,6 +206,7 @@ def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+<<<<<<< HEAD
 def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(tmp_path: Path) -> None:
     recipe = Recipe(
         "reach", encoder=CnnSettings(), representation="vae+inverse_dynamics", feature_stack=3,
@@ -226,6 +227,9 @@ def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(
 
 
 @pytest.mark.slow
+=======
+@pytest.mark.timeout(400)  # two trainings, which take a minute on an idle machine
+>>>>>>> 58db0e5 (Trust: the controller's own threshold named; the tiny training's time limit fits a busy machine)
 def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path) -> None:
     recipe = Recipe("reach").shortened(0.004)
     bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0, observations=50)

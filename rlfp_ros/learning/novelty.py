@@ -8,9 +8,9 @@ Two marks, of which the larger counts:
   (outlier exposure, Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606). It sees what statistics hide: an object
   of another colour, a camera that looks elsewhere.
 
-Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0 and 5. The pose's
-covariance grows with the mark: an encoder errs more on what is unlike its training, and a pose head that was fitted on
-training alone does not know it.
+Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0 and 5. The
+pose's covariance grows with the mark: an encoder errs more on what is unlike its training, and a pose head that was
+fitted on training alone does not know it.
 """
 
 from __future__ import annotations
