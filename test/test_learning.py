@@ -206,7 +206,7 @@ def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-<<<<<<< HEAD
+@pytest.mark.timeout(400)
 def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(tmp_path: Path) -> None:
     recipe = Recipe(
         "reach", encoder=CnnSettings(), representation="vae+inverse_dynamics", feature_stack=3,
@@ -227,16 +227,10 @@ def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(
 
 
 @pytest.mark.slow
-=======
 @pytest.mark.timeout(400)  # two trainings, which take a minute on an idle machine
-<<<<<<< HEAD
->>>>>>> 58db0e5 (Trust: the controller's own threshold named; the tiny training's time limit fits a busy machine)
-def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path) -> None:
-=======
 def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whether int8 is kept depends on the machine's clock; test_export.py tests that.
     monkeypatch.setattr("rlfp_ros.learning.quantise.trial", lambda *given: None)
->>>>>>> de9ef4e (The tiny training's bundle does not depend on the clock)
     recipe = Recipe("reach").shortened(0.004)
     bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0, observations=50)
     contract = load_bundle(bundle.directory).contract

@@ -26,7 +26,9 @@ from torch.nn import functional
 from rlfp_ros.learning.encoder import Encoder
 
 RARE = 0.999  # share of training's pictures below a mark of 1
-SMALLEST_VARIANCE = 1e-6  # of a descriptor's, as a share of the largest
+# Smaller ones count as this large: what hardly moves in training would blow up what float32 rounds.
+SMALLEST_VARIANCE = 1e-5  # of the statistics', as a share of the largest
+SMALLEST_SCALE = 0.1  # of a descriptor's deviation, as a share of their median
 INSIDE_90 = 6.251  # chi-square with 3 degrees of freedom
 MOST = 5.0  # as unlike training as a mark can say
 SMALLEST_SPREAD = 0.5  # between usual and rare, in log units: less would blow rounding up
@@ -86,7 +88,8 @@ class Novelty(nn.Module):
 def describe(maps: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Statistics [B, 2 C + K] for the distance and descriptors [B, D] for the network."""
     mean = maps.mean(dim=(2, 3))
-    deviation = (maps.square().mean(dim=(2, 3)) - mean.square()).clamp(min=0).add(1e-8).sqrt()
+    # Not E[x^2] - E[x]^2: what float32 loses there shows as a difference between PyTorch and ONNX Runtime.
+    deviation = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3)).add(1e-8).sqrt()
     confidence = log_weights.amax(dim=-1)
     entropy = -(log_weights.exp() * log_weights).sum(dim=-1)
     statistics = torch.cat([mean, deviation, confidence], dim=1)
@@ -152,7 +155,8 @@ def _fit_scales(novelty: Novelty, statistics: Tensor, descriptors: Tensor) -> No
     variances = variances.clamp(min=SMALLEST_VARIANCE * variances[-1].item())
     novelty.whitening.copy_((axes / variances.sqrt()).float())
     novelty.centre.copy_(descriptors.mean(dim=0))
-    novelty.scale.copy_(descriptors.std(dim=0).clamp(min=1e-4))
+    deviations = descriptors.std(dim=0)
+    novelty.scale.copy_(deviations.clamp(min=SMALLEST_SCALE * deviations.median().item()))
 
 
 def _fit_network(novelty: Novelty, clean: Tensor, changed: Tensor, training: NoveltyTraining) -> None:
