@@ -26,12 +26,12 @@ from torch.nn import functional
 from rlfp_ros.learning.encoder import Encoder
 
 RARE = 0.999  # share of training's pictures below a mark of 1
-# Smaller ones count as this large: what hardly moves in training would blow up what float32 rounds.
-SMALLEST_VARIANCE = 1e-5  # of the statistics', as a share of the largest
-SMALLEST_SCALE = 0.1  # of a descriptor's deviation, as a share of their median
+# Of activations, which are of the order of 1: what moves less in training would blow up what float32 rounds.
+SMALLEST_DEVIATION = 1e-2
 INSIDE_90 = 6.251  # chi-square with 3 degrees of freedom
 MOST = 5.0  # as unlike training as a mark can say
-SMALLEST_SPREAD = 0.5  # between usual and rare, in log units: less would blow rounding up
+# Between usual and rare, of the log distance and of the log-odds: less would blow rounding up.
+SMALLEST_SPREAD = (0.5, 4.0)
 MOST_INSIDE = 0.93  # of training's own positions in the nominal 90 % regions
 GRID = 3  # cells each way in which the maps are averaged for the network
 
@@ -78,7 +78,7 @@ class Novelty(nn.Module):
         """Log distance and log-odds, [B, 2], before they are scaled."""
         distance = ((statistics - self.mean) @ self.whitening).square().sum(dim=1, keepdim=True)
         normalised = ((descriptors - self.centre) / self.scale).clamp(-5, 5)
-        return torch.cat([torch.log(distance + 1e-6), self.network(normalised)], dim=1)
+        return torch.cat([torch.log1p(distance), self.network(normalised)], dim=1)
 
     def widened(self, covariance: Tensor, mark: Tensor) -> Tensor:
         """Covariances [B, 3, 3] as they are to be believed of pictures with these marks [B, 1]."""
@@ -125,7 +125,7 @@ def learn_novelty(
         raw = novelty.raw(*_described(encoder, fresh))
         novelty.usual.copy_(torch.quantile(raw, 0.5, dim=0))
         rare = torch.quantile(raw, RARE, dim=0)
-        novelty.rare.copy_(torch.maximum(rare, novelty.usual + SMALLEST_SPREAD))
+        novelty.rare.copy_(torch.maximum(rare, novelty.usual + torch.tensor(SMALLEST_SPREAD)))
     degraded = np.stack([_degrade(image, rng, K) for image in fresh])
     _fit_inflation(novelty, encoder, fresh, degraded, positions[known:])
     return novelty
@@ -152,11 +152,10 @@ def _described(encoder: Encoder, images: np.ndarray) -> tuple[Tensor, Tensor]:
 def _fit_scales(novelty: Novelty, statistics: Tensor, descriptors: Tensor) -> None:
     novelty.mean.copy_(statistics.mean(dim=0))
     variances, axes = torch.linalg.eigh(torch.cov(statistics.T.double()))
-    variances = variances.clamp(min=SMALLEST_VARIANCE * variances[-1].item())
+    variances = variances.clamp(min=SMALLEST_DEVIATION**2)
     novelty.whitening.copy_((axes / variances.sqrt()).float())
     novelty.centre.copy_(descriptors.mean(dim=0))
-    deviations = descriptors.std(dim=0)
-    novelty.scale.copy_(deviations.clamp(min=SMALLEST_SCALE * deviations.median().item()))
+    novelty.scale.copy_(descriptors.std(dim=0).clamp(min=SMALLEST_DEVIATION))
 
 
 def _fit_network(novelty: Novelty, clean: Tensor, changed: Tensor, training: NoveltyTraining) -> None:
