@@ -460,7 +460,8 @@ def test_features_come_from_a_bundles_encoder_and_hold_nothing_of_the_simulators
     world.world.task.privileged_state = lambda _: 1 / 0  # whoever asks for it fails
     after = world._observe()
     np.testing.assert_array_equal(before["features"], after["features"])
-    assert observation["vector"].shape == (2 * 16 * 3 + 18 + 3 + 1,)
+    proprioception = 7 + 7 + 1 + 3 + 3  # joints, their speeds, gripper, tool, where the tool points
+    assert observation["vector"].shape == (2 * 16 * 3 + proprioception + 3 + 1,)
     env.close()
 
 

@@ -323,7 +323,7 @@ def test_enable_is_refused_until_every_line_is_green_and_each_refusal_names_its_
     [
         ({"joint_states_late_s": 1.0}, {"joint_states_late_s": 0.0}, "STOPPED",
          ("joint_state_old", "joint_state_stale")),
-        ({"dropped_frames": 1.0}, {"dropped_frames": 0.0}, "HOLDING", ("percept_stale",)),
+        ({"dropped_frames": 1.0}, {"dropped_frames": 0.0}, "HOLDING", ("percept_stale", "percept_old")),
         ({"stalled_joint": "panda_joint2"}, {"stalled_joint": ""}, "STOPPED", ("tracking_error", "joint_state_frozen")),
         ({"stiffness": 0.002}, {"stiffness": 1.0}, "STOPPED", ("tracking_error",)),
         ({"controller_active": False}, {"controller_active": True}, "STOPPED", ("tracking_error",)),
