@@ -82,8 +82,8 @@ def test_nothing_planted_nothing_found(shipped: Path, tiny_bundle: Path, tiny_go
 def test_action_scale_applied_twice(shipped: Path, monkeypatch: Patch) -> None:
     right = policies.residual_of
 
-    def twice(action: np.ndarray, contract: Any, stamp_ns: int) -> Any:
-        return right(action * contract.scale[0], contract, stamp_ns)
+    def twice(action: np.ndarray, contract: Any, *rest: Any) -> Any:
+        return right(action * contract.scale[0], contract, *rest)
 
     monkeypatch.setattr(policies, "residual_of", twice)
     assert "the action's scale" in policy_refusal(shipped)
@@ -92,8 +92,8 @@ def test_action_scale_applied_twice(shipped: Path, monkeypatch: Patch) -> None:
 def test_action_scale_not_applied(shipped: Path, monkeypatch: Patch) -> None:
     right = policies.residual_of
 
-    def never(action: np.ndarray, contract: Any, stamp_ns: int) -> Any:
-        return right(action / contract.scale[0], contract, stamp_ns)
+    def never(action: np.ndarray, contract: Any, *rest: Any) -> Any:
+        return right(action / contract.scale[0], contract, *rest)
 
     monkeypatch.setattr(policies, "residual_of", never)
     assert "the action's scale" in policy_refusal(shipped)

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from rlfp_ros.bundle import Bundle, load_bundle, write_bundle  # noqa: E402
 from rlfp_ros.cli import main as rlfp  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
-from rlfp_ros.control.policy import Policy  # noqa: E402
+from rlfp_ros.control.policy import ObservationContract, Observer, Policy  # noqa: E402
 from rlfp_ros.learning import export, novelty, quantise, train  # noqa: E402
 from rlfp_ros.learning.cnn_encoder import CnnEncoder, CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoder import Encoder  # noqa: E402
@@ -46,7 +46,8 @@ def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
         "mean": [0.0] * size, "covariance": np.eye(size).tolist(), "usual_distance": 1.0, "rare_distance": 2.0,
     }  # fmt: skip
     points = (contract["policy"]["feature_stack"], *contract["encoder"]["outputs"]["features"][1:])
-    seen = int(np.prod(points)) + 18 + 4  # joints, gripper and tool; goal
+    observed = ObservationContract(tuple(contract["proprioception"]), contract["policy"]["feature_stack"])
+    seen = int(np.prod(points)) + Observer(load_arm("panda"), observed).proprioception_size + 4  # goal and its mask
     actor = RecurrentActor(seen, points, 3, 32, memory) if memory else Actor(seen, points, 3, 32)
     export.save_trained(folder, contract, deployed, export.ExportedPolicy(actor))
     return folder
