@@ -115,7 +115,11 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
 
     def step() -> None:
         picks = rng.integers(0, PICTURES, training.batch)
-        loss = train_encoder._loss(encoder, training, *(torch.from_numpy(array[picks]) for array in arrays))
+        images, keypoints, positions = (torch.from_numpy(array[picks]) for array in arrays)
+        maps, log_weights = encoder.see(images)
+        features, position, factor, _ = encoder.describe(maps, log_weights)
+        loss = train_encoder._keypoint_loss(encoder, training, log_weights, features, keypoints)
+        loss = loss + train_encoder._pose_loss(training, position, factor, positions)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -20,6 +20,7 @@ POINTS = 4
 STACK = 2
 COMPONENTS = ("vx", "vy", "vz", "gripper")
 SCALE = (0.1, 0.1, 0.1, 0.04)
+JOINTS = (0, 3, 5)  # which move, where the action is of kind joint_velocity
 # Optical frame looking straight down from 0.8 m above (0.5, 0, 0): x right is base -y, y down is base -x.
 T_BASE_CAMERA = {"xyz": [0.5, 0.0, 0.8], "quaternion_xyzw": [0.70710678, -0.70710678, 0.0, 0.0]}
 
@@ -47,7 +48,7 @@ def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_join
     golden = {"encoder/image": image}
     golden |= {f"encoder/{key}": value for key, value in _run(encoder, {"image": image}).items()}
     golden |= {f"policy/{key}": value for key, value in (inputs | _run(policy, inputs)).items()}
-    golden |= _frames(arm, generator, goal)
+    golden |= _frames(arm, generator, goal, in_joint_space)
     contract: dict[str, Any] = {
         "schema": 1,
         "name": name,
@@ -87,7 +88,7 @@ def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_join
         "normalisation": {"where": "inside_onnx"},
         "action": {
             "kind": "joint_velocity" if in_joint_space else "twist",
-            "components": [*(arm.joint_names[joint] for joint in (0, 3, 5)), "gripper"]
+            "components": [*(arm.joint_names[joint] for joint in JOINTS), "gripper"]
             if in_joint_space
             else list(COMPONENTS),
             "scale": list(SCALE),
@@ -112,7 +113,7 @@ def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_join
     return write_bundle(directory / name, contract, files)
 
 
-def _frames(arm: Arm, generator: np.random.Generator, goal: str) -> dict[str, np.ndarray]:
+def _frames(arm: Arm, generator: np.random.Generator, goal: str, in_joint_space: bool) -> dict[str, np.ndarray]:
     """Three golden frames, by the arithmetic that `make_bundle` states."""
     count, joints = 3, len(arm.joint_names)
     images = generator.integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -131,8 +132,8 @@ def _frames(arm: Arm, generator: np.random.Generator, goal: str) -> dict[str, np
         wanted = 0.0 if np.isnan(goals[frame, 0]) else goals[frame, 0]
         bounded = np.tanh([stack[..., 0].mean(), stack[..., 1].mean(), positions[frame, 0], wanted])
         actions[frame] = bounded + 0.01 * frame
-    twists = np.zeros((count, 6))
-    twists[:, :3] = actions[:, :3] * SCALE[:3]
+    twists = np.zeros((count, joints if in_joint_space else 6))
+    twists[:, JOINTS if in_joint_space else (0, 1, 2)] = actions[:, :3] * SCALE[:3]
     arrays: dict[str, Any] = {
         "stamps_ns": 1_000_000_000 + 33_333_333 * np.arange(count),
         "images": images,

@@ -42,11 +42,11 @@ def random_shift(images: Tensor) -> Tensor:
 def random_crop(images: Tensor) -> Tensor:
     """A random window, brought back to the full size (RAD: Laskin et al. 2020, https://arxiv.org/abs/2004.14990)."""
     batch, height, width, _ = images.shape
-    room = (1 - CROP) * torch.rand(2, batch, 1, 1)
+    margin = (1 - CROP) * torch.rand(2, batch, 1, 1)
     y = torch.linspace(-1, 1, height)[None, :, None]
     x = torch.linspace(-1, 1, width)[None, None, :]
     # Where each pixel comes from, in grid_sample's coordinates: -1 to 1 over the picture.
-    rows, columns = CROP * (y + 1) - 1 + 2 * room[0], CROP * (x + 1) - 1 + 2 * room[1]
+    rows, columns = CROP * (y + 1) - 1 + 2 * margin[0], CROP * (x + 1) - 1 + 2 * margin[1]
     grid = torch.stack([columns.expand(batch, height, width), rows.expand(batch, height, width)], dim=-1)
     cropped = functional.grid_sample(images.permute(0, 3, 1, 2).float(), grid, align_corners=True)
     return cropped.permute(0, 2, 3, 1)
