@@ -29,6 +29,7 @@ from rlfp_ros.schema import ConfigurationError
 __all__ = ["Command", "ControllerSettings", "Reason", "ResidualController", "State"]
 
 STANDING_RAD_S = 0.05  # measured speed below this is noise: the arm starts at rest
+STANDING_RAD = 0.02  # an arm that is no farther than this from where it began has not moved
 FROZEN_MOTION_RAD = 0.02  # commanded motion during which a measurement must change
 TRACKING_STRIKES = 3  # consecutive joint states with a tracking error; one may be a glitch
 MOST_TICKS = 5000  # of a jump; longer than any stop
@@ -118,6 +119,7 @@ class ResidualController:
         self.supervisor.forget()
         self._reset_stamp_ns = reset_stamp_ns
         self._joint_state: JointState | None = None
+        self._began_at = np.zeros(len(self.arm.joint_names))  # measured positions [J] rad
         self._residual = self._zeros
         self._residual_stamp_ns = NEVER
         self._asked: np.ndarray | None = None  # the last finite twist in range, before clipping, admitted or not
@@ -153,6 +155,11 @@ class ResidualController:
     def commanded(self) -> np.ndarray:
         """Joint positions [J] rad commanded for the last tick's stamp."""
         return self.filter.now.position
+
+    @property
+    def stands_still(self) -> bool:
+        """Has the arm stayed where its motion began? With a tracking error: nobody carries out what it is told."""
+        return self._joint_state is not None and largest(self._joint_state.positions - self._began_at) < STANDING_RAD
 
     def diagnostics(self) -> dict[str, str | int | float]:
         """Names and values for /diagnostics."""
@@ -494,6 +501,7 @@ class ResidualController:
         if joint_state is None or (stamp_ns - joint_state.stamp_ns) * 1e-9 > self.settings.joint_state_max_age_s:
             return
         moving = float(np.max(np.abs(joint_state.velocities))) > STANDING_RAD_S
+        self._began_at = joint_state.positions
         self.filter.start(joint_state.positions, joint_state.velocities if moving else None)
         self.base.start(self._situation())
         if self.arm.gripper is not None and np.isfinite(joint_state.gripper_width):

@@ -10,7 +10,6 @@ import sys
 import time
 from typing import Any, Literal
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TwistStamped
 from pydantic import Field
@@ -33,7 +32,6 @@ from rlfp_ros.schema import ConfigurationError
 PERIOD_S = 0.5  # between two lists
 QUIET_S = 4.0  # after the start, while the other nodes come up, a list that is not green is no news
 LISTENERS = ("recorder", "observer")  # take commands to write them down, not to move anything
-STANDING_RAD = 0.02  # an arm that was told to move and is nearer than this to where it was has not moved
 
 
 class Settings(ChecklistSettings):
@@ -64,8 +62,6 @@ class ChecklistNode(Node):
         self._checklist.joint_states.topic = self._matcher.topic
         self._perception_at = 0.0
         self._state, self._said, self._started = "DISABLED", "", time.monotonic()
-        self._enabled_at: np.ndarray | None = None  # joints [J] rad when the arm was enabled
-        self._stopped_by: list[str] = []
 
         self._publisher = self.create_publisher(m.CHECKLIST.type, m.CHECKLIST.name, m.CHECKLIST.qos)
         self.create_subscription(DiagnosticArray, m.DIAGNOSTICS.name, self._on_diagnostics, m.DIAGNOSTICS.qos)
@@ -111,14 +107,6 @@ class ChecklistNode(Node):
             return
         self._checklist.joints = joints
         self._saw(self._checklist.joint_states, joints.stamp_ns)
-        if self._stopped_by and self._enabled_at is not None:
-            moved = float(np.abs(joints.positions - self._enabled_at).max())
-            if "tracking_error" in self._stopped_by and moved < STANDING_RAD:
-                self.get_logger().error(
-                    f"the arm did not move when it was told to: whoever takes {self._command_topic} does not follow; "
-                    "activate the controller (ros2 control list_controllers), release brakes and protective stops"
-                )
-            self._stopped_by = []
 
     def _on_domain_shift(self, message: Float32) -> None:
         self._checklist.shift = message.data
@@ -140,12 +128,9 @@ class ChecklistNode(Node):
         document = parse_json(message.data, m.SAFETY_STATE.name)
         was_enabled, self._state = self._enabled, str(document.get("state"))
         if self._enabled and not was_enabled:
-            joints = self._checklist.joints
-            self._enabled_at = None if joints is None else joints.positions
             for subscription in self._frequent:
                 self.destroy_subscription(subscription)
         elif was_enabled and not self._enabled:
-            self._stopped_by = list(document.get("reasons", [])) if self._state == "STOPPED" else []
             self._listen()
 
     def _look_at_command_topic(self) -> CommandTaker:

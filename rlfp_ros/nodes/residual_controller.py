@@ -340,6 +340,11 @@ class ResidualControllerNode(Node):
         if key == self._published_state:
             return
         self._published_state = key
+        if Reason.TRACKING_ERROR in controller.reasons and controller.stands_still:
+            self.get_logger().error(
+                f"the arm did not move when it was told to: whoever takes {self._command.topic_name} does not follow; "
+                "activate the controller (ros2 control list_controllers), release brakes and protective stops"
+            )
         document = {"state": controller.state.value, "reasons": reasons, "gain": controller.gain, "stamp": stamp}
         self._state.publish(String(data=json.dumps(document)))
 
