@@ -26,6 +26,7 @@ CLEAR_PX = 3.0  # between a shape and the object
 REDDEST = 40.0  # counts that a shape's red may exceed its other channels by: red is the object's
 OVERLAY_SHARE, OVERLAY = 0.5, 0.4  # of the pictures; most weight of the texture
 TURNED_SHARE = 0.6  # of the pictures: hues turned by any angle, except the object's red
+TINT = 0.4  # either way, of each channel of these: colours what is grey, as most arms are
 UNEVEN = 0.35  # of the light, on a 3 x 3 grid
 CHANNEL_GAIN, CONTRAST, BRIGHTNESS, SATURATION = 0.12, 0.25, 0.25, 0.3  # off one, either way
 RANDOM_KERNEL = 0.08  # standard deviation of a random convolution's weights beside its middle
@@ -116,6 +117,7 @@ class Appearance:
         angle = self._uniform(-np.pi, np.pi, len(there))
         cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
         turn = cosine * torch.eye(3) + (1 - cosine) / 3 + sine / 3**0.5 * GREY_AXIS
+        turn = self._uniform(1 - TINT, 1 + TINT, len(there), 3, 1) * turn
         some = pictures[there]
         turned = (turn @ some.flatten(2)).view_as(some)
         turned[:, 0] = turned[:, 0].minimum(turned[:, 1:].amax(dim=1) + REDDEST)

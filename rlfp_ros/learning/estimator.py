@@ -26,9 +26,9 @@ FORGETTING = 0.01  # of what is known about the camera, a picture
 FARTHEST = 0.15  # rad, m or ratio, that a camera may be off
 LARGEST = 0.03  # change of the covariance's root: the prior's own largest entry
 NEAREST, WIDEST = 0.1, 1.0  # m before the camera, and on the plane z = 1: no point of the arm is beyond
-GATE = 4.0  # standard deviations at which a point's error counts a quarter
+GATE = 2.0  # standard deviations at which a point's error counts a quarter
 SMOOTHING = 3.0  # pictures that the object's place is averaged over
-CONFIDENT = 0.35  # confidence from which a point counts fully; hidden and lost ones have half of it and less
+CONFIDENT = 0.5  # confidence from which a point counts fully; hidden and lost ones have half of it and less
 JUMP = 0.03  # m, a change of the object's place that starts the average anew
 HELD_WIDTH = (0.6, 0.014)  # least opening of fingers that hold the object, of its width; m that they may be wider
 HELD_NEAR = 0.03  # m between the tool and where the object is seen, for it to be held
