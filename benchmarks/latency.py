@@ -22,7 +22,9 @@ import numpy as np
 from rlfp_ros import graph
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.doctor import may_run_in_real_time
 from rlfp_ros.evaluation.graph import latency_summary, observe_graph
+from rlfp_ros.nodes.spin import REALTIME
 from rlfp_ros.runner import Runner, reserved_domain
 
 BUNDLE = "reach_panda"
@@ -40,9 +42,11 @@ def main(argv: list[str]) -> int:
     result = {
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
+        "real_time": may_run_in_real_time() and os.environ.get(REALTIME) != "0",
         "simulation_84": simulation(options.episodes),
         "replay_640x480": replay(options.seconds),
     }
+    print(f"real-time priority {'granted' if result['real_time'] else 'not granted'}")
     for name in ("simulation_84", "replay_640x480"):
         print(f"{name:16} " + "  ".join(f"{key} {value}" for key, value in result[name].items()))
     if options.json:

@@ -248,18 +248,24 @@ def _shared_memory() -> Finding:
     return Finding("/dev/shm", Health.OK, text)
 
 
-def _real_time() -> Finding:
+def may_run_in_real_time() -> bool:
+    """Does the system grant this user real-time priority?"""
     import resource
 
-    soft, _ = resource.getrlimit(resource.RLIMIT_RTPRIO)
-    if soft == 0 and os.geteuid() != 0:
+    return os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_RTPRIO)[0] != 0
+
+
+def _real_time() -> Finding:
+    if not may_run_in_real_time():
         return Finding(
             "real time",
             Health.NOTE,
-            "this user may not ask for real-time priority, which a real arm's controller gains from",
+            "this user may not ask for real-time priority: commands take twice as long after a picture",
             f"echo '{os.environ.get('USER', '<user>')} - rtprio 98' | sudo tee /etc/security/limits.d/rlfp.conf",
         )
-    return Finding("real time", Health.OK, "real-time priority may be asked for")
+    return Finding(
+        "real time", Health.OK, "the nodes that move the arm run at real-time priority (RLFP_REALTIME=0: they do not)"
+    )
 
 
 def _bundles() -> Iterator[Finding]:

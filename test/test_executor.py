@@ -11,10 +11,12 @@ import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from std_msgs.msg import Header
 
-from rlfp_ros.nodes.executor import NodeExecutor
+from rlfp_ros.nodes import messages
+from rlfp_ros.nodes.executor import NodeExecutor, take
 
 LIMIT_S = 15.0
 
@@ -56,3 +58,73 @@ def test_subscription_destroyed_by_a_callback_before_it_is_no_error(node: Node) 
     executor.spin_once(0.01)
     executor.close()
     assert heard == ["first"]
+
+
+def test_missed_deadline_does_not_keep_the_processor_busy(node: Node) -> None:
+    """A deadline event that waits to be taken ends every wait at once."""
+    missed: list[int] = []
+    events = SubscriptionEventCallbacks(deadline=lambda event: missed.append(event.total_count))
+    node.create_subscription(Header, "stream", lambda _: None, messages.STREAM, event_callbacks=events)
+    publisher = node.create_publisher(Header, "stream", messages.STREAM)
+    executor = NodeExecutor(node)
+    limit = time.monotonic() + LIMIT_S
+    while not publisher.get_subscription_count():
+        assert time.monotonic() < limit
+        executor.spin_once(0.01)
+    publisher.publish(Header())
+    while not missed:
+        assert time.monotonic() < limit
+        executor.spin_once(0.05)
+    began, busy, rounds = time.monotonic(), time.thread_time(), 0
+    while time.monotonic() < began + 1.0:
+        executor.spin_once(0.25)
+        rounds += 1
+    executor.close()
+    assert missed[-1] >= 8  # 10 a second, all noticed
+    assert rounds < 100
+    assert time.thread_time() - busy < 0.3
+
+
+def test_batch_runs_in_the_order_of_publication_across_topics(node: Node) -> None:
+    heard: list[str] = []
+    for name in ("first", "second"):
+        node.create_subscription(Header, name, lambda message, _: heard.append(message.frame_id), 50)
+    publishers = {name: node.create_publisher(Header, name, 50) for name in ("first", "second")}
+    executor = NodeExecutor(node, batch_s=0.05)
+    limit = time.monotonic() + LIMIT_S
+    while not all(publisher.get_subscription_count() for publisher in publishers.values()):
+        assert time.monotonic() < limit
+        executor.spin_once(0.1)
+    said = [f"{name} {number}" for number in range(5) for name in ("second", "first")]
+    for words in said:
+        publishers[words.split()[0]].publish(Header(frame_id=words))
+    while len(heard) < len(said):
+        assert time.monotonic() < limit
+        executor.spin_once(0.1)
+    executor.close()
+    assert heard == said
+
+
+def test_polled_subscription_is_left_to_its_node(node: Node) -> None:
+    heard: list[str] = []
+    subscription = node.create_subscription(Header, "joints", lambda message: heard.append(message.frame_id), 50)
+    node.polled = (subscription,)  # type: ignore[attr-defined]
+    publisher = node.create_publisher(Header, "joints", 50)
+    executor = NodeExecutor(node)
+    limit = time.monotonic() + LIMIT_S
+    while not publisher.get_subscription_count():
+        assert time.monotonic() < limit
+        executor.spin_once(0.01)
+    publisher.publish(Header(frame_id="a"))
+    assert publisher.wait_for_all_acked(Duration(seconds=LIMIT_S))
+    executor.spin_once(0.05)
+    assert heard == []
+    assert take(subscription)[0].frame_id == "a"
+    assert take(subscription) is None
+    node.polled = ()  # type: ignore[attr-defined]
+    publisher.publish(Header(frame_id="b"))
+    while not heard:
+        assert time.monotonic() < limit
+        executor.spin_once(0.05)
+    executor.close()
+    assert heard == ["b"]

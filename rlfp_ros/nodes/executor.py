@@ -4,12 +4,16 @@ rclpy's executors build a wait set of everything a node has, its QoS events too,
 and a task: at 240 Hz in five nodes that is a core. This one keeps its wait set, calls plain functions, runs all that is
 ready after one wait, and looks at QoS events (an incompatible QoS, a missed deadline) every EVENTS_S only: they are for
 people to read. `benchmarks/executor.py` compares the two. Callbacks must not be coroutines.
+
+Who only writes down what others say need not wake for every message: on two cores each one that wakes is in the way of
+what moves the arm. With `batch_s` messages gather in their queues for that long; DDS notes when each of them came.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rclpy.exceptions import InvalidHandle
@@ -23,10 +27,17 @@ EVENTS_S = 0.25  # between looks at QoS events, and the longest wait
 
 
 class NodeExecutor:
-    """Runs the callbacks of `node` in the thread that calls `spin_once`."""
+    """Runs the callbacks of `node` in the thread that calls `spin_once`.
 
-    def __init__(self, node: Node) -> None:
+    `batch_s`: take messages only so often, all that have come, and run them in the order in which they were published,
+    across topics. Queues must hold what comes in that time. 0: one message of each subscription as soon as it is there.
+    A node's subscriptions that are in its `polled` are left to the node, which takes from them itself.
+    """
+
+    def __init__(self, node: Node, batch_s: float = 0.0) -> None:
         self._node = node
+        self._batch_s = batch_s
+        self._batch_at = 0.0
         self._interrupt = SignalHandlerGuardCondition(node.context)
         self._entities: tuple[tuple[Any, ...], ...] = ()  # what the wait set has room for
         self._wait_set: Any = None
@@ -34,7 +45,7 @@ class NodeExecutor:
 
     def spin_once(self, timeout_s: float = EVENTS_S) -> None:
         """Wait until something is ready, at most `timeout_s`, and run all that is: timers, then subscriptions in the
-        order in which they were created (one message each), then services and clients.
+        order in which they were created (one message each; or a batch), then services and clients.
 
         Raises ExternalShutdownException once the context is shut down, and what a callback raises; what was ready
         behind it is still ready.
@@ -43,11 +54,18 @@ class NodeExecutor:
         if now >= self._events_at:
             self._events_at = now + EVENTS_S
             self._run_events()
+        if self._batch_s:
+            left = max(0.0, self._batch_at - now)
+            time.sleep(min(left, timeout_s))
+            if left > timeout_s:
+                return
+            self._batch_at, timeout_s = time.monotonic() + self._batch_s, 0.0
         wait_set = self._filled_wait_set()
         wait_set.wait(int(max(0.0, min(timeout_s, EVENTS_S)) * 1e9))
         if not self._node.context.ok():
             raise ExternalShutdownException
-        self._run_ready(wait_set)
+        if not self._run_ready(wait_set):
+            self._events_at = 0.0  # an event that nobody takes ends every further wait at once
 
     def close(self) -> None:
         """Give the interrupt's guard condition back while the context is still there."""
@@ -55,7 +73,9 @@ class NodeExecutor:
 
     def _filled_wait_set(self) -> Any:
         node = self._node
-        entities = tuple(node.subscriptions), tuple(node.timers), tuple(node.services), tuple(node.clients)
+        polled = getattr(node, "polled", ())
+        heard = tuple(subscription for subscription in node.subscriptions if subscription not in polled)
+        entities = heard, tuple(node.timers), tuple(node.services), tuple(node.clients)
         if entities != self._entities:
             subscriptions, timers, services, clients = map(len, entities)
             self._wait_set = rclpy_implementation.WaitSet(
@@ -71,7 +91,8 @@ class NodeExecutor:
         wait_set.add_guard_condition(self._interrupt.handle)
         return wait_set
 
-    def _run_ready(self, wait_set: Any) -> None:
+    def _run_ready(self, wait_set: Any) -> bool:
+        """Run what is ready; False where nothing was."""
         kinds = ("subscription", "timer", "service", "client")
         pointers = {kind: wait_set.get_ready_entities(kind) for kind in kinds}
         subscriptions, timers, services, clients = (
@@ -82,8 +103,11 @@ class NodeExecutor:
             if timer.handle.is_timer_ready():
                 timer.handle.call_timer()
                 timer.callback()
-        for subscription in subscriptions:
-            _run_subscription(self._node, subscription)
+        if self._batch_s:
+            self._run_batch(subscriptions)
+        else:
+            for subscription in subscriptions:
+                _run_subscription(self._node, subscription)
         for service in services:
             request, header = service.handle.service_take_request(service.srv_type.Request)
             if header is not None:
@@ -92,6 +116,16 @@ class NodeExecutor:
             header, response = client.handle.take_response(client.srv_type.Response)
             if header is not None:
                 client.get_pending_request(header.request_id.sequence_number).set_result(response)
+        return any(pointers.values())
+
+    def _run_batch(self, subscriptions: Sequence[Subscription]) -> None:
+        batch = []
+        for subscription in subscriptions:
+            while (taken := take(subscription)) is not None:
+                batch.append((taken[1]["source_timestamp"], subscription, taken))
+        batch.sort(key=lambda entry: entry[0])
+        for _, subscription, taken in batch:
+            _call(subscription, taken)
 
     def _run_events(self) -> None:
         waitables = tuple(self._node.waitables)
@@ -107,13 +141,21 @@ class NodeExecutor:
 
 def _run_subscription(node: Node, subscription: Subscription) -> None:
     try:
-        taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        taken = take(subscription)
     except (InvalidHandle, rclpy_implementation.RCLError):
         if subscription in tuple(node.subscriptions):
             raise
         return  # destroyed by a callback before it, as perception does when the transport changes
-    if taken is None:
-        return
+    if taken is not None:
+        _call(subscription, taken)
+
+
+def take(subscription: Subscription) -> Any:
+    """The subscription's next message and its info, or None."""
+    return subscription.handle.take_message(subscription.msg_type, subscription.raw)
+
+
+def _call(subscription: Subscription, taken: Any) -> None:
     if subscription._callback_type is Subscription.CallbackType.MessageOnly:
         subscription.callback(taken[0])
     else:

@@ -26,7 +26,9 @@ from rlfp_ros.nodes.executor import NodeExecutor
 
 NAME = "observer"
 HEARTBEAT_S = 0.1  # between heartbeats; the controller allows 0.5 s
+BATCH_S = 0.02  # between two looks at what has come: every waking is in the way of what it measures
 ANSWER_EVERY_S = 0.02  # at least, while a graph comes up
+DEPTH, IMAGE_DEPTH = 200, 30  # messages that wait for the next look; lock step sends several times as many as real time
 ATTEND_EVERY_S = 1.0  # between looks at whether the arm is enabled
 
 
@@ -86,10 +88,10 @@ class Observer:
         subscriptions = []
         for topic, callback, qos, raw in (
             (m.EPISODE, self._on_phase, m.EPISODES, False),
-            (m.IMAGE, self._on_image, m.CAMERA_SUBSCRIPTION, True),
-            (m.RESIDUAL, self._on_residual, m.EVENTS, False),
-            (m.RESIDUAL_APPLIED, self._on_applied, m.EVENTS, False),
-            (m.ARM_COMMAND, self._on_command, m.EVENTS, True),
+            (m.IMAGE, self._on_image, IMAGE_DEPTH, True),
+            (m.RESIDUAL, self._on_residual, DEPTH, False),
+            (m.RESIDUAL_APPLIED, self._on_applied, DEPTH, False),
+            (m.ARM_COMMAND, self._on_command, DEPTH, True),
         ):
             subscriptions.append(node.create_subscription(topic.type, topic.name, callback, qos, raw=raw))
         self._subscriptions = tuple(subscriptions)
@@ -103,7 +105,7 @@ class Observer:
                 name: node.create_client(Trigger, f"residual_controller/{name}") for name in ("enable", "reset")
             }
             node.create_timer(ATTEND_EVERY_S, self._attend)
-        self._executor = NodeExecutor(node)
+        self._executor = NodeExecutor(node, BATCH_S)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -90,6 +90,8 @@ class _Recorded:
 class RecorderNode(Node):
     """See the module."""
 
+    batch_s = 0.02  # every waking is in the way of what moves the arm
+
     def __init__(self) -> None:
         super().__init__("recorder")
         self._settings = parameters.declare(self, RecorderSettings)

@@ -365,7 +365,7 @@ class ResidualControllerNode(Node):
 
 def main() -> None:
     """Entry point of the executable `residual_controller`."""
-    sys.exit(spin.run(ResidualControllerNode))
+    sys.exit(spin.run(ResidualControllerNode, priority=30))
 
 
 if __name__ == "__main__":

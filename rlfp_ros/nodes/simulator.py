@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import sys
 import time
+from collections import deque
 from dataclasses import asdict
 from typing import Literal
 
@@ -50,9 +51,10 @@ ANSWER_S = 5.0  # wall time that lock step waits for anything
 # Physics steps in one timer call at most; beyond that the real-time factor falls. A command reaches two ticks ahead
 # before it brakes: a longer burst would have the arm stop and go for want of commands.
 CATCH_UP_TICKS = 3
-RENDER_SHARE = 0.4  # of the time between pictures; a renderer that takes more than this is what holds time up
+RENDER_SHARE = 0.8  # of the time between pictures; a renderer that usually takes more than this is what holds time up
+RENDERS = 15  # pictures by which that is judged: one that took long was only interrupted
 SLOWEST_STRIDE = 4  # every fourth picture: below that a policy is blind
-RECOVERY_S = 2.0  # without falling behind, before the camera is tried at a higher rate again
+RECOVERY_S = 2.0  # before the camera is tried at a higher rate again
 
 
 class Settings(Schema):
@@ -123,8 +125,8 @@ class Simulator(Node):
         self._gripper_width: float | None = None
         self._safety_state = "not heard yet"
         self._renders, self._refused, self._refusal = Durations(), 0, ""
-        self._last_render_s = 0.0
-        self._kept_up_since = time.monotonic()
+        self._recent_renders: deque[float] = deque(maxlen=RENDERS)  # s
+        self._slowed_at = time.monotonic()
         self._behind_s, self._pace_start, self._pace_tick = 0.0, time.monotonic(), 0
         self._rate_mark = (time.monotonic(), 0)
         self.diagnostics = Diagnostics(self, self._report, settings.world)
@@ -198,8 +200,8 @@ class Simulator(Node):
         self._world.step(self._trajectory, self._gripper_width)
         self._trajectory = None
         if self._world.captured:
-            self._last_render_s = time.perf_counter() - started
-            self._renders.add(self._last_render_s)
+            self._renders.add(time.perf_counter() - started)
+            self._recent_renders.append(time.perf_counter() - started)
         outcome = self._world.outcome
         if outcome is not None:
             self._end(asdict(outcome))
@@ -217,9 +219,8 @@ class Simulator(Node):
             self._pace_start += (behind - CATCH_UP_TICKS) * DT / self.settings.real_time_factor
             behind = CATCH_UP_TICKS
             self._slow_camera()
-        elif self._world.frame_stride > 1 and time.monotonic() - self._kept_up_since > RECOVERY_S:
-            self._world.frame_stride -= 1
-            self._kept_up_since = time.monotonic()
+        elif self._world.frame_stride > 1 and time.monotonic() - self._slowed_at > RECOVERY_S:
+            self._world.frame_stride -= not self._draws_too_slowly(self._world.frame_stride - 1)
         for _ in range(int(behind)):
             self._deliver()
             self._measure()
@@ -228,10 +229,19 @@ class Simulator(Node):
 
     def _slow_camera(self) -> None:
         """Time falls behind: where drawing is to blame, draw fewer pictures rather than slow the physics."""
-        self._kept_up_since = time.monotonic()
-        frame_s = self._world.ticks_per_frame * DT * self._world.frame_stride / self.settings.real_time_factor
-        if self._last_render_s > RENDER_SHARE * frame_s and self._world.frame_stride < SLOWEST_STRIDE:
+        if self._world.frame_stride < SLOWEST_STRIDE and self._draws_too_slowly(self._world.frame_stride):
             self._world.frame_stride += 1
+            self._slowed_at = time.monotonic()
+            self._recent_renders.clear()
+
+    def _draws_too_slowly(self, stride: int) -> bool:
+        """For every so many-th picture, by all that is known of the last RENDERS."""
+        frame_s = self._world.ticks_per_frame * DT * stride / self.settings.real_time_factor
+        return len(self._recent_renders) == RENDERS and self._render_s() > RENDER_SHARE * frame_s
+
+    def _render_s(self) -> float:
+        """What a picture usually takes, s."""
+        return float(np.median(self._recent_renders)) if self._recent_renders else 0.0
 
     # --- lock step ---------------------------------------------------------------------------------------------------
 
@@ -346,7 +356,7 @@ class Simulator(Node):
             return Report(Level.WARN, self._refusal, values)
         if self._world.frame_stride > 1:
             rate = self._camera.rate_hz
-            sentence = f"drawing takes {1000 * self._last_render_s:.0f} ms: the camera runs at"
+            sentence = f"drawing takes {1000 * self._render_s():.0f} ms: the camera runs at"
             return Report(Level.WARN, f"{sentence} {rate / self._world.frame_stride:.0f} of {rate:.0f} Hz", values)
         slow = not self.settings.lock_step and self._phase is Phase.RUNNING
         if slow and achieved < 0.9 * self.settings.real_time_factor:

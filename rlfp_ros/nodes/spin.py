@@ -25,7 +25,21 @@ from rlfp_ros.nodes.executor import NodeExecutor
 from rlfp_ros.schema import ConfigurationError
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
+REALTIME = "RLFP_REALTIME"  # environment variable: 0 keeps every node at common priority
 HIGHEST_DOMAIN = 232  # DDS computes UDP ports from it: above, they pass 65535
+
+
+def run_in_real_time(priority: int) -> bool:
+    """SCHED_FIFO for all threads of this process, DDS's too; False where the system does not grant it.
+
+    Not while a node comes up: whole seconds of importing would be in everybody's way.
+    """
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(priority))
+    except (OSError, AttributeError):  # not allowed (limits.conf: rtprio), or no Linux
+        return False
+    return True
 
 
 class Finished(Exception):
@@ -36,8 +50,10 @@ class Finished(Exception):
         self.code = code
 
 
-def run(build: Callable[[], Node], arguments: Sequence[str] | None = None) -> int:
+def run(build: Callable[[], Node], arguments: Sequence[str] | None = None, priority: int = 0) -> int:
     """Run one node until it is told to stop, and return the process's exit code.
+
+    `priority`: of real-time scheduling (SCHED_FIFO, 1 to 99) where the system grants it; 0: none.
 
     An exception in a callback does not end the node (a robot must not lose its safety controller to one bad message):
     it is logged, and counted in the node's `diagnostics` where it has one. ConfigurationError while building, and
@@ -62,10 +78,12 @@ def run(build: Callable[[], Node], arguments: Sequence[str] | None = None) -> in
         if left_over:
             raise ConfigurationError(f"argument {left_over[0]!r} is not known; give parameters as --ros-args -p a:=b")
         node = build()
-        executor = NodeExecutor(node)
+        executor = NodeExecutor(node, getattr(node, "batch_s", 0.0))
         # What lives until the end is not looked at again: a collection in the middle of a tick would be late.
         gc.collect()
         gc.freeze()
+        if priority and os.environ.get(REALTIME) != "0":
+            run_in_real_time(priority)
         _spin(node, executor)
     except Finished as finished:
         code = finished.code
