@@ -642,7 +642,7 @@ def test_joint_space_actions_must_name_the_arms_joints() -> None:
         ActionContract(components=("elbow",), scale=(1,), units=("m/s",), rate_hz=30)
 
 
-@pytest.mark.parametrize("happens", ["estop", "error", "frozen_clock", "missed_ticks", "disable"])
+@pytest.mark.parametrize("happens", ["estop", "error", "frozen_clock", "missed_ticks", "disable", "episode"])
 @pytest.mark.parametrize("output", ["forward_position", "forward_velocity"])
 def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
     output: Literal["forward_position", "forward_velocity"], happens: str, monkeypatch: pytest.MonkeyPatch
@@ -658,6 +658,8 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
         monkeypatch.setattr(rig.controller.base, "wanted", lambda *_: 1 / 0)
     elif happens == "missed_ticks":
         rig.tick += 20
+    elif happens == "episode":
+        rig.controller.on_episode_reset(rig.now + 2_000_000_000)  # no joint state is of the new one yet
     if happens == "frozen_clock":
         stamp, steady = rig.now, rig.now
         for _ in range(240):
@@ -667,9 +669,8 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
         rig.run(1.0)
     told = [command.trajectory for command in rig.commands if command.trajectory is not None]
     moving = happens == "missed_ticks"
-    assert rig.controller.state is (
-        State.ACTIVE if moving else State.DISABLED if happens == "disable" else State.STOPPED
-    )
+    states = {"missed_ticks": State.ACTIVE, "disable": State.DISABLED, "episode": State.HOLDING}
+    assert rig.controller.state is states.get(happens, State.STOPPED)
     assert moving or not told[-1].velocities[0].any()
     tolerance = 1 + 1e-6
     if output == "forward_position":
@@ -681,6 +682,17 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
     assert (np.abs(velocities) <= tolerance * np.array(ARM.limits.velocity)).all()
     assert (np.abs(accelerations) <= tolerance * np.array(ARM.limits.acceleration)).all()
     assert (np.abs(240 * np.diff(accelerations, axis=0)) <= tolerance * np.array(ARM.limits.jerk)).all()
+
+
+def test_under_a_forward_controller_a_new_episode_starts_once_the_arm_is_at_rest() -> None:
+    rig = Rig(ControllerSettings(start_enabled=True, output="forward_velocity")).run(1.0)
+    rig.controller.on_episode_reset(rig.now)
+    first = len(rig.commands)
+    rig.run(2.0)
+    speeds = [np.abs(command.trajectory.velocities[0]).max() for command in rig.commands[first:] if command.trajectory]
+    assert min(speeds) == 0.0
+    assert rig.controller.state is State.ACTIVE
+    assert rig.speed > 0.05
 
 
 def test_inputs_that_come_after_a_stall_of_this_process_are_not_taken_for_those_of_the_future() -> None:

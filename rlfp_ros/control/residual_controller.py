@@ -352,12 +352,17 @@ class ResidualController:
         self.supervisor.saw_heartbeat(now_ns)
 
     def on_episode_reset(self, stamp_ns: int) -> None:
-        """A new episode: forget command, residual and percepts; start from the first joint state after `stamp_ns`."""
+        """A new episode: forget command, residual and percepts; start from the first joint state after `stamp_ns`.
+
+        An arm under a forward controller comes to rest first, because nothing else would end what it was told last.
+        """
         if self.settings.episode_reset_clears_stop:
             latched = self.supervisor.latched
             for reason in [reason for reason in latched if reason is not Reason.ESTOP]:
                 del latched[reason]
+        stopping = self._forward and self._running
         self._forget(stamp_ns)
+        self._running = stopping
 
     # --- commands of the operator ------------------------------------------------------------------------------
 
@@ -451,12 +456,13 @@ class ResidualController:
             self._verdict = supervisor.tick(stamp_ns, now_ns)
             return NOTHING
         self._stamp_ns, self._now_ns = stamp_ns, now_ns
-        if supervisor.enabled and not supervisor.latched and not supervisor.initialised:
+        waiting = supervisor.enabled and not supervisor.latched and not supervisor.initialised
+        if waiting and (not self._running or safety.resting):
             self._initialise(stamp_ns)
         self._verdict = verdict = supervisor.tick(stamp_ns, now_ns)
         if not self._running:
             return NOTHING
-        if verdict.state is State.STOPPED or verdict.state is State.DISABLED:
+        if verdict.state is State.STOPPED or verdict.state is State.DISABLED or not supervisor.initialised:
             if safety.resting:
                 if verdict.state is State.DISABLED:
                     self._running, supervisor.initialised = False, False
