@@ -325,34 +325,36 @@ def test_forward_controllers_get_plain_numbers_and_a_stop_to_its_end(
     named["topics"][output] = "left_arm/commands"
     (tmp_path / "left.yaml").write_text(yaml.safe_dump(named))
     driver = start(
-        "tick_on:=joint_states",
-        "start_enabled:=true",
-        "settle_s:=0.0",
-        f"output:={output}",
-        f"arm:={tmp_path}/left.yaml",
+        "tick_on:=timer", "start_enabled:=true", "settle_s:=0.0", f"output:={output}", f"arm:={tmp_path}/left.yaml"
     )
+    controller = driver.node.controller
     told: list[Float64MultiArray] = []
     driver.client.create_subscription(Float64MultiArray, "left_arm/commands", told.append, m.EVENTS)
     driver.until(lambda: driver.client.count_publishers("left_arm/commands"))
-    for tick in range(120):
-        if tick == 60:
-            driver.publishers[m.ESTOP.name].publish(Bool(data=True))
-            driver.until(lambda: driver.node.controller.supervisor.latched)
-        driver.residual(stamp(tick) - 1, np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0]))
-        before = driver.node._ticks.count
-        driver.joint_state(tick, driver.node.controller.commanded)
-        driver.until(lambda b=before: driver.node._ticks.count > b)
-    driver.until(lambda: driver.state["state"] == "STOPPED")
+
+    def publish() -> None:
+        now = driver.client.get_clock().now().nanoseconds
+        state = JointState(now, controller.commanded, np.zeros(7), np.zeros(7), 0.04)
+        driver.publishers[m.JOINT_STATES.name].publish(m.joint_state_message(state, ARM))
+        driver.publishers[m.GRIPPER.name].publish(m.gripper_message(now, 0.02, ARM))
+        residual = Residual(now, np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0]))
+        driver.publishers[m.RESIDUAL.name].publish(m.residual_message(residual, ARM.base_frame))
+
+    driver.client.create_timer(0.01, publish)
+    driver.until(lambda: np.abs(controller.commanded - ARM.home).max() > 0.02)
+    driver.publishers[m.ESTOP.name].publish(Bool(data=True))
+    driver.until(lambda: controller.filter.resting)
+    last = controller.filter.end.position.tolist() if output == "forward_position" else [0.0] * 7
+    driver.until(lambda: list(told[-1].data) == last)
+    assert driver.state["state"] == "STOPPED"
     rows = np.array([list(message.data) for message in told])
     assert not driver.seen[m.ARM_COMMAND.name]
     assert len(rows) > 60
     if output == "forward_position":
-        assert np.abs(rows[40] - rows[0]).max() > 1e-3
-        rows = 240 * np.diff(rows, axis=0)
-    assert (np.abs(rows) <= ARM.limits.velocity).all()
-    assert np.abs(rows).max() > 0.01
-    assert rows[-1] == pytest.approx(np.zeros(7), abs=5e-3 if output == "forward_position" else 0.0)
-    assert driver.node.controller.filter.resting
+        assert np.abs(rows[-1] - rows[0]).max() > 0.02
+    else:
+        assert (np.abs(rows) <= ARM.limits.velocity).all()
+        assert np.abs(rows).max() > 0.01
 
 
 def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(
@@ -463,6 +465,7 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
         (("residual_timeout_s:=-1.0",), "residual_timeout_s"),
         (("arm:=no_such_arm",), "no_such_arm"),
         (("tick_on:=sometimes",), "tick_on"),
+        (("tick_on:=joint_states", "output:=forward_velocity"), "tick_on is joint_states, expected timer"),
     ],
 )
 def test_wrong_parameters_are_refused_with_one_sentence(
