@@ -19,7 +19,7 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
-from std_msgs.msg import Bool, Float32, Float64MultiArray  # noqa: E402
+from std_msgs.msg import Bool, Float32, Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
@@ -27,6 +27,7 @@ from rlfp_ros.control.trajectory import Residual  # noqa: E402
 from rlfp_ros.episode import Episode, Phase  # noqa: E402
 from rlfp_ros.nodes import messages as m  # noqa: E402
 from rlfp_ros.nodes.residual_controller import ResidualControllerNode  # noqa: E402
+from rlfp_ros.perception.checklist import Report  # noqa: E402
 from rlfp_ros.recording.reader import BagReader  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 
@@ -182,6 +183,22 @@ def test_estop_topic_latches_until_reset_and_enable(start: Callable[..., Driver]
     assert driver.call("enable").success
     driver.tick(501)
     driver.until(lambda: driver.state["state"] == "ACTIVE")
+
+
+def test_a_checklist_from_before_its_start_enables_nothing(start: Callable[..., Driver], bundle: Path) -> None:
+    green = String(data=Report(lines=()).model_dump_json())
+    first = start("tick_on:=joint_states")  # stands for a controller that was enabled and died: the list is silent then
+    checklist = first.client.create_publisher(m.CHECKLIST.type, m.CHECKLIST.name, m.CHECKLIST.qos)
+    checklist.publish(green)
+    driver = start("tick_on:=joint_states", "require_checklist:=true")
+    heard: list[String] = []
+    driver.client.create_subscription(m.CHECKLIST.type, m.CHECKLIST.name, heard.append, m.CHECKLIST.qos)
+    driver.until(lambda: heard)  # it asked later than the controller did
+    refused = driver.call("enable")
+    assert not refused.success
+    assert "nothing comes on safety/checklist" in refused.message
+    checklist.publish(green)
+    driver.until(lambda: driver.call("enable").success)
 
 
 def test_an_episode_is_answered_and_starts_anew(start: Callable[..., Driver]) -> None:

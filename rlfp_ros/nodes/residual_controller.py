@@ -128,7 +128,6 @@ class ResidualControllerNode(Node):
             (messages.OBJECT_POSE, self._on_object_pose),
             (messages.GRIPPER, self._on_gripper),
             (messages.JOINT_RESIDUAL if self.controller.in_joint_space else messages.RESIDUAL, self._on_residual),
-            *(((messages.CHECKLIST, self._on_checklist),) if self.settings.require_checklist else ()),
         )
         for topic, callback in subscriptions:
             qos, events = topic.qos, None
@@ -138,6 +137,9 @@ class ResidualControllerNode(Node):
         self.create_subscription(
             JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
+        if self.settings.require_checklist:
+            # Not latched: a list from before this node's start, when another one moved the arm, is no list of now.
+            self.create_subscription(String, messages.CHECKLIST.name, self._on_checklist, messages.LATEST)
 
     # --- inputs ------------------------------------------------------------------------------------------------
 
