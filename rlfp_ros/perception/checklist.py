@@ -191,8 +191,9 @@ class Checklist:
                 name="home", ok=False, found=outside[0],
                 fix=f"move it inside its limits; where it is not there, correct config/arms/{arm.name}.yaml",
             )  # fmt: skip
-        if float(np.abs(state.velocities).max()) > STANDING_RAD_S:
-            found = f"the arm moves at {float(np.abs(state.velocities).max()):.2f} rad/s"
+        speed = float(np.abs(state.velocities).max())
+        if not speed <= STANDING_RAD_S:  # NaN, which some drivers send, is no standing arm
+            found = f"the arm moves at {speed:.2f} rad/s"
             return Line(name="home", ok=False, found=found, fix="let it stand; end other programs that move it")
         distance = np.abs(state.positions - np.array(arm.home))
         farthest, limit = int(np.argmax(distance)), self._settings.home_tolerance_rad
