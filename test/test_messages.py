@@ -87,6 +87,15 @@ def test_a_missing_joint_is_named() -> None:
         messages.JointMatcher(PANDA)(message)
 
 
+def test_a_joint_that_stands_twice_in_a_message_is_refused() -> None:
+    message = messages.joint_state_message(STATE, PANDA)
+    message.name = [*message.name, "panda_joint4"]
+    for field in ("position", "velocity", "effort"):
+        setattr(message, field, [*getattr(message, field), 0.0])
+    with pytest.raises(ConfigurationError, match="joint panda_joint4 stands in one message more than once"):
+        messages.JointMatcher(PANDA)(message)
+
+
 @pytest.mark.parametrize("field", ["position", "velocity"])
 def test_an_arm_that_does_not_say_how_it_moves_is_refused(field: str) -> None:
     message = messages.joint_state_message(STATE, PANDA)

@@ -206,6 +206,12 @@ class JointMatcher:
                 f"publish all joints of arm {self.arm.name} in one message, or say under driver_joint_names in "
                 f"config/arms/{self.arm.name}.yaml what the driver calls them"
             )
+        twice = [name for name in (*joints, *fingers) if names.count(name) > 1]
+        if twice:
+            raise ConfigurationError(
+                f"topic {self.topic}: joint {', '.join(twice)} stands in one message more than once; let the "
+                "arm's driver name every joint once"
+            )
         self._arm_index = np.array([index[name] for name in joints], dtype=np.intp)
         self._gripper_index = np.array([index[name] for name in fingers], dtype=np.intp)
         self._names = list(names)
