@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from sensor_msgs.msg import CameraInfo
 from written_bag import write_bag
 
 from rlfp_ros import cli
@@ -27,6 +28,7 @@ from rlfp_ros.perception.calibration import (
 )
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.extrinsics import load_extrinsics, pose_difference, write_extrinsics
+from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
 from rlfp_ros.schema import ConfigurationError
 
 CHARUCO = Board(columns=7, rows=5, square=0.03, marker=0.022)
@@ -240,6 +242,18 @@ def test_board_that_cannot_be_is_refused(wrong: dict[str, object], named: str) -
     with pytest.raises(ConfigurationError) as caught:
         Board(**({"columns": 7, "rows": 5, "square": 0.03, "marker": 0.022} | wrong))  # type: ignore[arg-type]
     assert named in str(caught.value)
+
+
+def test_camera_without_calibration_gives_pictures_for_its_intrinsics_but_nothing_to_measure_with(
+    tmp_path: Path,
+) -> None:
+    picture = m.image_message(1, np.zeros((84, 84, 3), np.uint8), "camera")
+    rows = [(m.CAMERA_INFO, CameraInfo(width=84, height=84), 1), (m.IMAGE, picture, 2)]
+    bag = write_bag(tmp_path / "bag", rows)
+    (snapshot,) = read_snapshots(bag)
+    assert snapshot.image.shape == (84, 84, 3)
+    with pytest.raises(ConfigurationError, match="fx 0 and fy 0, expected both above 0; calibrate the camera"):
+        standing_snapshots(bag, ARM)
 
 
 def test_live_look_leaves_no_recorder_behind_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
