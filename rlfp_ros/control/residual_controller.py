@@ -232,7 +232,7 @@ class ResidualController:
         else:
             self._effort_since = NEVER
 
-    def on_joint_missing(self, now_ns: int) -> None:
+    def on_joint_missing(self) -> None:
         """A joint_states message without all of the arm's joints: ignored (a gripper's own, perhaps), but counted."""
         self.supervisor.count(Reason.JOINT_STATE_MISSING)
 

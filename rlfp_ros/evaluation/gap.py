@@ -37,7 +37,6 @@ RESIDUAL_TOLERANCE = 1e-2  # of the bundle's scale
 RATE_TOLERANCE = 0.2  # share
 LATENCY_TOLERANCE_S = 0.06  # beyond what training modelled: two frames
 WALL_CLOCK_S = 3600.0  # stamps farther than this from the recorder's clock are simulated time
-SHIFT_LIMIT = 0.5  # median domain shift that one training frame in a thousand passes
 
 STAGES = ("rate", "latency", "size", "crop", "colour order", "normalisation", "joint order", "units", "stack order")
 

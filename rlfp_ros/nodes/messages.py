@@ -320,11 +320,6 @@ def residual_message(residual: Residual, base_frame: str) -> TwistStamped:
     return twist_message(residual.stamp_ns, residual.twist, base_frame)
 
 
-def residual_from_message(message: TwistStamped, base_frame: str, gripper_width: float | None = None) -> Residual:
-    """TwistStamped -> Residual. Raises ConfigurationError where it is in another frame than the arm's base."""
-    return Residual(stamp_ns(message.header.stamp), twist_from_message(message, base_frame), gripper_width)
-
-
 def joint_residual_message(residual: Residual, joint_names: Sequence[str]) -> JointTrajectory:
     """A residual of joint velocities: a trajectory of one point without positions."""
     point = JointTrajectoryPoint(velocities=_doubles(residual.twist))

@@ -165,7 +165,7 @@ class ResidualControllerNode(Node):
             joint_state = self._joints(message)
         except ConfigurationError as error:
             # Another driver's joints (a gripper's own, perhaps). Where it is the arm's, its age will stop the arm.
-            self.controller.on_joint_missing(self._now())
+            self.controller.on_joint_missing()
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         if self._lock_step:

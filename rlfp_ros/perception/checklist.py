@@ -132,14 +132,14 @@ class Checklist:
     def report(self, now_ns: int) -> Report:
         """Every line, as of now."""
         return Report(lines=(
-            self._camera_line(now_ns), self._features_line(now_ns), self._shift_line(), self._extrinsics,
+            self._camera_line(), self._features_line(now_ns), self._shift_line(), self._extrinsics,
             self._joints_line(now_ns), self._home_line(now_ns), self._policy_line(now_ns), self._command_line(),
             *self._heartbeat_lines(now_ns),
         ))  # fmt: skip
 
     # --- camera -----------------------------------------------------------------------------------------------------
 
-    def _camera_line(self, now_ns: int) -> Line:
+    def _camera_line(self) -> Line:
         fix = "correct it at the camera's driver (docs/hardware/) or with camera:=, image_topic:=, camera_info_topic:="
         if self.perception:
             return Line(name="camera", ok=False, found=self.perception, fix=fix)

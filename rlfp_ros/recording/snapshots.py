@@ -25,7 +25,6 @@ class Snapshot:
     """One picture. `camera` and `joints` are None where the bag had none of it yet."""
 
     stamp_ns: int
-    received_ns: int  # by the recorder
     image: np.ndarray  # uint8 [H, W, 3] rgb
     camera: CameraModel | None
     joints: JointState | None  # the newest not newer than the picture
@@ -95,7 +94,7 @@ def read_snapshots(bag_folder: str | Path, arm: Arm | None = None) -> Iterator[S
             elif message.topic == image:
                 stamp = stamp_of(content)
                 state = next((state for state in reversed(history) if state.stamp_ns <= stamp), None)
-                yield Snapshot(stamp, message.log_time_ns, decode_image(message, content), camera, state)
+                yield Snapshot(stamp, decode_image(message, content), camera, state)
 
 
 def standing_snapshots(bag_folder: str | Path, arm: Arm) -> list[Snapshot]:
