@@ -479,6 +479,22 @@ def test_percepts_that_are_not_finite_hold_the_arm_even_with_a_sound_domain_shif
     assert Reason.PERCEPT_BAD in rig.controller.reasons
 
 
+@pytest.mark.parametrize("base", ["servo", "mpc"])
+@pytest.mark.parametrize("wrong", [1.7e308, -1e5, np.inf])
+def test_a_goal_or_an_object_that_no_arm_reaches_does_not_keep_it_from_the_next_one(base: str, wrong: float) -> None:
+    for target in (0.0, 1.0):
+        rig = Rig(made_for=contract(base, target=target))
+        rig.twist = np.zeros(6)
+        rig.run(0.3)
+        wanted = rig.tool + np.array([0.0, 0.1, 0.0])
+        for place in (np.array([wrong, 0.1, -wrong]), wanted):
+            for _ in range(20):
+                rig.controller.on_goal(place)
+                rig.controller.on_object_pose(place, None, rig.now, rig.now)
+                rig.run(0.1)
+        assert rig.tool == pytest.approx(wanted, abs=1e-3)
+
+
 def test_after_a_clock_that_went_back_a_reset_lets_residuals_and_percepts_in_again() -> None:
     rig = Rig(SIMULATED, origin_ns=1_000_000_000_000).run(1.0)
     rig.origin_ns = 0

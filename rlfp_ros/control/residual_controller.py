@@ -33,6 +33,7 @@ STANDING_RAD = 0.02  # an arm that is no farther than this from where it began h
 FROZEN_MOTION_RAD = 0.02  # commanded motion during which a measurement must change
 TRACKING_STRIKES = 3  # consecutive joint states with a tracking error; one may be a glitch
 MOST_TICKS = 5000  # of a jump; longer than any stop
+FARTHEST_M = 100.0  # no arm reaches so far: a goal or an object beyond is a mistake, and its square may be no number
 EFFORT_SLACK = 1.001  # simulators saturate at exactly the limit
 
 
@@ -333,7 +334,7 @@ class ResidualController:
     def _percept_rejected(self, value: np.ndarray, shape: tuple[int, ...], stamp_ns: int, now_ns: int) -> bool:
         if stamp_ns <= self._reset_stamp_ns:
             return True
-        if value.shape != shape or not np.isfinite(value).all():
+        if value.shape != shape or not (np.abs(value) <= FARTHEST_M).all():
             self.supervisor.saw_percept(stamp_ns, now_ns, fault=Reason.PERCEPT_BAD)
             return True
         if self._future(stamp_ns, now_ns):
@@ -342,9 +343,9 @@ class ResidualController:
         return False
 
     def on_goal(self, xyz: np.ndarray) -> None:
-        """Where to go [3] m in the base frame; one that is not finite is ignored."""
+        """Where to go [3] m in the base frame; one that is not finite, or far from every arm, is ignored."""
         goal = np.array(xyz, dtype=float)
-        if goal.shape == (3,) and np.isfinite(goal).all():
+        if goal.shape == (3,) and (np.abs(goal) <= FARTHEST_M).all():
             self.goal = goal
 
     def on_heartbeat(self, now_ns: int) -> None:
