@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 rclpy = pytest.importorskip("rclpy")
 
+from conftest import Process, TestNode  # noqa: E402
 from fixture_bundle import make_bundle  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -372,6 +374,41 @@ def test_forward_controllers_get_plain_numbers_and_a_stop_to_its_end(
     else:
         assert (np.abs(rows) <= ARM.limits.velocity).all()
         assert np.abs(rows).max() > 0.01
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_once_an_arm_under_a_forward_controller_is_at_rest(
+    test_node: TestNode, start_node: Callable[..., Process], bundle: Path, signal_number: int
+) -> None:
+    positions, told = np.array(ARM.home), [np.zeros(7)]
+
+    def follow(message: Float64MultiArray) -> None:
+        nonlocal positions
+        told.append(np.array(message.data))
+        positions = positions + told[-1] / 240
+
+    joints, residuals = test_node.publisher(m.JOINT_STATES), test_node.publisher(m.RESIDUAL)
+    gripper = test_node.publisher(m.GRIPPER)
+    test_node.node.create_subscription(Float64MultiArray, "forward_velocity_controller/commands", follow, m.EVENTS)
+    process = start_node(
+        "residual_controller", {"bundle": bundle, "output": "forward_velocity", "start_enabled": True, "settle_s": 0.0}
+    )
+    test_node.connected(joints, residuals, gripper)
+
+    def publish() -> None:
+        now = test_node.node.get_clock().now().nanoseconds
+        joints.publish(m.joint_state_message(JointState(now, positions, told[-1], np.zeros(7), 0.04), ARM))
+        gripper.publish(m.gripper_message(now, 0.02, ARM))
+        residuals.publish(m.residual_message(Residual(now, np.array([0, 0.1, 0, 0, 0, 0.0])), ARM.base_frame))
+
+    test_node.node.create_timer(0.01, publish)
+    test_node.spin_until(lambda: np.abs(told[-1]).max() > 0.05, what="motion")
+    process.popen.send_signal(signal_number)
+    process.popen.send_signal(signal_number)  # a terminal's Ctrl-C and a launcher's both arrive
+    test_node.spin_until(lambda: process.popen.poll() is not None, what="its end")
+    assert process.popen.returncode == 0
+    assert not told[-1].any()
 
 
 def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(

@@ -158,6 +158,11 @@ class ResidualController:
         return self.filter.now.position
 
     @property
+    def at_rest(self) -> bool:
+        """Does nothing that was sent move the arm any more?"""
+        return not self._running or self.filter.resting
+
+    @property
     def stands_still(self) -> bool:
         """Has the arm stayed where its motion began? With a tracking error: nobody carries out what it is told."""
         return self._joint_state is not None and largest(self._joint_state.positions - self._began_at) < STANDING_RAD

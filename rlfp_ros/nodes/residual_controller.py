@@ -8,6 +8,7 @@ joint state, stamped as it is, for simulation and lock step; ages then go by sta
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from typing import Any
@@ -16,7 +17,9 @@ import numpy as np
 from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
 from pydantic import Field
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float32, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
@@ -82,6 +85,7 @@ class ResidualControllerNode(Node):
         self._gripper_sent: float | None = None
         self._ticks, self._periods = Durations(), Durations()
         self._last_tick = 0.0
+        self._leaving = False
 
         self._streams = Streams(self)
         self._open_publishers(settings)
@@ -310,6 +314,23 @@ class ResidualControllerNode(Node):
         if self.controller.internal_errors > self._errors_logged:
             self._errors_logged = self.controller.internal_errors
             self.get_logger().error(f"internal error, the arm stops: {self.controller.last_error}")
+        if self._leaving and self.controller.at_rest:
+            self._command.wait_for_all_acked(Duration(seconds=0.2))
+            raise spin.Finished
+
+    def rest_before_leaving(self) -> None:
+        """From now on SIGINT and SIGTERM end the process once the arm is at rest.
+
+        For forward controllers, which go on with what they were told last; rclpy's own handlers would close the topics
+        at once. Call it in the main thread.
+        """
+        uninstall_signal_handlers()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self._leaving = True
+        self.controller.disable()
 
     def _send(self, command: Command, stamp: int) -> None:
         trajectory = command.trajectory
@@ -365,9 +386,16 @@ class ResidualControllerNode(Node):
         return Report(level, f"{controller.state.value}{': ' if reasons else ''}{reasons}", values)
 
 
+def _build() -> ResidualControllerNode:
+    node = ResidualControllerNode()
+    if node.settings.output != "joint_trajectory":
+        node.rest_before_leaving()
+    return node
+
+
 def main() -> None:
     """Entry point of the executable `residual_controller`."""
-    sys.exit(spin.run(ResidualControllerNode))
+    sys.exit(spin.run(_build))
 
 
 if __name__ == "__main__":
