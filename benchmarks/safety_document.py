@@ -47,7 +47,7 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.RESIDUAL_GAP: ("stamps more than `residual_gap_s` apart: residuals or pictures were lost", NONE),
     Reason.PERCEPT_STALE: ("no new object pose (or domain shift) for `percept_timeout_s`", HOLD),
     Reason.PERCEPT_OLD: ("the object pose's image is older than `percept_max_age_s`", HOLD),
-    Reason.PERCEPT_BAD: ("object pose or domain shift not finite, or stamped ahead", HOLD),
+    Reason.PERCEPT_BAD: ("object pose or domain shift not finite, farther than 100 m, or stamped ahead", HOLD),
     Reason.PERCEPT_REPEATED: ("object pose stamped like the one before", f"{NONE}; `percept_stale` if it goes on"),
     Reason.DOMAIN_SHIFT: ("above `shift_hold` for `shift_time_s`; the gain falls from `shift_slow`", HOLD),
     Reason.JOINT_STATE_STALE: ("none received for `joint_state_timeout_s`", STOP),

@@ -61,9 +61,12 @@ class Ready(Schema):
         return schema.validate(parse_json(text, "episode/ready"), Ready, source="topic episode/ready")
 
 
-def parse_json(text: str, topic: str) -> Any:
-    """The document in a JSON message. Raises ConfigurationError naming the topic where it does not parse."""
+def parse_json(text: str, topic: str) -> dict[str, Any]:
+    """The document in a JSON message. Raises ConfigurationError naming the topic where it is no mapping of fields."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        document = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigurationError(f"topic {topic}: data is not JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"topic {topic}: data is {type(document).__name__}, expected a mapping of fields")
+    return document

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -392,6 +392,25 @@ def _simulator(arguments: Arguments) -> dict[str, Any]:
     return parameters
 
 
+def _of_bundle(arguments: Arguments) -> dict[str, Any]:
+    return {"bundle": arguments["bundle"], "use_sim_time": arguments["use_sim_time"]}
+
+
+# The nodes of both graphs, as the simulated one has them.
+_PERCEPTION = Node("perception", "camera images to feature points", parameters=_of_bundle)
+_POLICY = Node("policy", "features and joints to the residual motion", parameters=_of_bundle)
+_CONTROLLER = Node("residual_controller", "base controller and residual, inside every limit, to the arm's command")
+_RECORDER = Node(
+    "recorder",
+    "rosbag2 recordings",
+    parameters=lambda a: {
+        "directory": a["record"],
+        "per_episode": a["record_per_episode"],
+        "use_sim_time": a["use_sim_time"],
+    },
+    condition=lambda a: bool(a["record"]),
+)
+
 SIM = Graph(
     name="sim",
     description="The simulated arm, driven from camera pixels: simulator, perception, policy and residual controller.",
@@ -461,19 +480,10 @@ SIM = Graph(
             on_exit=OnExit.FINISH,
             publishes_images=True,
         ),
-        Node(
-            "perception",
-            "camera images to feature points",
-            parameters=lambda a: {"bundle": a["bundle"], "use_sim_time": a["use_sim_time"]},
-        ),
-        Node(
-            "policy",
-            "features and joints to the residual motion",
-            parameters=lambda a: {"bundle": a["bundle"], "use_sim_time": a["use_sim_time"]},
-        ),
-        Node(
-            "residual_controller",
-            "base controller and residual, inside every limit, to the arm's command",
+        _PERCEPTION,
+        _POLICY,
+        replace(
+            _CONTROLLER,
             parameters=lambda a: {
                 "bundle": a["bundle"],
                 "arm": a["arm"],
@@ -483,16 +493,7 @@ SIM = Graph(
                 "use_sim_time": a["use_sim_time"],
             },
         ),
-        Node(
-            "recorder",
-            "rosbag2 recordings",
-            parameters=lambda a: {
-                "directory": a["record"],
-                "per_episode": a["record_per_episode"],
-                "use_sim_time": a["use_sim_time"],
-            },
-            condition=lambda a: bool(a["record"]),
-        ),
+        _RECORDER,
     ),
 )
 
@@ -653,9 +654,8 @@ REAL_ARM = Graph(
             on_exit=OnExit.FINISH,
             publishes_images=True,
         ),
-        Node(
-            "perception",
-            "camera images to feature points",
+        replace(
+            _PERCEPTION,
             parameters=lambda a: {
                 "bundle": a["bundle"],
                 "extrinsics": _extrinsics(a),
@@ -665,9 +665,8 @@ REAL_ARM = Graph(
             # The controller holds the arm while perception or policy is away, so both may come back.
             respawn=Respawn(),
         ),
-        Node(
-            "policy",
-            "features and joints to the residual motion",
+        replace(
+            _POLICY,
             parameters=lambda a: {
                 "bundle": a["bundle"],
                 "arm": a["arm"],
@@ -691,9 +690,8 @@ REAL_ARM = Graph(
             remappings=_real_topics,
             respawn=Respawn(),
         ),
-        Node(
-            "residual_controller",
-            "base controller and residual, inside every limit, to the arm's command",
+        replace(
+            _CONTROLLER,
             parameters=lambda a: {
                 "bundle": a["bundle"],
                 "arm": a["arm"],
@@ -710,16 +708,9 @@ REAL_ARM = Graph(
             remappings=_real_topics,
             # Never restarted by itself: a person looks at the arm first.
         ),
-        Node(
-            "recorder",
-            "rosbag2 recordings",
-            parameters=lambda a: {
-                "directory": a["record"],
-                "per_episode": a["record_per_episode"],
-                "use_sim_time": a["use_sim_time"],
-            },
+        replace(
+            _RECORDER,
             remappings=_real_topics,
-            condition=lambda a: bool(a["record"]),
             on_exit=OnExit.CONTINUE,  # a full disk must not stop an arm that moves
             respawn=Respawn(attempts=2),
         ),

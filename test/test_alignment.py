@@ -41,7 +41,7 @@ def live() -> tuple[list[Snapshot], np.ndarray]:
         joints = np.array(ARM.home) + rng.uniform(-0.3, 0.3, 7)
         world.move_arm(joints, 0.04)
         state = JointState(0, joints, np.zeros(7), np.zeros(7), 0.04)
-        snapshots.append(Snapshot(0, 0, world.picture(), world.camera.model, state))
+        snapshots.append(Snapshot(0, world.picture(), world.camera.model, state))
     truth = world.camera.T_base_camera.copy()
     world.close()
     return snapshots, truth

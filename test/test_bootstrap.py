@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.machinery
-import importlib.util
 import os
 import shutil
 import stat
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bootstrap_script import load_bootstrap
 
 from rlfp_ros import cli
 
@@ -26,16 +25,7 @@ LIMIT_S = 100.0
 @pytest.fixture
 def bootstrap(tmp_path: Path) -> Any:
     """The script as a module that lives in a folder of its own, with a setup.cfg of its own."""
-    loader = importlib.machinery.SourceFileLoader("rlfp_bootstrap", str(ROOT / "rlfp"))
-    spec = importlib.util.spec_from_loader("rlfp_bootstrap", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    was = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # no `rlfpc` beside the script
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = was
+    module: Any = load_bootstrap()
     module.ROOT = tmp_path
     write_setup(tmp_path)
     return module

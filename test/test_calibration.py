@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from sensor_msgs.msg import CameraInfo
 from written_bag import write_bag
 
 from rlfp_ros import cli
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.evaluation import calibrate
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.perception.calibration import (
     Board,
@@ -25,6 +28,7 @@ from rlfp_ros.perception.calibration import (
 )
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.extrinsics import load_extrinsics, pose_difference, write_extrinsics
+from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
 from rlfp_ros.schema import ConfigurationError
 
 CHARUCO = Board(columns=7, rows=5, square=0.03, marker=0.022)
@@ -231,9 +235,33 @@ def test_joints_that_are_not_the_pictures_are_a_calibration_that_misses(
         ({"square": 30.0}, "--square is 30 m"),
         ({"marker": 0.05}, "--marker 0.05 m"),
         ({"dictionary": "DICT_9"}, "--dictionary is 'DICT_9', expected one of: DICT_4X4_100"),
+        ({"dictionary": "CharucoBoard"}, "--dictionary is 'CharucoBoard', expected one of: DICT_4X4_100"),
     ],
 )
 def test_board_that_cannot_be_is_refused(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Board(**({"columns": 7, "rows": 5, "square": 0.03, "marker": 0.022} | wrong))  # type: ignore[arg-type]
     assert named in str(caught.value)
+
+
+def test_camera_without_calibration_gives_pictures_for_its_intrinsics_but_nothing_to_measure_with(
+    tmp_path: Path,
+) -> None:
+    picture = m.image_message(1, np.zeros((84, 84, 3), np.uint8), "camera")
+    rows = [(m.CAMERA_INFO, CameraInfo(width=84, height=84), 1), (m.IMAGE, picture, 2)]
+    bag = write_bag(tmp_path / "bag", rows)
+    (snapshot,) = read_snapshots(bag)
+    assert snapshot.image.shape == (84, 84, 3)
+    with pytest.raises(ConfigurationError, match="fx 0 and fy 0, expected both above 0; calibrate the camera"):
+        standing_snapshots(bag, ARM)
+
+
+def test_live_look_leaves_no_recorder_behind_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn = f"trap '' INT; echo $$ > {tmp_path / 'process'}; exec sleep 60"
+    monkeypatch.setattr(calibrate, "node_command", lambda *_: ["sh", "-c", stubborn])
+    monkeypatch.setattr(calibrate, "LIVE_S", 0.5)
+    monkeypatch.setattr(calibrate, "CLOSING_S", 0.1)
+    with pytest.raises(ConfigurationError, match="the recorder did not close its bag"):
+        calibrate.record_live("panda", (), tmp_path / "overlays")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)

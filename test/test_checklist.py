@@ -121,6 +121,7 @@ def test_wrong_rate_and_another_clock_are_said(
         ({"positions": np.array(ARM.home) + 0.5 * np.eye(7)[3]}, "panda_joint4 is 0.500 rad from home"),
         ({"positions": np.degrees(ARM.home)}, "expected -"),  # degrees
         ({"velocities": np.full(7, 0.3)}, "the arm moves at 0.30 rad/s"),
+        ({"velocities": np.full(7, np.nan)}, "the arm moves at nan rad/s"),
     ],
 )
 def test_arm_away_from_home_or_moving_is_red(checklist: Checklist, change: dict[str, Any], found: str) -> None:

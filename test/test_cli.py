@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from python_process import run_python
 
 from rlfp_ros import cli, doctor
 from rlfp_ros.graph import REAL_ARM, SIM
@@ -17,15 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def rlfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "rlfp_ros.cli", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run_python("-P", "-m", "rlfp_ros.cli", *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize(

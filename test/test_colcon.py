@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from bootstrap_script import load_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-colcon"  # colcon needs an older setuptools than torch: an environment of its own
@@ -39,17 +38,7 @@ def in_clean_shell(command: str, cwd: Path, **environment: str) -> subprocess.Co
 @pytest.fixture(scope="session")
 def colcon() -> None:
     """colcon in `.venv-colcon`, made the way ./rlfp makes environments: once, and again when setup.cfg changes."""
-    loader = importlib.machinery.SourceFileLoader("rlfp_bootstrap", str(ROOT / "rlfp"))
-    spec = importlib.util.spec_from_loader("rlfp_bootstrap", loader)
-    assert spec is not None
-    bootstrap = importlib.util.module_from_spec(spec)
-    was = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # no `rlfpc` beside the script
-    try:
-        loader.exec_module(bootstrap)
-    finally:
-        sys.dont_write_bytecode = was
-    bootstrap.install(ENVIRONMENT, ("colcon",))
+    load_bootstrap().install(ENVIRONMENT, ("colcon",))
 
 
 @pytest.fixture(scope="session", params=["", "--symlink-install"], ids=["install", "symlink-install"])

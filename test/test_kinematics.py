@@ -85,27 +85,6 @@ def test_a_joint_that_the_urdf_lacks_is_named(arm: Arm) -> None:
         Kinematics(wrong)
 
 
-def test_capsules_enclose_the_collision_meshes(arm: Arm, kinematics: Kinematics) -> None:
-    meshes = pin.buildGeomFromUrdf(
-        kinematics.model, str(arm.urdf_path), pin.GeometryType.COLLISION, package_dirs=[str(arm.urdf_path.parent)]
-    )
-    for mesh in meshes.geometryObjects:
-        frame = kinematics.model.frames[mesh.parentFrame]
-        capsules = [capsule for capsule in arm.capsules if capsule.link == frame.name]
-        if not capsules:
-            assert "finger" in frame.name
-            continue
-        in_link = frame.placement.inverse() * mesh.placement
-        vertices = mesh.geometry.vertices() @ in_link.rotation.T + in_link.translation
-        outside = np.full(len(vertices), np.inf)
-        for capsule in capsules:
-            start, along = np.array(capsule.start), np.array(capsule.end) - np.array(capsule.start)
-            place = np.clip((vertices - start) @ along / (along @ along), 0, 1)
-            distance = np.linalg.norm(vertices - start - place[:, None] * along, axis=1)
-            outside = np.minimum(outside, distance - capsule.radius)
-        assert outside.max() < 0.005, frame.name
-
-
 def test_distances_know_a_folded_arm_from_a_free_one(arm: Arm, kinematics: Kinematics) -> None:
     distances = Distances(kinematics, margin=0.02, table_margin=0.005, influence=0.05)
     home = np.array(arm.home)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlfp_ros"
@@ -110,15 +108,7 @@ def test_everything_outside_the_nodes_and_learning_imports_without_ros_and_torch
         "sys.meta_path.insert(0, Refuse())\n"
         f"for name in {modules!r}:\n    importlib.import_module(name)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = run_python("-c", program)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -126,15 +116,8 @@ def test_command_line_starts_without_anything_heavy() -> None:
     program = (
         f"import sys, rlfp_ros.cli as cli; cli.build_parser(); print(*sorted(set(sys.modules) & {HEAVY_AT_START!r}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == []
 
 

@@ -479,6 +479,22 @@ def test_percepts_that_are_not_finite_hold_the_arm_even_with_a_sound_domain_shif
     assert Reason.PERCEPT_BAD in rig.controller.reasons
 
 
+@pytest.mark.parametrize("base", ["servo", "mpc"])
+@pytest.mark.parametrize("wrong", [1.7e308, -1e5, np.inf])
+def test_a_goal_or_an_object_that_no_arm_reaches_does_not_keep_it_from_the_next_one(base: str, wrong: float) -> None:
+    for target in (0.0, 1.0):
+        rig = Rig(made_for=contract(base, target=target))
+        rig.twist = np.zeros(6)
+        rig.run(0.3)
+        wanted = rig.tool + np.array([0.0, 0.1, 0.0])
+        for place in (np.array([wrong, 0.1, -wrong]), wanted):
+            for _ in range(20):
+                rig.controller.on_goal(place)
+                rig.controller.on_object_pose(place, None, rig.now, rig.now)
+                rig.run(0.1)
+        assert rig.tool == pytest.approx(wanted, abs=1e-3)
+
+
 def test_after_a_clock_that_went_back_a_reset_lets_residuals_and_percepts_in_again() -> None:
     rig = Rig(SIMULATED, origin_ns=1_000_000_000_000).run(1.0)
     rig.origin_ns = 0
@@ -642,7 +658,7 @@ def test_joint_space_actions_must_name_the_arms_joints() -> None:
         ActionContract(components=("elbow",), scale=(1,), units=("m/s",), rate_hz=30)
 
 
-@pytest.mark.parametrize("happens", ["estop", "error", "frozen_clock", "missed_ticks", "disable"])
+@pytest.mark.parametrize("happens", ["estop", "error", "frozen_clock", "missed_ticks", "disable", "episode"])
 @pytest.mark.parametrize("output", ["forward_position", "forward_velocity"])
 def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
     output: Literal["forward_position", "forward_velocity"], happens: str, monkeypatch: pytest.MonkeyPatch
@@ -658,6 +674,8 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
         monkeypatch.setattr(rig.controller.base, "wanted", lambda *_: 1 / 0)
     elif happens == "missed_ticks":
         rig.tick += 20
+    elif happens == "episode":
+        rig.controller.on_episode_reset(rig.now + 2_000_000_000)  # no joint state is of the new one yet
     if happens == "frozen_clock":
         stamp, steady = rig.now, rig.now
         for _ in range(240):
@@ -667,9 +685,8 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
         rig.run(1.0)
     told = [command.trajectory for command in rig.commands if command.trajectory is not None]
     moving = happens == "missed_ticks"
-    assert rig.controller.state is (
-        State.ACTIVE if moving else State.DISABLED if happens == "disable" else State.STOPPED
-    )
+    states = {"missed_ticks": State.ACTIVE, "disable": State.DISABLED, "episode": State.HOLDING}
+    assert rig.controller.state is states.get(happens, State.STOPPED)
     assert moving or not told[-1].velocities[0].any()
     tolerance = 1 + 1e-6
     if output == "forward_position":
@@ -681,6 +698,17 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
     assert (np.abs(velocities) <= tolerance * np.array(ARM.limits.velocity)).all()
     assert (np.abs(accelerations) <= tolerance * np.array(ARM.limits.acceleration)).all()
     assert (np.abs(240 * np.diff(accelerations, axis=0)) <= tolerance * np.array(ARM.limits.jerk)).all()
+
+
+def test_under_a_forward_controller_a_new_episode_starts_once_the_arm_is_at_rest() -> None:
+    rig = Rig(ControllerSettings(start_enabled=True, output="forward_velocity")).run(1.0)
+    rig.controller.on_episode_reset(rig.now)
+    first = len(rig.commands)
+    rig.run(2.0)
+    speeds = [np.abs(command.trajectory.velocities[0]).max() for command in rig.commands[first:] if command.trajectory]
+    assert min(speeds) == 0.0
+    assert rig.controller.state is State.ACTIVE
+    assert rig.speed > 0.05
 
 
 def test_inputs_that_come_after_a_stall_of_this_process_are_not_taken_for_those_of_the_future() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +15,13 @@ import yaml
 
 rclpy = pytest.importorskip("rclpy")
 
+from conftest import Process, TestNode  # noqa: E402
 from fixture_bundle import make_bundle  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
-from std_msgs.msg import Bool, Float32, Float64MultiArray  # noqa: E402
+from std_msgs.msg import Bool, Float32, Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
@@ -27,6 +29,7 @@ from rlfp_ros.control.trajectory import Residual  # noqa: E402
 from rlfp_ros.episode import Episode, Phase  # noqa: E402
 from rlfp_ros.nodes import messages as m  # noqa: E402
 from rlfp_ros.nodes.residual_controller import ResidualControllerNode  # noqa: E402
+from rlfp_ros.perception.checklist import Report  # noqa: E402
 from rlfp_ros.recording.reader import BagReader  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 
@@ -184,6 +187,22 @@ def test_estop_topic_latches_until_reset_and_enable(start: Callable[..., Driver]
     driver.until(lambda: driver.state["state"] == "ACTIVE")
 
 
+def test_a_checklist_from_before_its_start_enables_nothing(start: Callable[..., Driver], bundle: Path) -> None:
+    green = String(data=Report(lines=()).model_dump_json())
+    first = start("tick_on:=joint_states")  # stands for a controller that was enabled and died: the list is silent then
+    checklist = first.client.create_publisher(m.CHECKLIST.type, m.CHECKLIST.name, m.CHECKLIST.qos)
+    checklist.publish(green)
+    driver = start("tick_on:=joint_states", "require_checklist:=true")
+    heard: list[String] = []
+    driver.client.create_subscription(m.CHECKLIST.type, m.CHECKLIST.name, heard.append, m.CHECKLIST.qos)
+    driver.until(lambda: heard)  # it asked later than the controller did
+    refused = driver.call("enable")
+    assert not refused.success
+    assert "nothing comes on safety/checklist" in refused.message
+    checklist.publish(green)
+    driver.until(lambda: driver.call("enable").success)
+
+
 def test_an_episode_is_answered_and_starts_anew(start: Callable[..., Driver]) -> None:
     driver = start("tick_on:=joint_states", "start_enabled:=true")
     driver.tick(0)
@@ -325,34 +344,71 @@ def test_forward_controllers_get_plain_numbers_and_a_stop_to_its_end(
     named["topics"][output] = "left_arm/commands"
     (tmp_path / "left.yaml").write_text(yaml.safe_dump(named))
     driver = start(
-        "tick_on:=joint_states",
-        "start_enabled:=true",
-        "settle_s:=0.0",
-        f"output:={output}",
-        f"arm:={tmp_path}/left.yaml",
+        "tick_on:=timer", "start_enabled:=true", "settle_s:=0.0", f"output:={output}", f"arm:={tmp_path}/left.yaml"
     )
+    controller = driver.node.controller
     told: list[Float64MultiArray] = []
     driver.client.create_subscription(Float64MultiArray, "left_arm/commands", told.append, m.EVENTS)
     driver.until(lambda: driver.client.count_publishers("left_arm/commands"))
-    for tick in range(120):
-        if tick == 60:
-            driver.publishers[m.ESTOP.name].publish(Bool(data=True))
-            driver.until(lambda: driver.node.controller.supervisor.latched)
-        driver.residual(stamp(tick) - 1, np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0]))
-        before = driver.node._ticks.count
-        driver.joint_state(tick, driver.node.controller.commanded)
-        driver.until(lambda b=before: driver.node._ticks.count > b)
-    driver.until(lambda: driver.state["state"] == "STOPPED")
+
+    def publish() -> None:
+        now = driver.client.get_clock().now().nanoseconds
+        state = JointState(now, controller.commanded, np.zeros(7), np.zeros(7), 0.04)
+        driver.publishers[m.JOINT_STATES.name].publish(m.joint_state_message(state, ARM))
+        driver.publishers[m.GRIPPER.name].publish(m.gripper_message(now, 0.02, ARM))
+        residual = Residual(now, np.array([0.0, 0.1, 0.0, 0.0, 0.0, 0.0]))
+        driver.publishers[m.RESIDUAL.name].publish(m.residual_message(residual, ARM.base_frame))
+
+    driver.client.create_timer(0.01, publish)
+    driver.until(lambda: np.abs(controller.commanded - ARM.home).max() > 0.02)
+    driver.publishers[m.ESTOP.name].publish(Bool(data=True))
+    driver.until(lambda: controller.filter.resting)
+    last = controller.filter.end.position.tolist() if output == "forward_position" else [0.0] * 7
+    driver.until(lambda: list(told[-1].data) == last)
+    assert driver.state["state"] == "STOPPED"
     rows = np.array([list(message.data) for message in told])
     assert not driver.seen[m.ARM_COMMAND.name]
     assert len(rows) > 60
     if output == "forward_position":
-        assert np.abs(rows[40] - rows[0]).max() > 1e-3
-        rows = 240 * np.diff(rows, axis=0)
-    assert (np.abs(rows) <= ARM.limits.velocity).all()
-    assert np.abs(rows).max() > 0.01
-    assert rows[-1] == pytest.approx(np.zeros(7), abs=5e-3 if output == "forward_position" else 0.0)
-    assert driver.node.controller.filter.resting
+        assert np.abs(rows[-1] - rows[0]).max() > 0.02
+    else:
+        assert (np.abs(rows) <= ARM.limits.velocity).all()
+        assert np.abs(rows).max() > 0.01
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_once_an_arm_under_a_forward_controller_is_at_rest(
+    test_node: TestNode, start_node: Callable[..., Process], bundle: Path, signal_number: int
+) -> None:
+    positions, told = np.array(ARM.home), [np.zeros(7)]
+
+    def follow(message: Float64MultiArray) -> None:
+        nonlocal positions
+        told.append(np.array(message.data))
+        positions = positions + told[-1] / 240
+
+    joints, residuals = test_node.publisher(m.JOINT_STATES), test_node.publisher(m.RESIDUAL)
+    gripper = test_node.publisher(m.GRIPPER)
+    test_node.node.create_subscription(Float64MultiArray, "forward_velocity_controller/commands", follow, m.EVENTS)
+    process = start_node(
+        "residual_controller", {"bundle": bundle, "output": "forward_velocity", "start_enabled": True, "settle_s": 0.0}
+    )
+    test_node.connected(joints, residuals, gripper)
+
+    def publish() -> None:
+        now = test_node.node.get_clock().now().nanoseconds
+        joints.publish(m.joint_state_message(JointState(now, positions, told[-1], np.zeros(7), 0.04), ARM))
+        gripper.publish(m.gripper_message(now, 0.02, ARM))
+        residuals.publish(m.residual_message(Residual(now, np.array([0, 0.1, 0, 0, 0, 0.0])), ARM.base_frame))
+
+    test_node.node.create_timer(0.01, publish)
+    test_node.spin_until(lambda: np.abs(told[-1]).max() > 0.05, what="motion")
+    process.popen.send_signal(signal_number)
+    process.popen.send_signal(signal_number)  # a terminal's Ctrl-C and a launcher's both arrive
+    test_node.spin_until(lambda: process.popen.poll() is not None, what="its end")
+    assert process.popen.returncode == 0
+    assert not told[-1].any()
 
 
 def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(
@@ -463,6 +519,7 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
         (("residual_timeout_s:=-1.0",), "residual_timeout_s"),
         (("arm:=no_such_arm",), "no_such_arm"),
         (("tick_on:=sometimes",), "tick_on"),
+        (("tick_on:=joint_states", "output:=forward_velocity"), "tick_on is joint_states, expected timer"),
     ],
 )
 def test_wrong_parameters_are_refused_with_one_sentence(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pinocchio
 import pytest
 from builtin_interfaces.msg import Duration
+from python_process import run_python
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rlfp_ros import graph
@@ -340,7 +339,7 @@ def test_missing_opengl_is_one_sentence_that_names_the_packages() -> None:
         "from rlfp_ros.simulation.task import load_task; from rlfp_ros.control.arm import load_arm\n"
         "MujocoWorld(load_arm('panda'), load_task('reach'), load_room('twin_near'), load_scene())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_python("-c", program)
     assert "apt-get install libegl1" in done.stderr
 
 

@@ -190,4 +190,9 @@ class ControllerSettings(Schema):
         ):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low} is {getattr(self, low)}, expected at most {high} ({getattr(self, high)})")
+        if self.output != "joint_trajectory" and self.tick_on != "timer":
+            raise ValueError(
+                f"tick_on is joint_states, expected timer where output is {self.output}: ticks would end with the "
+                "joint states, and the arm go on with what it was told last"
+            )
         return self

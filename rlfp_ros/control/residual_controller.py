@@ -33,6 +33,7 @@ STANDING_RAD = 0.02  # an arm that is no farther than this from where it began h
 FROZEN_MOTION_RAD = 0.02  # commanded motion during which a measurement must change
 TRACKING_STRIKES = 3  # consecutive joint states with a tracking error; one may be a glitch
 MOST_TICKS = 5000  # of a jump; longer than any stop
+FARTHEST_M = 100.0  # no arm reaches so far: a goal or an object beyond is a mistake, and its square may be no number
 EFFORT_SLACK = 1.001  # simulators saturate at exactly the limit
 
 
@@ -157,6 +158,11 @@ class ResidualController:
         return self.filter.now.position
 
     @property
+    def at_rest(self) -> bool:
+        """Does nothing that was sent move the arm any more?"""
+        return not self._running or self.filter.resting
+
+    @property
     def stands_still(self) -> bool:
         """Has the arm stayed where its motion began? With a tracking error: nobody carries out what it is told."""
         return self._joint_state is not None and largest(self._joint_state.positions - self._began_at) < STANDING_RAD
@@ -232,7 +238,7 @@ class ResidualController:
         else:
             self._effort_since = NEVER
 
-    def on_joint_missing(self, now_ns: int) -> None:
+    def on_joint_missing(self) -> None:
         """A joint_states message without all of the arm's joints: ignored (a gripper's own, perhaps), but counted."""
         self.supervisor.count(Reason.JOINT_STATE_MISSING)
 
@@ -333,7 +339,7 @@ class ResidualController:
     def _percept_rejected(self, value: np.ndarray, shape: tuple[int, ...], stamp_ns: int, now_ns: int) -> bool:
         if stamp_ns <= self._reset_stamp_ns:
             return True
-        if value.shape != shape or not np.isfinite(value).all():
+        if value.shape != shape or not (np.abs(value) <= FARTHEST_M).all():
             self.supervisor.saw_percept(stamp_ns, now_ns, fault=Reason.PERCEPT_BAD)
             return True
         if self._future(stamp_ns, now_ns):
@@ -342,9 +348,9 @@ class ResidualController:
         return False
 
     def on_goal(self, xyz: np.ndarray) -> None:
-        """Where to go [3] m in the base frame; one that is not finite is ignored."""
+        """Where to go [3] m in the base frame; one that is not finite, or far from every arm, is ignored."""
         goal = np.array(xyz, dtype=float)
-        if goal.shape == (3,) and np.isfinite(goal).all():
+        if goal.shape == (3,) and (np.abs(goal) <= FARTHEST_M).all():
             self.goal = goal
 
     def on_heartbeat(self, now_ns: int) -> None:
@@ -352,12 +358,17 @@ class ResidualController:
         self.supervisor.saw_heartbeat(now_ns)
 
     def on_episode_reset(self, stamp_ns: int) -> None:
-        """A new episode: forget command, residual and percepts; start from the first joint state after `stamp_ns`."""
+        """A new episode: forget command, residual and percepts; start from the first joint state after `stamp_ns`.
+
+        An arm under a forward controller comes to rest first, because nothing else would end what it was told last.
+        """
         if self.settings.episode_reset_clears_stop:
             latched = self.supervisor.latched
             for reason in [reason for reason in latched if reason is not Reason.ESTOP]:
                 del latched[reason]
+        stopping = self._forward and self._running
         self._forget(stamp_ns)
+        self._running = stopping
 
     # --- commands of the operator ------------------------------------------------------------------------------
 
@@ -451,12 +462,13 @@ class ResidualController:
             self._verdict = supervisor.tick(stamp_ns, now_ns)
             return NOTHING
         self._stamp_ns, self._now_ns = stamp_ns, now_ns
-        if supervisor.enabled and not supervisor.latched and not supervisor.initialised:
+        waiting = supervisor.enabled and not supervisor.latched and not supervisor.initialised
+        if waiting and (not self._running or safety.resting):
             self._initialise(stamp_ns)
         self._verdict = verdict = supervisor.tick(stamp_ns, now_ns)
         if not self._running:
             return NOTHING
-        if verdict.state is State.STOPPED or verdict.state is State.DISABLED:
+        if verdict.state is State.STOPPED or verdict.state is State.DISABLED or not supervisor.initialised:
             if safety.resting:
                 if verdict.state is State.DISABLED:
                     self._running, supervisor.initialised = False, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import tempfile
@@ -30,6 +31,7 @@ BETWEEN_S = 0.5  # between two pictures of a bag that are looked at for the boar
 MOST_VIEWS = 60
 PRINT_PX = 120  # of a square in the board's picture
 LIVE_S = 6.0  # of a live look: the recorder starts, and the arm stands for a moment
+CLOSING_S = 40.0  # for the recorder to end; it gives its disk 30 s
 ENOUGH_COVERAGE = 0.6  # of the picture's cells
 
 
@@ -155,10 +157,15 @@ def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Pa
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        process.wait(LIVE_S)
-    except subprocess.TimeoutExpired:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LIVE_S)
         process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=CLOSING_S)
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(f"{folder}: the recorder did not close its bag in {CLOSING_S:g} s") from None
+    finally:
+        process.kill()  # nothing, where it has ended
+        process.wait()
     if process.returncode:
         raise ConfigurationError(f"the recorder ended with exit code {process.returncode}: {said.strip()[-300:]}")
     if not (folder / "run").is_dir():

@@ -23,11 +23,11 @@ from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.evaluation.evaluate import write_json
-from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.encoder import OnnxEncoder, Perception
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.recording.reader import BagReader
-from rlfp_ros.recording.snapshots import decode_camera, decode_image, decode_joints, find_topic, stamp_of
+from rlfp_ros.recording.snapshots import decode_image, decode_joints, find_topic, stamp_of
 from rlfp_ros.schema import ConfigurationError
 
 MOST_PICTURES = 150
@@ -37,7 +37,6 @@ RESIDUAL_TOLERANCE = 1e-2  # of the bundle's scale
 RATE_TOLERANCE = 0.2  # share
 LATENCY_TOLERANCE_S = 0.06  # beyond what training modelled: two frames
 WALL_CLOCK_S = 3600.0  # stamps farther than this from the recorder's clock are simulated time
-SHIFT_LIMIT = 0.5  # median domain shift that one training frame in a thousand passes
 
 STAGES = ("rate", "latency", "size", "crop", "colour order", "normalisation", "joint order", "units", "stack order")
 
@@ -88,7 +87,7 @@ def read_observations(folder: str | Path, arm: Arm) -> Observations:
                 stamp = stamp_of(content)
                 seen.images[stamp], seen.received[stamp] = decode_image(message, content), message.log_time_ns
             elif kind == "CameraInfo":
-                seen.camera = decode_camera(content)
+                seen.camera = camera_model(content, message.topic)
             elif kind == "JointState":
                 state = decode_joints(content, arm)
                 if state is not None:

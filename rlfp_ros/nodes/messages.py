@@ -28,7 +28,6 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.episode import Episode, Ready
-from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
 NANOSECONDS = 1_000_000_000
@@ -206,6 +205,12 @@ class JointMatcher:
                 f"publish all joints of arm {self.arm.name} in one message, or say under driver_joint_names in "
                 f"config/arms/{self.arm.name}.yaml what the driver calls them"
             )
+        twice = [name for name in (*joints, *fingers) if names.count(name) > 1]
+        if twice:
+            raise ConfigurationError(
+                f"topic {self.topic}: joint {', '.join(twice)} stands in one message more than once; let the "
+                "arm's driver name every joint once"
+            )
         self._arm_index = np.array([index[name] for name in joints], dtype=np.intp)
         self._gripper_index = np.array([index[name] for name in fingers], dtype=np.intp)
         self._names = list(names)
@@ -313,11 +318,6 @@ def twist_from_message(message: TwistStamped, frame: str, topic: str = RESIDUAL.
 def residual_message(residual: Residual, base_frame: str) -> TwistStamped:
     """The twist of a Residual; its gripper width travels as `gripper_message`."""
     return twist_message(residual.stamp_ns, residual.twist, base_frame)
-
-
-def residual_from_message(message: TwistStamped, base_frame: str, gripper_width: float | None = None) -> Residual:
-    """TwistStamped -> Residual. Raises ConfigurationError where it is in another frame than the arm's base."""
-    return Residual(stamp_ns(message.header.stamp), twist_from_message(message, base_frame), gripper_width)
 
 
 def joint_residual_message(residual: Residual, joint_names: Sequence[str]) -> JointTrajectory:
@@ -525,45 +525,6 @@ def camera_info_message(
         k=K.reshape(9),
         r=np.eye(3).reshape(9),
         p=np.hstack([K, np.zeros((3, 1))]).reshape(12),
-    )
-
-
-def camera_model(message: CameraInfo, topic: str = CAMERA_INFO.name) -> CameraModel:
-    """CameraInfo -> size, K, distortion and optical frame of the images that come with it (binning and ROI applied).
-
-    Raises ConfigurationError for an uncalibrated camera or a distortion model that is not plumb_bob or
-    rational_polynomial.
-    """
-    K = np.array(message.k, dtype=np.float64).reshape(3, 3)
-    if not np.all(np.isfinite(K)) or K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise ConfigurationError(
-            f"topic {topic}: k has fx {K[0, 0]:g} and fy {K[1, 1]:g}, expected both above 0; calibrate the camera "
-            "(ros2 run camera_calibration cameracalibrator) and give the driver its calibration file"
-        )
-    distortion = np.array(message.d, dtype=np.float64)
-    if np.any(distortion != 0) and message.distortion_model not in ("plumb_bob", "rational_polynomial"):
-        raise ConfigurationError(
-            f"topic {topic}: distortion_model is {message.distortion_model!r}, expected plumb_bob or "
-            "rational_polynomial; rectify the images (image_proc) and remap camera/ to the rectified ones"
-        )
-    if not np.all(np.isfinite(distortion)) or len(distortion) not in (0, 4, 5, 8, 12, 14):
-        raise ConfigurationError(
-            f"topic {topic}: d is {distortion.tolist()}, expected 5 (plumb_bob) or 8 (rational_polynomial) finite ones"
-        )
-    width, height = int(message.width), int(message.height)
-    if message.roi.width and message.roi.height:
-        K[0, 2] -= message.roi.x_offset
-        K[1, 2] -= message.roi.y_offset
-        width, height = int(message.roi.width), int(message.roi.height)
-    binning_x, binning_y = max(1, int(message.binning_x)), max(1, int(message.binning_y))
-    K[0] /= binning_x
-    K[1] /= binning_y
-    return CameraModel(
-        width=width // binning_x,
-        height=height // binning_y,
-        K=K,
-        distortion=distortion if np.any(distortion != 0) else None,
-        optical_frame=message.header.frame_id,
     )
 
 

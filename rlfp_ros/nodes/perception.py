@@ -20,7 +20,7 @@ from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.messages import CAMERA_SUBSCRIPTION
 from rlfp_ros.perception import images, overlay
-from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.encoder import Percept, Perception, in_base_frame
 from rlfp_ros.perception.extrinsics import load_extrinsics, orientation_in_base
 from rlfp_ros.perception.preprocess import Preprocessor
@@ -125,7 +125,7 @@ class PerceptionNode(Node):
         self._camera_info = message
         self._camera = None
         try:
-            camera = messages.camera_model(message, self.resolve_topic_name(messages.CAMERA_INFO.name))
+            camera = camera_model(message, self.resolve_topic_name(messages.CAMERA_INFO.name))
             self._preprocessor.use(camera, f"topic {self.resolve_topic_name(messages.CAMERA_INFO.name)}")
         except ConfigurationError as error:
             self._camera_fault = str(error)

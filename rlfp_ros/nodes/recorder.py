@@ -204,7 +204,10 @@ class RecorderNode(Node):
 
     def _receive(self, topic: _Recorded, data: bytes, info: dict[str, Any]) -> None:
         if topic.name == self._episode_topic:
-            self._on_episode(deserialize_message(data, String))
+            try:
+                self._on_episode(deserialize_message(data, String))
+            except ConfigurationError as error:  # worth recording all the same
+                self.get_logger().error(str(error))
         sequence = info.get("publication_sequence_number") or 0
         if len(topic.qos) == 1:
             # The publisher counts its messages: a gap is what never came. (Two publishers count separately.)

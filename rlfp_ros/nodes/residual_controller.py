@@ -8,6 +8,7 @@ joint state, stamped as it is, for simulation and lock step; ages then go by sta
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from typing import Any
@@ -16,7 +17,9 @@ import numpy as np
 from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
 from pydantic import Field
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float32, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
@@ -82,6 +85,7 @@ class ResidualControllerNode(Node):
         self._gripper_sent: float | None = None
         self._ticks, self._periods = Durations(), Durations()
         self._last_tick = 0.0
+        self._leaving = False
 
         self._streams = Streams(self)
         self._open_publishers(settings)
@@ -128,7 +132,6 @@ class ResidualControllerNode(Node):
             (messages.OBJECT_POSE, self._on_object_pose),
             (messages.GRIPPER, self._on_gripper),
             (messages.JOINT_RESIDUAL if self.controller.in_joint_space else messages.RESIDUAL, self._on_residual),
-            *(((messages.CHECKLIST, self._on_checklist),) if self.settings.require_checklist else ()),
         )
         for topic, callback in subscriptions:
             qos, events = topic.qos, None
@@ -138,6 +141,9 @@ class ResidualControllerNode(Node):
         self.create_subscription(
             JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
+        if self.settings.require_checklist:
+            # Not latched: a list from before this node's start, when another one moved the arm, is no list of now.
+            self.create_subscription(String, messages.CHECKLIST.name, self._on_checklist, messages.LATEST)
 
     # --- inputs ------------------------------------------------------------------------------------------------
 
@@ -163,7 +169,7 @@ class ResidualControllerNode(Node):
             joint_state = self._joints(message)
         except ConfigurationError as error:
             # Another driver's joints (a gripper's own, perhaps). Where it is the arm's, its age will stop the arm.
-            self.controller.on_joint_missing(self._now())
+            self.controller.on_joint_missing()
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         if self._lock_step:
@@ -308,6 +314,23 @@ class ResidualControllerNode(Node):
         if self.controller.internal_errors > self._errors_logged:
             self._errors_logged = self.controller.internal_errors
             self.get_logger().error(f"internal error, the arm stops: {self.controller.last_error}")
+        if self._leaving and self.controller.at_rest:
+            self._command.wait_for_all_acked(Duration(seconds=0.2))
+            raise spin.Finished
+
+    def rest_before_leaving(self) -> None:
+        """From now on SIGINT and SIGTERM end the process once the arm is at rest.
+
+        For forward controllers, which go on with what they were told last; rclpy's own handlers would close the topics
+        at once. Call it in the main thread.
+        """
+        uninstall_signal_handlers()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self._leaving = True
+        self.controller.disable()
 
     def _send(self, command: Command, stamp: int) -> None:
         trajectory = command.trajectory
@@ -363,9 +386,16 @@ class ResidualControllerNode(Node):
         return Report(level, f"{controller.state.value}{': ' if reasons else ''}{reasons}", values)
 
 
+def _build() -> ResidualControllerNode:
+    node = ResidualControllerNode()
+    if node.settings.output != "joint_trajectory":
+        node.rest_before_leaving()
+    return node
+
+
 def main() -> None:
     """Entry point of the executable `residual_controller`."""
-    sys.exit(spin.run(ResidualControllerNode, priority=30))
+    sys.exit(spin.run(_build, priority=30))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ class Board:
                 f"--square is {self.square:g} m and --marker {self.marker:g} m, expected a square below 1 m and a "
                 "marker smaller than it (or none)"
             )
-        if not hasattr(cv2.aruco, self.dictionary):
-            names = ", ".join(name for name in dir(cv2.aruco) if name.startswith("DICT_"))
-            raise ConfigurationError(f"--dictionary is {self.dictionary!r}, expected one of: {names}")
+        names = [name for name in dir(cv2.aruco) if name.startswith("DICT_")]
+        if self.dictionary not in names:
+            raise ConfigurationError(f"--dictionary is {self.dictionary!r}, expected one of: {', '.join(names)}")
 
     def _charuco(self) -> cv2.aruco.CharucoBoard:
         dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, self.dictionary))

@@ -132,14 +132,14 @@ class Checklist:
     def report(self, now_ns: int) -> Report:
         """Every line, as of now."""
         return Report(lines=(
-            self._camera_line(now_ns), self._features_line(now_ns), self._shift_line(), self._extrinsics,
+            self._camera_line(), self._features_line(now_ns), self._shift_line(), self._extrinsics,
             self._joints_line(now_ns), self._home_line(now_ns), self._policy_line(now_ns), self._command_line(),
             *self._heartbeat_lines(now_ns),
         ))  # fmt: skip
 
     # --- camera -----------------------------------------------------------------------------------------------------
 
-    def _camera_line(self, now_ns: int) -> Line:
+    def _camera_line(self) -> Line:
         fix = "correct it at the camera's driver (docs/hardware/) or with camera:=, image_topic:=, camera_info_topic:="
         if self.perception:
             return Line(name="camera", ok=False, found=self.perception, fix=fix)
@@ -191,8 +191,9 @@ class Checklist:
                 name="home", ok=False, found=outside[0],
                 fix=f"move it inside its limits; where it is not there, correct config/arms/{arm.name}.yaml",
             )  # fmt: skip
-        if float(np.abs(state.velocities).max()) > STANDING_RAD_S:
-            found = f"the arm moves at {float(np.abs(state.velocities).max()):.2f} rad/s"
+        speed = float(np.abs(state.velocities).max())
+        if not speed <= STANDING_RAD_S:  # NaN, which some drivers send, is no standing arm
+            found = f"the arm moves at {speed:.2f} rad/s"
             return Line(name="home", ok=False, found=found, fix="let it stand; end other programs that move it")
         distance = np.abs(state.positions - np.array(arm.home))
         farthest, limit = int(np.argmax(distance)), self._settings.home_tolerance_rad

@@ -172,12 +172,10 @@ def cv_bridge() -> Any | None:
     try:
         bridge = importlib.import_module("cv_bridge").CvBridge()
         probe = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
-        if np.array_equal(_with_cv_bridge(bridge, "bgr8", probe), probe[..., ::-1]):
-            return bridge
-    except Exception:
-        # Anything: a missing module, a binary built for another NumPy or OpenCV.
+        usable = np.array_equal(_with_cv_bridge(bridge, "bgr8", probe), probe[..., ::-1])
+    except Exception:  # a binary that was built for another NumPy or OpenCV raises what it likes
         return None
-    return None
+    return bridge if usable else None
 
 
 def cv_bridge_status() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception import images
-from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.recording.reader import BagReader, RecordedMessage
 from rlfp_ros.schema import ConfigurationError
 
@@ -25,7 +25,6 @@ class Snapshot:
     """One picture. `camera` and `joints` are None where the bag had none of it yet."""
 
     stamp_ns: int
-    received_ns: int  # by the recorder
     image: np.ndarray  # uint8 [H, W, 3] rgb
     camera: CameraModel | None
     joints: JointState | None  # the newest not newer than the picture
@@ -46,15 +45,6 @@ def decode_image(message: RecordedMessage, content: Any) -> np.ndarray:
     if message.type.endswith("CompressedImage"):
         return images.from_compressed(content.format, content.data, message.topic)
     return images.from_raw(content.encoding, content.height, content.width, content.step, content.data, message.topic)
-
-
-def decode_camera(content: Any) -> CameraModel:
-    """Size, K and distortion of a CameraInfo."""
-    distortion = np.asarray(content.d, dtype=np.float64)
-    return CameraModel(
-        int(content.width), int(content.height), np.asarray(content.k, dtype=np.float64).reshape(3, 3),
-        distortion if np.any(distortion != 0) else None, content.header.frame_id,
-    )  # fmt: skip
 
 
 def decode_joints(content: Any, arm: Arm) -> JointState | None:
@@ -78,21 +68,24 @@ def stamp_of(content: Any) -> int:
 
 
 def read_snapshots(bag_folder: str | Path, arm: Arm | None = None) -> Iterator[Snapshot]:
-    """Every picture of a bag, in order. Without `arm` joints are not looked for. Raises ConfigurationError."""
+    """Every picture of a bag, in order. Raises ConfigurationError.
+
+    Without `arm` neither joints nor the camera's calibration are looked for, which may not be known yet.
+    """
     with BagReader(bag_folder) as bag:
         image = find_topic(bag, ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"), "image_raw", "pictures")
-        topics = {image}
-        if "sensor_msgs/msg/CameraInfo" in bag.topics.values():
-            topics.add(info := find_topic(bag, ("sensor_msgs/msg/CameraInfo",), "camera_info", "camera_info"))
-        else:
-            info = ""
-        joints = {name for name, kind in bag.topics.items() if kind == "sensor_msgs/msg/JointState"} if arm else set()
+        info = ""
+        joints: set[str] = set()
+        if arm is not None:
+            joints = {name for name, kind in bag.topics.items() if kind == "sensor_msgs/msg/JointState"}
+            if "sensor_msgs/msg/CameraInfo" in bag.topics.values():
+                info = find_topic(bag, ("sensor_msgs/msg/CameraInfo",), "camera_info", "camera_info")
         camera: CameraModel | None = None
         history: list[JointState] = []
-        for message in bag.messages(topics | joints):
+        for message in bag.messages({image, info, *joints}):
             content = bag.decode(message)
             if message.topic == info:
-                camera = decode_camera(content)
+                camera = camera_model(content, info)
             elif message.topic in joints and arm is not None:
                 state = decode_joints(content, arm)
                 if state is not None:
@@ -101,7 +94,7 @@ def read_snapshots(bag_folder: str | Path, arm: Arm | None = None) -> Iterator[S
             elif message.topic == image:
                 stamp = stamp_of(content)
                 state = next((state for state in reversed(history) if state.stamp_ns <= stamp), None)
-                yield Snapshot(stamp, message.log_time_ns, decode_image(message, content), camera, state)
+                yield Snapshot(stamp, decode_image(message, content), camera, state)
 
 
 def standing_snapshots(bag_folder: str | Path, arm: Arm) -> list[Snapshot]:

@@ -37,11 +37,11 @@ def grasped(world: World, block: np.ndarray, size: tuple[float, float, float]) -
     return around and world.gripper_width() < size[0] + SHUT
 
 
-def reach_for(world: World, block: np.ndarray, size: tuple[float, float, float], action: ActionContract) -> np.ndarray:
+def reach_for(world: World, block: np.ndarray, action: ActionContract) -> np.ndarray:
     """Over the brick with open fingers, down, and close.
 
-    Down in a funnel: the nearer above the brick's middle, the lower. A plain threshold made the arm go up and down
-    for ever where its drives lag, and is hard to imitate.
+    Down in a funnel: the nearer above the brick's middle, the lower. A plain threshold would make the arm go up
+    and down for ever where its drives lag, and is hard to imitate.
     """
     tool = world.tool_position()
     lowest = max(float(block[2]), LOWEST)

@@ -70,7 +70,7 @@ class Lift(Task):
     def teacher(self, world: World, action: ActionContract) -> np.ndarray:
         block, _ = self.object_pose(world)
         if not grasped(world, block, self.settings.block_size):
-            return reach_for(world, block, self.settings.block_size, action)
+            return reach_for(world, block, action)
         missing = self.settings.height + OVERSHOOT - self._raised(world)
         return gripping_action(np.array([0.0, 0.0, RATE * missing]), closed=True, action=action)
 

@@ -54,7 +54,7 @@ class Place(GoalTask):
             velocity = np.array([0.0, 0.0, RATE * (LEAVE_HEIGHT - tool[2])]) if self._let_go(world) else np.zeros(3)
             return gripping_action(velocity, closed=False, action=action)
         if not grasped(world, block, size):
-            return reach_for(world, block, size, action)
+            return reach_for(world, block, action)
         velocity = RATE * (goal - block)
         if beside > OVER_GOAL and not (beside < 2 * OVER_GOAL and block[2] < CARRY_HEIGHT - 0.02):
             velocity[2] = RATE * (CARRY_HEIGHT - block[2])
