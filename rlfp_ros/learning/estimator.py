@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rlfp_ros.bundle import CameraContract
-from rlfp_ros.learning.sac import Normaliser, layers
+from rlfp_ros.learning.networks import layers
+from rlfp_ros.learning.sac import Normaliser
 from rlfp_ros.simulation.task import ARM_FOOT, HAND_BEHIND_TOOL
 
 # Standard deviations before the first picture: turn [3] rad, shift [3] m, zoom [1] ratio.

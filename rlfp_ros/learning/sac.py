@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlfp_ros.learning.networks import layers
+
 
 @dataclass(frozen=True)
 class SacSettings:
@@ -68,15 +70,6 @@ class Normaliser(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Normalised and clipped: an input far outside training does not blow up the network."""
         return ((values - self.mean) / self.std).clamp(-5, 5)
-
-
-def layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two normalised layers and one for the outputs."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(),
-        nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(),
-        nn.Linear(hidden, outputs),
-    )  # fmt: skip
 
 
 class Actor(nn.Module):
