@@ -34,8 +34,8 @@ from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
-from rlfp_ros.learning.frames import Frames, FrameSource
-from rlfp_ros.learning.objective import AnyEncoder
+from rlfp_ros.learning.frames import Frames, FrameSource, held_out_count
+from rlfp_ros.learning.objective import AnyEncoder, features_of
 from rlfp_ros.learning.representation import encoder_settings, make_encoder
 from rlfp_ros.learning.sac import Normaliser
 from rlfp_ros.learning.train_encoder import EncoderTraining, train_encoder
@@ -158,19 +158,12 @@ def learnt(cell: Cell, folder: Path) -> AnyEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def coded(encoder: AnyEncoder, images: np.ndarray) -> Tensor:
-    """Features [N, F] of pictures."""
-    return torch.cat(
-        [encoder(torch.from_numpy(part))[0].flatten(1) for part in np.array_split(images, len(images) // 250)]
-    )
-
-
 def probe(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Median errors of the object's position, mm, read from the features by a linear and by a small network."""
     train, validation = pictures("train", folder), pictures("validation", folder)
-    held_out = train.source.count // 30  # `train_encoder` leaves them out too
+    held_out = held_out_count(train.source.count)
     parts = [(train, slice(0, PROBED)), (train, slice(-held_out, None)), (validation, slice(None))]
-    codes = [coded(encoder, frames.images[part]) for frames, part in parts]
+    codes = [features_of(encoder, frames.images[part]).flatten(1) for frames, part in parts]
     places = [torch.from_numpy(frames.positions[part].copy()) for frames, part in parts]
     scale = Normaliser(codes[0].shape[1])
     scale.fit(codes[0])
@@ -216,10 +209,9 @@ def fit(network: nn.Module, inputs: Tensor, wanted: Tensor, steps: int) -> None:
 def play(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Share of episodes won by imitation of the teacher on frozen features and joints, under each profile."""
     train = pictures("train", folder)
-    known = train.source.count - train.source.count // 30
-    inputs = torch.cat(
-        [coded(encoder, train.images[:known]), torch.from_numpy(train.proprioception[:known].copy())], dim=1
-    )
+    known = train.source.count - held_out_count(train.source.count)
+    features = features_of(encoder, train.images[:known]).flatten(1)
+    inputs = torch.cat([features, torch.from_numpy(train.proprioception[:known].copy())], dim=1)
     scale = Normaliser(inputs.shape[1])
     scale.fit(inputs)
     torch.manual_seed(cell.seed)

@@ -27,13 +27,13 @@ from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning import export
 from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.learning.collector import Collector, Experience, success_rate
-from rlfp_ros.learning.dagger import DaggerTraining, picture_demonstrations, train_dagger
+from rlfp_ros.learning.dagger import TREMBLING, DaggerTraining, picture_demonstrations, train_dagger
 from rlfp_ros.learning.dagger_collector import Lessons
 from rlfp_ros.learning.encoder import Encoder, EncoderSettings
 from rlfp_ros.learning.estimator import SeeingActor
-from rlfp_ros.learning.frames import FrameSource
+from rlfp_ros.learning.frames import FrameSource, held_out_count
 from rlfp_ros.learning.novelty import RARE, Novelty, NoveltyTraining, learn_novelty, marks_of
-from rlfp_ros.learning.objective import AnyEncoder
+from rlfp_ros.learning.objective import AnyEncoder, features_of
 from rlfp_ros.learning.progress import TrainingProgress
 from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings, check_representation
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
@@ -47,7 +47,6 @@ from rlfp_ros.simulation.task import load_task, parameters
 
 FRAME_SEEDS = 1_000_000  # frames, experience and evaluation draw from seeds that never meet
 EXPERIENCE_SEEDS = 500_000_000
-TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
 SELECTION_SEEDS = 400_000_000
 STATISTICS_FRAMES = 6_000  # for the domain-shift reference of latent encoders
 SMALLEST_WORK = 0.003  # share of the full training
@@ -223,9 +222,7 @@ def _demonstrations(encoder: AnyEncoder, frames: Path, stack: int) -> dict[str, 
     Far more cameras and places than reinforcement learning visits, for the price of one pass of the encoder.
     """
     images = np.load(frames / "images.npy", mmap_mode="r")
-    with torch.no_grad():
-        parts = [encoder(torch.from_numpy(images[i : i + 256].copy()))[0] for i in range(0, len(images), 256)]
-    features = torch.cat(parts)
+    features = features_of(encoder, images)
     # The frame before is not there; the same one with the encoder's own trembling stands for it.
     stacked = torch.stack([features + TREMBLING * torch.randn_like(features) for _ in range(stack - 1)] + [features], 1)
     goal = np.zeros((len(images), 4), np.float32)  # no goal, mask 0
@@ -412,7 +409,7 @@ def _novelty(
             parts = [encoder(torch.from_numpy(images[part]))[3] for part in np.array_split(picks, 60)]
         embeddings = torch.cat(parts).double().numpy()
         return None, _statistics(embeddings, embeddings.mean(axis=0), np.cov(embeddings.T))
-    held_out = max(1, source.count // 30)  # as train_encoder holds them out
+    held_out = held_out_count(source.count)
     novelty = learn_novelty(
         encoder, images, np.load(frames / "positions.npy"), held_out, source.camera.intrinsics.matrix(),
         recipe.seed, NoveltyTraining(updates=min(NoveltyTraining.updates, recipe.encoder_training.updates)),
