@@ -186,11 +186,9 @@ def main(
     console.print(f"trained in {minutes:.1f} minutes; writing {out}")
     novelty, statistics = _novelty(recipe, source, encoder, run / "frames")
     deployed = export.deployed_encoder(encoder, novelty)
-    contract = _contract(recipe, profile, source, deployed, images[0], statistics, report, minutes)
-    contract["task"] = recipe.task
+    contract = _contract(recipe, profile, source, deployed, images[0], statistics, report, minutes, actor.state_size)
     contract["provenance"]["task_settings"] = parameters(task)
     contract["provenance"]["selection"] = selection
-    contract["policy"]["state_size"] = actor.state_size
     export.save_trained(run, contract, deployed, export.ExportedPolicy(actor))
     bundle = export.export_bundle(run, out, evaluation_episodes, observations, console)
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
@@ -209,9 +207,8 @@ def _imitate(
         EXPERIENCE_SEEDS + recipe.seed * 10_000_000,
     )  # fmt: skip
     proprioception = np.load(run / "frames" / "proprioception.npy", mmap_mode="r").shape[1]
-    if not lessons.estimator_file.exists():
-        exported = export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
-        lessons.estimator_file.write_bytes(exported)
+    exported = export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
+    lessons.estimator_file.write_bytes(exported)
     pictures = picture_demonstrations(encoder, lessons, run / "frames", recipe.feature_stack)
     return train_dagger(lessons, pictures, recipe.dagger, recipe.seed, run, show)
 
@@ -339,7 +336,10 @@ class _Clock:
 
     def __init__(self, run: Path) -> None:
         self._file = run / "seconds.txt"
-        self._before = float(self._file.read_text()) if self._file.exists() else 0.0
+        try:
+            self._before = float(self._file.read_text())
+        except (OSError, ValueError):  # a new training, or a file cut short: the minutes are not worth the training
+            self._before = 0.0
 
     def __enter__(self) -> _Clock:
         self._start = time.monotonic()
@@ -352,7 +352,7 @@ class _Clock:
 
 def _contract(
     recipe: Recipe, profile: Profile, source: FrameSource, encoder: nn.Module, example: np.ndarray,
-    statistics: dict[str, Any], report: EncoderReport, minutes: float,
+    statistics: dict[str, Any], report: EncoderReport, minutes: float, state_size: int,
 ) -> dict[str, Any]:  # fmt: skip
     arm, behaviour = load_arm(recipe.arm), BEHAVIOURS[recipe.task]
     observed = ObservationContract(feature_stack=recipe.feature_stack)
@@ -360,16 +360,13 @@ def _contract(
         "schema": 1,
         "name": f"{recipe.task}_{recipe.arm}",
         "task": recipe.task,
-        "arm": {
-            "name": arm.name, "joint_names": list(arm.joint_names),
-            "base_frame": arm.base_frame, "tool_frame": arm.tool_frame,
-        },
+        "arm": export.arm_part(arm),
         "camera": source.camera.model_dump(mode="json"),
         "image": {"crop": "none", "resize": "area", "colour_order": "rgb", "dtype": "uint8", "stack": 1},
         "encoder": export.encoder_shapes(encoder, example),
         "policy": {
             "inputs": list(export.POLICY_INPUTS), "outputs": list(export.POLICY_OUTPUTS),
-            "feature_stack": observed.feature_stack, "state_size": max(1, recipe.policy.memory),
+            "feature_stack": observed.feature_stack, "state_size": state_size,
         },
         "proprioception": list(observed.proprioception),
         "goal": getattr(load_task(recipe.task).settings, "goal", "none"),
