@@ -30,6 +30,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.learning.a3c import A3cSettings
 from rlfp_ros.learning.algorithms import ALGORITHMS
 from rlfp_ros.learning.dqn import DqnSettings, action_set
@@ -107,12 +108,9 @@ def main(argv: list[str]) -> int:
     text = table(results, options.environment, options.algorithms, options.seeds)
     print(text)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(options.json, results)
     if options.document:
-        page = options.document.read_text()
-        first, last = (mark.format(options.environment) for mark in MARKS)
-        before, after = page.split(first)[0], page.split(last)[1]
-        options.document.write_text(f"{before}{first}\n\n{text}\n{last}{after}")
+        put_between(options.document, *(mark.format(options.environment) for mark in MARKS), f"\n{text}")
     return 0
 
 
@@ -140,9 +138,7 @@ def run_cell(cell: Cell, steps: int, folder: Path) -> None:
         "wall_ms_per_step": 1000 * wall / steps,
         "load": os.getloadavg()[0],
     }
-    scratch = folder / f".{cell.name}.json"
-    scratch.write_text(json.dumps(result))
-    scratch.rename(folder / f"{cell.name}.json")
+    write_json(folder / f"{cell.name}.json", result)
 
 
 def _cpu_s() -> float:

@@ -10,7 +10,6 @@ first command that contains its residual. Render time is not in it, and is repor
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
@@ -23,6 +22,7 @@ from rlfp_ros import graph
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.evaluation.graph import latency_summary, observe_graph
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.runner import Runner, reserved_domain
 
 BUNDLE = "reach_panda"
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     for name in ("simulation_84", "replay_640x480"):
         print(f"{name:16} " + "  ".join(f"{key} {value}" for key, value in result[name].items()))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

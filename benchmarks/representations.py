@@ -33,13 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
 from rlfp_ros.learning.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.objective import AnyEncoder, features_of
 from rlfp_ros.learning.representation import encoder_settings, make_encoder
 from rlfp_ros.learning.sac import Normaliser
 from rlfp_ros.learning.train_encoder import EncoderTraining, train_encoder
-from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene
@@ -95,9 +95,9 @@ def main(argv: list[str]) -> int:
     rows = table(options.folder, options.seeds)
     print(rows)
     if options.json:
-        options.json.write_text(json.dumps(results(options.folder, options.seeds), indent=1) + "\n")
+        write_json(options.json, results(options.folder, options.seeds))
     if options.document:
-        put(options.document, rows)
+        put_between(options.document, *MARKS, rows)
     return 0
 
 
@@ -116,11 +116,11 @@ def run(cell: Cell, folder: Path, success: bool) -> None:
     if "mlp_mm" not in found:
         minutes = (time.process_time() - began) / 60
         found = {"cell": cell.name, "seed": cell.seed, "minutes": round(minutes, 2)} | probe(encoder, cell, folder)
-        file.write_text(json.dumps(found))
+        write_json(file, found)
         print(f"  {found}", flush=True)
     if success:
         found["success"] = play(encoder, cell, folder)
-        file.write_text(json.dumps(found))
+        write_json(file, found)
         print(f"  success {found['success']}", flush=True)
 
 
@@ -279,17 +279,6 @@ def figure_text(values: list[float], digits: int) -> str:
         return middle
     low, high = iqm_bootstrap95(values)
     return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def put(document: Path, text: str) -> None:
-    """Replace what is between the marks. Raises ConfigurationError where they are not there."""
-    before, found, rest = document.read_text().partition(MARKS[0])
-    _, ended, after = rest.partition(MARKS[1])
-    if not found or not ended:
-        raise ConfigurationError(
-            f"{document}: has no {MARKS[0]} ... {MARKS[1]}; add both lines where the table belongs"
-        )
-    document.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ import psutil
 import torch
 
 from rlfp_ros.bundle import load_bundle
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.learning import train_encoder
 from rlfp_ros.learning.encoder import Encoder
 from rlfp_ros.learning.frames import Frames, FrameSource
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     for name, value in result.items():
         print(f"{name:40} {value}")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

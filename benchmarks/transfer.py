@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros.bundle import load_bundle
-from rlfp_ros.evaluation.evaluate import summary, write_json
+from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_pictures
+from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
 from rlfp_ros.simulation.environment import SIMULATION_SETTINGS
@@ -296,16 +297,12 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 def _write_document(path: Path, tables: list[Rows], remark: str) -> None:
     """Put the tables between the marks of a page."""
-    text = path.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{path}: has no lines {BEGIN} and {END}; add them where the tables are to go")
     parts = [f"Measured {remark}, by `./rlfp bench transfer`."]
     for title, header, rows in tables:
         if rows:
             lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]
             parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *lines]))
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{after}", encoding="utf-8")
+    put_between(path, BEGIN, END, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ The pose head's nominal 50, 90 and 99 % regions are held against the true positi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import cv2
 import numpy as np
 
 from rlfp_ros.bundle import Bundle, CameraContract, load_bundle
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.learning.frames import Frames, FrameSource
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import Pose
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     text = markdown(result)
     print(text)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     if options.markdown:
         options.markdown.write_text(text)
     return 0
