@@ -28,7 +28,7 @@ from rlfp_ros.simulation.goal import GoalTask
 from rlfp_ros.simulation.task import load_task
 
 TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
-CHECKPOINT_ROUNDS = 10
+CHECKPOINT_ROUNDS = 2  # an interrupted training plays at most these again
 
 
 @dataclass(frozen=True)
