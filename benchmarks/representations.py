@@ -84,10 +84,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--document", type=Path, help="a page between whose marks the table is put")
     options = parser.parse_args(argv)
+    wanted = [name for name in CELLS if any(name.startswith(beginning) for beginning in options.only)]
+    if not wanted:
+        parser.error(f"--only {' '.join(options.only)}: no cell begins so; there are: {', '.join(CELLS)}")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * options.minutes
-    wanted = [name for name in CELLS if any(name.startswith(beginning) for beginning in options.only)]
     for seed in options.seeds:
         for name in wanted:
             if time.monotonic() < until:
