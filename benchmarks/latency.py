@@ -99,9 +99,9 @@ def replay(seconds: float) -> dict[str, Any]:
             if publisher.exitcode:
                 raise SystemExit(publisher.exitcode)
         heard = observer.current
-    assert heard is not None
     if runner.failure:
         raise SystemExit(f"the graph failed: {runner.failure}")
+    assert heard is not None
     warm = min(heard.applied, default=0) + 1_000_000_000  # the first second finds nodes that still meet each other
     sent = sorted(stamp for stamp in heard.images if stamp >= warm)[:-3]
     answered = [stamp for stamp in sent if stamp in heard.applied]
