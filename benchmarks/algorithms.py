@@ -30,6 +30,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.learning.a3c import A3cSettings
 from rlfp_ros.learning.algorithms import ALGORITHMS
 from rlfp_ros.learning.dqn import DqnSettings, action_set
@@ -49,7 +50,8 @@ PEERS = ("sac", "ppo", "dqn", "a2c")  # what Stable-Baselines3 has; its A2C also
 SOURCES = ("rlfp_ros", "stable_baselines3")
 TEST_EPISODES = 20
 TEST_SEEDS = 700_000_000
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t for a two-sided 95 % interval, by number of seeds
+# Student's t for a two-sided 95 % interval, by number of seeds
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 MARKS = ("<!-- benchmarks/algorithms.py {} begins -->", "<!-- benchmarks/algorithms.py {} ends -->")
 
 
@@ -73,13 +75,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--environment", default="reach", choices=STEPS,
                         help="reach, or a point mass that costs nothing, to see what the algorithms cost")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="instead of each algorithm's own budget, for a first look")
+    parser.add_argument(
+        "--steps", type=int, help="instead of each algorithm's own budget, for a first look in a folder of its own"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/algorithms"))
     parser.add_argument("--only-table", action="store_true", help="run nothing")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--document", type=Path, help="put the table into this page")
     parser.add_argument("--cell", help=argparse.SUPPRESS)  # a process of the benchmark's own
     options = parser.parse_args(argv)
+    if options.steps and not options.cell:
+        options.folder /= f"{options.steps}_steps"  # or the budget's own cells would count as run
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.cell:
         environment, algorithm, source, seed = options.cell.split("-")
@@ -107,12 +113,9 @@ def main(argv: list[str]) -> int:
     text = table(results, options.environment, options.algorithms, options.seeds)
     print(text)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(options.json, results)
     if options.document:
-        page = options.document.read_text()
-        first, last = (mark.format(options.environment) for mark in MARKS)
-        before, after = page.split(first)[0], page.split(last)[1]
-        options.document.write_text(f"{before}{first}\n\n{text}\n{last}{after}")
+        put_between(options.document, *(mark.format(options.environment) for mark in MARKS), f"\n{text}")
     return 0
 
 
@@ -140,9 +143,7 @@ def run_cell(cell: Cell, steps: int, folder: Path) -> None:
         "wall_ms_per_step": 1000 * wall / steps,
         "load": os.getloadavg()[0],
     }
-    scratch = folder / f".{cell.name}.json"
-    scratch.write_text(json.dumps(result))
-    scratch.rename(folder / f"{cell.name}.json")
+    write_json(folder / f"{cell.name}.json", result)
 
 
 def _cpu_s() -> float:

@@ -11,7 +11,6 @@ All on the same seeds, in process. ./rlfp bench baselines [--episodes N] [--prof
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from rlfp_ros.bundle import BaseController, Bundle, load_bundle
 from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.simulation.randomization import load_profile
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         table.add_row(name, f"{successes / options.episodes:.2f}", f"{low:.2f} to {high:.2f}")
     Console().print(table)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

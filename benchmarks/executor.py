@@ -8,7 +8,6 @@ Processor time of the spinning thread for one JointState, on DDS inside one proc
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros import graph
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.runner import reserved_domain
 
 SUBSCRIPTIONS, SERVICES = 9, 5  # beside the one that is measured: the residual controller's
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     result["ratio"] = round(result["rclpy_us"] / result["ours_us"], 1)
     print("  ".join(f"{key} {value}" for key, value in result.items()))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

@@ -42,6 +42,7 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.runner import Runner, reserved_domain
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
@@ -620,15 +621,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    document: dict[str, Any] = {"machine": {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}, "known": {}}
+    document: dict[str, Any] = {"machine": {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}}
     if options.json and options.json.exists():
         document = json.loads(options.json.read_text())
 
     def save() -> None:
         if options.json:
-            options.json.write_text(json.dumps(document, indent=1))
+            write_json(options.json, document)
 
-    known = document["known"]
+    known = document.setdefault("known", {})
     result = measure_faults(options.times, options.faults, options.seed, options.clean, known, save)
     document["stops"] = result
     save()

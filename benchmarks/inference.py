@@ -11,7 +11,6 @@ with it. The targets are a p50 of 1.5 ms and a p99 of 4 ms on an idle machine.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from rlfp_ros.bundle import Bundle, load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.encoder import Perception
 
 WARM_UP = 100
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if load > 0.5:
         print(f"the machine was busy (load {load:.1f}): these are no figures of the networks alone")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

@@ -10,7 +10,6 @@ first command that contains its residual. Render time is not in it, and is repor
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
@@ -24,6 +23,7 @@ from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.doctor import may_run_in_real_time
 from rlfp_ros.evaluation.graph import latency_summary, observe_graph
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.nodes.spin import REALTIME
 from rlfp_ros.runner import Runner, reserved_domain
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     for name in ("simulation_84", "replay_640x480"):
         print(f"{name:16} " + "  ".join(f"{key} {value}" for key, value in result[name].items()))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 
@@ -103,9 +103,9 @@ def replay(seconds: float) -> dict[str, Any]:
             if publisher.exitcode:
                 raise SystemExit(publisher.exitcode)
         heard = observer.current
-    assert heard is not None
     if runner.failure:
         raise SystemExit(f"the graph failed: {runner.failure}")
+    assert heard is not None
     warm = min(heard.applied, default=0) + 1_000_000_000  # the first second finds nodes that still meet each other
     sent = sorted(stamp for stamp in heard.images if stamp >= warm)[:-3]
     answered = [stamp for stamp in sent if stamp in heard.applied]

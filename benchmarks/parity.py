@@ -9,7 +9,6 @@ outcome with its twin. Exit code 1 where an outcome differs, or a residual by mo
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.evaluation.graph import observe_graph, outcome_of
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.simulation.randomization import load_profile
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     result = compare(options.bundle, options.profile, options.episodes, options.seed)
     print("  ".join(f"{key} {value}" for key, value in result.items()))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return int(result["outcomes_equal"] < result["episodes"] or result["largest_difference"] > TOLERANCE)
 
 

@@ -9,7 +9,6 @@ as lost where it is in the picture and more than 4 pixels from where the encoder
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.postures import arrange
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
         cells = "  ".join(f"{name} {v['median_px']:.2f} px, {v['lost']:.1%} lost" for name, v in results[group].items())
         print(f"{group:12} {cells}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"bundle": options.bundle, "gap": results}, indent=2) + "\n")
+        write_json(options.json, {"bundle": options.bundle, "gap": results})
     return 0
 
 

@@ -33,13 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
-from rlfp_ros.learning.frames import Frames, FrameSource
-from rlfp_ros.learning.objective import AnyEncoder
+from rlfp_ros.learning.frames import Frames, FrameSource, held_out_count
+from rlfp_ros.learning.objective import AnyEncoder, features_of
 from rlfp_ros.learning.representation import encoder_settings, make_encoder
 from rlfp_ros.learning.sac import Normaliser
 from rlfp_ros.learning.train_encoder import EncoderTraining, train_encoder
-from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene
@@ -84,10 +84,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--document", type=Path, help="a page between whose marks the table is put")
     options = parser.parse_args(argv)
+    wanted = [name for name in CELLS if any(name.startswith(beginning) for beginning in options.only)]
+    if not wanted:
+        parser.error(f"--only {' '.join(options.only)}: no cell begins so; there are: {', '.join(CELLS)}")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * options.minutes
-    wanted = [name for name in CELLS if any(name.startswith(beginning) for beginning in options.only)]
     for seed in options.seeds:
         for name in wanted:
             if time.monotonic() < until:
@@ -95,9 +97,9 @@ def main(argv: list[str]) -> int:
     rows = table(options.folder, options.seeds)
     print(rows)
     if options.json:
-        options.json.write_text(json.dumps(results(options.folder, options.seeds), indent=1) + "\n")
+        write_json(options.json, results(options.folder, options.seeds))
     if options.document:
-        put(options.document, rows)
+        put_between(options.document, *MARKS, rows)
     return 0
 
 
@@ -116,11 +118,11 @@ def run(cell: Cell, folder: Path, success: bool) -> None:
     if "mlp_mm" not in found:
         minutes = (time.process_time() - began) / 60
         found = {"cell": cell.name, "seed": cell.seed, "minutes": round(minutes, 2)} | probe(encoder, cell, folder)
-        file.write_text(json.dumps(found))
+        write_json(file, found)
         print(f"  {found}", flush=True)
     if success:
         found["success"] = play(encoder, cell, folder)
-        file.write_text(json.dumps(found))
+        write_json(file, found)
         print(f"  success {found['success']}", flush=True)
 
 
@@ -158,19 +160,12 @@ def learnt(cell: Cell, folder: Path) -> AnyEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def coded(encoder: AnyEncoder, images: np.ndarray) -> Tensor:
-    """Features [N, F] of pictures."""
-    return torch.cat(
-        [encoder(torch.from_numpy(part))[0].flatten(1) for part in np.array_split(images, len(images) // 250)]
-    )
-
-
 def probe(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Median errors of the object's position, mm, read from the features by a linear and by a small network."""
     train, validation = pictures("train", folder), pictures("validation", folder)
-    held_out = train.source.count // 30  # `train_encoder` leaves them out too
+    held_out = held_out_count(train.source.count)
     parts = [(train, slice(0, PROBED)), (train, slice(-held_out, None)), (validation, slice(None))]
-    codes = [coded(encoder, frames.images[part]) for frames, part in parts]
+    codes = [features_of(encoder, frames.images[part]).flatten(1) for frames, part in parts]
     places = [torch.from_numpy(frames.positions[part].copy()) for frames, part in parts]
     scale = Normaliser(codes[0].shape[1])
     scale.fit(codes[0])
@@ -216,10 +211,9 @@ def fit(network: nn.Module, inputs: Tensor, wanted: Tensor, steps: int) -> None:
 def play(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Share of episodes won by imitation of the teacher on frozen features and joints, under each profile."""
     train = pictures("train", folder)
-    known = train.source.count - train.source.count // 30
-    inputs = torch.cat(
-        [coded(encoder, train.images[:known]), torch.from_numpy(train.proprioception[:known].copy())], dim=1
-    )
+    known = train.source.count - held_out_count(train.source.count)
+    features = features_of(encoder, train.images[:known]).flatten(1)
+    inputs = torch.cat([features, torch.from_numpy(train.proprioception[:known].copy())], dim=1)
     scale = Normaliser(inputs.shape[1])
     scale.fit(inputs)
     torch.manual_seed(cell.seed)
@@ -287,17 +281,6 @@ def figure_text(values: list[float], digits: int) -> str:
         return middle
     low, high = iqm_bootstrap95(values)
     return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def put(document: Path, text: str) -> None:
-    """Replace what is between the marks. Raises ConfigurationError where they are not there."""
-    before, found, rest = document.read_text().partition(MARKS[0])
-    _, ended, after = rest.partition(MARKS[1])
-    if not found or not ended:
-        raise ConfigurationError(
-            f"{document}: has no {MARKS[0]} ... {MARKS[1]}; add both lines where the table belongs"
-        )
-    document.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from rlfp_ros.bundle import ActionContract, BaseController
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
 from rlfp_ros.control.trajectory import Residual, Trajectory
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 RATE = 240
@@ -504,7 +505,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def save() -> None:
         if options.progress:
-            options.progress.write_text(json.dumps(adversarial, indent=1))
+            write_json(options.progress, adversarial)
 
     for name in options.arms:
         run_adversarial(name, options.ticks, adversarial.setdefault(name, {}), save)
@@ -521,7 +522,7 @@ def main(arguments: list[str] | None = None) -> int:
         result["stops"] = stops = measure_faults(options.stops)
         print(table(stops))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1))
+        write_json(options.json, result)
     return int(any(seen["violations"] for seen in adversarial.values()))
 
 

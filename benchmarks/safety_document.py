@@ -41,7 +41,7 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.RESIDUAL_FUTURE: ("stamped more than `future_tolerance_s` ahead", GAIN),
     Reason.RESIDUAL_REPEATED: ("stamped like the one before, or earlier", f"{NONE}; `residual_stale` if it goes on"),
     Reason.RESIDUAL_NOT_FINITE: ("NaN or infinite", GAIN),
-    Reason.RESIDUAL_SHAPE: ("not six components, or another frame than the base's", GAIN),
+    Reason.RESIDUAL_SHAPE: ("not one value for each axis (six, or the arm's joints), or another frame", GAIN),
     Reason.RESIDUAL_RANGE: ("beyond `residual_range` times the bundle's scale: wrong units", GAIN),
     Reason.RESIDUAL_JUMP: ("a change beyond `residual_jump` times the bundle's scale", GAIN),
     Reason.RESIDUAL_GAP: ("stamps more than `residual_gap_s` apart: residuals or pictures were lost", NONE),

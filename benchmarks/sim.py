@@ -96,7 +96,9 @@ def main(argv: list[str]) -> int:
             f"the machine was busy (load {load:.1f}): scaling_two_processes says little, the rates are still per core"
         )
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        from rlfp_ros.evaluation.results import write_json
+
+        write_json(options.json, result)
     return 0
 
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.task import NAMES
 
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     for task, found in result.items():
         print(f"{task:8} " + "  ".join(f"{key} {value}" for key, value in found.items()))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

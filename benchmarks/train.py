@@ -2,8 +2,10 @@
 
 Rates are per second of processor time, which is what one core gives and which other programs disturb least; the
 policies' rounds alternate. Both do a soft actor-critic step on 256 transitions with two layers of 256 units; ours has
-a teacher's loss and layer normalisation in it, as training has. Minutes to 90 % success come from each run's own
-TensorBoard log: the first time that the last 20 episodes reach it, pauses of more than a minute not counted.
+a teacher's loss and layer normalisation in it, as training has. An encoder update is the gradient step alone, without
+the other appearances that training gives each picture. Minutes to 90 % success come from TensorBoard's log in the run
+folder, which `--algorithm` leaves and the recipe does not: the first time that the last 20 episodes reach it, pauses of
+more than a minute not counted.
 
     ./rlfp bench train [--seconds S] [--runs runs] [--json FILE]
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import math
 import os
 import statistics
 import tempfile
@@ -26,6 +28,7 @@ import psutil
 import torch
 
 from rlfp_ros.bundle import load_bundle
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.learning import train_encoder
 from rlfp_ros.learning.encoder import Encoder
 from rlfp_ros.learning.frames import Frames, FrameSource
@@ -39,7 +42,8 @@ TASKS = ("reach", "push", "lift")
 PICTURES = 400  # rendered, and then learnt from
 ROUNDS = 3  # of the policies' measurement; medians count
 POINTS = (2, 16, 3)  # stack, points, x y confidence
-OBSERVATION, STATE, ACTION = 96 + 18 + 4, 12 + 18 + 3, 3  # sizes for reach on the Panda
+PROPRIOCEPTION, ACTION = 7 + 7 + 1 + 3 + 3, 3  # reach on the Panda: joints, speeds, gripper, tool, its direction
+OBSERVATION, STATE = math.prod(POINTS) + PROPRIOCEPTION + 4, 12 + PROPRIOCEPTION + ACTION
 TRANSITIONS = 5_000
 SUCCESS, RECENT, LONGEST_GAP_S = 0.9, 20, 60.0
 PEER_MISSING = "stable-baselines3 is not there, so nothing is compared; pip install stable-baselines3 brings it"
@@ -82,7 +86,7 @@ def main(argv: list[str]) -> int:
     for name, value in result.items():
         print(f"{name:40} {value}")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

@@ -18,7 +18,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros.bundle import load_bundle
-from rlfp_ros.evaluation.evaluate import summary, write_json
+from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_pictures
+from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import SIMULATION_SETTINGS
 from rlfp_ros.simulation.randomization import Profile, Range, load_profile
 from rlfp_ros.simulation.room import load_room
@@ -61,16 +63,22 @@ class Ablation:
     without: tuple[str, ...] = ()  # parameters of the profile
     plain_textures: bool = False
     no_delays: bool = False
-    settings: tuple[tuple[str, Any], ...] = ()  # dotted fields of learning.train.Recipe
+    pictures_as_rendered: bool = False  # none of learning/appearance.py's changes
     work: float = 1.0
     residual_gain: float = 1.0  # below 1 nothing is trained: the policy itself is played with less of it
 
 
 ABLATIONS = (
-    Ablation("no_appearance", "without appearance randomisation", without=APPEARANCE, plain_textures=True),
+    Ablation(
+        "no_appearance",
+        "without appearance randomisation",
+        without=APPEARANCE,
+        plain_textures=True,
+        pictures_as_rendered=True,
+    ),
     Ablation("no_latency", "without delays", no_delays=True),
     Ablation("no_noise", "without noise and blur", without=NOISE),
-    Ablation("no_augmentation", "without augmentation", settings=(("encoder_training.augmentation", 0.0),)),
+    Ablation("no_augmentation", "without augmentation", pictures_as_rendered=True),
     Ablation("no_residual", "the base controller alone", residual_gain=0.0),
     Ablation("short", "a twentieth of the training", work=0.05),
     Ablation("shorter", "a fiftieth of the training", work=0.02),
@@ -100,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundles", nargs="*", default=["reach_panda"], help="bundle folders, or names in models/")
     parser.add_argument("--episodes", type=int, default=200, help="in each place (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="of the first episode (default: %(default)s)")
-    parser.add_argument("--places", nargs="*", metavar="NAME", help="profiles and rooms (default: all)")
+    parser.add_argument("--places", nargs="*", metavar="NAME", choices=[name for _, name in PLACES],
+                        help="profiles and rooms (default: all)")  # fmt: skip
     parser.add_argument("--ablations", action="store_true", help="also train and play policies that lack one thing")
     parser.add_argument("--work", type=float, default=1.0, help="share of the full training for these, 0 to 1")
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"), help="default: %(default)s")
@@ -117,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     policies = [Policy(load_bundle(name).contract.name, "as it ships", name) for name in options.bundles]
     if options.ablations:
         for name in options.bundles:
-            policies += _ablated(name, options.folder, options.work, options.only_table, console)
+            policies += _ablated(name, options.folder, options.work, options.only_table)
     wanted = []
     for policy in policies:
         for world, profile in places:
@@ -140,6 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(_table(title, header, rows))
     console.print(f"{document['date']}, {machine}; rooms are a sim-to-sim proxy, no arm was used")
     if options.document is not None:
+        if not wanted:
+            raise ConfigurationError(
+                f"{path}: has no row for these bundles, places, --episodes and --seed, so {options.document} stays as "
+                "it is; leave --only-table away to play them"
+            )
         _write_document(options.document, tables, f"{document['date']}, {machine}")
     return 0
 
@@ -147,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- policies of other quality ---------------------------------------------------------------------------------------
 
 
-def _ablated(bundle: str, folder: Path, work: float, only_table: bool, console: Console) -> list[Policy]:
+def _ablated(bundle: str, folder: Path, work: float, only_table: bool) -> list[Policy]:
     """Policies that lack one thing each, trained where they are not there yet."""
     contract = load_bundle(bundle).contract
     policies = []
@@ -158,26 +172,22 @@ def _ablated(bundle: str, folder: Path, work: float, only_table: bool, console: 
             continue
         out = folder / "models" / name
         if not (out / "bundle.yaml").exists() and not only_table:
-            _train(ablation, contract.task, contract.arm.name, out, folder, work, console)
+            _train(ablation, contract.task, contract.arm.name, out, folder, work)
         if (out / "bundle.yaml").exists():
             policies.append(Policy(name, ablation.what, str(out)))
     return policies
 
 
-def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, console: Console) -> None:
-    """Train an ablation, or say that this training has nothing to leave out."""
+def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float) -> None:
+    """Train an ablation by the recipe that the task's own bundle is trained by, but for what it lacks."""
     from rlfp_ros.learning import train  # torch loads only where it is used
 
     profile = folder / "profiles" / f"{ablation.name}.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     profile.write_text(yaml.safe_dump(flat_profile(ablated_profile(ablation)), sort_keys=False), encoding="utf-8")
-    recipe = train.Recipe(task=task, arm=arm, profile=str(profile))
-    for name, value in ablation.settings:
-        changed = _replaced(recipe, name.split("."), value)
-        if changed is None:
-            console.print(f"{ablation.name}: this training has no {name}; left out")
-            return
-        recipe = changed
+    recipe = train.recipe_for(task, arm, str(profile))
+    if ablation.pictures_as_rendered:
+        recipe = replace(recipe, encoder_training=replace(recipe.encoder_training, other_appearances=False))
     if work * ablation.work < 1:
         recipe = recipe.shortened(work * ablation.work)
     run = folder / "training" / out.name
@@ -199,14 +209,6 @@ def flat_profile(profile: Profile) -> dict[str, Any]:
     """As it is written in a file."""
     document = profile.model_dump()
     return {key: value for key, value in document.items() if key != "ranges"} | document["ranges"]
-
-
-def _replaced(settings: Any, path: list[str], value: Any) -> Any:
-    """A copy of nested dataclasses with one field changed; None where there is no such field."""
-    if path[0] not in {field.name for field in fields(settings)}:
-        return None
-    inner = value if len(path) == 1 else _replaced(getattr(settings, path[0]), path[1:], value)
-    return None if inner is None else replace(settings, **{path[0]: inner})
 
 
 # --- playing ---------------------------------------------------------------------------------------------------------
@@ -296,16 +298,12 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 def _write_document(path: Path, tables: list[Rows], remark: str) -> None:
     """Put the tables between the marks of a page."""
-    text = path.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{path}: has no lines {BEGIN} and {END}; add them where the tables are to go")
     parts = [f"Measured {remark}, by `./rlfp bench transfer`."]
     for title, header, rows in tables:
         if rows:
             lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]
             parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *lines]))
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{after}", encoding="utf-8")
+    put_between(path, BEGIN, END, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

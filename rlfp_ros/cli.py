@@ -20,7 +20,6 @@ Run = Callable[[argparse.Namespace], int]
 PROFILES = "none, train, validation, harsh or a file"
 ROOMS = "twin_near, twin_dim, twin_glare, twin_clutter, twin_moved or a file"
 ALGORITHMS = ("sac", "ppo", "dqn", "a3c", "a2c")  # those of learning/algorithms.py, which imports torch
-BENCHMARKS = ("safety", "sim", "train", "inference", "trust", "latency")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,7 +200,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = _add(commands, "doctor", _doctor, "say what is installed, what is missing and the command that fixes it")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to FILE")
 
-    command = _add(commands, "bench", _bench, "measure: " + ", ".join(BENCHMARKS), pass_on=True)
+    command = _add(commands, "bench", _bench, "measure by a script in benchmarks/", pass_on=True)
     command.add_argument("benchmark", help="the name of a script in benchmarks/")
     command.add_argument(
         "benchmark_arguments", nargs=argparse.REMAINDER, metavar="...", help="for the script, --json FILE"

@@ -471,7 +471,7 @@ def test_features_come_from_a_bundles_encoder_and_hold_nothing_of_the_simulators
         ({"algorithm": "ddpg"}, "algorithm is 'ddpg'; there are: sac, ppo"),
         ({"observation": "sound"}, "observation is 'sound'; there are: pixels"),
         ({"steps": 10}, "steps is 10, too few to train anything; give at least 2000"),
-        ({"encoder": "reach_panda"}, "observation is 'pixels'; only features have an encoder"),
+        ({"encoder": "reach_panda"}, "--observation is 'pixels'; only features have an encoder"),
         ({"task": "juggle"}, "juggle"),
         ({"profile": "no_such"}, "no_such: no such file"),
         ({"settings": ("augmentation=blur",)}, "augmentation is 'blur', and 'blur' is none"),

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from rlfp_ros.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning.appearance import Appearance  # noqa: E402
-from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint  # noqa: E402
 from rlfp_ros.learning.cnn_encoder import CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoder import Encoder, ExportedEncoder  # noqa: E402
 from rlfp_ros.learning.estimator import SceneEstimator  # noqa: E402
@@ -203,6 +203,8 @@ def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConfigurationError, match="is damaged"):
         load_checkpoint(path, {"seed": 1})
+    with pytest.raises(ConfigurationError, match="is a file, expected a folder; choose another with --run"):
+        claim_run(path, "recipe.json", {}, resume=False)
 
 
 @pytest.mark.slow

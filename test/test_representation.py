@@ -15,8 +15,9 @@ from torch import Tensor  # noqa: E402
 
 from rlfp_ros import cli  # noqa: E402
 from rlfp_ros.learning import export  # noqa: E402
+from rlfp_ros.learning.augmentation import shifted  # noqa: E402
 from rlfp_ros.learning.autoencoder import Autoencoder  # noqa: E402
-from rlfp_ros.learning.curl import Curl, contrast, random_crop  # noqa: E402
+from rlfp_ros.learning.curl import Curl, contrast  # noqa: E402
 from rlfp_ros.learning.deep_spatial_autoencoder import DeepSpatialAutoencoder, roughness  # noqa: E402
 from rlfp_ros.learning.depth_prediction import BANDS, DepthPrediction  # noqa: E402
 from rlfp_ros.learning.encoder import EncoderSettings, ExportedEncoder  # noqa: E402
@@ -214,7 +215,7 @@ def test_the_temperature_of_the_spatial_softmax_is_learnt() -> None:
 
 def test_crops_are_the_picture_shifted() -> None:
     images = torch.arange(24)[None, None, :, None].expand(50, 24, 24, 3).byte()  # each pixel says its column
-    cropped = random_crop(images, 3)
+    cropped = shifted(images, 3)
     shifts = cropped[:, 0, 12, 0].int() - 12
     assert shifts.min() == -3
     assert shifts.max() == 3

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks import representations
+from rlfp_ros.evaluation.results import put_between
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -40,9 +41,9 @@ def test_missing_cells_are_shown_as_missing(tmp_path: Path) -> None:
 def test_the_table_goes_between_the_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{representations.MARKS[0]}\nold\n{representations.MARKS[1]}\nafter\n")
-    representations.put(page, "new")
+    put_between(page, *representations.MARKS, "new")
     assert page.read_text() == f"before\n{representations.MARKS[0]}\nnew\n{representations.MARKS[1]}\nafter\n"
     page.write_text("no marks")
     with pytest.raises(ConfigurationError, match="add both lines"):
-        representations.put(page, "new")
+        put_between(page, *representations.MARKS, "new")
     assert page.read_text() == "no marks"

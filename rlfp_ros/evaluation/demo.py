@@ -15,8 +15,9 @@ from rich.table import Table
 
 from rlfp_ros import graph
 from rlfp_ros.bundle import Contract, load_bundle
-from rlfp_ros.evaluation.evaluate import summary, write_json
+from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.graph import latency_summary, observe_graph, outcome_of
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.schema import ConfigurationError
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rlfp_ros.bundle import Bundle, load_bundle
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.schema import ConfigurationError
@@ -87,12 +87,3 @@ def summary(
         "mean_steps": sum(outcome.steps for outcome in outcomes) / max(1, len(outcomes)),
         "wall_s": round(wall_s, 2),
     }
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a result file; ConfigurationError where the folder cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); choose another with --json") from None

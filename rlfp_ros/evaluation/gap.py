@@ -22,7 +22,7 @@ from rlfp_ros.bundle import Bundle, load_bundle
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.episode import Episode, Phase
-from rlfp_ros.evaluation.evaluate import write_json
+from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.encoder import OnnxEncoder, Perception
 from rlfp_ros.perception.preprocess import Preprocessor

@@ -26,7 +26,7 @@ from rlfp_ros.learning import a3c, dqn, drq, ppo
 from rlfp_ros.learning.augmentation import augmentation
 from rlfp_ros.learning.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.environments import OBSERVATIONS, EnvironmentMaker, ObservationKind, TaskEnvironment
-from rlfp_ros.learning.export import export_bundle, save_trained
+from rlfp_ros.learning.export import arm_part, export_bundle, save_trained
 from rlfp_ros.learning.networks import batch_of_one
 from rlfp_ros.learning.progress import TrainingProgress
 from rlfp_ros.learning.training_log import TrainingLog
@@ -168,10 +168,7 @@ def save_policy(plan: Plan, agent: nn.Module, run: Path) -> None:
     contract = schema.read_yaml(source.directory / "bundle.yaml")
     del contract["files"]
     contract |= {"name": f"{plan.algorithm}_{plan.task}_{plan.arm}", "task": plan.task, "evaluation": []}
-    contract["arm"] = {
-        "name": arm.name, "joint_names": list(arm.joint_names),
-        "base_frame": arm.base_frame, "tool_frame": arm.tool_frame,
-    }  # fmt: skip
+    contract["arm"] = arm_part(arm)
     contract["policy"] |= {"feature_stack": observed.feature_stack, "state_size": 1}
     contract["proprioception"] = list(observed.proprioception)
     contract["provenance"] = {
@@ -220,7 +217,8 @@ def _checked(plan: Plan) -> tuple[TaskEnvironment, Any, int]:
         encoder = load_bundle(_encoder_bundle(plan)).file("encoder.onnx")
     elif plan.encoder:
         raise ConfigurationError(
-            f"encoder is {plan.encoder!r}, but observation is {plan.observation!r}; only features have an encoder"
+            f"--encoder-from is {plan.encoder!r}, but --observation is {plan.observation!r}; "
+            "only features have an encoder"
         )
     load_task(plan.task)
     load_arm(plan.arm)

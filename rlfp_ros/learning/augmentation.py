@@ -29,14 +29,18 @@ CLEAN = 0.1  # share of pictures that random convolution leaves as they are
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
-def random_shift(images: Tensor) -> Tensor:
-    """Moved by whole pixels, edges repeated (DrQ: Yarats et al. 2021, https://arxiv.org/abs/2004.13649)."""
+def shifted(images: Tensor, most: int) -> Tensor:
+    """Each picture [B, H, W, C] moved by up to `most` whole pixels each way, its border repeated."""
     batch, height, width, _ = images.shape
-    most = max(1, round(SHIFT * height))
     dy, dx = torch.randint(-most, most + 1, (2, batch, 1)).unbind()
     rows = (torch.arange(height) + dy).clamp(0, height - 1)
     columns = (torch.arange(width) + dx).clamp(0, width - 1)
-    return images[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]].float()
+    return images[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def random_shift(images: Tensor) -> Tensor:
+    """Moved by whole pixels, edges repeated (DrQ: Yarats et al. 2021, https://arxiv.org/abs/2004.13649)."""
+    return shifted(images, max(1, round(SHIFT * images.shape[1]))).float()
 
 
 def random_crop(images: Tensor) -> Tensor:

@@ -36,14 +36,14 @@ def load_checkpoint(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
         ) from None
     if state.get("version") != VERSION:
         raise ConfigurationError(
-            f"{path}: version is {state.get('version')}, expected {VERSION}; train in a new folder with --out"
+            f"{path}: version is {state.get('version')}, expected {VERSION}; train in a new folder with --run"
         )
     differing = sorted(name for name in key if state["key"].get(name) != key[name])
     if differing:
         name = differing[0]
         raise ConfigurationError(
             f"{path}: was made with {name} {state['key'].get(name)!r}, this training has {key[name]!r}; "
-            "train in a new folder with --out, or with the same settings"
+            "train in a new folder with --run, or with the same settings"
         )
     return state
 
@@ -53,6 +53,8 @@ def claim_run(run: Path, marker: str, document: dict[str, Any], resume: bool) ->
 
     Raises ConfigurationError where it holds another training, or this one and `resume` is not set.
     """
+    if run.exists() and not run.is_dir():
+        raise ConfigurationError(f"{run}: is a file, expected a folder; choose another with --run")
     text = json.dumps(document, indent=1, sort_keys=True)
     file = run / marker
     if file.exists():

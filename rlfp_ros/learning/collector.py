@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
+from rlfp_ros.bundle import onnx_session
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.sac import FIELDS, Actor, make_actor
 from rlfp_ros.perception.encoder import OnnxEncoder
@@ -63,7 +63,7 @@ class Collector:
         sizes, points = self._receive()
         return sizes, points
 
-    def start_round(self, actor: dict[str, Any] | None, steps: int, teacher_share: float) -> None:
+    def start_round(self, actor: dict[str, Any], steps: int, teacher_share: float) -> None:
         """Play `steps` with the actor's weights; that share of the episodes is played by the teacher instead."""
         self._connection.send((actor, steps, teacher_share))
 
@@ -104,9 +104,7 @@ def success_rate(experience: Experience, actor: Actor, episodes: int) -> float:
 
 def _environment(experience: Experience) -> ManipulationEnv:
     observed = ObservationContract(feature_stack=experience.feature_stack)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    encoder = OnnxEncoder(onnxruntime.InferenceSession(str(experience.encoder), options))
+    encoder = OnnxEncoder(onnx_session(experience.encoder))
     return ManipulationEnv(
         experience.task, experience.arm, experience.profile, "features",
         perceiver=lambda image: encoder(image)[0], observed=observed, seed=experience.seed,
@@ -137,8 +135,7 @@ def _play(experience: Experience, connection: Connection) -> None:
             weights, steps, teacher_share = connection.recv()
         except EOFError:
             return  # the learner has gone
-        if weights is not None:
-            actor.load_state_dict(weights)
+        actor.load_state_dict(weights)
         rows: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
         successes = []
         for _ in range(steps):

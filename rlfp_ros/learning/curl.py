@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlfp_ros.learning.augmentation import shifted
 from rlfp_ros.learning.objective import AnyEncoder, Batch, Objective, Sizes, follow_slowly
 
 
@@ -25,15 +26,6 @@ class CurlSettings:
 
     momentum: float = 0.95  # of the key encoder, a gradient step
     padding: int = 6  # px, how far a crop can be shifted each way
-
-
-def random_crop(images: Tensor, padding: int) -> Tensor:
-    """Each picture [B, H, W, 3] shifted by up to `padding` px each way, its border repeated."""
-    batch, height, width, _ = images.shape
-    rows = torch.arange(height)[None] + torch.randint(-padding, padding + 1, (batch, 1))
-    columns = torch.arange(width)[None] + torch.randint(-padding, padding + 1, (batch, 1))
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    return images[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 class Curl(Objective):
@@ -47,9 +39,9 @@ class Curl(Objective):
 
     def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
         images = batch.images.flatten(0, 1)
-        query = self._normalised(encoder(random_crop(images, self.settings.padding)))
+        query = self._normalised(encoder(shifted(images, self.settings.padding)))
         with torch.no_grad():
-            key = self._normalised(self.momentum_encoder(random_crop(images, self.settings.padding)))
+            key = self._normalised(self.momentum_encoder(shifted(images, self.settings.padding)))
         return contrast(query @ self.similarity @ key.T)
 
     @staticmethod

@@ -22,13 +22,13 @@ from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.dagger_collector import Collectors, Lessons, TeacherSees
 from rlfp_ros.learning.estimator import Belief, SeeingActor
 from rlfp_ros.learning.frames import POSTURES_PER_EPISODE
-from rlfp_ros.learning.objective import AnyEncoder
+from rlfp_ros.learning.objective import AnyEncoder, features_of
 from rlfp_ros.simulation.environment import BEHAVIOURS
 from rlfp_ros.simulation.goal import GoalTask
 from rlfp_ros.simulation.task import load_task
 
 TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
-CHECKPOINT_ROUNDS = 10
+CHECKPOINT_ROUNDS = 2  # an interrupted training plays at most these again
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def picture_demonstrations(
     arrays = {name: torch.from_numpy(np.load(frames / f"{name}.npy")) for name in ("proprioception", "goal", "teacher")}
     encoder.eval()
     with torch.no_grad():
-        parts = [encoder(torch.from_numpy(images[i : i + 256].copy()))[0] for i in range(0, len(images), 256)]
-        features = torch.cat(parts)
+        features = features_of(encoder, images)
         inputs = torch.empty(len(features), estimator.input_size)
         state = torch.zeros(len(features[::POSTURES_PER_EPISODE]), estimator.state_size)
         for place in range(POSTURES_PER_EPISODE):  # pictures of one episode share a camera

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 import torch
 
+from rlfp_ros.bundle import onnx_session
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.estimator import Belief, SceneEstimator, SeeingActor
@@ -110,7 +110,7 @@ class Observing:
     """An environment's observations as the actor's inputs [I], from one frame to the next."""
 
     def __init__(self, lessons: Lessons) -> None:
-        self._session = onnxruntime.InferenceSession(str(lessons.estimator_file), _one_thread())
+        self._session = onnx_session(lessons.estimator_file)
         self._state_size = lessons.estimator().state_size
         self.reset()
 
@@ -126,14 +126,8 @@ class Observing:
         return found
 
 
-def _one_thread() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return options
-
-
 def _environment(lessons: Lessons) -> ManipulationEnv:
-    encoder = OnnxEncoder(onnxruntime.InferenceSession(str(lessons.encoder), _one_thread()))
+    encoder = OnnxEncoder(onnx_session(lessons.encoder))
     return ManipulationEnv(
         lessons.task, lessons.arm, lessons.profile, "features",
         perceiver=lambda image: encoder(image)[0], image_size=lessons.image_size,

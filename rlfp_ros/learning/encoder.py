@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 POSITION_SCALE = 0.1  # m, the pose head works in units of this
 SMALLEST_SIGMA = 0.001  # m, floor of the predicted standard deviation
+INSIDE_90 = 6.251  # chi-square with 3 degrees of freedom: squared distance at the edge of a nominal 90 % region
 UNKNOWN_ROTATION = 3.29  # rad^2, variance of an angle uniform in [-pi, pi]: the head gives no orientation
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, cast
 import gymnasium
 import numpy as np
 
+from rlfp_ros.bundle import onnx_session
 from rlfp_ros.simulation.randomization import Profile, load_profile
 
 ObservationKind = Literal["pixels", "features", "state"]
@@ -97,17 +98,14 @@ class TaskEnvironment:
     encoder: Path | None = None  # encoder.onnx, for features
 
     def __call__(self) -> Environment:
-        import onnxruntime
-
         from rlfp_ros.perception.encoder import OnnxEncoder
         from rlfp_ros.simulation.environment import ManipulationEnv
 
         profile = load_profile(self.profile) if isinstance(self.profile, str) else self.profile
         perceiver, size = None, self.image_size
         if self.observation == "features":
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            session = onnxruntime.InferenceSession(str(self.encoder), options, providers=["CPUExecutionProvider"])
+            assert self.encoder is not None
+            session = onnx_session(self.encoder)
             encoder = OnnxEncoder(session)
             perceiver, size = (lambda image: encoder(image)[0]), int(session.get_inputs()[0].shape[1])
         env = ManipulationEnv(self.task, self.arm, profile, self.observation, perceiver, size)

@@ -4,7 +4,7 @@ The camera stands a little elsewhere than the bundle says, differently in every 
 tells where: its tool, its hand and its foot are known from the joints and seen as feature points. An extended Kalman
 filter over the episode (Kalman 1960) keeps an estimate of the camera's small turn, shift and zoom; the object's point
 then becomes a place on the table. Nothing here is learnt, and all of it is part of `policy.onnx`, with the filter as
-the policy's `state`. Fed to the network as they are, points that are 50 mm off for a displaced camera come out at 10.
+the policy's `state`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rlfp_ros.bundle import CameraContract
-from rlfp_ros.learning.sac import Normaliser, layers
+from rlfp_ros.learning.networks import layers
+from rlfp_ros.learning.sac import Normaliser
 from rlfp_ros.simulation.task import ARM_FOOT, HAND_BEHIND_TOOL
 
 # Standard deviations before the first picture: turn [3] rad, shift [3] m, zoom [1] ratio.
@@ -109,10 +110,8 @@ class SceneEstimator(nn.Module):
             state[:, :7].clamp(-FARTHEST, FARTHEST),
             self.prior + state[:, 7:56].reshape(-1, 7, 7).clamp(-LARGEST, LARGEST),
         )  # fmt: skip
-        sight, sure = (
-            newest[:, self.keypoints.index("object"), :2],
-            self._sure(newest[:, self.keypoints.index("object")]),
-        )
+        seen = newest[:, self.keypoints.index("object")]
+        sight, sure = seen[:, :2], self._sure(seen)
         place = self._on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
         at_tool = self._on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
         before, weight = state[:, 56:58].clamp(-REACH, REACH), state[:, 58:59].clamp(0.0, SMOOTHING)

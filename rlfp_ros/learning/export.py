@@ -37,7 +37,7 @@ from rlfp_ros.bundle import (
     sha256,
     write_bundle,
 )
-from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy
 from rlfp_ros.learning import quantise
 from rlfp_ros.learning.encoder import ExportedEncoder
@@ -278,7 +278,7 @@ def export_bundle(
             if verdict.kept:
                 files["encoder.onnx"], deployed = verdict.file, _deployed(files | {"encoder.onnx": verdict.file})
                 played = list(play(checked, deployed, GOLDEN_FRAMES))
-        golden = _golden_tensors(checked, deployed if verdict is not None and verdict.kept else trained, played[-1])
+        golden = _golden_tensors(deployed if verdict is not None and verdict.kept else trained, played[-1])
     golden |= {f"frames/{name}": values for name, values in _golden_frames(checked, played).items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **golden)
@@ -405,7 +405,7 @@ def _golden_frames(contract: Contract, played: list[Played]) -> dict[str, np.nda
     }
 
 
-def _golden_tensors(contract: Contract, networks: Networks, frame: Played) -> dict[str, np.ndarray]:
+def _golden_tensors(networks: Networks, frame: Played) -> dict[str, np.ndarray]:
     """Inputs and outputs of the networks alone, against which every machine checks its ONNX Runtime."""
     image = {"image": frame.image[None]}
     arrays = {f"encoder/{name}": value for name, value in image.items()}
@@ -456,6 +456,14 @@ def _evaluate(bundle: Bundle, episodes: int, console: Console) -> list[dict[str,
         kept = ("world", "profile", "episodes", "success_rate", "wilson95")
         measured.append({name: result[name] for name in kept})
     return measured
+
+
+def arm_part(arm: Arm) -> dict[str, Any]:
+    """`arm` part of a contract."""
+    return {
+        "name": arm.name, "joint_names": list(arm.joint_names),
+        "base_frame": arm.base_frame, "tool_frame": arm.tool_frame,
+    }  # fmt: skip
 
 
 def encoder_shapes(encoder: nn.Module, image: np.ndarray) -> dict[str, dict[str, list[int]]]:

@@ -125,6 +125,11 @@ class Frames:
                 raise RuntimeError(f"the rendering process died with exit code {self._process.exitcode}")
 
 
+def held_out_count(count: int) -> int:
+    """How many of `count` pictures, the last ones, no network learns from: what is said of it is measured on them."""
+    return max(1, count // 30)
+
+
 def discrete_actions(action: ActionContract) -> np.ndarray:
     """[2 A + 1, A] in [-1, 1]: nothing, then each component to its end one way and the other."""
     size = len(action.components)

@@ -1,4 +1,4 @@
-"""What the algorithms' networks are made of: an image encoder, a trunk that joins it with the other inputs, heads.
+"""What the policies' networks are made of: an image encoder, a trunk that joins it with the other inputs, heads.
 
 An observation is a dictionary: `vector` float32 [B, V] (joints, goal, features or state) and, from pixels, `image`
 uint8 [B, H, W, 3 stack], the newest frame last. All normalisation is inside the networks.
@@ -24,7 +24,7 @@ def batch_of_one(observation: dict[str, np.ndarray]) -> Observation:
 
 
 def layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers with layer normalisation."""
+    """[B, inputs] to [B, outputs]: two hidden layers, each with layer normalisation."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(),
         nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(),

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.encoder import Encoder
+from rlfp_ros.learning.encoder import INSIDE_90, Encoder
 
 RARE = 0.999  # share of training's pictures below a mark of 1
 # Of activations, which are of the order of 1: what moves less in training would blow up what float32 rounds.
 SMALLEST_DEVIATION = 1e-2
-INSIDE_90 = 6.251  # chi-square with 3 degrees of freedom
 MOST = 5.0  # as unlike training as a mark can say
 # Between usual and rare, of the log distance and of the log-odds: less would blow rounding up.
 SMALLEST_SPREAD = (0.5, 4.0)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,13 @@ class Objective(nn.Module, ABC):
 
     def follow(self, encoder: AnyEncoder) -> None:
         """Called after each gradient step."""
+
+
+@torch.no_grad()
+def features_of(encoder: AnyEncoder, images: np.ndarray) -> Tensor:
+    """The features [N, K, 3] or [N, Z] of pictures uint8 [N, H, W, 3], which may lie in a file."""
+    parts = [encoder(torch.from_numpy(images[i : i + 256].copy()))[0] for i in range(0, len(images), 256)]
+    return torch.cat(parts)
 
 
 def pixels_of(images: Tensor, height: int, width: int) -> Tensor:

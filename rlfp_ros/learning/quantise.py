@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros.bundle import onnx_session
+from rlfp_ros.learning.frames import held_out_count
 
 CALIBRATION_FRAMES = 200
 TIMED_FRAMES = 400
@@ -65,7 +66,7 @@ def trial(file: bytes, frames: Path) -> Verdict | None:
         return None
     images = np.load(frames / "images.npy", mmap_mode="r")
     positions, keypoints = np.load(frames / "positions.npy"), np.load(frames / "keypoints.npy")
-    held_out = slice(len(images) - max(1, len(images) // 30), len(images))  # as train_encoder holds them out
+    held_out = slice(len(images) - held_out_count(len(images)), len(images))
     small = int8_encoder(file, images[:CALIBRATION_FRAMES])
     sessions = {"float": onnx_session(file), "int8": onnx_session(small)}
     figures = {}

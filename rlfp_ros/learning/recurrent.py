@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rlfp_ros.learning.sac import Actor, layers
+from rlfp_ros.learning.networks import layers
+from rlfp_ros.learning.sac import Actor
 
 
 class RecurrentActor(Actor):

@@ -4,9 +4,8 @@ Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905: twin critics, entropy te
 (Pinto et al. 2017, https://arxiv.org/abs/1710.06542): in training the critics see the simulator's privileged state, the
 actor only what it will see on an arm. A teacher with privileged state starts the actor and pulls it for a while
 (DAgger, Ross et al. 2011, https://arxiv.org/abs/1011.0686, as a loss on every visited state), with a weight that falls.
-The actor's feature points are seen through a camera turned
-at random, a little differently in each update: the same for points that random shifts are for pixels (DrQ, Yarats et
-al. 2021, https://arxiv.org/abs/2004.13649).
+The actor's feature points are seen through a camera turned at random, a little differently in each update: the same for
+points that random shifts are for pixels (DrQ, Yarats et al. 2021, https://arxiv.org/abs/2004.13649).
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from rlfp_ros.learning.networks import layers
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,10 @@ class SacSettings:
     initial_temperature: float = 0.02
     critic_first: float = 0.15  # share of the training in which the critics learn and the actor waits for them
     # The teacher's loss, against the critics' pull of 1, at the start. High, because the critics that this budget of
-    # updates makes are too coarse for the last two centimetres: with 2, falling to 0, reach fell from 0.98 to 0.86.
+    # updates makes are too coarse for the last two centimetres.
     teacher_weight: float = 100.0
     teacher_until: float = 2.0  # share of the training after which the teacher is silent; above 1, it never quite is
-    camera_turn: float = (
-        0.02  # rad, standard deviation of the turns of the camera that the actor's points are seen from
-    )
+    camera_turn: float = 0.02  # rad, standard deviation of turns of the camera that the actor's points are seen from
     capacity: int = 200_000  # transitions kept
 
 
@@ -68,15 +67,6 @@ class Normaliser(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Normalised and clipped: an input far outside training does not blow up the network."""
         return ((values - self.mean) / self.std).clamp(-5, 5)
-
-
-def layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Two normalised layers and one for the outputs."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(),
-        nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(),
-        nn.Linear(hidden, outputs),
-    )  # fmt: skip
 
 
 class Actor(nn.Module):

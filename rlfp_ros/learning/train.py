@@ -27,13 +27,13 @@ from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning import export
 from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.learning.collector import Collector, Experience, success_rate
-from rlfp_ros.learning.dagger import DaggerTraining, picture_demonstrations, train_dagger
+from rlfp_ros.learning.dagger import TREMBLING, DaggerTraining, picture_demonstrations, train_dagger
 from rlfp_ros.learning.dagger_collector import Lessons
 from rlfp_ros.learning.encoder import Encoder, EncoderSettings
 from rlfp_ros.learning.estimator import SeeingActor
-from rlfp_ros.learning.frames import FrameSource
+from rlfp_ros.learning.frames import FrameSource, held_out_count
 from rlfp_ros.learning.novelty import RARE, Novelty, NoveltyTraining, learn_novelty, marks_of
-from rlfp_ros.learning.objective import AnyEncoder
+from rlfp_ros.learning.objective import AnyEncoder, features_of
 from rlfp_ros.learning.progress import TrainingProgress
 from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings, check_representation
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
@@ -47,7 +47,6 @@ from rlfp_ros.simulation.task import load_task, parameters
 
 FRAME_SEEDS = 1_000_000  # frames, experience and evaluation draw from seeds that never meet
 EXPERIENCE_SEEDS = 500_000_000
-TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
 SELECTION_SEEDS = 400_000_000
 STATISTICS_FRAMES = 6_000  # for the domain-shift reference of latent encoders
 SMALLEST_WORK = 0.003  # share of the full training
@@ -187,11 +186,9 @@ def main(
     console.print(f"trained in {minutes:.1f} minutes; writing {out}")
     novelty, statistics = _novelty(recipe, source, encoder, run / "frames")
     deployed = export.deployed_encoder(encoder, novelty)
-    contract = _contract(recipe, profile, source, deployed, images[0], statistics, report, minutes)
-    contract["task"] = recipe.task
+    contract = _contract(recipe, profile, source, deployed, images[0], statistics, report, minutes, actor.state_size)
     contract["provenance"]["task_settings"] = parameters(task)
     contract["provenance"]["selection"] = selection
-    contract["policy"]["state_size"] = actor.state_size
     export.save_trained(run, contract, deployed, export.ExportedPolicy(actor))
     bundle = export.export_bundle(run, out, evaluation_episodes, observations, console)
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
@@ -210,9 +207,8 @@ def _imitate(
         EXPERIENCE_SEEDS + recipe.seed * 10_000_000,
     )  # fmt: skip
     proprioception = np.load(run / "frames" / "proprioception.npy", mmap_mode="r").shape[1]
-    if not lessons.estimator_file.exists():
-        exported = export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
-        lessons.estimator_file.write_bytes(exported)
+    exported = export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
+    lessons.estimator_file.write_bytes(exported)
     pictures = picture_demonstrations(encoder, lessons, run / "frames", recipe.feature_stack)
     return train_dagger(lessons, pictures, recipe.dagger, recipe.seed, run, show)
 
@@ -223,9 +219,7 @@ def _demonstrations(encoder: AnyEncoder, frames: Path, stack: int) -> dict[str, 
     Far more cameras and places than reinforcement learning visits, for the price of one pass of the encoder.
     """
     images = np.load(frames / "images.npy", mmap_mode="r")
-    with torch.no_grad():
-        parts = [encoder(torch.from_numpy(images[i : i + 256].copy()))[0] for i in range(0, len(images), 256)]
-    features = torch.cat(parts)
+    features = features_of(encoder, images)
     # The frame before is not there; the same one with the encoder's own trembling stands for it.
     stacked = torch.stack([features + TREMBLING * torch.randn_like(features) for _ in range(stack - 1)] + [features], 1)
     goal = np.zeros((len(images), 4), np.float32)  # no goal, mask 0
@@ -342,7 +336,10 @@ class _Clock:
 
     def __init__(self, run: Path) -> None:
         self._file = run / "seconds.txt"
-        self._before = float(self._file.read_text()) if self._file.exists() else 0.0
+        try:
+            self._before = float(self._file.read_text())
+        except (OSError, ValueError):  # a new training, or a file cut short: the minutes are not worth the training
+            self._before = 0.0
 
     def __enter__(self) -> _Clock:
         self._start = time.monotonic()
@@ -355,7 +352,7 @@ class _Clock:
 
 def _contract(
     recipe: Recipe, profile: Profile, source: FrameSource, encoder: nn.Module, example: np.ndarray,
-    statistics: dict[str, Any], report: EncoderReport, minutes: float,
+    statistics: dict[str, Any], report: EncoderReport, minutes: float, state_size: int,
 ) -> dict[str, Any]:  # fmt: skip
     arm, behaviour = load_arm(recipe.arm), BEHAVIOURS[recipe.task]
     observed = ObservationContract(feature_stack=recipe.feature_stack)
@@ -363,16 +360,13 @@ def _contract(
         "schema": 1,
         "name": f"{recipe.task}_{recipe.arm}",
         "task": recipe.task,
-        "arm": {
-            "name": arm.name, "joint_names": list(arm.joint_names),
-            "base_frame": arm.base_frame, "tool_frame": arm.tool_frame,
-        },
+        "arm": export.arm_part(arm),
         "camera": source.camera.model_dump(mode="json"),
         "image": {"crop": "none", "resize": "area", "colour_order": "rgb", "dtype": "uint8", "stack": 1},
         "encoder": export.encoder_shapes(encoder, example),
         "policy": {
             "inputs": list(export.POLICY_INPUTS), "outputs": list(export.POLICY_OUTPUTS),
-            "feature_stack": observed.feature_stack, "state_size": max(1, recipe.policy.memory),
+            "feature_stack": observed.feature_stack, "state_size": state_size,
         },
         "proprioception": list(observed.proprioception),
         "goal": getattr(load_task(recipe.task).settings, "goal", "none"),
@@ -412,7 +406,7 @@ def _novelty(
             parts = [encoder(torch.from_numpy(images[part]))[3] for part in np.array_split(picks, 60)]
         embeddings = torch.cat(parts).double().numpy()
         return None, _statistics(embeddings, embeddings.mean(axis=0), np.cov(embeddings.T))
-    held_out = max(1, source.count // 30)  # as train_encoder holds them out
+    held_out = held_out_count(source.count)
     novelty = learn_novelty(
         encoder, images, np.load(frames / "positions.npy"), held_out, source.camera.intrinsics.matrix(),
         recipe.seed, NoveltyTraining(updates=min(NoveltyTraining.updates, recipe.encoder_training.updates)),

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from rlfp_ros.learning.appearance import Appearance
 from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
-from rlfp_ros.learning.encoder import Encoder
-from rlfp_ros.learning.frames import Frames, FrameSource
+from rlfp_ros.learning.encoder import INSIDE_90, Encoder
+from rlfp_ros.learning.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.objective import AnyEncoder
 from rlfp_ros.learning.representation import (
     SUPERVISED,
@@ -34,9 +34,7 @@ class EncoderTraining:
     batch: int = 128  # pictures in a step
     learning_rate: float = 3e-3  # highest, after a short warm-up; falls to zero along a cosine
     first_frames: int = 3_000  # rendered before the first step
-    frames_per_update: int = (
-        20  # how fast the pool grows; slower than a core renders, so that training never waits long
-    )
+    frames_per_update: int = 20  # how fast the pool grows; slower than a core renders, so that no update waits long
     other_appearances: bool = True  # pictures look different in every use (`learning/appearance.py`)
     keypoint_scale: float = 0.02  # on the plane z = 1 (about 2 cm at 1 m): where the keypoint loss turns linear
     keypoint_weight: float = 1.0
@@ -98,8 +96,7 @@ def train_encoder(
         schedule.load_state_dict(state["schedule"])
         update = state["update"]
     with Frames(source, pictures or directory / "frames") as frames:
-        held_out = max(1, source.count // 30)  # the last frames, never trained on
-        pool = source.count - held_out
+        pool = source.count - held_out_count(source.count)
         if not state:
             first = min(pool, training.first_frames)
             frames.wait_for(first)
@@ -181,7 +178,7 @@ def _evaluate(encoder: AnyEncoder, frames: Frames, held_out: range) -> EncoderRe
         if isinstance(encoder, Encoder):
             pixels.append((features[:, : keypoints.shape[1], :2] - keypoints).norm(dim=-1) * focal)
         residual = torch.linalg.solve_triangular(factor, (positions - position)[..., None], upper=False)
-        inside.append(residual.square().sum(dim=(1, 2)) < 6.251)  # 90 % of a chi-square with 3 degrees of freedom
+        inside.append(residual.square().sum(dim=(1, 2)) < INSIDE_90)
     return EncoderReport(
         position_error_mm=1e3 * torch.cat(errors).median().item(),
         keypoint_error_px=torch.cat(pixels).median(dim=0).values.tolist() if pixels else [],

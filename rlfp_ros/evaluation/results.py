@@ -1,0 +1,32 @@
+"""Where measurements go: JSON files, and tables between the marks of a page."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rlfp_ros.schema import ConfigurationError
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a result file; a reader sees the old one or the new one. ConfigurationError where it cannot be written."""
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); choose another with --json") from None
+
+
+def put_between(page: Path, first: str, last: str, text: str) -> None:
+    """Replace what stands between the lines `first` and `last` of a page. ConfigurationError where they are missing."""
+    if not page.is_file():
+        raise ConfigurationError(f"{page}: no such file; choose another with --document")
+    before, found, rest = page.read_text(encoding="utf-8").partition(first)
+    _, ended, after = rest.partition(last)
+    if not found or not ended:
+        raise ConfigurationError(f"{page}: has no {first} ... {last}; add both lines where the table belongs")
+    page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")
