@@ -439,7 +439,10 @@ def write_bundle(
 
 
 def check_replaceable(directory: Path) -> None:
-    """Raises ConfigurationError where a bundle written to `directory` would take the place of something else."""
+    """Raises ConfigurationError where a bundle in `directory` would take the place of something else, or cannot be."""
+    parent = next(folder for folder in directory.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ConfigurationError(f"{directory}: nothing can be written in {parent}; choose another folder with --out")
     if directory.exists() and not (directory.is_dir() and (directory / "bundle.yaml").is_file()):
         empty = directory.is_dir() and not any(directory.iterdir())
         if not empty:

@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--steps", type=_positive, metavar="N", help="environment steps (default: the algorithm's own)")
     group.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
                        help="another value for one of the algorithm's settings; can be given again")  # fmt: skip
+    command.set_defaults(default_of=command.get_default)
 
     command = _add(commands, "export", _export, "write a policy bundle from a finished training, or an older one anew")
     command.add_argument("source", metavar="RUN", type=Path, help="a run folder of `rlfp train`, or a bundle folder")
@@ -291,6 +292,10 @@ def describe(graph: Graph) -> str:
     return "\n".join(lines)
 
 
+RECIPE_OPTIONS = ("encoder", "representation", "feature_stack", "memory", "work")
+ALGORITHM_OPTIONS = ("observation", "image_size", "frame_stack", "encoder_from", "steps", "settings")
+
+
 def _train(options: argparse.Namespace) -> int:
     import signal
     from dataclasses import replace
@@ -298,9 +303,16 @@ def _train(options: argparse.Namespace) -> int:
     from rlfp_ros.learning import train
     from rlfp_ros.learning.representation import encoder_settings
     from rlfp_ros.learning.sac import SacSettings
+    from rlfp_ros.schema import ConfigurationError
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave by the way Ctrl-C does: children and clock too
     name = f"{options.task}_{options.arm}"
+    unused = RECIPE_OPTIONS if options.algorithm else ALGORITHM_OPTIONS
+    given = [option for option in unused if getattr(options, option) != options.default_of(option)]
+    if given:
+        kind = f"--algorithm {options.algorithm} does not use" if options.algorithm else "only --algorithm uses"
+        names = ", ".join("--" + {"settings": "set"}.get(option, option).replace("_", "-") for option in given)
+        raise ConfigurationError(f"{kind} {names}; leave that out")
     if options.algorithm:
         return _train_by_algorithm(options, name)
     recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed)

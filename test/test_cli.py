@@ -193,3 +193,17 @@ def test_doctor_refuses_a_domain_that_ros_cannot_have(monkeypatch: pytest.Monkey
     monkeypatch.setenv("ROS_DOMAIN_ID", "500")
     monkeypatch.setattr(doctor, "ROS_PROBE", "print('rmw_fastrtps_cpp heard x')")
     assert any(finding.part == "domain" and finding.health is doctor.Health.BAD for finding in doctor._ros())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--algorithm", "ppo", "--work", "0.1"], "--algorithm ppo does not use --work; leave that out"),
+        (["--steps", "100", "--set", "a=1"], "only --algorithm uses --steps, --set; leave that out"),
+    ],
+)
+def test_train_refuses_what_it_would_not_use(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "reach", *arguments]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())

@@ -14,6 +14,7 @@ from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 
 from rlfp_ros.nodes import messages
 from rlfp_ros.nodes.executor import NodeExecutor, take
@@ -128,3 +129,26 @@ def test_polled_subscription_is_left_to_its_node(node: Node) -> None:
         executor.spin_once(0.05)
     executor.close()
     assert heard == ["b"]
+
+
+def test_service_whose_callback_raises_answers_all_the_same(node: Node) -> None:
+    def fail(_: Trigger.Request, __: Trigger.Response) -> Trigger.Response:
+        raise ValueError("no")
+
+    node.create_service(Trigger, "fail", fail)
+    client = node.create_client(Trigger, "fail")
+    executor = NodeExecutor(node)
+    limit = time.monotonic() + LIMIT_S
+    while not client.service_is_ready():
+        assert time.monotonic() < limit
+        executor.spin_once(0.01)
+    answer, raised = client.call_async(Trigger.Request()), 0
+    while not answer.done():
+        assert time.monotonic() < limit
+        try:
+            executor.spin_once(0.05)
+        except ValueError:
+            raised += 1
+    executor.close()
+    assert raised == 1
+    assert not answer.result().success

@@ -111,7 +111,11 @@ class NodeExecutor:
         for service in services:
             request, header = service.handle.service_take_request(service.srv_type.Request)
             if header is not None:
-                service.send_response(service.callback(request, service.srv_type.Response()), header)
+                response = service.srv_type.Response()  # an empty one, no success, where the callback raises
+                try:
+                    response = service.callback(request, response)
+                finally:
+                    service.send_response(response, header)
         for client in clients:
             header, response = client.handle.take_response(client.srv_type.Response)
             if header is not None:
