@@ -182,22 +182,25 @@ def shipped(name: str) -> dict[str, Any] | None:
 
 
 def minutes_to_success(run: Path) -> float | None:
-    """Minutes of training until the last RECENT successes in the run's log average SUCCESS; None: no log, or never."""
+    """Minutes of training until the last RECENT successes in the run's log average SUCCESS; None: no log, or never.
+
+    An algorithm logs each episode's `success`, the recipe a `success_rate` of the last hundred.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events: list[tuple[float, float | None]] = []  # wall time, and success where this is one
+    events: list[tuple[float, str, float]] = []  # wall time, tag, value
     for file in sorted(run.rglob("events.out.tfevents.*")):
         log = EventAccumulator(str(file), size_guidance={"scalars": 0})
         log.Reload()
         for tag in log.Tags()["scalars"]:
-            is_success = tag.rpartition("/")[2] == "success"
-            events += [(event.wall_time, event.value if is_success else None) for event in log.Scalars(tag)]
+            events += [(event.wall_time, tag.rpartition("/")[2], event.value) for event in log.Scalars(tag)]
     events.sort(key=lambda event: event[0])
     seconds, recent = 0.0, []
-    for (before, _), (now, success) in itertools.pairwise(events):
+    for (before, _, _), (now, tag, value) in itertools.pairwise(events):
         seconds += min(now - before, LONGEST_GAP_S)
-        if success is not None:
-            recent = [*recent, success][-RECENT:]
-            if len(recent) == RECENT and sum(recent) / RECENT >= SUCCESS:
-                return round(seconds / 60, 1)
+        if tag == "success":
+            recent = [*recent, value][-RECENT:]
+        reached = len(recent) == RECENT and sum(recent) / RECENT >= SUCCESS
+        if reached or (tag == "success_rate" and value >= SUCCESS):
+            return round(seconds / 60, 1)
     return None

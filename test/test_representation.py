@@ -429,16 +429,16 @@ def test_every_representation_trains_resumes_and_leaves_the_pose_head_a_probe(
     training = EncoderTraining(frames=90, updates=4, batch=9, first_frames=60, frames_per_update=5)
     said: list[str] = []
     encoder, report = train_encoder(
-        source, tmp_path, training, encoder_settings(kind), lambda update, text: said.append(text), name, pictures
+        source, tmp_path, training, encoder_settings(kind), lambda update, text, **_: said.append(text), name, pictures
     )
     assert np.isfinite(report.position_error_mm)
     assert (len(report.keypoint_error_px) > 0) == (kind == "spatial")
-    again, _ = train_encoder(source, tmp_path, training, encoder_settings(kind), lambda *_: None, name, pictures)
+    again, _ = train_encoder(source, tmp_path, training, encoder_settings(kind), lambda *_, **__: None, name, pictures)
     for one, other in zip(encoder.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(ConfigurationError, match="was made with representation"):
         train_encoder(
-            source, tmp_path, training, encoder_settings(kind), lambda *_: None, f"supervised+{name}", pictures
+            source, tmp_path, training, encoder_settings(kind), lambda *_, **__: None, f"supervised+{name}", pictures
         )
 
 
@@ -450,7 +450,13 @@ def test_without_supervision_labels_do_not_reach_the_features(
     for weight in (1.0, 5.0):
         training = EncoderTraining(frames=90, updates=3, batch=8, first_frames=60, position_weight=weight)
         encoder, _ = train_encoder(
-            source, tmp_path / str(weight), training, encoder_settings("cnn"), lambda *_: None, "autoencoder", pictures
+            source,
+            tmp_path / str(weight),
+            training,
+            encoder_settings("cnn"),
+            lambda *_, **__: None,
+            "autoencoder",
+            pictures,
         )
         trunks.append(encoder.projection.weight)
         heads.append(encoder.pose_head[0].weight)

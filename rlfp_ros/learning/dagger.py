@@ -9,7 +9,6 @@ places than it ever plays through, for the price of one pass of the encoder.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from rlfp_ros.learning.dagger_collector import Collectors, Lessons, TeacherSees
 from rlfp_ros.learning.estimator import Belief, SeeingActor
 from rlfp_ros.learning.frames import POSTURES_PER_EPISODE
 from rlfp_ros.learning.objective import AnyEncoder, features_of
+from rlfp_ros.learning.progress import Show
 from rlfp_ros.simulation.environment import BEHAVIOURS
 from rlfp_ros.simulation.goal import GoalTask
 from rlfp_ros.simulation.task import load_task
@@ -110,7 +110,7 @@ def picture_demonstrations(
 
 def train_dagger(
     lessons: Lessons, pictures: tuple[np.ndarray, np.ndarray], training: DaggerTraining, seed: int, run: Path,
-    show: Callable[[int, str], None],
+    show: Show,
 ) -> SeeingActor:  # fmt: skip
     """Train an actor, or go on from `run/dagger.pt`. `show(steps played, text)` is called now and then."""
     checkpoint = run / "dagger.pt"

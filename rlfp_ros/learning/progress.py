@@ -1,9 +1,11 @@
-"""How far a training is: bars on a terminal, a line now and then in a log."""
+"""How far a training is: bars on a terminal, a line now and then in a log, figures for TensorBoard."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -19,10 +21,22 @@ from rich.progress import (
 LINE_EVERY_S = 15.0  # where the output is no terminal
 
 
-class TrainingProgress:
-    """Stages one after the other. A context manager."""
+class Show(Protocol):
+    """What a stage tells: units done, what to say, and figures for TensorBoard."""
 
-    def __init__(self, console: Console) -> None:
+    def __call__(self, done: int, text: str, **figures: float) -> None:
+        """`TrainingProgress.show`."""
+
+
+class TrainingProgress:
+    """Stages one after the other. A context manager. TensorBoard's events go into `run`, if given."""
+
+    def __init__(self, console: Console, run: Path | None = None) -> None:
+        self._board: Any = None
+        if run:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run))
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description:8}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
@@ -39,6 +53,8 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        if self._board:
+            self._board.close()
 
     def stage(self, name: str, total: int, text: str) -> None:
         """Start a stage of `total` units."""
@@ -46,9 +62,11 @@ class TrainingProgress:
         self._first: int | None = None
         self._task = self._bars.add_task(name, total=total, text=text)
 
-    def show(self, done: int, text: str) -> None:
-        """Units done in this stage, and what to say about it."""
+    def show(self, done: int, text: str, **figures: float) -> None:
+        """Units done in this stage, what to say about it, and figures by name."""
         assert self._task is not None
+        for name, value in figures.items() if self._board else ():
+            self._board.add_scalar(f"{self._name}/{name}", value, done)
         self._bars.update(self._task, completed=done, text=text)
         if self._first is None:
             self._first = done  # a resumed stage does not begin at zero

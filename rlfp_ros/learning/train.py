@@ -10,7 +10,6 @@ import platform
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +33,7 @@ from rlfp_ros.learning.estimator import SeeingActor
 from rlfp_ros.learning.frames import FrameSource, held_out_count
 from rlfp_ros.learning.novelty import RARE, Novelty, NoveltyTraining, learn_novelty, marks_of
 from rlfp_ros.learning.objective import AnyEncoder, features_of
-from rlfp_ros.learning.progress import TrainingProgress
+from rlfp_ros.learning.progress import Show, TrainingProgress
 from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings, check_representation
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
 from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
@@ -162,7 +161,7 @@ def main(
         "Ctrl-C keeps it, --resume goes on"
     )
     started = time.monotonic()
-    with TrainingProgress(console) as progress, _Clock(run) as clock:
+    with TrainingProgress(console, run) as progress, _Clock(run) as clock:
         updates = recipe.encoder_training.updates
         progress.stage("encoder", updates, "rendering the first frames")
         encoder, report = train_encoder(
@@ -195,9 +194,7 @@ def main(
     return bundle
 
 
-def _imitate(
-    recipe: Recipe, profile: Profile, encoder: AnyEncoder, run: Path, show: Callable[[int, str], None]
-) -> SeeingActor:
+def _imitate(recipe: Recipe, profile: Profile, encoder: AnyEncoder, run: Path, show: Show) -> SeeingActor:
     """Imitation of a teacher that sees what the policy's estimator sees."""
     assert recipe.dagger is not None
     assert isinstance(recipe.encoder, EncoderSettings)
@@ -229,7 +226,7 @@ def _demonstrations(encoder: AnyEncoder, frames: Path, stack: int) -> dict[str, 
 
 def _train_policy(
     recipe: Recipe, profile: Profile, encoder_file: Path, demonstrations: dict[str, np.ndarray], run: Path,
-    show: Callable[[int, str], None],
+    show: Show,
 ) -> tuple[Actor, dict[str, float]]:  # fmt: skip
     training, settings = recipe.policy_training, recipe.policy
     checkpoint = run / "policy.pt"
@@ -283,7 +280,12 @@ def _train_policy(
                         show((index + 1) * training.round_steps, f"imitation {update}, loss {loss:.3f}")
                 imitator = copy.deepcopy(learner.actor)
             share_won = float(np.mean(recent)) if recent else 0.0
-            show((index + 1) * training.round_steps, f"success {share_won:.2f}" + _brief(figures))
+            show(
+                (index + 1) * training.round_steps,
+                f"success {share_won:.2f}" + _brief(figures),
+                success_rate=share_won,
+                **figures,
+            )
             if (index + 1) % 20 == 0 or index + 1 == rounds:
                 save_checkpoint(
                     checkpoint, key, learner=learner.state_dict(), imitator=imitator.state_dict(), round=index + 1,
@@ -293,7 +295,7 @@ def _train_policy(
 
 
 def _better(
-    experience: Experience, actors: dict[str, Actor], training: PolicyTraining, show: Callable[[int, str], None]
+    experience: Experience, actors: dict[str, Actor], training: PolicyTraining, show: Show
 ) -> tuple[Actor, dict[str, float]]:
     """The actor that solves more of the same fresh episodes, and both figures; the later one where they agree."""
     fresh = replace(experience, seed=SELECTION_SEEDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rlfp_ros.learning.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.encoder import INSIDE_90, Encoder
 from rlfp_ros.learning.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.objective import AnyEncoder
+from rlfp_ros.learning.progress import Show
 from rlfp_ros.learning.representation import (
     SUPERVISED,
     AnyEncoderSettings,
@@ -58,7 +58,7 @@ def train_encoder(
     directory: Path,
     training: EncoderTraining,
     settings: AnyEncoderSettings,
-    show: Callable[[int, str], None],
+    show: Show,
     representation_name: str = SUPERVISED,
     pictures: Path | None = None,
 ) -> tuple[AnyEncoder, EncoderReport]:
@@ -128,7 +128,7 @@ def train_encoder(
             representation.follow(encoder)
             update += 1
             if update % 20 == 0:
-                show(update, f"loss {loss.item():.3f}, {frames.available} frames")
+                show(update, f"loss {loss.item():.3f}, {frames.available} frames", loss=loss.item())
             if update % 500 == 0 or update == training.updates:
                 save_checkpoint(
                     checkpoint, key, encoder=encoder.state_dict(), representation=representation.state_dict(),
