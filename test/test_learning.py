@@ -248,6 +248,7 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
         for one, other in zip(deployed(image)[:2], expected[:2], strict=True):
             np.testing.assert_allclose(one, other[0].numpy(), atol=1e-5, rtol=1e-5)
 
+    assert list((tmp_path / "run").glob("events.out.tfevents.*")), "for TensorBoard"
     with pytest.raises(ConfigurationError, match="go on with --resume"):
         main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
     with pytest.raises(ConfigurationError, match="another training's"):
