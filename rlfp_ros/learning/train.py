@@ -122,8 +122,8 @@ SIZES: dict[str, dict[str, Any]] = {
         "dagger": DaggerTraining(steps=30_000, final_updates=8_000),
     },
     "lift": {
-        "encoder_training": EncoderTraining(frames=90_000, updates=6_500, frames_per_update=14),
-        "dagger": DaggerTraining(steps=120_000, final_updates=16_000),
+        "encoder_training": EncoderTraining(frames=66_000, updates=4_200, frames_per_update=16),
+        "dagger": DaggerTraining(steps=75_000, final_updates=14_000),
     },
 }
 
