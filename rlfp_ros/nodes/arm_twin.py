@@ -25,8 +25,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.safety_state import SafetyState
 from rlfp_ros.control.trajectory import Trajectory
-from rlfp_ros.episode import Episode, Phase, parse_json
+from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import LIVE, declare
@@ -291,10 +292,8 @@ class ArmTwin(Node):
             self._ready.add(answer.node)
 
     def _on_safety_state(self, message: String) -> None:
-        document = parse_json(message.data, "safety/state")
-        reasons = ", ".join(document.get("reasons", [])) or "no reasons"
-        self._safety_state = f"{document.get('state')} ({reasons})"
-        self._active = document.get("state") in ("ACTIVE", "HOLDING")
+        heard = SafetyState.from_json(message.data)
+        self._active, self._safety_state = heard.enabled, str(heard)
 
     # --- diagnostics -------------------------------------------------------------------------------------------------
 

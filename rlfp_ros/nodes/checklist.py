@@ -21,7 +21,8 @@ from std_msgs.msg import Float32, Header, String
 
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
-from rlfp_ros.episode import parse_json
+from rlfp_ros.control.safety_state import SafetyState
+from rlfp_ros.control.supervisor import State
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
@@ -61,7 +62,8 @@ class ChecklistNode(Node):
         self._checklist = Checklist(contract, arm, settings, settings.extrinsics, self._command_topic)
         self._checklist.joint_states.topic = self._matcher.topic
         self._perception_at = 0.0
-        self._state, self._said, self._started = "DISABLED", "", time.monotonic()
+        self._enabled, self._state = False, State.DISABLED
+        self._said, self._started = "", time.monotonic()
 
         self._publisher = self.create_publisher(m.CHECKLIST.type, m.CHECKLIST.name, m.CHECKLIST.qos)
         self.create_subscription(DiagnosticArray, m.DIAGNOSTICS.name, self._on_diagnostics, m.DIAGNOSTICS.qos)
@@ -71,10 +73,6 @@ class ChecklistNode(Node):
         self._listen()
         self.diagnostics = Diagnostics(self, self._report, hardware_id=arm.name)
         self.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    @property
-    def _enabled(self) -> bool:
-        return self._state in ("ACTIVE", "HOLDING")
 
     def _listen(self) -> None:
         """Take what comes often, from now on."""
@@ -125,8 +123,8 @@ class ChecklistNode(Node):
                 self._checklist.policy = fault
 
     def _on_safety_state(self, message: String) -> None:
-        document = parse_json(message.data, m.SAFETY_STATE.name)
-        was_enabled, self._state = self._enabled, str(document.get("state"))
+        heard = SafetyState.from_json(message.data)
+        was_enabled, self._enabled, self._state = self._enabled, heard.enabled, heard.state
         if self._enabled and not was_enabled:
             for subscription in self._frequent:
                 self.destroy_subscription(subscription)
@@ -157,7 +155,7 @@ class ChecklistNode(Node):
         self._publisher.publish(String(data=report.model_dump_json()))
         key = str([(line.name, line.ok) for line in report.lines])
         quiet = not report.ready and time.monotonic() - self._started < QUIET_S
-        if key == self._said or quiet or self._state != "DISABLED":
+        if key == self._said or quiet or self._state is not State.DISABLED:
             return
         self._said = key
         red = sum(not line.ok for line in report.lines)

@@ -20,7 +20,9 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from rlfp_ros.episode import Phase, parse_json
+from rlfp_ros.control.safety_state import SafetyState
+from rlfp_ros.control.supervisor import State
+from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.executor import NodeExecutor
 
@@ -72,10 +74,10 @@ class Observer:
         self, on_episode: Callable[[ObservedEpisode], None], always: bool = False, operates: bool = False
     ) -> None:
         self._on_episode, self._operates = on_episode, operates
-        self._seen_residual, self._state, self.resets = False, "", 0
+        self._seen_residual, self.resets = False, 0
+        self._state: State | None = None  # of the controller
         self._leaving = threading.Event()
         self.episodes: list[ObservedEpisode] = []
-        self.safety_states: list[dict[str, Any]] = []
         self.current: ObservedEpisode | None = ObservedEpisode(seed=0, start=0) if always else None
 
     def __enter__(self) -> Observer:
@@ -131,16 +133,14 @@ class Observer:
             self._heartbeat.publish(m.header_message(time.time_ns()))
 
     def _attend(self) -> None:
-        wanted = {"DISABLED": "enable", "STOPPED": "reset"}.get(self._state)
+        wanted = {State.DISABLED: "enable", State.STOPPED: "reset"}.get(self._state)
         if not self._seen_residual or wanted is None or not self._services[wanted].service_is_ready():
             return
         self.resets += wanted == "reset"
         self._services[wanted].call_async(Trigger.Request())
 
     def _on_safety_state(self, message: String) -> None:
-        document = parse_json(message.data, m.SAFETY_STATE.name)
-        self.safety_states.append(document)
-        self._state = document.get("state", "")
+        self._state = SafetyState.from_json(message.data).state
 
     def _on_phase(self, message: String) -> None:
         episode = m.episode_from_message(message)

@@ -7,7 +7,6 @@ joint state, stamped as it is, for simulation and lock step; ages then go by sta
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -28,6 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
+from rlfp_ros.control.safety_state import SafetyState
 from rlfp_ros.control.supervisor import POLICY_FAULTS
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.episode import Phase
@@ -368,8 +368,8 @@ class ResidualControllerNode(Node):
                 f"the arm did not move when it was told to: whoever takes {self._command.topic_name} does not follow; "
                 "activate the controller (ros2 control list_controllers), release brakes and protective stops"
             )
-        document = {"state": controller.state.value, "reasons": reasons, "gain": controller.gain, "stamp": stamp}
-        self._state.publish(String(data=json.dumps(document)))
+        said = SafetyState(state=controller.state, reasons=tuple(reasons), gain=controller.gain, stamp=stamp)
+        self._state.publish(String(data=said.to_json()))
 
     def _report(self) -> Report:
         controller = self.controller

@@ -28,8 +28,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.bundle import CameraContract, Intrinsics, load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.safety_state import SafetyState
 from rlfp_ros.control.trajectory import Trajectory
-from rlfp_ros.episode import Episode, Phase, parse_json
+from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import declare
@@ -332,8 +333,7 @@ class Simulator(Node):
                 self._begin()
 
     def _on_safety_state(self, message: String) -> None:
-        document = parse_json(message.data, "safety/state")
-        self._safety_state = f"{document.get('state')} ({', '.join(document.get('reasons', [])) or 'no reasons'})"
+        self._safety_state = str(SafetyState.from_json(message.data))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._phase is Phase.RUNNING:
