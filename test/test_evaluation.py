@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import parity
 from rlfp_ros.bundle import load_bundle
+from rlfp_ros.evaluation.demo import complaints
 from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95, wilson95
@@ -122,3 +123,14 @@ def test_bad_requests_are_refused_in_a_sentence(tmp_path: Path) -> None:
         evaluate(BUNDLE, episodes=1, profile="mars")
     with pytest.raises(ConfigurationError, match="cannot be written"):
         evaluate(BUNDLE, episodes=1, profile="none", json_path=Path("/proc/nowhere/result.json"))
+
+
+def test_demo_shows_what_nodes_complained_of(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text(
+        "    1.2 policy              | [INFO] bundle reach_panda\n"
+        "    2.8 policy              | [ERROR] frames come every 66.7 ms\n"
+        "    7.8 policy              | [ERROR] frames come every 66.7 ms\n"
+        "    9.0 recorder            | recorder: 8002 messages\n"
+    )
+    assert complaints(log) == {"policy: frames come every 66.7 ms": 2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from rlfp_ros.schema import ConfigurationError
 if TYPE_CHECKING:
     from rlfp_ros.nodes.observer import ObservedEpisode
 
+COMPLAINTS = 3  # of the nodes, that are shown; the log has all
 LEAST_FREE_MB = 200  # of disk; ten episodes record about 30 MB
 
 
@@ -122,8 +124,20 @@ def _summarise(console: Console, result: dict[str, Any], folder: Path, pictures:
         )
     table.add_row("wall time", f"{result['wall_s']:.0f} s")
     console.print(table)
+    for sentence, times in complaints(folder / "log.txt").most_common(COMPLAINTS):
+        console.print(f"  [yellow]{sentence}[/]" + (f" ({times} times)" if times > 1 else ""))
     for path in [*pictures, folder / "result.json", folder / "log.txt", *sorted((folder / "bags").iterdir())]:
         console.print(f"  {_short(path)}")
+
+
+def complaints(log: Path) -> Counter[str]:
+    """What nodes logged as errors, as `node: sentence`, and how often."""
+    said: Counter[str] = Counter()
+    for line in log.read_text(errors="replace").splitlines():
+        node, bar, text = line.partition("|")
+        if bar and text.startswith(" [ERROR] "):
+            said[f"{node.split()[-1]}: {text.removeprefix(' [ERROR] ')}"] += 1
+    return said
 
 
 def _short(path: Path) -> str:
