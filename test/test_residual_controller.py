@@ -373,6 +373,21 @@ def test_step_lets_one_action_through_at_a_time() -> None:
     assert 1e-4 < np.linalg.norm(rig.tool - rested) < 0.02
 
 
+def test_enabling_waits_for_joints_where_the_last_came_long_ago_whatever_their_stamp_says() -> None:
+    """The driver died just before `enable`, and its clock was ahead: its last stamp still looks fresh."""
+    controller = ResidualController(ARM, contract(), ControllerSettings())
+    second = 1_000_000_000
+    stale = JointState(second - 10_000_000, np.array(ARM.home), np.zeros(7), np.zeros(7), 0.04)
+    controller.on_joint_state(stale, 0)
+    controller.enable()
+    assert controller.tick(second, second).trajectory is None
+    assert controller.state is State.HOLDING
+    assert controller.reasons == (Reason.WAITING_FOR_JOINT_STATE,)
+    fresh = JointState(second, np.array(ARM.home), np.zeros(7), np.zeros(7), 0.04)
+    controller.on_joint_state(fresh, second)
+    assert controller.tick(second + 4_166_667, second + 4_166_667).trajectory is not None
+
+
 def test_dry_run_computes_and_sends_nothing() -> None:
     rig = Rig(ControllerSettings(start_enabled=True, dry_run=True)).run(1.0)
     assert rig.controller.state is State.ACTIVE

@@ -464,7 +464,7 @@ class ResidualController:
         self._stamp_ns, self._now_ns = stamp_ns, now_ns
         waiting = supervisor.enabled and not supervisor.latched and not supervisor.initialised
         if waiting and (not self._running or safety.resting):
-            self._initialise(stamp_ns)
+            self._initialise(stamp_ns, now_ns)
         self._verdict = verdict = supervisor.tick(stamp_ns, now_ns)
         if not self._running:
             return NOTHING
@@ -508,9 +508,9 @@ class ResidualController:
         """Ticks since the last one by the steady clock."""
         return min(max(round((now_ns - self._now_ns) / self._dt_ns), 0), MOST_TICKS)
 
-    def _initialise(self, stamp_ns: int) -> None:
+    def _initialise(self, stamp_ns: int, now_ns: int) -> None:
         joint_state = self._joint_state
-        if joint_state is None or (stamp_ns - joint_state.stamp_ns) * 1e-9 > self.settings.joint_state_max_age_s:
+        if joint_state is None or max(self.supervisor.joint_state_ages(stamp_ns, now_ns)) > 1.0:
             return
         moving = float(np.max(np.abs(joint_state.velocities))) > STANDING_RAD_S
         self._began_at = joint_state.positions

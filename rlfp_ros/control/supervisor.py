@@ -127,6 +127,11 @@ class Supervisor:
         """A joint state that passed its checks."""
         self._joint_state_ns, self._joint_stamp_ns = now_ns, stamp_ns
 
+    def joint_state_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
+        """Age of the newest joint state by receipt and by stamp, each as a share of what stops the arm."""
+        by_receipt = _age(now_ns, self._joint_state_ns) / self.settings.joint_state_timeout_s
+        return by_receipt, _age(stamp_ns, self._joint_stamp_ns) / self.settings.joint_state_max_age_s
+
     def saw_residual(self, stamp_ns: int, now_ns: int, fault: Reason | None) -> None:
         """A residual came; `fault` says why it was rejected. Admission after a fault starts a new ramp."""
         self._residual_fault = fault
@@ -191,8 +196,7 @@ class Supervisor:
         moving = self.enabled and not self.latched
         punctual = 1.0  # 0 where an input is so late that the arm stops
         if moving and self.initialised:
-            by_receipt = _age(now_ns, self._joint_state_ns) / settings.joint_state_timeout_s
-            by_stamp = _age(stamp_ns, self._joint_stamp_ns) / settings.joint_state_max_age_s
+            by_receipt, by_stamp = self.joint_state_ages(stamp_ns, now_ns)
             if by_receipt > 1.0:
                 self.stop(Reason.JOINT_STATE_STALE, now_ns)
             elif by_stamp > 1.0:
