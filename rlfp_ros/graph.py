@@ -208,6 +208,7 @@ def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> R
     arguments = parse_arguments(graph, overrides)
     image_bytes = _check(graph, arguments) if check else 0
     share = paths.share_directory()
+    own_parameters = _own_parameters(graph, arguments["params_file"])
     processes = []
     for node in graph.nodes:
         if not node.condition(arguments):
@@ -219,7 +220,7 @@ def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> R
                 executable=node.executable,
                 namespace=("/" + arguments["namespace"].strip("/")) if arguments["namespace"].strip("/") else "",
                 parameters=node.parameters(arguments),
-                parameter_files=(share / "config" / f"{graph.name}.yaml",),
+                parameter_files=(share / "config" / f"{graph.name}.yaml", *own_parameters),
                 remappings={name: target for name, target in node.remappings(arguments).items() if name != target},
                 log_level=arguments["log_level"],
                 environment=environment(arguments["transport"], arguments["domain_id"], large),
@@ -228,6 +229,25 @@ def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> R
             )
         )
     return Resolved(graph, arguments, tuple(processes), _drivers(graph, arguments))
+
+
+def _own_parameters(graph: Graph, name: str) -> tuple[Path, ...]:
+    """The user's parameter file, if there is one; its nodes must be the graph's. Nodes check what is in it."""
+    from rlfp_ros import schema
+    from rlfp_ros.schema import ConfigurationError
+
+    if not name:
+        return ()
+    path = Path(name).expanduser().resolve()
+    document = schema.read_yaml(path)
+    known = [node.executable for node in graph.nodes]
+    for key, content in document.items() if isinstance(document, dict) else [("the file", document)]:
+        if not (isinstance(content, dict) and isinstance(content.get("ros__parameters"), dict)):
+            raise ConfigurationError(f"{path}: {key} has no ros__parameters; write it as config/{graph.name}.yaml is")
+        node = str(key).rpartition("/")[2]
+        if node not in (*known, "*", "**"):
+            raise ConfigurationError(f"{path}: {key} is no node of {graph.name}.launch.py; it has: {', '.join(known)}")
+    return (path,)
 
 
 def _drivers(graph: Graph, arguments: Arguments) -> tuple[Included, ...]:
@@ -344,6 +364,12 @@ _COMMON = (
         "",
         "the ROS_DOMAIN_ID of the graph, 0 to 101; empty: the environment's",
         pattern=r"(\d|\d\d|10[01])?",
+    ),
+    Argument(
+        "params_file",
+        "",
+        "a YAML file with more node parameters, written as config/sim.yaml is; it wins over that file, and launch "
+        "arguments win over both; empty: none",
     ),
     Argument(
         "log_level", "info", "the least severe log message shown", choices=("debug", "info", "warn", "error", "fatal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import types
 from pathlib import Path
@@ -318,6 +319,30 @@ def test_controller_yaml_interpolates_from_the_desired_state_and_names_the_arms_
         assert settings["allow_nonzero_velocity_at_trajectory_end"] is False
         arm = load_arm(path.stem)
         assert tuple(settings["joints"]) == arm.driver_names(arm.joint_names)
+
+
+@BOTH
+def test_own_parameters_win_over_the_graphs_file(which: Graph, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("/**/perception:\n  ros__parameters: {image_transport: raw}\n")
+    for process in run_of(which, params_file=str(own)).processes:
+        assert process.parameter_files == (ROOT / "config" / f"{which.name}.yaml", own)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("camera:\n  ros__parameters: {a: 1}\n", "camera is no node of sim.launch.py; it has: simulator, perception"),
+        ("policy: {a: 1}\n", "policy has no ros__parameters"),
+        ("- policy\n", "the file has no ros__parameters"),
+        ("policy: [\n", "own.yaml"),
+    ],
+)
+def test_wrong_own_parameters_are_refused_with_one_sentence(text: str, found: str, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(found)):
+        run_of(SIM, params_file=str(own))
 
 
 # --- the runner's command lines --------------------------------------------------------------------------------------

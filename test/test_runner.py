@@ -247,13 +247,13 @@ def test_error_in_the_with_block_leaves_no_process() -> None:
 # --- the runner as a process of its own ------------------------------------------------------------------------------
 
 PROGRAM = """
-import sys
+import sys, time
 sys.path.insert(0, {folder!r})
 from test_runner import IGNORES_SIGINT_AND_SIGTERM, WELL_BEHAVED, Runner, command, node, resolved
 children = resolved(node("policy", WELL_BEHAVED), node("hung", IGNORES_SIGINT_AND_SIGTERM))
 with Runner(children) as runner:
     while not all("up" in runner.tail(name) for name in ("policy", "hung")):
-        pass
+        time.sleep(0.01)
     print(*runner.pids().values(), flush=True)
     sys.exit(runner.wait())
 """
