@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import configparser
 import json
 import os
@@ -9,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -249,10 +251,18 @@ def _shared_memory() -> Finding:
 
 
 def may_run_in_real_time() -> bool:
-    """Does the system grant this user real-time priority?"""
-    import resource
+    """Does the system grant this user real-time priority? Tried in a thread that ends at once."""
+    granted = []
 
-    return os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_RTPRIO)[0] != 0
+    def ask() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+            granted.append(True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return bool(granted)
 
 
 def _real_time() -> Finding:

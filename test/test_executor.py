@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import rclpy
+from python_process import run_python
 from rclpy.context import Context
 from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -16,6 +17,7 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
+from rlfp_ros.doctor import may_run_in_real_time
 from rlfp_ros.nodes import messages
 from rlfp_ros.nodes.executor import NodeExecutor, take
 
@@ -152,3 +154,18 @@ def test_service_whose_callback_raises_answers_all_the_same(node: Node) -> None:
     executor.close()
     assert raised == 1
     assert not answer.result().success
+
+
+def test_real_time_priority_is_for_all_threads_or_none() -> None:
+    program = (
+        "import os, threading\n"
+        "from rlfp_ros.nodes.spin import run_in_real_time\n"
+        "leave = threading.Event(); threading.Thread(target=leave.wait).start()\n"
+        "granted = run_in_real_time(1)\n"
+        "found = {os.sched_getscheduler(int(task)) for task in os.listdir('/proc/self/task')}\n"
+        "leave.set()\n"
+        "print(granted, found == {os.SCHED_FIFO if granted else os.SCHED_OTHER})\n"
+    )
+    granted, right = run_python("-c", program).stdout.split()
+    assert right == "True"
+    assert granted == str(may_run_in_real_time())
