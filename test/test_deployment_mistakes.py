@@ -348,7 +348,11 @@ def test_encoder_with_the_yaml_of_another_camera(shipped: Path) -> None:
 
 
 def test_encoder_with_the_feature_statistics_of_another(shipped: Path) -> None:
-    edit_contract(shipped, lambda document: document["feature_statistics"].update(usual_distance=0.01))
+    def move(document: dict[str, Any]) -> None:
+        statistics = document["feature_statistics"]
+        statistics["mean"] = [value + 3.0 for value in statistics["mean"]]
+
+    edit_contract(shipped, move)
     assert "domain_shift" in perception_refusal(shipped)
 
 
