@@ -327,6 +327,16 @@ def test_control_rate_of_the_live_camera(shipped: Path, interval_ms: float, caug
         run()
 
 
+def test_lost_frames_are_no_other_rate(shipped: Path) -> None:
+    """One in ten lost, as validation has it at worst, for twenty minutes: never refused."""
+    policy = Policy(load_bundle(shipped), PANDA)
+    stamp, rng = 0, np.random.default_rng(0)
+    for lost in rng.uniform(size=36_000) < 0.1:
+        stamp += 33_333_333
+        if not lost:
+            policy._check_rate(stamp)
+
+
 # --- mixed-up files --------------------------------------------------------------------------------------------------
 
 

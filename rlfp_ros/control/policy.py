@@ -17,8 +17,9 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
 
-# Frames whose median interval is judged: more than half of them must be lost before a good camera looks too slow.
-RATE_FRAMES = 15
+# Frames whose median interval is judged: more than half of them must be lost before a good camera looks too slow. Where
+# one frame in ten is lost, that happens to 15 of them within minutes, and to 30 hardly ever.
+RATE_FRAMES = 30
 RATE_RATIO = 1.5  # how many times faster or slower than in training frames may come
 
 
