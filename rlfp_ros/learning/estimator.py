@@ -81,11 +81,11 @@ class SceneEstimator(nn.Module):
         super().__init__()
         self.keypoints, self.joints, self.stack, self.grips = keypoints, joints, stack, grips
         self.plane, self.width = block_size[2] / 2, block_size[0]
-        T = torch.tensor(camera.T_base_camera.matrix()).float()
+        T = torch.tensor(camera.T_base_camera.matrix()).double()
         self.register_buffer("camera_rotation", T[:3, :3].clone())  # camera to base
         self.register_buffer("camera_position", T[:3, 3].clone())
-        self.register_buffer("prior", torch.diag(torch.tensor(PRIOR)))  # square root of the covariance
-        self.register_buffer("foot", torch.tensor(ARM_FOOT).float())
+        self.register_buffer("prior", torch.diag(torch.tensor(PRIOR)).double())  # square root of the covariance
+        self.register_buffer("foot", torch.tensor(ARM_FOOT).double())
         self.seen = [name for name in ("tool", "hand", "base") if name in keypoints]
         # Filter: estimate, root of its covariance less the prior's, so that zeros are the start of an episode; then the
         # object's place and its weight.
@@ -98,7 +98,19 @@ class SceneEstimator(nn.Module):
         self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Inputs [B, I] and next state [B, S] of features [B, stack, K, 3], proprioception [B, P], goal [B, 3] m in
-        the base frame, its mask [B, 1] and the state [B, S]."""
+        the base frame, its mask [B, 1] and the state [B, S].
+
+        In double precision inside: the filter carries rounding from picture to picture, and what it gives is looked at
+        on a scale of centimetres.
+        """
+        inputs, next_state = self._estimate(
+            features.double(), proprioception.double(), goal.double(), goal_mask.double(), state.double()
+        )
+        return inputs.float(), next_state.float()
+
+    def _estimate(
+        self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
         points = features[:, :, : len(self.keypoints)]
         newest = points[:, -1]
         tool = proprioception[:, 2 * self.joints + 1 : 2 * self.joints + 4]
@@ -115,7 +127,7 @@ class SceneEstimator(nn.Module):
         place = self._on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
         at_tool = self._on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
         before, weight = state[:, 56:58].clamp(-REACH, REACH), state[:, 58:59].clamp(0.0, SMOOTHING)
-        jumps = ((place - before).norm(dim=1, keepdim=True) > JUMP).float()
+        jumps = ((place - before).norm(dim=1, keepdim=True) > JUMP).double()
         weight = (1 - jumps * sure) * weight
         smooth = (weight * before + sure * place) / (weight + sure)
         next_state = torch.cat(
