@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -106,6 +107,31 @@ def test_batch_runs_in_the_order_of_publication_across_topics(node: Node) -> Non
         executor.spin_once(0.1)
     executor.close()
     assert heard == said
+
+
+def test_batch_goes_on_behind_a_callback_that_raises(node: Node) -> None:
+    heard: list[str] = []
+
+    def hear(message: Header) -> None:
+        heard.append(message.frame_id)
+        if message.frame_id == "1":
+            raise ValueError("no")
+
+    node.create_subscription(Header, "first", hear, 50)
+    publisher = node.create_publisher(Header, "first", 50)
+    executor = NodeExecutor(node, batch_s=0.05)
+    limit = time.monotonic() + LIMIT_S
+    while not publisher.get_subscription_count():
+        assert time.monotonic() < limit
+        executor.spin_once(0.1)
+    for number in range(4):
+        publisher.publish(Header(frame_id=str(number)))
+    while len(heard) < 4:
+        assert time.monotonic() < limit
+        with contextlib.suppress(ValueError):
+            executor.spin_once(0.1)
+    executor.close()
+    assert heard == ["0", "1", "2", "3"]
 
 
 def test_polled_subscription_is_left_to_its_node(node: Node) -> None:

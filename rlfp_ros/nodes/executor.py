@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ class NodeExecutor:
         self._node = node
         self._batch_s = batch_s
         self._batch_at = 0.0
+        self._batch: deque[tuple[Subscription, Any]] = deque()  # taken, and not run yet
         self._interrupt = SignalHandlerGuardCondition(node.context)
         self._entities: tuple[tuple[Any, ...], ...] = ()  # what the wait set has room for
         self._wait_set: Any = None
@@ -123,13 +125,13 @@ class NodeExecutor:
         return any(pointers.values())
 
     def _run_batch(self, subscriptions: Sequence[Subscription]) -> None:
-        batch = []
+        came = []
         for subscription in subscriptions:
             while (taken := take(subscription)) is not None:
-                batch.append((taken[1]["source_timestamp"], subscription, taken))
-        batch.sort(key=lambda entry: entry[0])
-        for _, subscription, taken in batch:
-            _call(subscription, taken)
+                came.append((subscription, taken))
+        self._batch.extend(sorted(came, key=lambda entry: entry[1][1]["source_timestamp"]))
+        while self._batch:  # what is behind a callback that raises is run by the next pass
+            _call(*self._batch.popleft())
 
     def _run_events(self) -> None:
         waitables = tuple(self._node.waitables)

@@ -201,8 +201,9 @@ class Simulator(Node):
         self._world.step(self._trajectory, self._gripper_width)
         self._trajectory = None
         if self._world.captured:
-            self._renders.add(time.perf_counter() - started)
-            self._recent_renders.append(time.perf_counter() - started)
+            took = time.perf_counter() - started
+            self._renders.add(took)
+            self._recent_renders.append(took)
         outcome = self._world.outcome
         if outcome is not None:
             self._end(asdict(outcome))
@@ -221,7 +222,7 @@ class Simulator(Node):
             behind = CATCH_UP_TICKS
             self._slow_camera()
         elif self._world.frame_stride > 1 and time.monotonic() - self._slowed_at > RECOVERY_S:
-            self._world.frame_stride -= not self._draws_too_slowly(self._world.frame_stride - 1)
+            self._hasten_camera()
         for _ in range(int(behind)):
             self._deliver()
             self._measure()
@@ -235,8 +236,14 @@ class Simulator(Node):
             self._slowed_at = time.monotonic()
             self._recent_renders.clear()
 
+    def _hasten_camera(self) -> None:
+        """Draw more pictures again, once enough of them came quickly."""
+        judged = len(self._recent_renders) == RENDERS
+        if judged and not self._draws_too_slowly(self._world.frame_stride - 1):
+            self._world.frame_stride -= 1
+
     def _draws_too_slowly(self, stride: int) -> bool:
-        """For every so many-th picture, by all that is known of the last RENDERS."""
+        """For every so many-th picture, by the last RENDERS; False while there are not so many."""
         frame_s = self._world.ticks_per_frame * DT * stride / self.settings.real_time_factor
         return len(self._recent_renders) == RENDERS and self._render_s() > RENDER_SHARE * frame_s
 

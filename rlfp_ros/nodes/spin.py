@@ -36,7 +36,8 @@ def run_in_real_time(priority: int) -> bool:
     """
     try:
         for thread in os.listdir("/proc/self/task"):
-            os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(priority))
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(priority))
     except (OSError, AttributeError):  # not allowed (limits.conf: rtprio), or no Linux
         return False
     return True
