@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rlfp_ros import graph
@@ -125,7 +126,7 @@ def _summarise(console: Console, result: dict[str, Any], folder: Path, pictures:
     table.add_row("wall time", f"{result['wall_s']:.0f} s")
     console.print(table)
     for sentence, times in complaints(folder / "log.txt").most_common(COMPLAINTS):
-        console.print(f"  [yellow]{sentence}[/]" + (f" ({times} times)" if times > 1 else ""))
+        console.print(f"  [yellow]{escape(sentence)}[/]" + (f" ({times} times)" if times > 1 else ""))
     for path in [*pictures, folder / "result.json", folder / "log.txt", *sorted((folder / "bags").iterdir())]:
         console.print(f"  {_short(path)}")
 
@@ -135,7 +136,7 @@ def complaints(log: Path) -> Counter[str]:
     said: Counter[str] = Counter()
     for line in log.read_text(errors="replace").splitlines():
         node, bar, text = line.partition("|")
-        if bar and text.startswith(" [ERROR] "):
+        if bar and node.strip() and text.startswith(" [ERROR] "):
             said[f"{node.split()[-1]}: {text.removeprefix(' [ERROR] ')}"] += 1
     return said
 

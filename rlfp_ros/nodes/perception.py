@@ -239,7 +239,7 @@ def _same_camera(a: CameraInfo, b: CameraInfo) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the executable."""
-    return spin.run(PerceptionNode, arguments, 10)
+    return spin.run(PerceptionNode, arguments, priority=10)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ class PolicyNode(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the executable."""
-    return spin.run(PolicyNode, arguments, 20)
+    return spin.run(PolicyNode, arguments, priority=20)
 
 
 if __name__ == "__main__":
