@@ -11,6 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+
 from rlfp_ros.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning.appearance import Appearance  # noqa: E402
@@ -248,7 +250,9 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
         for one, other in zip(deployed(image)[:2], expected[:2], strict=True):
             np.testing.assert_allclose(one, other[0].numpy(), atol=1e-5, rtol=1e-5)
 
-    assert list((tmp_path / "run").glob("events.out.tfevents.*")), "for TensorBoard"
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert {"imitate/success_rate", "imitate/loss"} <= set(events.Tags()["scalars"])
     with pytest.raises(ConfigurationError, match="go on with --resume"):
         main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
     with pytest.raises(ConfigurationError, match="another training's"):

@@ -71,6 +71,10 @@ def test_minutes_to_success_come_from_the_runs_own_log_without_its_pauses(tmp_pa
     # The 28th success is episode 27's: 18 of the last 20. 27 gaps, of which one counts as a minute.
     assert training.minutes_to_success(tmp_path) == pytest.approx((26 * 10 + 60) / 60, abs=0.1)
     assert training.minutes_to_success(tmp_path / "nowhere") is None
+    with SummaryWriter(str(tmp_path / "recipe")) as board:  # a rate of its own, of the last hundred episodes
+        for index, rate in enumerate((0.0, 0.5, 0.85, 0.92, 0.95)):
+            board.add_scalar("imitate/success_rate", rate, index, walltime=began + 30 * index)
+    assert training.minutes_to_success(tmp_path / "recipe") == pytest.approx(1.5)
 
 
 def test_inference_times_a_bundle(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

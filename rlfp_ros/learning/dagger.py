@@ -63,13 +63,11 @@ class Demonstrations:
 
     def __init__(self, inputs: np.ndarray, teacher: np.ndarray) -> None:
         self.inputs, self.teacher = [torch.from_numpy(inputs)], [torch.from_numpy(teacher)]
-        self._offsets = [0, len(inputs)]
 
     def add(self, inputs: np.ndarray, teacher: np.ndarray) -> None:
         """Append."""
         self.inputs.append(torch.from_numpy(inputs))
         self.teacher.append(torch.from_numpy(teacher))
-        self._offsets.append(self._offsets[-1] + len(inputs))
 
     @property
     def played(self) -> tuple[Tensor, Tensor]:
@@ -112,7 +110,7 @@ def train_dagger(
     lessons: Lessons, pictures: tuple[np.ndarray, np.ndarray], training: DaggerTraining, seed: int, run: Path,
     show: Show,
 ) -> SeeingActor:  # fmt: skip
-    """Train an actor, or go on from `run/dagger.pt`. `show(steps played, text)` is called now and then."""
+    """Train an actor, or go on from `run/dagger.pt`. `show(steps played, text, figures)` is called now and then."""
     checkpoint = run / "dagger.pt"
     key = {"stage": "dagger", "training": asdict(training), "hidden": lessons.hidden, "seed": seed}
     torch.manual_seed(seed)
@@ -146,7 +144,8 @@ def train_dagger(
             demonstrations.add(inputs, teacher)
             recent.extend(successes)
             won = float(np.mean(recent)) if recent else 0.0
-            show((index + 1) * training.round_steps, f"success {won:.2f}, loss {loss:.4f}")
+            played_steps = (index + 1) * training.round_steps
+            show(played_steps, f"success {won:.2f}, loss {loss:.4f}", success_rate=won, loss=loss)
             if (index + 1) % CHECKPOINT_ROUNDS == 0 or index + 1 == rounds:
                 played = demonstrations.played
                 save_checkpoint(
