@@ -242,6 +242,24 @@ def test_a_new_episode_forgets_the_last_one_and_is_answered(
     assert len(robot.ready) == 1
 
 
+def test_a_picture_shown_again_gets_the_same_answer_and_counts_once(
+    robot: Robot, start_node: Callable[..., Process], tiny_bundle: Path
+) -> None:
+    start_node("policy", {"bundle": tiny_bundle})
+    robot.connected()
+    policy = Policy(load_bundle(tiny_bundle), PANDA)
+    states = [joints(START + tick * TICK, tick) for tick in range(3)]
+    for state in states:
+        robot.move(state)
+    for number, tick in enumerate((0, 1, 1, 2)):
+        robot.see(START + tick * TICK, tick)
+        robot.acted(number + 1)
+    expected = [policy.act(features(tick), states[tick], START + tick * TICK).twist for tick in range(3)]
+    said = [twist for _, twist in robot.acted(4)]
+    for found, wanted in zip(said, (expected[0], expected[1], expected[1], expected[2]), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_goals_in_base_and_optical_frame_are_taken_and_others_refused(
     robot: Robot, start_node: Callable[..., Process], tiny_goal_bundle: Path
 ) -> None:

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Process, TestNode
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
 
+from rlfp_ros.control.arm import load_arm
 from rlfp_ros.nodes import messages
 from rlfp_ros.nodes.simulator import CLOCK_TICKS
 
@@ -36,3 +40,34 @@ def test_a_slow_renderer_lowers_the_frame_rate_and_says_so(
     stamps = [messages.stamp_ns(message.clock) * 1e-9 for message in clock]
     steps = {round((after - before) / TICK_S) for before, after in itertools.pairwise(stamps)}
     assert CLOCK_TICKS in steps  # ticks as ever; a few messages may be lost on the way
+
+
+def test_lock_step_shows_a_picture_again_that_nobody_answered(
+    test_node: TestNode, start_node: Callable[..., Process], tiny_bundle: Path
+) -> None:
+    """Perception takes images best effort: one that got lost must not end a run of a thousand episodes."""
+    arm = load_arm("panda")
+    command, applied = test_node.publisher(messages.ARM_COMMAND), test_node.publisher(messages.RESIDUAL_APPLIED)
+
+    def stand_still(message: JointState) -> None:
+        empty = JointTrajectory(header=message.header, joint_names=arm.driver_names(arm.joint_names))
+        command.publish(empty)
+
+    seen: list[int] = []
+
+    def see(message: Image) -> None:
+        stamp = messages.stamp_ns(message.header.stamp)
+        seen.append(stamp)
+        if len(seen) > 1:  # the first time, as if it had not come
+            applied.publish(messages.twist_message(stamp, np.zeros(6), arm.base_frame))
+
+    joint_states, image = messages.JOINT_STATES, messages.IMAGE
+    test_node.node.create_subscription(joint_states.type, joint_states.name, stand_still, joint_states.qos)
+    test_node.node.create_subscription(image.type, image.name, see, image.qos)
+    ready = test_node.publisher(messages.EPISODE_READY)
+    start_node("simulator", {"bundle": tiny_bundle, "lock_step": True, "profile": "none", "wait_for": ["test"]})
+    test_node.connected(command, applied, ready)
+    test_node.spin_for(0.2)  # the other direction of the match
+    ready.publish(messages.ready_message("test", 0))
+    test_node.spin_until(lambda: len(seen) >= 4, what="pictures")
+    assert seen[0] == seen[1] < seen[2] < seen[3]

@@ -19,6 +19,7 @@ from std_msgs.msg import String
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
@@ -72,6 +73,7 @@ class PolicyNode(Node):
 
         self._history: deque[tuple[int, bytes]] = deque()  # oldest first; read only where one is used
         self._pending: _Seen | None = None  # features newer than every joint state
+        self._said: Residual | None = None  # the last answer
         self._reset_stamp_ns = -1  # what is stamped up to here belongs to the episode before
         self._goal_message: PointStamped | None = None
         self._goal_checked: tuple[PointStamped, str] | None = None
@@ -137,6 +139,9 @@ class PolicyNode(Node):
         stamp = messages.stamp_ns(message.header.stamp)
         if stamp <= self._reset_stamp_ns:
             return
+        if self._said is not None and stamp == self._said.stamp_ns:
+            self._say(self._said)  # who shows a picture again missed the answer; it is one frame all the same
+            return
         try:
             features = messages.features_from_message(message)
             if features.shape != self._features_shape:
@@ -169,7 +174,7 @@ class PolicyNode(Node):
             return
         self._policy.reset()
         self._history.clear()
-        self._pending = None
+        self._pending = self._said = None
         self._reset_stamp_ns = episode.stamp
         self._ready.publish(messages.ready_message(self.get_name(), episode.id))
 
@@ -185,6 +190,11 @@ class PolicyNode(Node):
             self._say_fault(str(error))
             return
         self._fault = ""
+        self._said = residual
+        self._say(residual)
+        self._acting.add(time.monotonic() - began)
+
+    def _say(self, residual: Residual) -> None:
         if residual.gripper_width is not None:
             # First, so that the controller has it when the residual with the same stamp comes.
             self._gripper.publish(messages.gripper_message(residual.stamp_ns, residual.gripper_width, self._arm))
@@ -192,7 +202,6 @@ class PolicyNode(Node):
             self._residual.publish(messages.joint_residual_message(residual, self._arm.joint_names))
         else:
             self._residual.publish(messages.residual_message(residual, self._arm.base_frame))
-        self._acting.add(time.monotonic() - began)
 
     def _joints_at(self, stamp_ns: int) -> messages.arms.JointState:
         """The newest joint state that is not newer than `stamp_ns`."""

@@ -11,6 +11,7 @@ import enum
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Literal
 
@@ -49,6 +50,7 @@ CLOCK_TICKS = 4  # /clock at 60 Hz: stamps travel with the messages, and a clock
 START_NS = 1_000_000_000  # stamp of tick 0; a stamp of zero means "no time" in ROS
 FIRST_ANSWER_S = 30.0  # for nodes that are still starting
 ANSWER_S = 5.0  # wall time that lock step waits for anything
+REPEAT_S = 1.0  # and after which it shows a picture again: perception takes images best effort, and one may get lost
 # Physics steps in one timer call at most; beyond that the real-time factor falls. A command reaches two ticks ahead
 # before it brakes: a longer burst would have the arm stop and go for want of commands.
 CATCH_UP_TICKS = 3
@@ -121,7 +123,8 @@ class Simulator(Node):
         self._phase = Phase.FINISHED
         self._ready: set[str] = set()
         self._waiting, self._waiting_since = _Waiting.NOTHING, time.monotonic()
-        self._owed: set[int] = set()  # stamps of delivered pictures whose residual is awaited
+        self._owed: dict[int, Frame] = {}  # by stamp: delivered pictures whose residual is awaited
+        self._shown_at = 0.0  # when lock step last showed them
         self._trajectory: Trajectory | None = None
         self._gripper_width: float | None = None
         self._safety_state = "not heard yet"
@@ -180,6 +183,12 @@ class Simulator(Node):
 
     def _deliver(self) -> list[Frame]:
         frames = self._world.delivered_frames()
+        self._show(frames)
+        return frames
+
+    def _show(self, frames: Iterable[Frame]) -> None:
+        """Publish pictures, each with its camera_info."""
+        self._shown_at = time.monotonic()
         for frame in frames:
             K, distortion = self._world.calibration
             K = self._camera.intrinsics.matrix() if K is None else K
@@ -187,7 +196,6 @@ class Simulator(Node):
             lens = () if distortion is None else distortion
             self._camera_info.publish(m.camera_info_message(frame.stamp_ns, OPTICAL_FRAME, width, height, K, lens))
             self._image.publish(m.image_message(frame.stamp_ns, frame.image, OPTICAL_FRAME))
-        return frames
 
     def _measure(self) -> None:
         """Publish time and joints of this tick."""
@@ -257,7 +265,7 @@ class Simulator(Node):
         """Go on until the graph owes something."""
         while self._phase is Phase.RUNNING:
             if self._waiting is _Waiting.NOTHING:
-                self._owed.update(frame.stamp_ns for frame in self._deliver())
+                self._owed.update((frame.stamp_ns, frame) for frame in self._deliver())
                 if self._owed:
                     self._wait(_Waiting.RESIDUAL)
                     return
@@ -284,6 +292,9 @@ class Simulator(Node):
                 f"simulator: nothing on {self._waiting.value}{detail} after {ANSWER_S:g} s in lock step; "
                 f"is the node that publishes it running? (safety/state: {self._safety_state})",
             )
+        if self._waiting is _Waiting.RESIDUAL and time.monotonic() - self._shown_at > REPEAT_S:
+            self.get_logger().warning(f"no answer to the picture of {min(self._owed)} ns; showing it again")
+            self._show(self._owed.values())
 
     def _missing(self) -> list[str]:
         """Who is not ready for the episode. Perception has nothing to forget and is there once it takes pictures."""
@@ -328,7 +339,7 @@ class Simulator(Node):
             self._gripper_width = width if np.isfinite(width) else self._gripper_width
 
     def _on_residual_applied(self, message: TwistStamped) -> None:
-        self._owed.discard(m.stamp_ns(message.header.stamp))
+        self._owed.pop(m.stamp_ns(message.header.stamp), None)
         if self._waiting is _Waiting.RESIDUAL and not self._owed:
             self._proceed()
 
