@@ -6,12 +6,10 @@ learner uses the experience of the rounds before, so that the result does not de
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 
 from rlfp_ros.bundle import onnx_session
 from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.learning.player import Player
 from rlfp_ros.learning.sac import FIELDS, Actor, make_actor
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.environment import ManipulationEnv
@@ -39,44 +38,26 @@ class Experience:
     seed: int
 
 
-class Collector:
+class Collector(Player):
     """A process that plays episodes. A context manager: the process ends with it."""
 
     def __init__(self, experience: Experience) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_play, args=(experience, theirs), daemon=True)
-
-    def __enter__(self) -> Collector:
-        self._process.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        self._process.join()
+        super().__init__(_play, experience)
 
     def shapes(self) -> tuple[dict[str, int], tuple[int, ...]]:
         """Width of each field of a transition, and shape [stack, K, 3] of the feature points or [stack, Z] of the
         latents; said first."""
-        sizes, points = self._receive()
+        sizes, points = self.receive()
         return sizes, points
 
     def start_round(self, actor: dict[str, Any], steps: int, teacher_share: float) -> None:
         """Play `steps` with the actor's weights; that share of the episodes is played by the teacher instead."""
-        self._connection.send((actor, steps, teacher_share))
+        self.send((actor, steps, teacher_share))
 
     def finish_round(self) -> tuple[dict[str, np.ndarray], list[bool]]:
         """The round's transitions, each field [N, size], and the success of the actor's episodes that ended."""
-        transitions, successes = self._receive()
+        transitions, successes = self.receive()
         return transitions, successes
-
-    def _receive(self) -> Any:
-        while not self._connection.poll(0.2):
-            if self._process.exitcode is not None:
-                raise RuntimeError(f"the collecting process died with exit code {self._process.exitcode}")
-        return self._connection.recv()
 
 
 def flat_observation(observation: dict[str, np.ndarray]) -> np.ndarray:

@@ -6,12 +6,11 @@ actor learns from the rounds before, so that the result does not depend on how f
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from rlfp_ros.bundle import onnx_session
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.estimator import Belief, SceneEstimator, SeeingActor
+from rlfp_ros.learning.player import Player
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile
@@ -64,46 +64,29 @@ class Lessons:
         return SeeingActor(self.estimator(), self.points, len(BEHAVIOURS[self.task].action.components), self.hidden)
 
 
-class Collectors:
+class Collectors(ExitStack):
     """Processes that play episodes. A context manager: they end with it."""
 
     def __init__(self, lessons: Lessons, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connections, self._processes = [], []
-        for index in range(count):
-            ours, theirs = context.Pipe()
-            own = replace(lessons, seed=lessons.seed + index * SEEDS_APART)
-            self._connections.append(ours)
-            self._processes.append(context.Process(target=_play, args=(own, theirs), daemon=True))
+        super().__init__()
+        seeds = range(lessons.seed, lessons.seed + count * SEEDS_APART, SEEDS_APART)
+        self._players = [Player(_play, replace(lessons, seed=seed)) for seed in seeds]
 
     def __enter__(self) -> Collectors:
-        for process in self._processes:
-            process.start()
+        for player in self._players:
+            self.enter_context(player)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for process in self._processes:
-            process.terminate()
-            process.join()
 
     def start_round(self, actor: dict[str, Any], steps: int, teacher_share: float) -> None:
         """Play `steps` with the actor's weights, disturbed every other episode; the teacher plays its share instead."""
-        for connection in self._connections:
-            connection.send((actor, steps // len(self._connections), teacher_share))
+        for player in self._players:
+            player.send((actor, steps // len(self._players), teacher_share))
 
     def finish_round(self) -> tuple[np.ndarray, np.ndarray, list[bool]]:
         """The round's inputs [N, I], the teacher's actions [N, A], and the success of the actor's ended episodes."""
-        parts = [self._receive(index) for index in range(len(self._processes))]
+        parts = [player.receive() for player in self._players]
         inputs, teacher = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
         return inputs, teacher, [success for part in parts for success in part[2]]
-
-    def _receive(self, index: int) -> Any:
-        while not self._connections[index].poll(0.2):
-            if self._processes[index].exitcode is not None:
-                raise RuntimeError(f"a collecting process died with exit code {self._processes[index].exitcode}")
-        return self._connections[index].recv()
 
 
 class Observing:

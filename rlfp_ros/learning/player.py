@@ -1,0 +1,35 @@
+"""A process that plays for a learner, at the other end of a pipe."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+
+class Player:
+    """Runs `play(what, connection)` in a process of its own. A context manager: the process ends with it."""
+
+    def __init__(self, play: Callable[..., None], what: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.send = self._connection.send
+        self._process = context.Process(target=play, args=(what, theirs), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def receive(self) -> Any:
+        """What it sends next. Raises RuntimeError where it died."""
+        while not self._connection.poll(0.2):
+            if self._process.exitcode is not None:
+                raise RuntimeError(f"a collecting process died with exit code {self._process.exitcode}")
+        return self._connection.recv()
