@@ -32,8 +32,8 @@ class ArmRenderer:
     def __init__(self, arm: Arm, meshes: Literal["visual", "collision"] = "visual") -> None:
         """`meshes`: "visual" is what the arm looks like, "collision" is what both simulators show of it."""
         self._client = connect()
-        urdf = arm.urdf_path if meshes == "visual" else low_polygon_urdf(arm)
-        self._body = self._client.loadURDF(str(urdf), useFixedBase=True)
+        shown = arm.model_copy(update={"visuals": "visual"}) if meshes == "visual" else arm
+        self._body = self._client.loadURDF(str(low_polygon_urdf(shown)), useFixedBase=True)
         names = [
             self._client.getJointInfo(self._body, i)[1].decode() for i in range(self._client.getNumJoints(self._body))
         ]
