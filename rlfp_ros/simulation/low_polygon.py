@@ -57,9 +57,7 @@ def low_polygon_urdf(arm: Arm) -> Path:
                 visual.extend(copy.deepcopy(part) for part in collision if part.tag in ("origin", "geometry"))
     if arm.visuals == "low_polygon":
         for visual in root.iter("visual"):
-            for mesh in visual.iter("mesh"):
-                scale = [float(part) for part in mesh.attrib.pop("scale", "1 1 1").split()]
-                mesh.attrib["filename"] = str(_coarse_mesh(Path(mesh.attrib["filename"]), np.array(scale)))
+            make_coarse(visual)
     _write(made, ElementTree.tostring(root, encoding="unicode"))
     return made
 
@@ -79,6 +77,13 @@ def coarse(corners: np.ndarray, triangles: np.ndarray, grid: float = GRID) -> tu
     merged = merged[distinct]
     _, first = np.unique(np.sort(merged, axis=1), axis=0, return_index=True)
     return means, merged[np.sort(first)]
+
+
+def make_coarse(shape: ElementTree.Element) -> None:
+    """Put coarse meshes, made once and then cached, in place of those of a URDF's <visual> or <collision>."""
+    for mesh in shape.iter("mesh"):
+        scale = [float(part) for part in mesh.attrib.pop("scale", "1 1 1").split()]
+        mesh.attrib["filename"] = str(_coarse_mesh(Path(mesh.attrib["filename"]), np.array(scale)))
 
 
 def _coarse_mesh(source: Path, scale: np.ndarray) -> Path:

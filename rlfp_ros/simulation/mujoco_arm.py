@@ -8,6 +8,7 @@ import numpy as np
 
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.low_polygon import make_coarse
 from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.urdf import read_urdf
 
@@ -19,14 +20,17 @@ ARM_CONTACT, THING_CONTACT = 1, 2
 def arm_spec(arm: Arm) -> mujoco.MjSpec:
     """The arm alone, its base fixed in the world frame, collision meshes as geometry.
 
-    MuJoCo wants its own <compiler> element. The URDF's visuals are ten times as many triangles and stay out. Raises
-    ConfigurationError where it cannot read the file.
+    MuJoCo wants its own <compiler> element. The URDF's visuals are ten times as many triangles and stay out, and where
+    the arm's `visuals` is low_polygon its collision meshes are made coarse: MuJoCo draws them, and touches things with
+    their convex hulls. Raises ConfigurationError where it cannot read the file.
     """
     source = arm.urdf_path
     root = read_urdf(source)
     for link in root.iter("link"):
         for visual in link.findall("visual"):
             link.remove(visual)
+    if arm.visuals == "low_polygon":
+        make_coarse(root)
     extension = root.find("mujoco")
     if extension is None:
         extension = ElementTree.SubElement(root, "mujoco")
