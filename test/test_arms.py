@@ -197,3 +197,24 @@ def test_the_arm_reaches_in_both_simulators(name: str, region: tuple[list[float]
             deployment.answer(residual_of(task.teacher(made, action), action, made.stamp_ns))
         assert made.outcome.success, seed
     made.close()
+
+
+def test_a_jaw_opens_by_the_width_that_is_asked_for() -> None:
+    """From the meshes of the SO-101: how far apart the jaws are at the tool's point, and in the simulators by name."""
+    arm = load_or_skip("so101")
+    gripper = arm.gripper
+    assert gripper is not None
+    urdf = ElementTree.tostring(read_urdf(arm.urdf_path), encoding="unicode")
+    model = pin.buildModelFromUrdf(str(arm.urdf_path))
+    geometry = pin.buildGeomFromUrdfString(model, urdf, pin.GeometryType.COLLISION)
+    jaw = next(shape for shape in geometry.geometryObjects if "moving_jaw" in shape.name)
+    for width in (gripper.closed_width, 0.02, 0.04, gripper.open_width):
+        data, q = model.createData(), pin.neutral(model)
+        q[model.joints[model.getJointId("gripper")].idx_q] = gripper.positions(width)[0]
+        assert gripper.width(gripper.positions(width)) == pytest.approx(width)
+        pin.framesForwardKinematics(model, data, q)
+        placed = data.oMi[jaw.parentJoint] * jaw.placement
+        in_tool = data.oMf[model.getFrameId(arm.tool_frame)].actInv(placed)
+        points = jaw.geometry.vertices() @ in_tool.rotation.T + in_tool.translation
+        pad = points[np.abs(points[:, 2]) < 0.006]  # at the height of the tool's point; the other jaw is at x = 0
+        assert -pad[:, 0].max() == pytest.approx(width, abs=0.0015)

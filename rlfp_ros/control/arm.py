@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
 from rlfp_ros import paths, requirements, schema
@@ -56,13 +57,26 @@ class JointLimits(Schema):
 
 
 class Gripper(Schema):
-    """A parallel gripper whose width is the sum of its finger joints' positions."""
+    """Fingers that open in proportion to their joints' positions: parallel ones that slide, or a jaw that turns."""
 
     joint_names: tuple[str, ...]
     open_width: float = Positive  # m, between the pads
     closed_width: float = 0.0  # m
     velocity: float = Positive  # m/s of width
     effort: float = Positive  # N
+    # m of width for each m that all fingers slide together; of a jaw, m/rad: its length, the arc taken for a line.
+    width_per_position: float = Field(default=1.0, gt=0)
+    shut_position: float = 0.0  # m or rad, of each finger at width 0
+
+    def width(self, positions: ArrayLike) -> float:
+        """Opening in m of finger joints at `positions`, [F] m or rad."""
+        shut = len(self.joint_names) * self.shut_position
+        return self.width_per_position * (float(np.sum(positions)) - shut)
+
+    def positions(self, width: float) -> np.ndarray:
+        """[F] m or rad of the finger joints at an opening of `width` m."""
+        each = self.shut_position + width / (self.width_per_position * len(self.joint_names))
+        return np.full(len(self.joint_names), each)
 
 
 class ToolLimits(Schema):
