@@ -52,7 +52,7 @@ class MujocoWorld(TickedWorld):
 
     def __init__(self, arm: Arm, task: Task, room: Room, scene: Scene, camera: CameraContract | None = None) -> None:
         contract = camera or scene.camera.contract()
-        task.check(arm)
+        task.fit_to(arm)
         super().__init__(arm, task, contract.rate_hz)
         self.room, self.scene = room, scene
         self.faults = Faults()

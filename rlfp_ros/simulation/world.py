@@ -244,7 +244,7 @@ class World(TickedWorld):
 
     def _build(self) -> None:
         client = self.client
-        self.task.check(self.arm)
+        self.task.fit_to(self.arm)
         client.resetSimulation()
         client.setGravity(0, 0, -9.81)
         client.setTimeStep(DT)
