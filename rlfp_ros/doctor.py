@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import json
 import os
@@ -18,12 +17,12 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
-from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros import __version__, graph, paths
 from rlfp_ros.bundle import load_bundle
+from rlfp_ros.requirements import install_command, requirement_sets
 from rlfp_ros.runner import child_environment, reserved_domain
 from rlfp_ros.schema import ConfigurationError
 
@@ -159,24 +158,12 @@ def _ros() -> Iterator[Finding]:
         yield Finding("domain", Health.BAD, text, "unset ROS_DOMAIN_ID")
 
 
-def requirement_sets() -> dict[str, list[Requirement]]:
-    """What the package declares, by set: from setup.cfg in a source tree, else from the installed metadata."""
-    declared = Path(__file__).resolve().parents[1] / "setup.cfg"
-    if declared.exists():
-        config = configparser.ConfigParser(interpolation=None)
-        config.read(declared, encoding="utf-8")
-        texts = {"core": config["options"]["install_requires"], **config["options.extras_require"]}
-        return {name: [Requirement(line) for line in text.split("\n") if line.strip()] for name, text in texts.items()}
-    sets: dict[str, list[Requirement]] = {}
-    for line in metadata.requires("rlfp_ros") or []:
-        requirement = Requirement(line)
-        extra = str(requirement.marker).partition("extra == ")[2].strip("\"'") if requirement.marker else ""
-        sets.setdefault(extra or "core", []).append(requirement)
-    return sets
-
-
 def _requirements() -> Iterator[Finding]:
-    optional = {"train": "./rlfp train, export and test", "dev": "./rlfp test"}
+    optional = {
+        "arms": "the models of ur5e and so101; ./rlfp test",
+        "train": "./rlfp train, export and test",
+        "dev": "./rlfp test",
+    }
     for name, requirements in requirement_sets().items():
         if name == "colcon" or (name == "ros-wheels" and os.environ.get("ROS_DISTRO")):
             continue
@@ -191,10 +178,9 @@ def _requirements() -> Iterator[Finding]:
             words = [
                 f"{requirement.name} {f'is {found}' if found else 'is not there'}" for requirement, found in missing
             ]
-            quoted = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement, _ in missing)
             health = Health.NOTE if name in optional else Health.BAD
             text = ", ".join(words) + (f" ({optional[name]} installs it)" if name in optional else "")
-            yield Finding(name, health, text, f"{sys.executable} -m pip install {quoted}")
+            yield Finding(name, health, text, install_command([requirement for requirement, _ in missing]))
         else:
             yield Finding(name, Health.OK, ", ".join(versions))
 

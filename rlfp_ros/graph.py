@@ -300,6 +300,7 @@ def _check(graph: Graph, arguments: dict[str, Any]) -> int:
 
     source = f"{graph.name}.launch.py"
     arm = load_arm(arguments["arm"])
+    _ = arm.urdf_path  # refused here, in one sentence, where its package is not installed
     if arguments.get("use_mock_hardware"):
         paths.resolve(arguments["mock_room"], "sim/scenes", ".yaml")
     if "profile" in arguments:

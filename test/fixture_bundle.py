@@ -25,7 +25,9 @@ JOINTS = (0, 3, 5)  # which move, where the action is of kind joint_velocity
 T_BASE_CAMERA = {"xyz": [0.5, 0.0, 0.8], "quaternion_xyzw": [0.70710678, -0.70710678, 0.0, 0.0]}
 
 
-def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_joint_space: bool = False) -> Bundle:
+def make_bundle(
+    directory: Path, name: str = "tiny", goal: str = "none", in_joint_space: bool = False, arm_name: str = "panda"
+) -> Bundle:
     """Write the bundle into `directory / name`. Its action is a twist, or velocities of the joints 1, 4 and 6.
 
     Encoder: m = mean red, green, blue of the image in [0, 1]; features[k] = (m_red + 0.01 k, m_green, m_blue);
@@ -34,8 +36,8 @@ def make_bundle(directory: Path, name: str = "tiny", goal: str = "none", in_join
     state counts the frames since `reset`.
     """
     generator = np.random.default_rng(7)
-    encoder, policy = _encoder(), _policy()
-    arm = load_arm("panda")
+    arm = load_arm(arm_name)
+    encoder, policy = _encoder(), _policy(arm)
     joints = len(arm.joint_names)
     image = generator.integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     inputs = {
@@ -217,9 +219,8 @@ def _encoder() -> onnx.ModelProto:
     return _model(nodes, [_value("image", [1, HEIGHT, WIDTH, 3], TensorProto.UINT8)], outputs, constants)
 
 
-def _policy() -> onnx.ModelProto:
-    joints = len(load_arm("panda").joint_names)
-    size = 2 * joints + 4
+def _policy(arm: Arm) -> onnx.ModelProto:
+    size = 2 * len(arm.joint_names) + 4
     first_joint = np.zeros((size, 1), np.float32)
     first_joint[0, 0] = 1
     nodes = [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
+import coal
 import numpy as np
 import pinocchio as pin
 import pytest
@@ -11,26 +14,64 @@ from rlfp_ros import paths
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Distances, Kinematics
+from rlfp_ros.control.policy import residual_of
 from rlfp_ros.control.residual_controller import ResidualController
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import BEHAVIOURS, SIMULATION_SETTINGS, Deployment
+from rlfp_ros.simulation.mujoco_world import MujocoWorld
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.room import load_room
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.urdf import read_urdf
+from rlfp_ros.simulation.world import World
 
 NAMES = sorted(path.stem for path in (paths.share_directory() / "config" / "arms").glob("*.yaml"))
 
 
+def load_or_skip(name: str) -> Arm:
+    """An arm that ships; skips the test where its model's package, of the requirement set `arms`, is not installed."""
+    arm = load_arm(name)
+    try:
+        arm.urdf_path  # noqa: B018
+    except ConfigurationError as error:
+        if "requirement set 'arms'" not in str(error):
+            raise
+        pytest.skip(str(error))
+    return arm
+
+
 @pytest.fixture(params=NAMES)
 def arm(request: pytest.FixtureRequest) -> Arm:
-    return load_arm(request.param)
+    return load_or_skip(request.param)
 
 
-def test_there_are_at_least_three() -> None:
-    assert {"panda", "iiwa", "xarm6", "fr3"} <= set(NAMES)
+def test_the_six_arms_ship() -> None:
+    assert {"panda", "fr3", "ur5e", "iiwa", "xarm6", "so101"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", ["ur5e", "so101"])
+def test_a_model_that_is_not_installed_is_one_sentence_with_the_command(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = load_arm(name)
+    monkeypatch.setattr("rlfp_ros.control.arm._data_folder", lambda package: None)
+    with pytest.raises(ConfigurationError) as refused:
+        Kinematics(arm)
+    text = str(refused.value)
+    assert f"config/arms/{name}.yaml: urdf needs the Python package" in text
+    assert "requirement set 'arms'; run: " in text
+    assert f"-m pip install '{arm.urdf.partition(':')[0].replace('_', '-')}" in text
+    assert "\n" not in text
 
 
 def test_at_home_the_tool_points_down_inside_its_box_and_nothing_is_near(arm: Arm) -> None:
     kinematics, settings = Kinematics(arm), ControllerSettings()
     pose, tool = kinematics.forward(np.array(arm.home)), arm.tool_limits
     assert pose[:3, 2] == pytest.approx([0.0, 0.0, -1.0], abs=0.01)
-    assert (np.array(tool.lower) + 0.1 < pose[:3, 3]).all()
-    assert (pose[:3, 3] < np.array(tool.upper) - 0.1).all()
+    room = np.minimum(0.1, 0.25 * np.subtract(tool.upper, tool.lower))  # m; a small arm has a small box
+    assert (np.array(tool.lower) + room < pose[:3, 3]).all()
+    assert (pose[:3, 3] < np.array(tool.upper) - room).all()
     distances = Distances(
         kinematics, settings.collision_margin_m, settings.table_margin_m, settings.collision_influence_m
     )
@@ -44,20 +85,31 @@ def test_limits_are_not_wider_than_the_urdfs_and_name_their_source(arm: Arm) -> 
     assert (np.array(arm.limits.upper) <= model.upperPositionLimit + 1e-3).all()
 
 
+def corners(shape: coal.CollisionGeometry) -> np.ndarray:
+    """[N, 3] m, points of a mesh's or a sphere's surface."""
+    if isinstance(shape, coal.Sphere):
+        directions = np.random.default_rng(0).normal(size=(200, 3))
+        return shape.radius * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    return shape.vertices()
+
+
 def test_capsules_enclose_the_collision_meshes_and_keep_near_to_them(arm: Arm) -> None:
     kinematics = Kinematics(arm)
-    meshes = pin.buildGeomFromUrdf(
-        kinematics.model, str(arm.urdf_path), pin.GeometryType.COLLISION, package_dirs=[str(arm.urdf_path.parent)]
-    )
+    urdf = ElementTree.tostring(read_urdf(arm.urdf_path), encoding="unicode")
+    meshes = pin.buildGeomFromUrdfString(kinematics.model, urdf, pin.GeometryType.COLLISION)
     fingers = ("finger",) if arm.gripper else ()
+    links: dict[str, list[np.ndarray]] = {}  # points of all of a link's meshes, in the link
     for mesh in meshes.geometryObjects:
         frame = kinematics.model.frames[mesh.parentFrame]
-        capsules = [capsule for capsule in arm.capsules if capsule.link == frame.name]
-        if not capsules:
-            assert any(word in frame.name for word in fingers), frame.name
-            continue
         in_link = frame.placement.inverse() * mesh.placement
-        vertices = mesh.geometry.vertices() @ in_link.rotation.T + in_link.translation
+        points = corners(mesh.geometry) @ in_link.rotation.T + in_link.translation
+        links.setdefault(frame.name, []).append(points)
+    for link, parts in links.items():
+        vertices = np.vstack(parts)
+        capsules = [capsule for capsule in arm.capsules if capsule.link == link]
+        if not capsules:
+            assert any(word in link for word in fingers), link
+            continue
         outside = np.full(len(vertices), np.inf)
         for capsule in capsules:
             start, along = np.array(capsule.start), np.array(capsule.end) - np.array(capsule.start)
@@ -66,8 +118,8 @@ def test_capsules_enclose_the_collision_meshes_and_keep_near_to_them(arm: Arm) -
             outside = np.minimum(outside, distance - capsule.radius)
             ends = np.array((capsule.start, capsule.end))
             bulge = np.maximum(ends.max(0) + capsule.radius - vertices.max(0), vertices.min(0) - ends.min(0))
-            assert bulge.max() < 0.11, f"{frame.name}: a capsule reaches far beyond the mesh"
-        assert outside.max() < 0.006, frame.name
+            assert bulge.max() < 0.11, f"{link}: a capsule reaches far beyond the mesh"
+        assert outside.max() < 0.006, link
 
 
 @pytest.mark.parametrize("faults", [False, True])
@@ -114,3 +166,56 @@ def test_speeds_near_the_ends_are_the_published_formulas() -> None:
 def test_a_controller_is_made_for_each(arm: Arm) -> None:
     controller = ResidualController(arm, contract_of(arm))
     assert controller.has_gripper == (arm.gripper is not None)
+
+
+@pytest.mark.parametrize("world", ["pybullet", "mujoco"])
+@pytest.mark.parametrize("name", ["ur5e", "so101"])
+def test_the_arm_reaches_in_both_simulators(name: str, world: str) -> None:
+    """The teacher of `reach`, with the block and the region that sim/tasks/reach.yaml has for the arm."""
+    arm, task, action = load_or_skip(name), load_task("reach"), BEHAVIOURS["reach"].action
+    if world == "pybullet":
+        made = World(arm, task, load_profile("none"), load_scene(image_size=16))
+        made.blind = True
+    else:
+        made = MujocoWorld(arm, task, load_room("twin_near"), load_scene(image_size=16))
+    deployment = Deployment(made, BEHAVIOURS["reach"], SIMULATION_SETTINGS)
+    for seed in (1, 2, 3):
+        deployment.reset(seed)
+        deployment.answer(residual_of(np.zeros(len(action.components)), action, made.stamp_ns))
+        while deployment.advance():
+            deployment.answer(residual_of(task.teacher(made, action), action, made.stamp_ns))
+        assert made.outcome.success, seed
+    made.close()
+
+
+def test_a_task_takes_what_its_file_says_of_the_arm() -> None:
+    panda, so101 = load_task("reach"), load_task("reach")
+    panda.fit_to(load_arm("panda"))
+    so101.fit_to(load_arm("so101"))
+    assert panda.settings == load_task("reach").settings
+    assert so101.settings.region.upper[0] < panda.settings.region.lower[0]
+    assert "arms" not in so101.settings.model_dump()
+    wrong = panda.settings.model_copy(update={"arms": {"panda": {"colour": "red"}}})
+    with pytest.raises(ConfigurationError, match=r"sim/tasks/reach.yaml: panda.*colour"):
+        wrong.for_arm("panda")
+
+
+def test_a_jaw_opens_by_the_width_that_is_asked_for() -> None:
+    """From the meshes of the SO-101: how far apart the jaws are at the tool's point, and in the simulators by name."""
+    arm = load_or_skip("so101")
+    gripper = arm.gripper
+    assert gripper is not None
+    urdf = ElementTree.tostring(read_urdf(arm.urdf_path), encoding="unicode")
+    model = pin.buildModelFromUrdf(str(arm.urdf_path))
+    geometry = pin.buildGeomFromUrdfString(model, urdf, pin.GeometryType.COLLISION)
+    jaw = next(shape for shape in geometry.geometryObjects if "moving_jaw" in shape.name)
+    for width in (gripper.closed_width, 0.02, 0.04, gripper.open_width):
+        data, q = model.createData(), pin.neutral(model)
+        q[model.joints[model.getJointId("gripper")].idx_q] = gripper.positions(width)[0]
+        assert gripper.width(gripper.positions(width)) == pytest.approx(width)
+        pin.framesForwardKinematics(model, data, q)
+        placed = data.oMi[jaw.parentJoint] * jaw.placement
+        in_tool = data.oMf[model.getFrameId(arm.tool_frame)].actInv(placed)
+        points = jaw.geometry.vertices() @ in_tool.rotation.T + in_tool.translation
+        pad = points[np.abs(points[:, 2]) < 0.006]  # at the height of the tool's point; the other jaw is at x = 0
+        assert -pad[:, 0].max() == pytest.approx(width, abs=0.0015)

@@ -14,10 +14,11 @@ PACKAGE = ROOT / "rlfp_ros"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("."))
 
 # What each part may import of the others. The files at the top level that every part may use:
-FOUNDATION = {"rlfp_ros", "schema", "paths", "episode", "bundle"}
+FOUNDATION = {"rlfp_ros", "schema", "paths", "requirements", "episode", "bundle"}
 PARTS = {
     "schema": set(),
     "paths": {"schema"},
+    "requirements": set(),
     "episode": {"schema"},
     "bundle": {"schema", "paths"},
     "perception": FOUNDATION | {"control"},

@@ -10,6 +10,7 @@ import numpy as np
 import pinocchio
 import pytest
 from builtin_interfaces.msg import Duration
+from fixture_bundle import make_bundle
 from python_process import run_python
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -315,6 +316,26 @@ def test_twin_publishes_what_drivers_publish_by_the_system_clock(
     assert "/clock" not in [name for name, _ in test_node.node.get_topic_names_and_types()]
     stamps = [m.stamp_ns(message.header.stamp) for message in joints]
     assert stamps == sorted(set(stamps))
+    assert twin.stop() == 0
+
+
+@pytest.mark.graph
+def test_twin_stands_in_for_an_arm_of_five_joints_and_a_jaw(
+    start_node: Callable[..., Any], test_node: Any, tmp_path: Path
+) -> None:
+    arm = load_arm("so101")
+    try:
+        bundle = make_bundle(tmp_path, arm_name="so101").directory
+    except ConfigurationError as error:
+        pytest.skip(str(error))
+    joints = test_node.listen(m.JOINT_STATES)
+    twin = start_node("arm_twin", {"bundle": bundle, "arm": "so101"})
+    test_node.spin_until(lambda: len(joints) > 20, 30.0, "joints")
+    assert list(joints[-1].name) == [*arm.joint_names, "gripper"]
+    state = m.JointMatcher(arm)(joints[-1])
+    assert np.abs(state.positions - arm.home).max() < 0.06
+    assert arm.gripper is not None
+    assert arm.gripper.closed_width - 0.005 < state.gripper_width < arm.gripper.open_width + 0.005
     assert twin.stop() == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
-from rlfp_ros import paths, schema
+from rlfp_ros import paths, requirements, schema
 from rlfp_ros.schema import ConfigurationError, Schema
 
 Positive = Field(gt=0)
@@ -55,13 +57,26 @@ class JointLimits(Schema):
 
 
 class Gripper(Schema):
-    """A parallel gripper whose width is the sum of its finger joints' positions."""
+    """Fingers that open in proportion to their joints' positions: parallel ones that slide, or a jaw that turns."""
 
     joint_names: tuple[str, ...]
     open_width: float = Positive  # m, between the pads
     closed_width: float = 0.0  # m
     velocity: float = Positive  # m/s of width
     effort: float = Positive  # N
+    # m of width for each m that all fingers slide together; of a jaw, m/rad: its length, the arc taken for a line.
+    width_per_position: float = Field(default=1.0, gt=0)
+    shut_position: float = 0.0  # m or rad, of each finger at width 0
+
+    def width(self, positions: ArrayLike) -> float:
+        """Opening in m of finger joints at `positions`, [F] m or rad."""
+        shut = len(self.joint_names) * self.shut_position
+        return self.width_per_position * (float(np.sum(positions)) - shut)
+
+    def positions(self, width: float) -> np.ndarray:
+        """[F] m or rad of the finger joints at an opening of `width` m."""
+        each = self.shut_position + width / (self.width_per_position * len(self.joint_names))
+        return np.full(len(self.joint_names), each)
 
 
 class ToolLimits(Schema):
@@ -120,7 +135,8 @@ class Arm(Schema):
     """One arm. Joint vectors everywhere in this package follow the order of `joint_names`."""
 
     name: str
-    urdf: str  # path, or "<python package>:<path inside it>", e.g. "pybullet_data:franka_panda/panda.urdf"
+    # A path, or "<Python package>:<path among its files>", e.g. "pybullet_data:franka_panda/panda.urdf".
+    urdf: str
     base_frame: str
     tool_frame: str  # the tool centre point; its z axis points out of the gripper
     joint_names: tuple[str, ...]
@@ -175,15 +191,30 @@ class Arm(Schema):
         package, colon, inside = self.urdf.partition(":")
         if not colon:
             return paths.resolve(self.urdf, "sim/assets")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
+        folder = _data_folder(package)
+        if folder is None:
             raise ConfigurationError(
-                f"config/arms/{self.name}.yaml: urdf needs the Python package {package!r}; pip install it"
+                f"config/arms/{self.name}.yaml: urdf needs the Python package {package!r}, which is not installed; "
+                f"{requirements.fix_for(package)}"
             )
-        path = Path(next(iter(spec.submodule_search_locations))) / inside
+        path = folder / inside
         if not path.exists():
             raise ConfigurationError(f"config/arms/{self.name}.yaml: urdf is {self.urdf!r}, but {path} does not exist")
         return path
+
+
+def _data_folder(package: str) -> Path | None:
+    """Where a Python package's files lie; None where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    # cmeel's wheels (example-robot-data) have no module to import: their files lie in a prefix, as CMake installs them.
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    folder = Path(str(distribution.locate_file(f"cmeel.prefix/share/{distribution.metadata['Name']}")))
+    return folder if folder.is_dir() else None
 
 
 def load_arm(name_or_path: str | Path) -> Arm:

@@ -149,6 +149,7 @@ def main(
     profile = load_profile(recipe.profile)
     scene = load_scene(image_size=recipe.image_size)
     task = load_task(recipe.task)
+    task.fit_to(load_arm(recipe.arm))
     source = FrameSource(
         recipe.arm, recipe.task, profile, scene, scene.camera.contract(),
         FRAME_SEEDS * (recipe.seed + 1), recipe.encoder_training.frames,

@@ -218,7 +218,7 @@ class ArmTwin(Node):
         gripper = self._arm.gripper
         if gripper is None or refusal(message, self._finger_names, self._world.stamp_ns):
             return
-        width = float(np.sum(message.points[-1].positions))
+        width = gripper.width(message.points[-1].positions)
         self._gripper_width = width if np.isfinite(width) else self._gripper_width
 
     # --- the referee -------------------------------------------------------------------------------------------------

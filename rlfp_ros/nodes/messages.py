@@ -185,7 +185,7 @@ class JointMatcher:
         position = self._field(message, "position", count)
         velocity = self._field(message, "velocity", count)
         effort = self._field(message, "effort", count) if len(message.effort) else np.zeros(count)
-        width = float(position[self._gripper_index].sum()) if self.arm.gripper else 0.0
+        width = self.arm.gripper.width(position[self._gripper_index]) if self.arm.gripper else 0.0
         return arms.JointState(
             stamp_ns=stamp_ns(message.header.stamp),
             positions=position[self._arm_index],
@@ -235,7 +235,7 @@ def joint_state_message(state: arms.JointState, arm: arms.Arm) -> JointState:
     if arm.gripper:
         fingers = len(arm.gripper.joint_names)
         names += arm.gripper.joint_names
-        position = np.append(position, np.full(fingers, state.gripper_width / fingers))
+        position = np.append(position, arm.gripper.positions(state.gripper_width))
         velocity, effort = np.append(velocity, np.zeros(fingers)), np.append(effort, np.zeros(fingers))
     return JointState(
         header=header_message(state.stamp_ns, arm.base_frame),

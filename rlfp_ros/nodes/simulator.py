@@ -335,7 +335,7 @@ class Simulator(Node):
 
     def _on_gripper(self, message: JointTrajectory) -> None:
         if message.points and self._arm.gripper and set(message.joint_names) == self._finger_names:
-            width = float(np.sum(message.points[-1].positions))
+            width = self._arm.gripper.width(message.points[-1].positions)
             self._gripper_width = width if np.isfinite(width) else self._gripper_width
 
     def _on_residual_applied(self, message: TwistStamped) -> None:

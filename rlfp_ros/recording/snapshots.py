@@ -56,7 +56,9 @@ def decode_joints(content: Any, arm: Arm) -> JointState | None:
         return None
     picks = [index[name] for name in names]
     position, velocity = np.asarray(content.position), np.asarray(content.velocity)
-    width = float(sum(position[index[name]] for name in fingers)) if all(name in index for name in fingers) else 0.0
+    width = 0.0
+    if arm.gripper is not None and all(name in index for name in fingers):
+        width = arm.gripper.width(position[[index[name] for name in fingers]])
     still = np.zeros(len(picks))
     velocities = velocity[picks] if len(velocity) == len(position) else still
     return JointState(stamp_of(content), position[picks].astype(float), velocities, still, width)

@@ -32,12 +32,13 @@ class ArmRenderer:
     def __init__(self, arm: Arm, meshes: Literal["visual", "collision"] = "visual") -> None:
         """`meshes`: "visual" is what the arm looks like, "collision" is what both simulators show of it."""
         self._client = connect()
-        urdf = arm.urdf_path if meshes == "visual" else low_polygon_urdf(arm)
-        self._body = self._client.loadURDF(str(urdf), useFixedBase=True)
+        shown = arm.model_copy(update={"visuals": "visual"}) if meshes == "visual" else arm
+        self._body = self._client.loadURDF(str(low_polygon_urdf(shown)), useFixedBase=True)
         names = [
             self._client.getJointInfo(self._body, i)[1].decode() for i in range(self._client.getNumJoints(self._body))
         ]
         self._joints = [names.index(name) for name in arm.joint_names]
+        self._gripper = arm.gripper
         self._fingers = [names.index(name) for name in arm.gripper.joint_names] if arm.gripper else []
         self._T_root_base = np.asarray(Kinematics(arm).base_placement.homogeneous)
 
@@ -47,8 +48,9 @@ class ArmRenderer:
         """The arm at `joints` [J] rad before a camera at `T_base_camera`; its lens distortion is left out."""
         for joint, angle in zip(self._joints, joints, strict=True):
             self._client.resetJointState(self._body, joint, float(angle))
-        for finger in self._fingers:
-            self._client.resetJointState(self._body, finger, gripper_width / len(self._fingers))
+        if self._gripper is not None:
+            for finger, position in zip(self._fingers, self._gripper.positions(gripper_width), strict=True):
+                self._client.resetJointState(self._body, finger, position)
         view = GL_FROM_OPTICAL @ np.linalg.inv(self._T_root_base @ T_base_camera)
         width, height = camera.width, camera.height
         _, _, pixels, buffer, bodies = self._client.getCameraImage(

@@ -17,8 +17,11 @@ import coal
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
+from rlfp_ros.simulation.urdf import read_urdf
 
 GRID = 0.015  # m; corners nearer than this become one: about a pixel of an 84 px picture
+FINEST = 1 / 12  # of a mesh's longest edge: small parts, as a servo, keep their shape
+MASSLESS = 1e-6  # kg; what PyBullet takes a link without an <inertial> for is 1 kg
 
 
 def cache_directory() -> Path:
@@ -27,33 +30,34 @@ def cache_directory() -> Path:
 
 
 def low_polygon_urdf(arm: Arm) -> Path:
-    """The arm's URDF with the meshes that `arm.visuals` names and absolute paths; made once, then cached."""
+    """The arm's URDF with the meshes that `arm.visuals` names and absolute paths; made once, then cached.
+
+    Links without an <inertial> (tool frames) weigh nothing.
+    """
     source = arm.urdf_path
-    if arm.visuals == "visual":
-        return source
     text = source.read_text(encoding="utf-8")
-    recipe = "" if arm.visuals == "collision" else f"\0{arm.visuals} {GRID}"
-    key = hashlib.sha256(f"{source}\0{text}{recipe}".encode()).hexdigest()[:16]
+    recipe = f"{arm.visuals} {MASSLESS} {GRID} {FINEST}"
+    key = hashlib.sha256(f"{source}\0{text}\0{recipe}".encode()).hexdigest()[:16]
     made = cache_directory() / f"{arm.name}_{key}.urdf"
     if made.exists():
         return made
-    root = ElementTree.fromstring(text)
+    root = read_urdf(source)
     for link in root.iter("link"):
+        if link.find("inertial") is None:
+            inertial, moment = ElementTree.SubElement(link, "inertial"), f"{1e-3 * MASSLESS:g}"
+            ElementTree.SubElement(inertial, "mass", {"value": f"{MASSLESS:g}"})
+            zeros = dict.fromkeys(("ixy", "ixz", "iyz"), "0")
+            ElementTree.SubElement(inertial, "inertia", {"ixx": moment, "iyy": moment, "izz": moment, **zeros})
         collisions = link.findall("collision")
-        if collisions:
+        if collisions and arm.visuals != "visual":
             for visual in link.findall("visual"):
                 link.remove(visual)
             for collision in collisions:
                 visual = ElementTree.SubElement(link, "visual")
                 visual.extend(copy.deepcopy(part) for part in collision if part.tag in ("origin", "geometry"))
-    for mesh in root.iter("mesh"):
-        relative = mesh.attrib["filename"].removeprefix("package://")
-        mesh.attrib["filename"] = str((source.parent / relative).resolve())
     if arm.visuals == "low_polygon":
         for visual in root.iter("visual"):
-            for mesh in visual.iter("mesh"):
-                scale = [float(part) for part in mesh.attrib.pop("scale", "1 1 1").split()]
-                mesh.attrib["filename"] = str(_coarse_mesh(Path(mesh.attrib["filename"]), np.array(scale)))
+            make_coarse(visual)
     _write(made, ElementTree.tostring(root, encoding="unicode"))
     return made
 
@@ -75,13 +79,22 @@ def coarse(corners: np.ndarray, triangles: np.ndarray, grid: float = GRID) -> tu
     return means, merged[np.sort(first)]
 
 
+def make_coarse(shape: ElementTree.Element) -> None:
+    """Put coarse meshes, made once and then cached, in place of those of a URDF's <visual> or <collision>."""
+    for mesh in shape.iter("mesh"):
+        scale = [float(part) for part in mesh.attrib.pop("scale", "1 1 1").split()]
+        mesh.attrib["filename"] = str(_coarse_mesh(Path(mesh.attrib["filename"]), np.array(scale)))
+
+
 def _coarse_mesh(source: Path, scale: np.ndarray) -> Path:
-    key = hashlib.sha256(source.read_bytes() + f"{GRID} {scale.tolist()}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(source.read_bytes() + f"{GRID} {FINEST} {scale.tolist()}".encode()).hexdigest()[:16]
     made = cache_directory() / f"{source.stem}_{key}.obj"
     if not made.exists():
         mesh = coal.MeshLoader().load(str(source), scale)
         indices = [[corner[0], corner[1], corner[2]] for corner in map(mesh.tri_indices, range(mesh.num_tris))]
-        corners, triangles = coarse(np.array(mesh.vertices()), np.array(indices))
+        vertices = np.array(mesh.vertices())
+        grid = min(GRID, FINEST * float(np.ptp(vertices, axis=0).max()))
+        corners, triangles = coarse(vertices, np.array(indices), grid)
         lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in corners.tolist()]
         lines += [f"f {a + 1} {b + 1} {c + 1}" for a, b, c in triangles.tolist()]
         _write(made, "\n".join(lines) + "\n")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.low_polygon import make_coarse
 from rlfp_ros.simulation.mujoco_headless import mujoco
+from rlfp_ros.simulation.urdf import read_urdf
 
 # MuJoCo collides two geoms where one's type is in the other's affinity: the arm touches things, never itself, as in
 # PyBullet. Its links' convex hulls overlap at the joints.
@@ -19,16 +20,17 @@ ARM_CONTACT, THING_CONTACT = 1, 2
 def arm_spec(arm: Arm) -> mujoco.MjSpec:
     """The arm alone, its base fixed in the world frame, collision meshes as geometry.
 
-    MuJoCo wants absolute mesh paths and its own <compiler> element. The URDF's visuals are ten times as many triangles
-    and stay out. Raises ConfigurationError where it cannot read the file.
+    MuJoCo wants its own <compiler> element. The URDF's visuals are ten times as many triangles and stay out, and where
+    the arm's `visuals` is low_polygon its collision meshes are made coarse: MuJoCo draws them, and touches things with
+    their convex hulls. Raises ConfigurationError where it cannot read the file.
     """
     source = arm.urdf_path
-    root = ElementTree.fromstring(source.read_text(encoding="utf-8"))
+    root = read_urdf(source)
     for link in root.iter("link"):
         for visual in link.findall("visual"):
             link.remove(visual)
-    for mesh in root.iter("mesh"):
-        mesh.attrib["filename"] = str(_mesh_path(source, mesh.attrib["filename"]))
+    if arm.visuals == "low_polygon":
+        make_coarse(root)
     extension = root.find("mujoco")
     if extension is None:
         extension = ElementTree.SubElement(root, "mujoco")
@@ -45,18 +47,6 @@ def arm_spec(arm: Arm) -> mujoco.MjSpec:
         geom.contype, geom.conaffinity = ARM_CONTACT, THING_CONTACT
     _check_names(arm, spec)
     return spec
-
-
-def _mesh_path(source: Path, name: str) -> Path:
-    """The file of a mesh: beside the URDF, or below a folder above it for package:// names."""
-    if not name.startswith("package://"):
-        return (source.parent / name).resolve()
-    inside = name.removeprefix("package://")
-    for folder in (source.parent, *source.parents[:4]):
-        for candidate in (folder / inside, folder / inside.partition("/")[2]):
-            if candidate.exists():
-                return candidate.resolve()
-    return (source.parent / inside).resolve()
 
 
 def _check_names(arm: Arm, spec: mujoco.MjSpec) -> None:

@@ -52,7 +52,7 @@ class MujocoWorld(TickedWorld):
 
     def __init__(self, arm: Arm, task: Task, room: Room, scene: Scene, camera: CameraContract | None = None) -> None:
         contract = camera or scene.camera.contract()
-        task.check(arm)
+        task.fit_to(arm)
         super().__init__(arm, task, contract.rate_hz)
         self.room, self.scene = room, scene
         self.faults = Faults()
@@ -92,7 +92,8 @@ class MujocoWorld(TickedWorld):
 
     def gripper_width(self) -> float:
         """True opening, m."""
-        return float(self.data.qpos[self._index.finger_positions].sum())
+        gripper = self.arm.gripper
+        return 0.0 if gripper is None else gripper.width(self.data.qpos[self._index.finger_positions])
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
         """A free box in the colour of the task's object; for a task's `build` only.
@@ -145,8 +146,8 @@ class MujocoWorld(TickedWorld):
         index, data = self._index, self.data
         data.qpos[index.positions] = positions
         data.qvel[index.dofs] = 0
-        if len(index.finger_positions):
-            data.qpos[index.finger_positions] = gripper_width / len(index.finger_positions)
+        if self.arm.gripper is not None:
+            data.qpos[index.finger_positions] = self.arm.gripper.positions(gripper_width)
             data.qvel[index.finger_dofs] = 0
         self._width_target = self._width_setpoint = gripper_width
         self._target = np.array(positions, dtype=float), np.zeros(len(index.positions))
@@ -213,13 +214,16 @@ class MujocoWorld(TickedWorld):
         efforts = dict(zip(self.arm.joint_names, self.arm.limits.effort, strict=True))
         gripper = self.arm.gripper
         if gripper is not None:
-            efforts |= {name: gripper.effort / len(gripper.joint_names) for name in gripper.joint_names}
+            force = gripper.effort * gripper.width_per_position / len(gripper.joint_names)
+            efforts |= dict.fromkeys(gripper.joint_names, force)
+        lever = 1.0 if gripper is None else gripper.width_per_position**2  # from the width's stiffness to a jaw's
         for name, effort in efforts.items():
             drive = self._spec.add_actuator(
                 name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcerange=[-effort, effort],
                 gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
             )  # fmt: skip
-            drive.gainprm[0], drive.biasprm[1], drive.biasprm[2] = FINGER_STIFFNESS, -FINGER_STIFFNESS, -FINGER_DAMPING
+            stiffness, damping = lever * FINGER_STIFFNESS, lever * FINGER_DAMPING
+            drive.gainprm[0], drive.biasprm[1], drive.biasprm[2] = stiffness, -stiffness, -damping
         for body in self._spec.bodies[1:]:
             body.gravcomp = 1.0  # the drives know of the arm's weight; a room says how well
 
@@ -375,7 +379,7 @@ class MujocoWorld(TickedWorld):
                 self._width_target = float(np.clip(gripper_width, gripper.closed_width, gripper.open_width))
             step = gripper.velocity * DT
             self._width_setpoint += min(max(self._width_target - self._width_setpoint, -step), step)
-            data.ctrl[index.finger_drives] = self._width_setpoint / len(index.finger_drives)
+            data.ctrl[index.finger_drives] = gripper.positions(self._width_setpoint)
         stalled = self._stalled()
         mujoco.mj_step(model, data, self.room.dynamics.substeps)
         if stalled is not None:
@@ -403,9 +407,8 @@ class MujocoWorld(TickedWorld):
         if noise > 0:
             positions += self._sensors.normal(0, noise, len(positions))
             velocities += self._sensors.normal(0, 10 * noise, len(positions))
-        width = float(data.qpos[index.finger_positions].sum())
         torque = data.qfrc_actuator[index.dofs] + data.qfrc_gravcomp[index.dofs]
-        return JointState(self.stamp_ns, positions, velocities, torque, width)
+        return JointState(self.stamp_ns, positions, velocities, torque, self.gripper_width())
 
 
 def _quaternion(rotation: np.ndarray) -> np.ndarray:

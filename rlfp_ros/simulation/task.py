@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -47,6 +47,14 @@ class TaskSettings(Schema):
     success_distance: float = Field(gt=0)  # m
     hold: float = Field(ge=0)  # s
     time_limit: float = Field(gt=0)  # s
+    # By arm, for one of another reach: the fields that differ. Not dumped: for that arm they stand in their place.
+    arms: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+
+    def for_arm(self, name: str) -> Self:
+        """These settings with what `arms` says of one arm. Raises ConfigurationError where that does not fit."""
+        if name not in self.arms:
+            return self
+        return schema.validate(self.model_dump() | self.arms[name], type(self), f"sim/tasks/{self.task}.yaml: {name}")
 
     def regions(self) -> dict[str, Region]:
         """The places that the tool must be able to get to, by field."""
@@ -86,8 +94,9 @@ class Task(ABC):
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
 
-    def check(self, arm: Arm) -> None:
-        """Raises ConfigurationError where the tool's limits leave a part of the task out of reach."""
+    def fit_to(self, arm: Arm) -> None:
+        """Take the settings for this arm. Raises ConfigurationError where its tool leaves a part out of reach."""
+        self.settings = self.settings.for_arm(arm.name)
         lower, upper = arm.tool_limits.lower, arm.tool_limits.upper
         if lower[2] > self.settings.block_size[2]:
             raise ConfigurationError(

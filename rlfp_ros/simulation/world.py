@@ -10,6 +10,7 @@ from __future__ import annotations
 import colorsys
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,10 @@ class World(TickedWorld):
 
     def gripper_width(self) -> float:
         """True opening, m."""
-        return float(sum(state[0] for state in self.client.getJointStates(self._body, self._fingers)))
+        return self._width([state[0] for state in self.client.getJointStates(self._body, self._fingers)])
+
+    def _width(self, positions: Sequence[float]) -> float:
+        return 0.0 if self.arm.gripper is None else self.arm.gripper.width(positions)
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
         """A free box that takes the colour of the task's object and the sampled mass and friction.
@@ -222,8 +226,9 @@ class World(TickedWorld):
         """Teleport the arm, at rest; positions [J] rad, width in m."""
         for joint, position in zip(self._joints, positions, strict=True):
             self.client.resetJointState(self._body, joint, position, 0.0)
-        for finger in self._fingers:
-            self.client.resetJointState(self._body, finger, gripper_width / len(self._fingers), 0.0)
+        if self.arm.gripper is not None:
+            for finger, position in zip(self._fingers, self.arm.gripper.positions(gripper_width), strict=True):
+                self.client.resetJointState(self._body, finger, position, 0.0)
         self._controller.reset(np.asarray(positions, dtype=float))
         self._measured = None
 
@@ -239,7 +244,7 @@ class World(TickedWorld):
 
     def _build(self) -> None:
         client = self.client
-        self.task.check(self.arm)
+        self.task.fit_to(self.arm)
         client.resetSimulation()
         client.setGravity(0, 0, -9.81)
         client.setTimeStep(DT)
@@ -422,11 +427,13 @@ class World(TickedWorld):
     def _command_gripper(self, width: float) -> None:
         gripper = self.arm.gripper
         assert gripper is not None
-        each = float(np.clip(width, gripper.closed_width, gripper.open_width)) / len(self._fingers)
-        for finger in self._fingers:
+        targets = gripper.positions(float(np.clip(width, gripper.closed_width, gripper.open_width)))
+        force = gripper.effort * gripper.width_per_position / len(self._fingers)
+        fastest = gripper.velocity / (gripper.width_per_position * len(self._fingers))
+        for finger, target in zip(self._fingers, targets, strict=True):
             self.client.setJointMotorControl2(
-                self._body, finger, self.client.POSITION_CONTROL, targetPosition=each,
-                force=gripper.effort / len(self._fingers), maxVelocity=gripper.velocity / len(self._fingers),
+                self._body, finger, self.client.POSITION_CONTROL, targetPosition=target, force=force,
+                maxVelocity=fastest,
             )  # fmt: skip
 
     def _dress(self) -> None:
@@ -559,7 +566,7 @@ class World(TickedWorld):
             drawn = self._sensors.standard_normal(2 * count)
             positions += noise * drawn[:count]
             velocities += 10 * noise * drawn[count:]
-        return JointState(self.stamp_ns, positions, velocities, efforts, float(sum(values[0][count:])))
+        return JointState(self.stamp_ns, positions, velocities, efforts, self._width(values[0][count:]))
 
     # --- drawing ----------------------------------------------------------------------------------------------------
 
