@@ -33,6 +33,9 @@ class EncoderSettings:
 
     points: int = 16  # feature points
     channels: int = 32  # of the convolutions
+    # Of the 3 x 3 convolutions behind those with strides, a residual block each: a point on the arm is found by what is
+    # around it, so the middle one sees most of the picture, and the others refine.
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 4, 2, 1)
     hidden: int = 128  # of the pose head
 
 
@@ -42,6 +45,15 @@ def convolution_block(
     """Convolution, batch normalisation (folded into the convolution in deployment) and rectifier."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
     return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+
+
+class Residual(nn.Sequential):
+    """A block that adds to what it is given (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps [B, C, rows, columns] to others of the same shape."""
+        added: Tensor = super().forward(maps)
+        return maps + added
 
 
 class Encoder(nn.Module):
@@ -61,8 +73,10 @@ class Encoder(nn.Module):
         self.convolutions = nn.Sequential(
             *convolution_block(3, channels // 2, 5, stride=2, padding=2),
             *convolution_block(channels // 2, channels, 3, stride=2, padding=1),
-            *convolution_block(channels, channels, 3, padding=1),
-            *convolution_block(channels, channels, 3, padding=2, dilation=2),
+            *(
+                Residual(*convolution_block(channels, channels, 3, padding=dilation, dilation=dilation))
+                for dilation in settings.dilations
+            ),
         )
         # Four cells of heat for every cell of the feature maps: finer points for the price of coarse convolutions.
         self.heat = nn.Sequential(nn.Conv2d(channels, 4 * settings.points, 1), nn.PixelShuffle(2))
