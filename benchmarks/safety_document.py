@@ -127,14 +127,17 @@ def stops(measured: dict[str, Any]) -> str:
 
 def filtered(measured: dict[str, Any]) -> str:
     """Tick time, jitter and the hostile run."""
-    tick = measured["tick_us"]
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {measured['cores']} cores with a load of {measured['load']:.1f} from other "
         "work, `./rlfp bench safety`:",
         "",
-        f"- A tick of the whole controller: p50 {tick['p50']:.0f} us, p99 {tick['p99']:.0f} us, p99.9 "
-        f"{tick['p999']:.0f} us, max {tick['max']:.0f} us, n {tick['n']}.",
     ]
+    for name, what in (("tick_us", "A tick of the whole controller"), ("filter_us", "The filter in it")):
+        tick = measured[name]
+        lines.append(
+            f"- {what}: p50 {tick['p50']:.0f} us, p99 {tick['p99']:.0f} us, p99.9 {tick['p999']:.0f} us, max "
+            f"{tick['max']:.0f} us, n {tick['n']}."
+        )
     for name, beside in (("jitter_ms", ""), ("jitter_loaded_ms", " beside a busy process for each core")):
         if name in measured:
             jitter = measured[name]
