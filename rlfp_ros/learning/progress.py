@@ -74,5 +74,7 @@ class TrainingProgress:
         if not self._console.is_terminal and (now - self._said >= LINE_EVERY_S or done >= self._total):
             self._said = now
             elapsed = now - self._began
-            left = elapsed * (self._total - done) / max(1, done - self._first)
-            print(f"{self._name:8} {done}/{self._total}  {elapsed:.0f} s, {left:.0f} s left  {text}", flush=True)
+            said = f"{elapsed:.0f} s"
+            if done > self._first:  # before, nothing says how fast it goes
+                said += f", {elapsed * (self._total - done) / (done - self._first):.0f} s left"
+            print(f"{self._name:8} {done}/{self._total}  {said}  {text}", flush=True)
