@@ -340,9 +340,25 @@ def test_a_new_episode_starts_from_the_measured_joints() -> None:
     rig.controller.on_episode_reset(rig.now)
     elsewhere = np.array(ARM.home) + 0.05
     rig.line.reset(elsewhere)
-    rig.run(1 / 240)
+    rig.run(2 / 240)
     assert rig.controller.commanded == pytest.approx(elsewhere)
     assert rig.controller.gain == 0.0
+    rig.run(1.0)
+    assert rig.controller.state is State.ACTIVE
+
+
+@pytest.mark.parametrize("good", [0, 3])
+def test_one_joint_state_that_mixes_up_the_joints_is_nothing_to_start_from(good: int) -> None:
+    """It would be commanded: joints that stand still somewhere else look like any others."""
+    rig = Rig(SIMULATED.model_copy(update={"start_enabled": False}))
+    rig.run(good / 240)
+    rig.controller.enable()
+    rig.offset = np.array(ARM.home)[::-1] - ARM.home
+    rig.run(1 / 240)
+    assert rig.commands[-1].trajectory is None
+    rig.offset = np.zeros(7)
+    rig.run(2 / 240)
+    assert rig.controller.commanded == pytest.approx(np.array(ARM.home), abs=1e-6)
     rig.run(1.0)
     assert rig.controller.state is State.ACTIVE
 

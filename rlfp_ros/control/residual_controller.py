@@ -120,6 +120,7 @@ class ResidualController:
         self.supervisor.forget()
         self._reset_stamp_ns = reset_stamp_ns
         self._joint_state: JointState | None = None
+        self._confirmed = False  # by the joint state before it, which was near in place and time
         self._began_at = np.zeros(len(self.arm.joint_names))  # measured positions [J] rad
         self._residual = self._zeros
         self._residual_stamp_ns = NEVER
@@ -218,15 +219,19 @@ class ResidualController:
         if previous is not None and joint_state.stamp_ns <= previous.stamp_ns:
             supervisor.count(Reason.JOINT_STATE_REPEATED)
             return
-        self._joint_state = joint_state
+        self._joint_state, self._confirmed = joint_state, False
         supervisor.saw_joint_state(joint_state.stamp_ns, now_ns)
-        if not self._running or previous is None or self.settings.dry_run:
+        if previous is None:
             return
         elapsed = (joint_state.stamp_ns - previous.stamp_ns) * 1e-9
         moved = positions - previous.positions
         furthest = largest(moved)
         jump = self.settings.joint_jump_rad
-        if furthest > jump and (np.abs(moved) > jump + self._speed * elapsed).any():
+        jumped = furthest > jump and bool((np.abs(moved) > jump + self._speed * elapsed).any())
+        self._confirmed = not jumped and elapsed <= self.settings.joint_state_max_age_s
+        if not self._running or self.settings.dry_run:
+            return
+        if jumped:
             supervisor.stop(Reason.JOINT_STATE_JUMP, now_ns)
         self._check_tracking(positions, now_ns)
         self._check_frozen(furthest, now_ns)
@@ -358,7 +363,7 @@ class ResidualController:
         self.supervisor.saw_heartbeat(now_ns)
 
     def on_episode_reset(self, stamp_ns: int) -> None:
-        """A new episode: forget command, residual and percepts; start from the first joint state after `stamp_ns`.
+        """A new episode: forget command, residual and percepts; start from the joint states after `stamp_ns`.
 
         An arm under a forward controller comes to rest first, because nothing else would end what it was told last.
         """
@@ -510,7 +515,8 @@ class ResidualController:
 
     def _initialise(self, stamp_ns: int, now_ns: int) -> None:
         joint_state = self._joint_state
-        if joint_state is None or max(self.supervisor.joint_state_ages(stamp_ns, now_ns)) > 1.0:
+        # One joint state alone may be anything: a driver's that mixes its joints up once would become a command.
+        if joint_state is None or not self._confirmed or max(self.supervisor.joint_state_ages(stamp_ns, now_ns)) > 1.0:
             return
         moving = float(np.max(np.abs(joint_state.velocities))) > STANDING_RAD_S
         self._began_at = joint_state.positions
