@@ -29,7 +29,11 @@ DOCUMENT = ROOT / "docs" / "safety.md"
 HOLD, STOP, GAIN, NONE = "HOLDING, clears itself", "STOPPED, latched", "residual gain 0, base goes on", "counted only"
 REASONS: dict[Reason, tuple[str, str]] = {
     Reason.NOT_ENABLED: ("nobody called `enable`", "DISABLED"),
-    Reason.WAITING_FOR_JOINT_STATE: ("no joint state since activation or the episode's reset", "HOLDING"),
+    Reason.WAITING_FOR_JOINT_STATE: (
+        "no two joint states that agree (`joint_jump_rad`, `joint_state_max_age_s`) since activation or the episode's "
+        "reset: one alone is nothing to start from",
+        "HOLDING",
+    ),
     Reason.WAITING_FOR_RESIDUAL: ("no residual yet", "residual gain 0, base goes on"),
     Reason.WAITING_FOR_STEP: ("step mode, and the one action is over", GAIN),
     Reason.INPUT_LATE: (
