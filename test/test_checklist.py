@@ -256,12 +256,23 @@ class Rig:
         return str(self.until(refusal, f"a refusal with {words}"))
 
     def enable(self) -> None:
-        """Until the policy moves the arm: an episode has begun, and the residual's gain has come up."""
+        """Until the policy moves the arm: an episode has begun, and the residual's gain has come up.
+
+        On a busy machine the arm may stop for its own slowness before: then again.
+        """
         before = len(self.states)
-        self.until(lambda: self.trigger("enable").success, "enable")
-        self.person.spin_until(
-            lambda: any(self._is_moving(message) for message in self.states[before:]), LIMIT_S, "ACTIVE with gain 1"
-        )
+
+        def moves() -> bool:
+            if any(self._is_moving(message) for message in self.states[before:]):
+                return True
+            state = json.loads(self.states[-1].data)["state"] if self.states else "DISABLED"
+            if state == "STOPPED":
+                self.trigger("reset")
+            if state in ("STOPPED", "DISABLED"):
+                self.trigger("enable")
+            return False
+
+        self.until(moves, "ACTIVE with gain 1")
 
     @staticmethod
     def _is_moving(message: Any) -> bool:

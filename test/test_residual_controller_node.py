@@ -212,7 +212,8 @@ def test_an_episode_is_answered_and_starts_anew(start: Callable[..., Driver]) ->
     ready = m.ready_from_message(driver.seen[m.EPISODE_READY.name][-1])
     assert (ready.node, ready.id) == ("residual_controller", 4)
     elsewhere = np.array(ARM.home) + 0.03
-    trajectory = m.trajectory_from_message(driver.tick(1, elsewhere), ARM.joint_names)
+    assert not driver.tick(1, elsewhere).points  # one joint state is nothing to start from
+    trajectory = m.trajectory_from_message(driver.tick(2, elsewhere), ARM.joint_names)
     assert trajectory.positions[0] == pytest.approx(elsewhere)
 
 
