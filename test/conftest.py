@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.runner import reserved_domain
+from rlfp_ros.schema import ConfigurationError
 
 TIMEOUT_S = 15.0  # for an event between processes; a loaded machine starts a node in 5 s
 _held = contextlib.ExitStack()  # closed by the end of the process
@@ -25,6 +27,18 @@ os.environ["ROS_DOMAIN_ID"] = str(_held.enter_context(reserved_domain()))
 os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "SHM"  # opens no port, sees no other machine
 os.environ["RCUTILS_COLORIZED_OUTPUT"] = "0"
 os.environ.pop("ROS_NAMESPACE", None)
+
+
+def load_or_skip(name: str) -> Arm:
+    """An arm that ships; skips the test where its model's package, of the requirement set `arms`, is not installed."""
+    arm = load_arm(name)
+    try:
+        arm.urdf_path  # noqa: B018
+    except ConfigurationError as error:
+        if "requirement set 'arms'" not in str(error):
+            raise
+        pytest.skip(str(error))
+    return arm
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, what: str = "") -> Any:

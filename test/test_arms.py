@@ -8,6 +8,7 @@ import coal
 import numpy as np
 import pinocchio as pin
 import pytest
+from conftest import load_or_skip
 
 from benchmarks.safety import contract_of, run_hostile
 from rlfp_ros import paths
@@ -27,18 +28,6 @@ from rlfp_ros.simulation.urdf import read_urdf
 from rlfp_ros.simulation.world import World
 
 NAMES = sorted(path.stem for path in (paths.share_directory() / "config" / "arms").glob("*.yaml"))
-
-
-def load_or_skip(name: str) -> Arm:
-    """An arm that ships; skips the test where its model's package, of the requirement set `arms`, is not installed."""
-    arm = load_arm(name)
-    try:
-        arm.urdf_path  # noqa: B018
-    except ConfigurationError as error:
-        if "requirement set 'arms'" not in str(error):
-            raise
-        pytest.skip(str(error))
-    return arm
 
 
 @pytest.fixture(params=NAMES)

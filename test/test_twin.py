@@ -10,6 +10,7 @@ import numpy as np
 import pinocchio
 import pytest
 from builtin_interfaces.msg import Duration
+from conftest import load_or_skip
 from fixture_bundle import make_bundle
 from python_process import run_python
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -28,12 +29,12 @@ from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.environment import BEHAVIOURS, SIMULATION_SETTINGS, Deployment
-from rlfp_ros.simulation.low_polygon import low_polygon_urdf
 from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
 from rlfp_ros.simulation.room import Room, load_room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.urdf import simulation_urdf
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("twin_near", "twin_dim", "twin_glare", "twin_clutter", "twin_moved")
@@ -63,7 +64,7 @@ def postures() -> np.ndarray:
 def test_tool_is_where_pinocchio_and_pybullet_have_it(world: MujocoWorld, postures: np.ndarray) -> None:
     world.reset(0)
     kinematics, client = Kinematics(PANDA), connect()
-    body = client.loadURDF(str(low_polygon_urdf(PANDA)), useFixedBase=True)
+    body = client.loadURDF(str(simulation_urdf(PANDA)), useFixedBase=True)
     joints = {client.getJointInfo(body, i)[1].decode(): i for i in range(client.getNumJoints(body))}
     links = {client.getJointInfo(body, i)[12].decode(): i for i in range(client.getNumJoints(body))}
     for posture in postures:
@@ -82,7 +83,7 @@ def test_gravity_torques_are_pinocchios_and_pybullets(world: MujocoWorld, postur
     data, client = model.createData(), connect()
     client.setGravity(0, 0, -9.81)
     flags = client.URDF_USE_INERTIA_FROM_FILE
-    body = client.loadURDF(str(low_polygon_urdf(PANDA)), useFixedBase=True, flags=flags)
+    body = client.loadURDF(str(simulation_urdf(PANDA)), useFixedBase=True, flags=flags)
     count = len(PANDA.home)
     for posture in postures:
         fingers = [0.02, 0.02]
@@ -323,11 +324,8 @@ def test_twin_publishes_what_drivers_publish_by_the_system_clock(
 def test_twin_stands_in_for_an_arm_of_five_joints_and_a_jaw(
     start_node: Callable[..., Any], test_node: Any, tmp_path: Path
 ) -> None:
-    arm = load_arm("so101")
-    try:
-        bundle = make_bundle(tmp_path, arm_name="so101").directory
-    except ConfigurationError as error:
-        pytest.skip(str(error))
+    arm = load_or_skip("so101")
+    bundle = make_bundle(tmp_path, arm_name="so101").directory
     joints = test_node.listen(m.JOINT_STATES)
     twin = start_node("arm_twin", {"bundle": bundle, "arm": "so101"})
     test_node.spin_until(lambda: len(joints) > 20, 30.0, "joints")

@@ -11,11 +11,11 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.low_polygon import low_polygon_urdf
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
 from rlfp_ros.simulation.ticked_world import TICKS_PER_SECOND
+from rlfp_ros.simulation.urdf import simulation_urdf
 from rlfp_ros.simulation.world import World
 
 
@@ -194,7 +194,7 @@ def test_coarse_visuals_have_fewer_triangles_in_the_same_place() -> None:
 
 
 def test_low_polygon_visuals_are_the_collision_meshes() -> None:
-    text = low_polygon_urdf(load_arm("panda")).read_text()
+    text = simulation_urdf(load_arm("panda")).read_text()
     assert "collision/link1.obj" in text
     assert "visual/link1.obj" not in text
 

@@ -12,7 +12,7 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.camera import GL_FROM_OPTICAL
-from rlfp_ros.simulation.low_polygon import low_polygon_urdf
+from rlfp_ros.simulation.urdf import simulation_urdf
 
 NEAR, FAR = 0.05, 5.0  # m, clipping planes
 
@@ -33,7 +33,7 @@ class ArmRenderer:
         """`meshes`: "visual" is what the arm looks like, "collision" is what both simulators show of it."""
         self._client = connect()
         shown = arm.model_copy(update={"visuals": "visual"}) if meshes == "visual" else arm
-        self._body = self._client.loadURDF(str(low_polygon_urdf(shown)), useFixedBase=True)
+        self._body = self._client.loadURDF(str(simulation_urdf(shown)), useFixedBase=True)
         names = [
             self._client.getJointInfo(self._body, i)[1].decode() for i in range(self._client.getNumJoints(self._body))
         ]

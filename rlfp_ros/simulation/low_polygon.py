@@ -1,4 +1,4 @@
-"""URDFs that render fast: an arm's collision meshes, or coarser ones made of them, drawn in place of its visual ones.
+"""Meshes that render fast: coarse ones made of an arm's own, once, and kept in a cache.
 
 TinyRenderer's time goes by triangles: at 64 px the stock Panda (103,000) takes 20 ms a frame, with its collision meshes
 (3,500) 0.9 ms, with coarse ones (2,000) 0.6 ms.
@@ -6,7 +6,6 @@ TinyRenderer's time goes by triangles: at 64 px the stock Panda (103,000) takes 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import tempfile
@@ -16,50 +15,13 @@ from pathlib import Path
 import coal
 import numpy as np
 
-from rlfp_ros.control.arm import Arm
-from rlfp_ros.simulation.urdf import read_urdf
-
 GRID = 0.015  # m; corners nearer than this become one: about a pixel of an 84 px picture
 FINEST = 1 / 12  # of a mesh's longest edge: small parts, as a servo, keep their shape
-MASSLESS = 1e-6  # kg; what PyBullet takes a link without an <inertial> for is 1 kg
 
 
 def cache_directory() -> Path:
     """Where made files are kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rlfp_ros"
-
-
-def low_polygon_urdf(arm: Arm) -> Path:
-    """The arm's URDF with the meshes that `arm.visuals` names and absolute paths; made once, then cached.
-
-    Links without an <inertial> (tool frames) weigh nothing.
-    """
-    source = arm.urdf_path
-    text = source.read_text(encoding="utf-8")
-    recipe = f"{arm.visuals} {MASSLESS} {GRID} {FINEST}"
-    key = hashlib.sha256(f"{source}\0{text}\0{recipe}".encode()).hexdigest()[:16]
-    made = cache_directory() / f"{arm.name}_{key}.urdf"
-    if made.exists():
-        return made
-    root = read_urdf(source)
-    for link in root.iter("link"):
-        if link.find("inertial") is None:
-            inertial, moment = ElementTree.SubElement(link, "inertial"), f"{1e-3 * MASSLESS:g}"
-            ElementTree.SubElement(inertial, "mass", {"value": f"{MASSLESS:g}"})
-            zeros = dict.fromkeys(("ixy", "ixz", "iyz"), "0")
-            ElementTree.SubElement(inertial, "inertia", {"ixx": moment, "iyy": moment, "izz": moment, **zeros})
-        collisions = link.findall("collision")
-        if collisions and arm.visuals != "visual":
-            for visual in link.findall("visual"):
-                link.remove(visual)
-            for collision in collisions:
-                visual = ElementTree.SubElement(link, "visual")
-                visual.extend(copy.deepcopy(part) for part in collision if part.tag in ("origin", "geometry"))
-    if arm.visuals == "low_polygon":
-        for visual in root.iter("visual"):
-            make_coarse(visual)
-    _write(made, ElementTree.tostring(root, encoding="unicode"))
-    return made
 
 
 def coarse(corners: np.ndarray, triangles: np.ndarray, grid: float = GRID) -> tuple[np.ndarray, np.ndarray]:
@@ -97,13 +59,14 @@ def _coarse_mesh(source: Path, scale: np.ndarray) -> Path:
         corners, triangles = coarse(vertices, np.array(indices), grid)
         lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in corners.tolist()]
         lines += [f"f {a + 1} {b + 1} {c + 1}" for a, b, c in triangles.tolist()]
-        _write(made, "\n".join(lines) + "\n")
+        write_whole(made, "\n".join(lines) + "\n")
     return made
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """A file of the cache, whole or not there: several processes may make it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
-    os.replace(scratch, path)  # atomic: several workers may make it at once
+    os.replace(scratch, path)

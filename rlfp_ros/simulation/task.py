@@ -171,7 +171,10 @@ def load_task(name: str) -> Task:
         raise ConfigurationError(f"task is {name!r}, expected one of: {', '.join(NAMES)}")
     import_module(f"rlfp_ros.simulation.{name}")
     task = _TASKS[name]
-    return task(schema.load(paths.resolve(name, "sim/tasks", ".yaml"), task.settings_schema))
+    settings = schema.load(paths.resolve(name, "sim/tasks", ".yaml"), task.settings_schema)
+    for arm in settings.arms:
+        settings.for_arm(arm)  # refused here, not when somebody has that arm
+    return task(settings)
 
 
 def parameters(task: Task) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.brick import brick
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.camera import Camera
-from rlfp_ros.simulation.low_polygon import low_polygon_urdf
 from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
 from rlfp_ros.simulation.task import HAND_BEHIND_TOOL, Task
 from rlfp_ros.simulation.textures import photograph_set, texture_set
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
+from rlfp_ros.simulation.urdf import simulation_urdf
 
 BLOCK_MASS = 0.03  # kg, nominal
 POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: share of the error removed in a step
@@ -249,7 +249,7 @@ class World(TickedWorld):
         client.setGravity(0, 0, -9.81)
         client.setTimeStep(DT)
         flags = client.URDF_USE_INERTIA_FROM_FILE | client.URDF_MAINTAIN_LINK_ORDER
-        self._body = client.loadURDF(str(low_polygon_urdf(self.arm)), useFixedBase=True, flags=flags)
+        self._body = client.loadURDF(str(simulation_urdf(self.arm)), useFixedBase=True, flags=flags)
         joints, links = {}, {}
         for index in range(client.getNumJoints(self._body)):
             info = client.getJointInfo(self._body, index)
