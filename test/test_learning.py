@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import cv2
@@ -52,6 +53,19 @@ def test_feature_points_are_where_the_heat_is() -> None:
     pixels = features[:, :2] * CAMERA.intrinsics.fx + torch.tensor([CAMERA.intrinsics.cx, CAMERA.intrinsics.cy])
     torch.testing.assert_close(pixels, torch.tensor([[12 * 2 + 0.5, 7 * 2 + 0.5]]).expand(16, 2))
     torch.testing.assert_close(features[:, 2], torch.ones(16))
+
+
+def test_of_two_places_a_feature_point_is_at_the_likelier() -> None:
+    """Not between them, where nothing is."""
+    encoder = Encoder(CAMERA).eval()
+    rows, columns = encoder.cells
+    heat = torch.full((1, encoder.settings.points, rows, columns), -1e4)
+    heat[:, :, 7, 12], heat[:, :, 30, 33] = math.log(0.7), math.log(0.3)
+    with torch.no_grad():
+        features = encoder.describe(torch.zeros(1, 32, rows, columns), heat.flatten(2))[0][0]
+    pixels = features[:, :2] * CAMERA.intrinsics.fx + torch.tensor([CAMERA.intrinsics.cx, CAMERA.intrinsics.cy])
+    assert (pixels - torch.tensor([12 * 2 + 0.5, 7 * 2 + 0.5])).norm(dim=1).max() < 1.0  # the plain mean: 18 pixels off
+    torch.testing.assert_close(features[:, 2], torch.full((16,), 0.7))
 
 
 def test_cell_weights_average_to_their_point() -> None:

@@ -2,8 +2,9 @@
 
 A spatial softmax (Finn et al. 2016, Deep Spatial Autoencoders, https://arxiv.org/abs/1509.06113; Levine et al. 2016,
 https://arxiv.org/abs/1504.00702) turns each heat map into the point where it is, so that features are coordinates, few,
-and can be drawn. The first ones are supervised with the task's keypoints; a pose head reads the object's position, with
-its covariance, from all of them.
+and can be drawn. Unlike theirs, the point is the mean around the map's strongest place, not that of the whole map. The
+first ones are supervised with the task's keypoints; a pose head reads the object's position, with its covariance, from
+all of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 POSITION_SCALE = 0.1  # m, the pose head works in units of this
 SMALLEST_SIGMA = 0.001  # m, floor of the predicted standard deviation
 INSIDE_90 = 6.251  # chi-square with 3 degrees of freedom: squared distance at the edge of a nominal 90 % region
+# A point is the mean over the cells around the likeliest place, not over all of them: where two places compete, the
+# plain mean lies between them. Each cell's weight counts times this power of the weight of the cells around it.
+NEIGHBOURHOOD, FOCUS = 5, 4.0  # cells each way
+SMALLEST_WEIGHT = 1e-7  # of a neighbourhood; float32 resolves no less
 UNKNOWN_ROTATION = 3.29  # rad^2, variance of an angle uniform in [-pi, pi]: the head gives no orientation
 
 
@@ -111,7 +116,9 @@ class Encoder(nn.Module):
     def describe(self, maps: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `forward`, from what `see` gives."""
         weights = log_weights.exp()
-        points = weights @ self.grid  # [B, K, 2]
+        around = functional.avg_pool2d(weights.unflatten(-1, self.cells), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2)
+        focus = FOCUS * around.flatten(2).clamp(min=SMALLEST_WEIGHT).log()
+        points = functional.softmax(log_weights + focus, dim=-1) @ self.grid  # [B, K, 2]
         confidence = weights.amax(dim=-1, keepdim=True)
         features = torch.cat([points, confidence], dim=-1)
         position, factor = self.pose(features)
