@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
-from rlfp_ros.evaluation.results import put_between, write_json
-from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
+from rlfp_ros.evaluation.results import figure_text, put_between, write_json
 from rlfp_ros.learning.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.objective import AnyEncoder, features_of
 from rlfp_ros.learning.representation import encoder_settings, make_encoder
@@ -271,16 +270,6 @@ def table(folder: Path, seeds: list[int]) -> str:
         kind, representation = name.split("/")
         lines.append(f"| {kind} | {representation} | {len(cells)} of {len(seeds)} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
-
-
-def figure_text(values: list[float], digits: int) -> str:
-    if not values:
-        return "missing"
-    middle = f"{interquartile_mean(values):.{digits}f}"
-    if len(values) == 1:
-        return middle
-    low, high = iqm_bootstrap95(values)
-    return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 if __name__ == "__main__":

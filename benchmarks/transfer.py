@@ -3,10 +3,13 @@
     ./rlfp bench transfer reach_panda --episodes 200                       # every place, the same seeds
     ./rlfp bench transfer reach_panda --ablations --work 0.5 --episodes 200  # also policies of other quality
     ./rlfp bench transfer reach_panda --ablations --only-table --document docs/transfer.md
+    ./rlfp bench transfer reach_panda --ablations --seeds 0 1 2 --work 0.5 --places train validation \
+        --episodes 100 --minutes 60 --results docs/results.md              # what each part of training is worth
 
-Plays the same seeds in PyBullet under `train` and `validation` and in every MuJoCo room. With `--ablations` it first
-trains policies that lack one thing each. Resumable: a training goes on where it stopped, and a row that the result file
-has already, for the same networks, task and seeds, is not played again. A sim-to-sim proxy: no arm is used.
+Plays the same seeds in PyBullet under `train` and `validation` and in every MuJoCo room. With `--ablations` it also
+trains policies that lack one thing each, once for each of `--seeds`. Resumable: a training goes on where it stopped,
+and a row that the result file has already, for the same networks, task and seeds, is not played again; `--minutes`
+starts no training after that time. A sim-to-sim proxy: no arm is used.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -31,7 +34,7 @@ from rich.table import Table
 from rlfp_ros.bundle import load_bundle
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_pictures
-from rlfp_ros.evaluation.results import put_between, write_json
+from rlfp_ros.evaluation.results import figure_text, put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
 from rlfp_ros.schema import ConfigurationError
@@ -69,6 +72,7 @@ class Ablation:
 
 
 ABLATIONS = (
+    Ablation("whole", "nothing is left out"),
     Ablation(
         "no_appearance",
         "without appearance randomisation",
@@ -92,6 +96,8 @@ class Policy:
     name: str
     what: str
     bundle: str
+    of: str  # the bundle that it is an ablation of, or is
+    training_seed: int | None = None  # None: it is not an ablation that was trained
     residual_gain: float = 1.0
 
     @property
@@ -112,10 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="profiles and rooms (default: all)")  # fmt: skip
     parser.add_argument("--ablations", action="store_true", help="also train and play policies that lack one thing")
     parser.add_argument("--work", type=float, default=1.0, help="share of the full training for these, 0 to 1")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of these trainings (default: 0)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after this time")
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="default: <folder>/transfer.json")
     parser.add_argument("--only-table", action="store_true", help="train and play nothing, show what is there")
     parser.add_argument("--document", type=Path, help="write the tables between this page's `measured` marks")
+    parser.add_argument("--results", type=Path, help="write the ablations' table between this page's `measured` marks")
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
     path = options.json or options.folder / "transfer.json"
@@ -123,12 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     document |= {"date": date.today().isoformat(), "machine": machine}
     places = [place for place in PLACES if not options.places or place[1] in options.places]
-    policies = [Policy(load_bundle(name).contract.name, "as it ships", name) for name in options.bundles]
-    if options.ablations:
-        for name in options.bundles:
-            policies += _ablated(name, options.folder, options.work, options.only_table)
     wanted = []
-    for policy in policies:
+    for policy in _policies(options):
         for world, profile in places:
             key = {
                 "identity": policy.identity, "world": world, "profile": profile, "episodes": options.episodes,
@@ -144,48 +149,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if row is not None:
                 wanted.append(row)
     tables = [_success_rows(wanted), _failure_rows(wanted), _correlation_rows(wanted)]
-    for title, header, rows in tables:
+    ablations = _ablation_rows(wanted, len(options.seeds))
+    for title, header, rows in [*tables, ablations]:
         if rows:
             console.print(_table(title, header, rows))
     console.print(f"{document['date']}, {machine}; rooms are a sim-to-sim proxy, no arm was used")
-    if options.document is not None:
-        if not wanted:
-            raise ConfigurationError(
-                f"{path}: has no row for these bundles, places, --episodes and --seed, so {options.document} stays as "
-                "it is; leave --only-table away to play them"
-            )
-        _write_document(options.document, tables, f"{document['date']}, {machine}")
+    remark = f"{document['date']}, {machine}, by `./rlfp bench transfer`"
+    for page, shown in ((options.document, tables), (options.results, [ablations])):
+        if page is not None:
+            if not wanted:
+                raise ConfigurationError(
+                    f"{path}: has no row for these bundles, places, --episodes and --seed, so {page} stays as it is; "
+                    "leave --only-table away to play them"
+                )
+            _write_document(page, shown, remark)
     return 0
 
 
 # --- policies of other quality ---------------------------------------------------------------------------------------
 
 
-def _ablated(bundle: str, folder: Path, work: float, only_table: bool) -> list[Policy]:
-    """Policies that lack one thing each, trained where they are not there yet."""
+def _policies(options: argparse.Namespace) -> Iterator[Policy]:
+    """The bundles as they ship; then their ablations, each trained when it is asked for and not there yet."""
+    for bundle in options.bundles:
+        name = load_bundle(bundle).contract.name
+        yield Policy(name, "as it ships", bundle, name)
+    until = time.monotonic() + 60 * options.minutes
+    for seed in options.seeds if options.ablations else ():
+        for bundle in options.bundles:
+            for ablation in ABLATIONS:
+                if ablation.residual_gain < 1.0 and seed != options.seeds[0]:
+                    continue  # nothing is trained
+                may_train = not options.only_table and time.monotonic() < until
+                yield from _ablated(ablation, bundle, options.folder, options.work, seed, may_train)
+
+
+def _ablated(
+    ablation: Ablation, bundle: str, folder: Path, work: float, seed: int, may_train: bool
+) -> Iterator[Policy]:
+    """A policy that lacks one thing, where it can be had."""
     contract = load_bundle(bundle).contract
-    policies = []
-    for ablation in ABLATIONS:
+    if ablation.residual_gain < 1.0:
         name = f"{contract.name}_{ablation.name}"
-        if ablation.residual_gain < 1.0:
-            policies.append(Policy(name, ablation.what, bundle, ablation.residual_gain))
-            continue
-        out = folder / "models" / name
-        if not (out / "bundle.yaml").exists() and not only_table:
-            _train(ablation, contract.task, contract.arm.name, out, folder, work)
-        if (out / "bundle.yaml").exists():
-            policies.append(Policy(name, ablation.what, str(out)))
-    return policies
+        yield Policy(name, ablation.what, bundle, contract.name, residual_gain=ablation.residual_gain)
+        return
+    name = f"{contract.name}_{ablation.name}_{work:g}_{seed}"
+    out = folder / "models" / name
+    if not (out / "bundle.yaml").exists() and may_train:
+        _train(ablation, contract.task, contract.arm.name, out, folder, work, seed)
+    if (out / "bundle.yaml").exists():
+        yield Policy(name, ablation.what, str(out), contract.name, seed)
 
 
-def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float) -> None:
+def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, seed: int) -> None:
     """Train an ablation by the recipe that the task's own bundle is trained by, but for what it lacks."""
     from rlfp_ros.learning import train  # torch loads only where it is used
 
     profile = folder / "profiles" / f"{ablation.name}.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     profile.write_text(yaml.safe_dump(flat_profile(ablated_profile(ablation)), sort_keys=False), encoding="utf-8")
-    recipe = train.recipe_for(task, arm, str(profile))
+    recipe = train.recipe_for(task, arm, str(profile), seed)
     if ablation.pictures_as_rendered:
         recipe = replace(recipe, encoder_training=replace(recipe.encoder_training, other_appearances=False))
     if work * ablation.work < 1:
@@ -227,6 +250,8 @@ def _play(policy: Policy, world: str, profile: str, episodes: int, seed: int, pi
     return summary(bundle, world, profile, seed, outcomes, time.monotonic() - started) | {
         "policy": policy.name,
         "what": policy.what,
+        "of": policy.of,
+        "training_seed": policy.training_seed,
         "won": "".join(str(int(outcome.success)) for outcome in outcomes),  # by seed, for pairs
         "failures": count_modes(traces, grips),
         "failure_pictures": write_failure_pictures(traces, grips, pictures, f"{policy.name}_{profile}"),
@@ -287,6 +312,22 @@ def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
     return "does PyBullet's score tell the room's?", header, made
 
 
+def _ablation_rows(rows: list[dict[str, Any]], seeds: int) -> Rows:
+    """Success by what was left out: the interquartile mean over trainings and its 95 % bootstrap interval."""
+    rows = [row for row in rows if any(row["what"] == ablation.what for ablation in ABLATIONS)]
+    profiles = tuple(name for _, name in PLACES if any(row["profile"] == name for row in rows))
+    made = []
+    for bundle in dict.fromkeys(row["of"] for row in rows):
+        for ablation in ABLATIONS:
+            cells = [row for row in rows if row["of"] == bundle and row["what"] == ablation.what]
+            trained = len({row["identity"] for row in cells})
+            wanted = 1 if ablation.residual_gain < 1.0 else seeds
+            figures = [figure_text([row["success_rate"] for row in cells if row["profile"] == name], 3)
+                       for name in profiles]  # fmt: skip
+            made.append((bundle, ablation.what, f"{trained} of {wanted}", *figures))
+    return "what each part of the training is worth", ("bundle", "policy", "trainings", *profiles), made
+
+
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left")
     for name in header:
@@ -298,7 +339,7 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 def _write_document(path: Path, tables: list[Rows], remark: str) -> None:
     """Put the tables between the marks of a page."""
-    parts = [f"Measured {remark}, by `./rlfp bench transfer`."]
+    parts = [f"Measured {remark}."]
     for title, header, rows in tables:
         if rows:
             lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]

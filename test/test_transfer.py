@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import math
@@ -172,3 +173,35 @@ def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType
     assert dict(zip(header, row, strict=False))["room"] == "twin_near"
     assert row[2:4] == ("3", "1.000")
     assert row[5] == "0.000"
+
+
+def test_ablations_are_told_over_trainings_and_what_is_missing_is_said(transfer: ModuleType) -> None:
+    """Three trainings: the mean of the middle ones, which is all three, and how far they differ. None: missing."""
+    rows: list[dict[str, Any]] = [
+        {"of": "a", "what": "nothing is left out", "identity": f"{seed}", "profile": "train", "success_rate": rate}
+        for seed, rate in enumerate((0.8, 0.9, 1.0))
+    ]
+    shipped = {"of": "a", "what": "as it ships", "identity": "s", "profile": "twin_near", "success_rate": 0.1}
+    base = {"of": "a", "what": "the base controller alone", "identity": "b", "profile": "train", "success_rate": 0.0}
+    _, header, made = transfer._ablation_rows([*rows, shipped, base], 3)
+    assert header == ("bundle", "policy", "trainings", "train")
+    table = {row[1]: row[2:] for row in made}
+    assert set(table) == {ablation.what for ablation in transfer.ABLATIONS}
+    assert table["nothing is left out"] == ("3 of 3", "0.900 (0.800 to 1.000)")
+    assert table["the base controller alone"] == ("1 of 1", "0.000")
+    assert table["without delays"] == ("0 of 3", "missing")
+    assert transfer._ablation_rows([shipped], 3)[2] == []
+
+
+def test_no_training_is_started_after_the_time(transfer: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
+    """What needs no training still comes, and what was trained before."""
+    monkeypatch.setattr(transfer, "_train", lambda *_: pytest.fail("trained"))
+    trained = tmp_path / "models" / "reach_panda_no_noise_0.5_1"
+    trained.mkdir(parents=True)
+    (trained / "bundle.yaml").touch()
+    options = argparse.Namespace(
+        bundles=["reach_panda"], ablations=True, seeds=[0, 1], minutes=0, only_table=False, folder=tmp_path, work=0.5
+    )
+    found = [(policy.what, policy.training_seed, policy.residual_gain) for policy in transfer._policies(options)]
+    base = ("the base controller alone", None, 0.0)
+    assert found == [("as it ships", None, 1.0), base, ("without noise and blur", 1, 1.0)]

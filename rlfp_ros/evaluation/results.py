@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -33,3 +34,14 @@ def put_between(page: Path, first: str, last: str, text: str) -> None:
         page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{page}: cannot be written ({error.strerror}); choose another --document") from None
+
+
+def figure_text(values: list[float], digits: int) -> str:
+    """Interquartile mean over trainings and its 95 % bootstrap interval; "missing" of none, and of one no interval."""
+    if not values:
+        return "missing"
+    middle = f"{interquartile_mean(values):.{digits}f}"
+    if len(values) == 1:
+        return middle
+    low, high = iqm_bootstrap95(values)
+    return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
