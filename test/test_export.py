@@ -19,7 +19,7 @@ from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy  # noqa: E402
 from rlfp_ros.learning import export, novelty, quantise, train  # noqa: E402
 from rlfp_ros.learning.cnn_encoder import CnnEncoder, CnnSettings  # noqa: E402
-from rlfp_ros.learning.encoder import Encoder  # noqa: E402
+from rlfp_ros.learning.encoder import INSIDE_90, Encoder  # noqa: E402
 from rlfp_ros.learning.recurrent import RecurrentActor  # noqa: E402
 from rlfp_ros.learning.sac import Actor  # noqa: E402
 from rlfp_ros.perception.encoder import Perception  # noqa: E402
@@ -327,6 +327,29 @@ def test_novelty_marks_altered_pictures_and_leaves_torchs_random_numbers_alone()
         other = learnt(*encoder.see(torch.from_numpy(255 - images[120:])))
     assert usual.min() >= 0
     assert float((other[:, 0] > usual.max()).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("said", [0.5, 1.0, 4.0])
+def test_nominal_90_percent_regions_hold_90_percent_whatever_the_pose_head_says(said: float) -> None:
+    """Of errors of 1 cm, said to be `said` cm: with the spread that is fitted, on others than it was fitted on."""
+
+    class Head:
+        def see(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images, images
+
+        def describe(self, maps: torch.Tensor, _: torch.Tensor) -> tuple[None, torch.Tensor, torch.Tensor, None]:
+            return None, torch.zeros(len(maps), 3), 0.01 * said * torch.eye(3).expand(len(maps), 3, 3), None
+
+    class Usual(novelty.Novelty):
+        def forward(self, maps: torch.Tensor, log_weights: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(maps), 1)
+
+    marks, errors = Usual(4, 4, 2), 0.01 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
+    nothing = np.zeros((2000, 1), np.float32)
+    novelty._fit_covariance(marks, Head(), nothing, nothing, errors[:2000].numpy())  # type: ignore[arg-type]
+    covariance = marks.widened((0.01 * said) ** 2 * torch.eye(3)[None], torch.zeros(1, 1))[0]
+    squares = (errors[2000:] @ torch.linalg.inv(covariance) * errors[2000:]).sum(dim=1)
+    assert 0.87 < float((squares < INSIDE_90).float().mean()) < 0.93
 
 
 def test_an_unusual_picture_widens_the_pose_covariance() -> None:

@@ -8,9 +8,11 @@ Two marks, of which the larger counts:
   (outlier exposure, Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606). It sees what statistics hide: an object
   of another colour, a camera that looks elsewhere.
 
-Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0 and 5. The
-pose's covariance grows with the mark: an encoder errs more on what is unlike its training, and a pose head that was
-fitted on training alone does not know it.
+Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0 and 5.
+
+The pose's covariance is set right here, too. Errors have longer tails than the head's normal distribution, whose
+regions therefore come out too wide: they are scaled to hold what they say. And they grow with the mark: an encoder errs
+more on what is unlike its training, and a pose head that was fitted on training alone does not know it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ SMALLEST_DEVIATION = 1e-2
 MOST = 5.0  # as unlike training as a mark can say
 # Between usual and rare, of the log distance and of the log-odds: less would blow rounding up.
 SMALLEST_SPREAD = (0.5, 4.0)
+LEAST_SPREAD = 0.01  # of the head's covariance; none would be no region at all
 MOST_INSIDE = 0.93  # of training's own positions in the nominal 90 % regions
 GRID = 3  # cells each way in which the maps are averaged for the network
 
@@ -55,6 +58,7 @@ class Novelty(nn.Module):
     scale: Tensor
     usual: Tensor
     rare: Tensor
+    spread: Tensor
     inflation: Tensor
 
     def __init__(self, statistics: int, descriptors: int, hidden: int) -> None:
@@ -66,6 +70,7 @@ class Novelty(nn.Module):
         self.register_buffer("scale", torch.ones(descriptors))
         self.register_buffer("usual", torch.zeros(2))
         self.register_buffer("rare", torch.ones(2))
+        self.register_buffer("spread", torch.ones(()))
         self.register_buffer("inflation", torch.zeros(()))
 
     def forward(self, maps: Tensor, log_weights: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ class Novelty(nn.Module):
 
     def widened(self, covariance: Tensor, mark: Tensor) -> Tensor:
         """Covariances [B, 3, 3] as they are to be believed of pictures with these marks [B, 1]."""
-        return covariance * (1 + self.inflation * mark)[..., None]
+        return covariance * self.spread * (1 + self.inflation * mark)[..., None]
 
 
 def describe(maps: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +131,7 @@ def learn_novelty(
         rare = torch.quantile(raw, RARE, dim=0)
         novelty.rare.copy_(torch.maximum(rare, novelty.usual + torch.tensor(SMALLEST_SPREAD)))
     degraded = np.stack([_degrade(image, rng, K) for image in fresh])
-    _fit_inflation(novelty, encoder, fresh, degraded, positions[known:])
+    _fit_covariance(novelty, encoder, fresh, degraded, positions[known:])
     return novelty
 
 
@@ -173,11 +178,12 @@ def _fit_network(novelty: Novelty, clean: Tensor, changed: Tensor, training: Nov
 
 
 @torch.no_grad()
-def _fit_inflation(
+def _fit_covariance(
     novelty: Novelty, encoder: Encoder, usual: np.ndarray, degraded: np.ndarray, positions: np.ndarray
 ) -> None:
-    """The least growth with which the nominal 90 % regions hold 90 % of the positions in degraded pictures that are not
-    altogether lost on the encoder, but no more than MOST_INSIDE of those in training's own."""
+    """The spread with which the nominal 90 % regions hold 90 % of the positions in training's own pictures. Then the
+    least growth with which they hold 90 % of those in degraded pictures that are not altogether lost on the encoder,
+    but no more than MOST_INSIDE of training's own."""
 
     def judge(images: np.ndarray) -> tuple[Tensor, Tensor]:
         squares, marks = [], []
@@ -193,8 +199,10 @@ def _fit_inflation(
     (square, mark), (other_square, other_mark) = judge(usual), judge(degraded)
     judged = other_mark <= 1.5
 
+    novelty.spread.copy_((torch.quantile(square, 0.9) / INSIDE_90).clamp(min=LEAST_SPREAD))
+
     def inside(inflation: float, square: Tensor, mark: Tensor) -> float:
-        return float((square < INSIDE_90 * (1 + inflation * mark)).float().mean())
+        return float((square < INSIDE_90 * novelty.spread * (1 + inflation * mark)).float().mean())
 
     for inflation in np.arange(0.0, 20.0, 0.05):
         if inside(inflation, square, mark) > MOST_INSIDE:
