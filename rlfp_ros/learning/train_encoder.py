@@ -29,12 +29,12 @@ from rlfp_ros.learning.representation import (
 class EncoderTraining:
     """How long and how the encoder learns."""
 
-    frames: int = 60_000  # pictures rendered
-    updates: int = 2_400  # gradient steps
+    frames: int = 96_000  # pictures rendered
+    updates: int = 2_250  # gradient steps
     batch: int = 128  # pictures in a step
     learning_rate: float = 3e-3  # highest, after a short warm-up; falls to zero along a cosine
     first_frames: int = 3_000  # rendered before the first step
-    frames_per_update: int = 24  # how fast the pool grows; slower than a core renders, so that no update waits long
+    frames_per_update: int = 41  # how fast the pool grows; slower than a core renders, so that no update waits long
     other_appearances: bool = True  # pictures look different in every use (`learning/appearance.py`)
     keypoint_scale: float = 0.02  # on the plane z = 1 (about 2 cm at 1 m): where the keypoint loss turns linear
     keypoint_weight: float = 1.0
