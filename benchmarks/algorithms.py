@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and OpenCV read it
 
 import gymnasium
 import numpy as np
+import psutil
 import torch
 
 from rlfp_ros.evaluation.results import put_between, write_json
@@ -147,9 +148,10 @@ def run_cell(cell: Cell, steps: int, folder: Path) -> None:
 
 
 def _cpu_s() -> float:
-    """Processor time of this process and the ones it has waited for."""
+    """Processor time of this process and its children, also of those that a fork server has waited for."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    alive = sum(sum(child.cpu_times()[:4]) for child in psutil.Process().children(recursive=True))
+    return alive + sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 Act = Callable[[dict[str, np.ndarray]], np.ndarray]
