@@ -7,6 +7,7 @@ from training's own environment, and writes a bundle that has repeated them. It 
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -66,7 +67,9 @@ class ExportedPolicy(nn.Module):
 
     def __init__(self, actor: Actor | SeeingActor) -> None:
         super().__init__()
-        self.actor = actor
+        # In double precision, as its estimator is: it tells millimetres apart, and what float32 rounds on the way there
+        # is another action in ONNX Runtime than in PyTorch.
+        self.actor = copy.deepcopy(actor).double() if isinstance(actor, SeeingActor) else actor
 
     def forward(
         self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
@@ -74,7 +77,7 @@ class ExportedPolicy(nn.Module):
         """action [1, A] in [-1, 1], next_state [1, S] of features [1, stack, K, 3] or [1, stack, Z] and the rest."""
         observation = torch.cat([features.flatten(1), proprioception, goal, goal_mask], dim=-1)
         mean, _, next_state = self.actor.step(observation, state)
-        return torch.tanh(mean), next_state
+        return torch.tanh(mean).float(), next_state
 
 
 def onnx_of(module: Any, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> bytes:
