@@ -313,5 +313,8 @@ def test_help_needs_no_environment(project: Path) -> None:
 def test_command_line_starts_with_the_mark_of_another_environment_removed(project: Path, bootstrap: Any) -> None:
     """A child that keeps the wheels' mark but not their library path could not import rclpy."""
     (project / "rlfp_ros" / "cli.py").write_text("import os\nprint(os.environ.get('_ROS_WHEELS_BOOTSTRAP_COMPLETE'))\n")
-    out, _ = start(project, "--help", _ROS_WHEELS_BOOTSTRAP_COMPLETE="1").communicate(timeout=LIMIT_S)
+    # Not one of an environment that is active here: its own start-up hook would set the mark again.
+    python = Path(sys.base_prefix) / "bin" / "python{}.{}".format(*sys.version_info[:2])
+    marked = start(project, "--help", _ROS_WHEELS_BOOTSTRAP_COMPLETE="1", RLFP_PYTHON=str(python))
+    out, _ = marked.communicate(timeout=LIMIT_S)
     assert out.strip() == "None"
