@@ -21,7 +21,7 @@ from rlfp_ros.simulation.randomization import load_profile
 BUNDLE = "reach_panda"
 KEYS = {
     "bundle", "task", "world", "profile", "episodes", "seed", "successes", "success_rate", "wilson95", "mean_steps",
-    "wall_s",
+    "wall_s", "commit", "trained_at_commit",
 }  # fmt: skip
 
 

@@ -97,6 +97,14 @@ def test_other_appearances_leave_the_object_where_it_is_and_come_again_with_thei
     torch.testing.assert_close(appearance(images, middle), changed, atol=0, rtol=0)
 
 
+def test_other_appearances_take_pictures_of_any_size() -> None:
+    """A batch with more values than there is noise in store."""
+    images = torch.full((128, 150, 150, 3), 110, dtype=torch.uint8)
+    changed = Appearance(150, 150, seed=5)(images, torch.tensor([[75.0, 75.0]]).expand(128, 2))
+    assert changed.shape == images.shape
+    assert changed.isfinite().all()
+
+
 def seen_through(camera: np.ndarray, points: np.ndarray) -> torch.Tensor:
     """Feature points [1, 2, N, 3] of points [N, 3] in the base frame, for a camera at `camera` (T_base_camera)."""
     inverse = np.linalg.inv(camera)

@@ -221,12 +221,20 @@ def test_a_scene_unlike_training_slows_down_before_it_holds() -> None:
     rig = Rig().run(1.0)
     rig.camera_alive = False
     rig.controller.on_domain_shift(0.825, rig.now, rig.now)
-    rig.run(0.1)
+    rig.run(0.13)
     assert rig.controller.gain == pytest.approx(0.5, abs=0.05)
     rig.controller.on_domain_shift(1.0, rig.now, rig.now)
     rig.run(0.15)
     assert rig.controller.gain == 0.0
     assert Reason.DOMAIN_SHIFT in rig.controller.reasons
+
+
+def test_one_picture_that_looks_odd_changes_nothing() -> None:
+    rig = Rig().run(1.0)
+    rig.controller.on_domain_shift(1.0, rig.now, rig.now)
+    rig.run(0.2)
+    assert rig.controller.gain == 1.0
+    assert Reason.DOMAIN_SHIFT not in rig.controller.supervisor.counts
 
 
 @pytest.mark.parametrize(

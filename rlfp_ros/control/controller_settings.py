@@ -138,7 +138,10 @@ class ControllerSettings(Schema):
     shift_slow: float = Field(default=0.7, ge=0, le=1, description="domain shift at which the gain begins to fall (1)")
     shift_hold: float = Field(default=0.95, ge=0, le=1, description="domain shift at which the arm holds (1)")
     shift_time_s: float = Field(
-        default=0.1, ge=0, le=5, description="how long a shift above shift_hold is tolerated (s)"
+        default=0.1,
+        ge=0,
+        le=5,
+        description="how far back the lowest domain shift is sought that counts: one odd picture does nothing (s)",
     )
 
     # Robot

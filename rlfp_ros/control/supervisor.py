@@ -7,6 +7,7 @@ that arrives fresh is still old.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -116,8 +117,7 @@ class Supervisor:
         self._residual_fault: Reason | None = None
         self._percept_ns = self._percept_stamp_ns = NEVER
         self._percept_fault: Reason | None = None
-        self._shift = 0.0
-        self._shift_high_ns = NEVER
+        self._shifts: deque[tuple[int, float]] = deque()  # (received at, score), while it counts
         self._started_ns = NEVER
         self._step_until_ns = NEVER
 
@@ -161,11 +161,8 @@ class Supervisor:
             self._percept_fault = None
             self._percept_ns, self._percept_stamp_ns = now_ns, stamp_ns
         if shift is not None:
-            self._shift = shift
-            if shift <= self.settings.shift_hold:
-                self._shift_high_ns = NEVER
-            elif self._shift_high_ns == NEVER:
-                self._shift_high_ns = now_ns
+            self._shifts.append((now_ns, shift))
+            self._lasting_shift(now_ns)  # forgets those that no longer count
 
     def saw_heartbeat(self, now_ns: int) -> None:
         """The operator is there."""
@@ -244,9 +241,16 @@ class Supervisor:
                 reasons.append(Reason.PERCEPT_STALE)
             elif self._percept_ns != NEVER and _age(stamp_ns, self._percept_stamp_ns) > settings.percept_max_age_s:
                 reasons.append(Reason.PERCEPT_OLD)
-        if self._shift_high_ns != NEVER and _age(now_ns, self._shift_high_ns) >= settings.shift_time_s:
+        shift = self._lasting_shift(now_ns)
+        if shift > settings.shift_hold:
             reasons.append(Reason.DOMAIN_SHIFT)
-        return _fade(self._shift, settings.shift_slow, settings.shift_hold)
+        return _fade(shift, settings.shift_slow, settings.shift_hold)
+
+    def _lasting_shift(self, now_ns: int) -> float:
+        """The lowest domain shift of the last pictures: one that looks odd is no other scene."""
+        while len(self._shifts) > 1 and _age(now_ns, self._shifts[0][0]) > self.settings.shift_time_s:
+            self._shifts.popleft()
+        return min((shift for _, shift in self._shifts), default=0.0)
 
     def _residual_trust(self, stamp_ns: int, now_ns: int, reasons: list[Reason]) -> float:
         settings = self.settings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlfp_ros.bundle import Bundle, load_bundle
-from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.evaluation.results import code_commit, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.schema import ConfigurationError
@@ -34,7 +34,8 @@ def evaluate(
 
     `profile` names a randomisation profile of PyBullet, or a room of MuJoCo.
     Returns (and writes to `json_path`) the keys bundle, task, world, profile, episodes, seed, successes, success_rate,
-    wilson95, mean_steps, wall_s; with `graph` also camera_to_command_ms.
+    wilson95, mean_steps, wall_s, commit (of the code that played), trained_at_commit; with `graph` also
+    camera_to_command_ms.
     """
     if world not in WORLDS:
         raise ConfigurationError(f"--world is {world!r}, expected one of: {', '.join(WORLDS)}")
@@ -86,4 +87,6 @@ def summary(
         "wilson95": [round(low, 4), round(high, 4)],
         "mean_steps": sum(outcome.steps for outcome in outcomes) / max(1, len(outcomes)),
         "wall_s": round(wall_s, 2),
+        "commit": code_commit(),
+        "trained_at_commit": bundle.contract.provenance.get("commit", "unknown"),
     }

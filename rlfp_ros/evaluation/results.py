@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,16 @@ def figure_text(values: list[float], digits: int) -> str:
         return middle
     low, high = iqm_bootstrap95(values)
     return f"{middle} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def code_commit() -> str:
+    """The commit of the code that runs, "+changes" where files differ from it; "unknown" outside a git checkout."""
+    try:
+        folder = Path(__file__).parent
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")

@@ -63,10 +63,11 @@ class Appearance:
         pictures *= self._light(len(pictures))
         pictures = self._filtered(pictures)
         pictures = self._toned(pictures)
-        start = int(torch.randint(0, NOISE_POOL - pictures.numel(), (1,), generator=self._rng))
-        noise = self._noise[start : start + pictures.numel()].view_as(pictures)
+        size = pictures[0].numel()
+        starts = torch.randint(0, NOISE_POOL - size, (len(pictures),), generator=self._rng).tolist()
         strength = NOISE * self._uniform(0, 1, len(pictures)) * self._chosen(NOISE_SHARE, len(pictures))
-        pictures.addcmul_(noise, strength[:, None, None, None])
+        for picture, start, deviation in zip(pictures, starts, strength.tolist(), strict=True):
+            picture.add_(self._noise[start : start + size].view_as(picture), alpha=deviation)
         return self._compressed(pictures.clamp_(0, 255).permute(0, 2, 3, 1))
 
     def _compressed(self, images: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from rlfp_ros.bundle import Bundle, FeatureStatistics, check_replaceable
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.evaluation.results import code_commit
 from rlfp_ros.learning import export
 from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.learning.collector import Collector, Experience, success_rate
@@ -379,7 +379,7 @@ def _contract(
         "latency": {"camera_s": _middle(profile, "camera_latency"), "command_s": _middle(profile, "command_latency")},
         "feature_statistics": statistics,
         "provenance": {
-            "commit": _commit(), "seed": recipe.seed, "profile": profile.name, "wall_minutes": round(minutes, 1),
+            "commit": code_commit(), "seed": recipe.seed, "profile": profile.name, "wall_minutes": round(minutes, 1),
             "config_sha256": hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest(),
             "cores": os.cpu_count(),
             "versions": {"python": platform.python_version()}
@@ -432,15 +432,3 @@ def _statistics(embeddings: np.ndarray, mean: np.ndarray, covariance: np.ndarray
 def _middle(profile: Profile, name: str) -> float:
     given = profile.ranges.get(name)
     return PARAMETERS[name].nominal if given is None else round((given.low + given.high) / 2, 4)
-
-
-def _commit() -> str:
-    try:
-        folder = Path(__file__).parent
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
