@@ -39,7 +39,6 @@ import numpy as np
 
 from rlfp_ros import graph
 from rlfp_ros.control.arm import load_arm
-from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.results import write_json
@@ -85,7 +84,6 @@ class Fault:
     latches: bool = True
     kills: str = ""  # the node that gets a SIGKILL
     stops_by: tuple[str, ...] = ()  # reasons that it may stop by
-    holds: bool = False  # ends in HOLDING: the base controller slows down over `hold_ramp_s` first
 
 
 FAULTS = {
@@ -95,10 +93,8 @@ FAULTS = {
         Fault("nan_action", "every residual has a NaN", True, False),
         Fault("action_jump", "residuals swing between 1.4 and -1.4 of their scale", True, False),
         Fault("future_stamp", "residuals are stamped 10 s ahead", True, False),
-        Fault(
-            "camera_frozen", "the camera repeats one picture with its stamp", False, False, stops_by=DARK, holds=True
-        ),
-        Fault("camera_dead", "no picture comes", False, False, stops_by=DARK, holds=True),
+        Fault("camera_frozen", "the camera repeats one picture with its stamp", False, False, stops_by=DARK),
+        Fault("camera_dead", "no picture comes", False, False, stops_by=DARK),
         Fault("joint_states_stale", "no joint state comes", stops_by=("joint_state_stale", "joint_state_old")),
         Fault("clock_frozen", "/clock stands still", stops_by=STARVED[:3]),
         Fault("controller_killed", "the safety node itself gets a SIGKILL", kills="residual_controller"),
@@ -546,8 +542,6 @@ def summary(fault: Fault, trials: list[Trial]) -> dict[str, Any]:
     rows = {name: np.array([getattr(t, name) for t in trials], dtype=float) for name in figures}
     stopped, resumed = rows["stopped"], rows["resumed"]
     limit = WITHIN_MS if fault.policy else WITHIN_MS + rows["carried"]
-    if fault.holds:
-        limit = limit + 1e3 * ControllerSettings().hold_ramp_s
     met = bool((stopped <= limit).all()) and all(trial.latched == fault.latches for trial in trials)
     if fault.policy:
         met = met and bool((rows["commands_after"] > 0).all())  # the base controller goes on

@@ -37,7 +37,7 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.WAITING_FOR_RESIDUAL: ("no residual yet", "residual gain 0, base goes on"),
     Reason.WAITING_FOR_STEP: ("step mode, and the one action is over", GAIN),
     Reason.INPUT_LATE: (
-        "joint states or heartbeat older than half of what stops the arm",
+        "joint states, percepts or heartbeat older than half of what stops or holds the arm",
         "slower, and the gain falls",
     ),
     Reason.RESIDUAL_STALE: ("no residual for `residual_timeout_s`; the gain falls from `residual_fade_s`", GAIN),

@@ -305,7 +305,7 @@ def test_the_residual_gain_is_a_live_parameter_that_ramps(start: Callable[..., D
 
 
 def test_a_scene_unlike_training_lowers_the_gain_then_holds_and_clears_itself(start: Callable[..., Driver]) -> None:
-    driver = start(*QUICK)
+    driver = start(*QUICK, "shift_time_s:=0.02")
 
     def run(first: int, count: int, shift: float) -> None:
         for tick in range(first, first + count):
@@ -504,7 +504,7 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
     assert "STOPPED" not in {state for at, state, *_ in ticks if at <= estop}  # no false stop
     assert "HOLDING" not in {state for at, state, *_ in ticks if ticks[10][0] < at <= dark}  # and no false hold
     assert after(dark, lambda state, gain, speed: gain == 0.0) <= 0.15
-    assert after(dark, lambda state, gain, speed: state == "HOLDING") <= 0.15 + 0.125  # slowed down over hold_ramp_s
+    assert after(dark, lambda state, gain, speed: state == "HOLDING") <= 0.15 + 2.1 / 240  # it had slowed down before
     assert after(dark, lambda state, gain, speed: state == "HOLDING" and speed < 1e-3) <= 0.35
     resumed = next(at for at in residuals if at >= light)
     assert after(resumed, lambda state, gain, speed: gain > 0.0) <= 0.3

@@ -126,15 +126,17 @@ class ControllerSettings(Schema):
         default=0.15,
         gt=0,
         le=10,
-        description="age of percepts (object pose, domain shift) that freezes the reference (s)",
+        description="age of percepts (object pose, domain shift) that holds the arm; from half of it on it slows (s)",
     )
     percept_max_age_s: float = Field(
-        default=0.5, gt=0, le=10, description="age of the object pose by its image's stamp that freezes it too (s)"
+        default=0.5, gt=0, le=10, description="age of the object pose by its image's stamp that does the same (s)"
     )
     require_percepts: bool = Field(
         default=False, description="percepts are awaited from the start; otherwise only once one has come"
     )
-    hold_ramp_s: float = Field(default=0.1, ge=0.01, le=5, description="base controller from full speed to HOLDING (s)")
+    hold_ramp_s: float = Field(
+        default=0.075, ge=0.01, le=5, description="base controller from full speed to rest and back, at least (s)"
+    )
     shift_slow: float = Field(default=0.7, ge=0, le=1, description="domain shift at which the gain begins to fall (1)")
     shift_hold: float = Field(default=0.95, ge=0, le=1, description="domain shift at which the arm holds (1)")
     shift_time_s: float = Field(

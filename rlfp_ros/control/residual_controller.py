@@ -480,7 +480,7 @@ class ResidualController:
                 return NOTHING
             safety.extend(None)
         else:
-            safety.extend(self._wanted(verdict))
+            safety.extend(None if verdict.state is State.HOLDING else self._wanted(verdict))
         self._window.append(safety.now.position)
         trajectory = safety.trajectory(stamp_ns)
         self._sent = True

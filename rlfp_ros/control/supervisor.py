@@ -204,6 +204,8 @@ class Supervisor:
             if heartbeat > 1.0:
                 self.stop(Reason.HEARTBEAT_LOST, now_ns)
             punctual = min(punctual, _fade(heartbeat, LATE, 1.0))
+        if self._percept_ns != NEVER:
+            punctual = min(punctual, _fade(max(self._percept_ages(stamp_ns, now_ns)), LATE, 1.0))
         if self.latched:
             self.gain = 0.0
             return Verdict(State.STOPPED, tuple(self.latched), 0.0, 0.0)
@@ -220,7 +222,7 @@ class Supervisor:
         trust = self._perception_trust(stamp_ns, now_ns, reasons)
         perception_fault = bool(reasons)
         trust = min(trust, self._residual_trust(stamp_ns, now_ns, reasons)) if not perception_fault else 0.0
-        if punctual < 1.0:
+        if punctual < 1.0 and not perception_fault:
             reasons.append(Reason.INPUT_LATE)
         self._slew_gain(min(trust, punctual) * self.target_gain)
         # Slow down rather than freeze: the residual goes first, then the base controller, then it holds.
@@ -235,16 +237,23 @@ class Supervisor:
         settings = self.settings
         if self._percept_fault is not None:
             reasons.append(self._percept_fault)
-        if self._percept_ns != NEVER or settings.require_percepts:
-            since = self._percept_ns if self._percept_ns != NEVER else self._started_ns
-            if _age(now_ns, since) > settings.percept_timeout_s:
+        if self._percept_ns != NEVER:
+            by_receipt, by_stamp = self._percept_ages(stamp_ns, now_ns)
+            if by_receipt > 1.0:
                 reasons.append(Reason.PERCEPT_STALE)
-            elif self._percept_ns != NEVER and _age(stamp_ns, self._percept_stamp_ns) > settings.percept_max_age_s:
+            elif by_stamp > 1.0:
                 reasons.append(Reason.PERCEPT_OLD)
+        elif settings.require_percepts and _age(now_ns, self._started_ns) > settings.percept_timeout_s:
+            reasons.append(Reason.PERCEPT_STALE)
         shift = self._lasting_shift(now_ns)
         if shift > settings.shift_hold:
             reasons.append(Reason.DOMAIN_SHIFT)
         return _fade(shift, settings.shift_slow, settings.shift_hold)
+
+    def _percept_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
+        """Age of the newest percept by receipt and by its image's stamp, each as a share of what holds the arm."""
+        by_receipt = _age(now_ns, self._percept_ns) / self.settings.percept_timeout_s
+        return by_receipt, _age(stamp_ns, self._percept_stamp_ns) / self.settings.percept_max_age_s
 
     def _lasting_shift(self, now_ns: int) -> float:
         """The lowest domain shift of the last pictures: one that looks odd is no other scene."""
