@@ -26,6 +26,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import yaml
 from rich.console import Console
@@ -46,6 +47,7 @@ PLACES = (
     ("pybullet", "train"), ("pybullet", "validation"), ("mujoco", "twin_near"), ("mujoco", "twin_dim"),
     ("mujoco", "twin_glare"), ("mujoco", "twin_clutter"), ("mujoco", "twin_moved"),
 )  # fmt: skip
+SHEET_PX, SHEET_COLUMNS = 252, 4  # of the sheet of failures
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 APPEARANCE = (
@@ -163,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "leave --only-table away to play them"
                 )
             _write_document(page, shown, remark)
+    if options.document is not None:
+        _write_failures(options.document, wanted, options.folder / "failures")
     return 0
 
 
@@ -345,6 +349,28 @@ def _write_document(path: Path, tables: list[Rows], remark: str) -> None:
             lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]
             parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *lines]))
     put_between(path, BEGIN, END, "\n\n".join(parts))
+
+
+def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> None:
+    """A sheet beside the page, `<page>_failures.png`: how the first failure of each mode ended, in each place."""
+    pictures = []
+    for row in rows:
+        for mode, name in row["failure_pictures"].items():
+            picture = cv2.imread(str(folder / name))
+            if picture is None:
+                raise ConfigurationError(f"{folder / name}: no picture; play again without --only-table")
+            picture = cv2.resize(picture, (SHEET_PX, SHEET_PX), interpolation=cv2.INTER_NEAREST)
+            picture = cv2.copyMakeBorder(picture, 34, 0, 0, 0, cv2.BORDER_CONSTANT)
+            for line, text in enumerate((f"{row['policy']} {row['profile']}", mode)):
+                place = (4, 14 + 15 * line)
+                cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+            pictures.append(picture)
+    if not pictures:
+        return
+    blank = np.zeros_like(pictures[0])
+    pictures += [blank] * (-len(pictures) % SHEET_COLUMNS)
+    sheet = [np.hstack(pictures[at : at + SHEET_COLUMNS]) for at in range(0, len(pictures), SHEET_COLUMNS)]
+    cv2.imwrite(str(page.with_name(f"{page.stem}_failures.png")), np.vstack(sheet))
 
 
 if __name__ == "__main__":

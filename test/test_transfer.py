@@ -157,6 +157,8 @@ def test_script_plays_once_resumes_and_writes_its_tables(
     assert text.endswith("after\n")
     assert "| reach_panda | mujoco | twin_near |" in text
     assert "old" not in text
+    failed = any(row["failure_pictures"] for row in document["rows"])
+    assert (tmp_path / "page_failures.png").exists() == failed
     monkeypatch.setattr(transfer, "_play", lambda *_: pytest.fail("a row that is there was played again"))
     assert transfer.main(arguments) == 0
     capsys.readouterr()
