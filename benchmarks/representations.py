@@ -149,14 +149,20 @@ def learnt(cell: Cell, folder: Path) -> AnyEncoder:
     if representation == NOTHING:
         torch.manual_seed(cell.seed)
         encoder = make_encoder(shared.camera, encoder_settings(kind))
-        encoder.see(torch.from_numpy(np.load(folder / "train" / "images.npy", mmap_mode="r")[:512]))  # its statistics
+        images = np.load(folder / "train" / "images.npy", mmap_mode="r")[:512]
+        encoder.see(torch.from_numpy(images.copy()))  # its statistics
     else:
         encoder, _ = train_encoder(
-            replace(shared, seed=cell.seed), folder / cell.file(folder).stem, TRAINING, encoder_settings(kind),
-            lambda update, text: update % 100 or print(f"  {update}/{TRAINING.updates} {text}", flush=True),
+            replace(shared, seed=cell.seed), folder / cell.file(folder).stem, TRAINING, encoder_settings(kind), show,
             representation, folder / "train",
         )  # fmt: skip
     return encoder.eval().requires_grad_(False)
+
+
+def show(done: int, text: str, **figures: float) -> None:
+    """Training's progress."""
+    if done % 100 == 0:
+        print(f"  {done}/{TRAINING.updates} {text}", flush=True)
 
 
 def probe(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:

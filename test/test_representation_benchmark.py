@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,21 @@ def test_the_table_goes_between_the_marks(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="add both lines"):
         put_between(page, *representations.MARKS, "new")
     assert page.read_text() == "no marks"
+
+
+@pytest.mark.parametrize("name", ["cnn/supervised", "spatial/nothing"])
+def test_a_cell_learns_is_probed_and_plays(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(representations.TRAINING, frames=120, updates=20, batch=24, first_frames=120)
+    monkeypatch.setattr(representations, "PICTURES", {"train": (120, 41_000_000), "validation": (30, 43_000_000)})
+    for setting, value in (
+        ("TRAINING", tiny),
+        ("PROBED", 60),
+        ("PROBE_STEPS", 5),
+        ("IMITATION_STEPS", 5),
+        ("EPISODES", 1),
+    ):
+        monkeypatch.setattr(representations, setting, value)
+    assert representations.main(["--only", name, "--seeds", "0", "--success", "--folder", str(tmp_path)]) == 0
+    (found,) = representations.results(tmp_path, [0])[name]
+    assert 0 < found["mlp_mm"] < 1000
+    assert set(found["success"]) == {"train", "validation"}

@@ -79,7 +79,7 @@ def train_encoder(
         clipped = [probe, [value for value in parameters if all(value is not other for other in probe)]]
     optimizer = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.learning_rate, total_steps=training.updates, pct_start=0.05
+        optimizer, training.learning_rate, total_steps=training.updates, pct_start=max(0.05, 2 / training.updates)
     )
     checkpoint = directory / "encoder.pt"
     key = {"stage": "encoder", "training": asdict(training), "settings": asdict(settings), "seed": source.seed}
