@@ -47,6 +47,7 @@ PLACES = (
     ("pybullet", "train"), ("pybullet", "validation"), ("mujoco", "twin_near"), ("mujoco", "twin_dim"),
     ("mujoco", "twin_glare"), ("mujoco", "twin_clutter"), ("mujoco", "twin_moved"),
 )  # fmt: skip
+SHIPPED = "as it ships"
 SHEET_PX, SHEET_COLUMNS = 252, 4  # of the sheet of failures
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -177,7 +178,7 @@ def _policies(options: argparse.Namespace) -> Iterator[Policy]:
     """The bundles as they ship; then their ablations, each trained when it is asked for and not there yet."""
     for bundle in options.bundles:
         name = load_bundle(bundle).contract.name
-        yield Policy(name, "as it ships", bundle, name)
+        yield Policy(name, SHIPPED, bundle, name)
     until = time.monotonic() + 60 * options.minutes
     for seed in options.seeds if options.ablations else ():
         for bundle in options.bundles:
@@ -352,9 +353,10 @@ def _write_document(path: Path, tables: list[Rows], remark: str) -> None:
 
 
 def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> None:
-    """A sheet beside the page, `<page>_failures.png`: how the first failure of each mode ended, in each place."""
+    """A sheet beside the page, `<page>_failures.png`: how the first failure of each mode ended, for each bundle as it
+    ships and each place."""
     pictures = []
-    for row in rows:
+    for row in (row for row in rows if row["what"] == SHIPPED):
         for mode, name in row["failure_pictures"].items():
             picture = cv2.imread(str(folder / name))
             if picture is None:
