@@ -123,20 +123,18 @@ class Harness:
         import rclpy
         from geometry_msgs.msg import TwistStamped
         from rclpy.context import Context
-        from rclpy.executors import SingleThreadedExecutor
         from rclpy.node import Node
         from std_msgs.msg import Bool, Header
         from std_srvs.srv import Trigger
 
         from rlfp_ros.nodes import messages as m
+        from rlfp_ros.nodes.executor import NodeExecutor
 
         self._m, self._Trigger, self._Bool, self._Header = m, Trigger, Bool, Header
         self.runner, self.heard = runner, Heard()
         self.context = Context()
         rclpy.init(context=self.context)
         self.node = node = Node("fault_matrix", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(node)
         self.fault = ""
         self.heartbeat = True
         self.phase, self.episode = "", -1
@@ -162,12 +160,13 @@ class Harness:
             name: node.create_client(Trigger, name)
             for name in ("residual_controller/reset", "residual_controller/enable", "simulator/reset")
         }
+        self.executor = NodeExecutor(node)
 
     def close(self) -> None:
         """Leave ROS."""
         import rclpy
 
-        self.executor.shutdown()
+        self.executor.close()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
 
@@ -237,7 +236,7 @@ class Harness:
                 return
             if self.runner.poll() is not None:
                 raise RuntimeError(f"the graph ended: {self.runner.failure}")
-            self.executor.spin_once(timeout_sec=min(left, 0.05))
+            self.executor.spin_once(min(left, 0.05))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -345,11 +344,6 @@ def quiet_graph(names: list[str], controller: dict[str, Any], relayed: bool = Fa
         )
         harness = Harness(runner)
         stack.callback(harness.close)
-        # Drivers do not wait behind a busy machine's other work, so what stands in for them should not (this thread
-        # alone; without the right to it the figures under load are worse than they should be).
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, -10)
-            stack.callback(os.setpriority, os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + 10)
         yield harness
 
 

@@ -21,6 +21,7 @@ Kind = Literal["text", "integer", "number", "flag"]
 
 # A best-effort image needs room for itself and the one before it in Fast DDS's default shared-memory segment (512 KiB).
 LARGE_IMAGE_BYTES = 200_000
+PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"  # environment variable of Fast DDS
 # What one participant with config/fastdds_large_images_*.xml takes of /dev/shm.
 LARGE_SEGMENT_BYTES = 34_000_000
 
@@ -275,7 +276,8 @@ def environment(transport: str, domain_id: str = "", large_images: bool = False)
     """Environment variables of one node, on top of the caller's.
 
     `local` is shared memory alone: no UDP socket, and only participants that are set the same way see it. `lan` is
-    Fast DDS's own choice of shared memory and UDP, or the caller's where FASTDDS_BUILTIN_TRANSPORTS is set.
+    shared memory and UDP, or the caller's choice where FASTDDS_BUILTIN_TRANSPORTS or FASTRTPS_DEFAULT_PROFILES_FILE is
+    set.
     """
     from rlfp_ros import paths
 
@@ -285,9 +287,9 @@ def environment(transport: str, domain_id: str = "", large_images: bool = False)
         values["FASTDDS_BUILTIN_TRANSPORTS"] = "SHM"
     if domain_id:
         values["ROS_DOMAIN_ID"] = domain_id
-    if large_images and not (transport == "lan" and "FASTRTPS_DEFAULT_PROFILES_FILE" in os.environ):
-        profile = paths.share_directory() / "config" / f"fastdds_large_images_{transport}.xml"
-        values["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(profile)
+    if transport == "local" or not {"FASTDDS_BUILTIN_TRANSPORTS", PROFILES}.intersection(os.environ):
+        name = f"fastdds_large_images_{transport}.xml" if large_images else f"fastdds_{transport}.xml"
+        values[PROFILES] = str(paths.share_directory() / "config" / name)
     return values
 
 

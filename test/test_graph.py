@@ -8,11 +8,14 @@ import sys
 import types
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from rlfp_ros import graph
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.supervisor import LATE
 from rlfp_ros.graph import GRAPHS, REAL_ARM, SIM, Graph, OnExit, Resolved, parse_arguments, parse_assignments, resolve
 from rlfp_ros.runner import Runner, node_command
 from rlfp_ros.schema import ConfigurationError
@@ -187,17 +190,39 @@ def test_safety_controller_is_never_restarted_by_itself() -> None:
 # --- transport -------------------------------------------------------------------------------------------------------
 
 
-def test_local_transport_is_shared_memory_alone_and_lan_leaves_fast_dds_alone() -> None:
+@pytest.fixture
+def no_choice_of_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_choice_of_the_callers")
+def test_local_transport_is_shared_memory_alone_for_participants_without_the_profile_too() -> None:
     assert run_of(SIM, transport="local").processes[0].environment["FASTDDS_BUILTIN_TRANSPORTS"] == "SHM"
     assert "FASTDDS_BUILTIN_TRANSPORTS" not in run_of(SIM).processes[0].environment
 
 
+@pytest.mark.usefixtures("no_choice_of_the_callers")
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("transport", ["local", "lan"])
-def test_large_segment_profile_exists_for_every_transport(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
-    values = graph.environment(transport, large_images=True)
-    assert "33554432" in Path(values["FASTRTPS_DEFAULT_PROFILES_FILE"]).read_text()
-    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in graph.environment(transport)
+def test_profile_of_every_transport_says_what_it_is_for(transport: str, large: bool) -> None:
+    profile = Path(graph.environment(transport, large_images=large)["FASTRTPS_DEFAULT_PROFILES_FILE"])
+    (shared, *others) = ElementTree.parse(profile).findall(".//{*}transport_descriptor")
+    assert shared.findtext("{*}type") == "SHM"
+    assert [other.findtext("{*}type") for other in others] == (["UDPv4"] if transport == "lan" else [])
+    assert shared.findtext("{*}segment_size") == ("33554432" if large else None)
+    # Joint states may wait behind it: not so long that the arm slows down.
+    timeout_s = float(shared.findtext("{*}healthy_check_timeout_ms", "")) * 1e-3
+    assert timeout_s < LATE * ControllerSettings().joint_state_timeout_s
+
+
+@pytest.mark.usefixtures("no_choice_of_the_callers")
+@pytest.mark.parametrize("name", ["FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"])
+def test_lan_takes_the_callers_own_choice_of_transports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "theirs")
+    assert name not in graph.environment("lan")
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in graph.environment("lan")
+    assert graph.environment("local")["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("fastdds_local.xml")
 
 
 def test_domain_id_reaches_every_node_and_every_node_has_one_thread() -> None:
@@ -288,8 +313,6 @@ def test_parameter_file_speaks_of_nodes_and_parameters_that_exist(which: Graph) 
     for name, content in document.items():
         assert name.removeprefix("/**/") in nodes
         assert set(content) == {"ros__parameters"}
-    from rlfp_ros.control.controller_settings import ControllerSettings
-
     ControllerSettings(**document["/**/residual_controller"]["ros__parameters"])
 
 
