@@ -116,7 +116,8 @@ def main(argv: list[str]) -> int:
     if options.json:
         write_json(options.json, results)
     if options.document:
-        put_between(options.document, *(mark.format(options.environment) for mark in MARKS), f"\n{text}")
+        first, last = (mark.format(options.environment) for mark in MARKS)
+        put_between(options.document, first, last, f"\n{text}")
     return 0
 
 
@@ -245,7 +246,7 @@ def train_peer(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[Trai
     workers = settings.workers if isinstance(settings, A3cSettings) else 1
     levels = settings.levels if isinstance(settings, DqnSettings) else None
     _, action_size = shapes(make_env())
-    makers = [
+    makers: list[Callable[[], Any]] = [
         MakePeer(make_env, episode_seed(cell.seed, worker=rank), settings.reward_scale, levels)
         for rank in range(workers)
     ]

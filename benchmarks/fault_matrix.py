@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,9 @@ class Harness:
         """When residuals were admitted with more than zeros, ns."""
         return [at for at, largest in self.heard.applied if at >= since and largest > 0.0]
 
+    def _more_commands_than(self, count: int) -> bool:
+        return len(self.heard.commands) > count
+
     def answer_commands(self, seconds: float) -> list[int]:
         """Play an arm that is where it was told to be; when each command was published, ns."""
         m, arm = self._m, load_arm("panda")
@@ -306,8 +310,7 @@ class Harness:
                 positions = np.array(message.points[0].positions)
             still = np.zeros_like(positions)
             publisher.publish(m.joint_state_message(JointState(time.time_ns(), positions, still, still, 0.08), arm))
-            heard = len(self.heard.commands)
-            self.until(lambda h=heard: len(self.heard.commands) > h, 0.02, "")
+            self.until(partial(self._more_commands_than, len(self.heard.commands)), 0.02, "")
         return [published for published, _ in self.heard.commands]
 
 
@@ -337,7 +340,8 @@ def quiet_graph(names: list[str], controller: dict[str, Any], relayed: bool = Fa
             if process.name in names
         )
         kept = dict(os.environ)
-        stack.callback(lambda: (os.environ.clear(), os.environ.update(kept)))
+        stack.callback(os.environ.update, kept)  # the last to be called back comes first
+        stack.callback(os.environ.clear)
         os.environ.update(graph.environment("local", str(domain)))  # before DDS starts here
         runner = stack.enter_context(
             Runner(dataclasses.replace(resolved, processes=processes), console="quiet", handle_signals=False)

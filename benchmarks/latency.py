@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of the replay part")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    result = {
+    result: dict[str, Any] = {
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "real_time": may_run_in_real_time() and os.environ.get(REALTIME) != "0",

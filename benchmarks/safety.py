@@ -250,9 +250,8 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
         if faults and random.random() < 0.002:
             measured = JointState(now, measured.positions * np.nan, measured.velocities, measured.efforts)
         if faults and random.random() < 0.001:  # joints that change places
-            measured = JointState(
-                now, *random.permutation(np.array((measured.positions, velocity)), axis=1), 0 * velocity
-            )
+            positions, velocities = random.permutation(np.array((measured.positions, velocity)), axis=1)
+            measured = JointState(now, positions, velocities, 0 * velocity)
         controller.on_joint_state(measured, now)
         if step % held == 0:
             twist = hostile_twist(random, step // held, kind, scale)
@@ -426,7 +425,7 @@ def measure_jitter(seconds: float, busy: int = 0) -> dict[str, float]:
     The arm answers every command with the joints it was told, so the node never stops for want of them. `busy`
     processes that only compute run beside it.
     """
-    from fault_matrix import busy_processes, quiet_graph
+    from benchmarks.fault_matrix import busy_processes, quiet_graph
 
     settings = {"tick_on": "timer", "start_enabled": True}
     with quiet_graph(["residual_controller"], settings) as graph, busy_processes(busy):
@@ -435,7 +434,7 @@ def measure_jitter(seconds: float, busy: int = 0) -> dict[str, float]:
             raise RuntimeError(
                 f"only {len(published)} commands came in {seconds:g} s: {graph.state['reasons']}; quieten the machine"
             )
-    periods = 1e-6 * np.diff(np.array(published[RATE // 4 :], dtype=np.int64))  # the start is not counted
+    periods: np.ndarray = 1e-6 * np.diff(np.array(published[RATE // 4 :], dtype=np.int64))  # the start is not counted
     off = np.abs(periods - 1e3 / RATE)
     p50, p99 = np.percentile(off, [50, 99])
     return {"p50": p50, "p99": p99, "max": float(off.max()), "n": len(off), "load": os.getloadavg()[0]}
@@ -505,7 +504,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--progress", type=Path, help="go on with the hostile run that this file tells of")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
     result: dict[str, object] = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
 
     result["tick_us"], result["filter_us"] = ticks, filters = measure_ticks(load_arm(options.arms[0]), options.timed)
@@ -536,7 +534,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     result["stops_in_process"] = measure_stops_in_process(load_arm(options.arms[0]), 20)
     if options.stops:
-        from fault_matrix import measure_faults, table
+        from benchmarks.fault_matrix import measure_faults, table
 
         result["stops"] = stops = measure_faults(options.stops)
         print(table(stops))

@@ -111,8 +111,7 @@ def reasons() -> str:
 
 def stops(measured: dict[str, Any]) -> str:
     """The fault matrix."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from fault_matrix import table
+    from benchmarks.fault_matrix import table
 
     machine, rows = measured["machine"], measured["stops"]
     times = max((row["n"] for row in rows.values() if "n" in row), default=0)

@@ -248,7 +248,7 @@ def transfer_ms(size: int, steps: int = 60) -> float:
     from rlfp_ros.simulation.environment import ManipulationEnv
     from rlfp_ros.simulation.vector import make_vector
 
-    arguments = {"task": TASK, "profile": "none", "observation": "pixels", "image_size": size}
+    arguments: dict[str, Any] = {"task": TASK, "profile": "none", "observation": "pixels", "image_size": size}
     vector, single = make_vector(1, **arguments), ManipulationEnv(**arguments)
     try:
         vector.reset(seed=0)

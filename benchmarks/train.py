@@ -113,7 +113,8 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
         frames.wait_for(PICTURES)
         arrays = [np.array(array) for array in (frames.images, frames.keypoints, frames.positions)]
     training = EncoderTraining()
-    encoder = Encoder(source.camera).to(memory_format=torch.channels_last)
+    encoder = Encoder(source.camera)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
     optimizer = torch.optim.AdamW(encoder.parameters(), 1e-4)
     rng = np.random.default_rng(0)
 
@@ -155,7 +156,7 @@ def peer_policy_step() -> Callable[[], None] | None:
     except ImportError:
         return None
 
-    class Nothing(gymnasium.Env):  # type: ignore[type-arg]
+    class Nothing(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
         action_space = gymnasium.spaces.Box(-1, 1, (ACTION,), np.float32)
 
@@ -163,11 +164,12 @@ def peer_policy_step() -> Callable[[], None] | None:
     model = SAC("MlpPolicy", Nothing(), batch_size=settings.batch, buffer_size=TRANSITIONS, device="cpu", seed=0,
                 policy_kwargs={"net_arch": [settings.hidden, settings.hidden]})  # fmt: skip
     model.set_logger(Logger(None, []))
-    rng = np.random.default_rng(0)
+    rng, replay = np.random.default_rng(0), model.replay_buffer
+    assert replay is not None
     for _ in range(TRANSITIONS):
         observation, following = rng.normal(size=(2, 1, OBSERVATION)).astype(np.float32)
         action = rng.uniform(-1, 1, (1, ACTION)).astype(np.float32)
-        model.replay_buffer.add(observation, following, action, rng.normal(size=1), np.zeros(1), [{}])
+        replay.add(observation, following, action, rng.normal(size=1), np.zeros(1), [{}])
     return lambda: model.train(gradient_steps=1, batch_size=settings.batch)
 
 
@@ -195,7 +197,8 @@ def minutes_to_success(run: Path) -> float | None:
         for tag in log.Tags()["scalars"]:
             events += [(event.wall_time, tag.rpartition("/")[2], event.value) for event in log.Scalars(tag)]
     events.sort(key=lambda event: event[0])
-    seconds, recent = 0.0, []
+    seconds = 0.0
+    recent: list[float] = []
     for (before, _, _), (now, tag, value) in itertools.pairwise(events):
         seconds += min(now - before, LONGEST_GAP_S)
         if tag == "success":

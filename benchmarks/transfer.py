@@ -272,7 +272,7 @@ Rows = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 def _success_rows(rows: list[dict[str, Any]]) -> Rows:
     header = ("policy", "world", "profile or room", "success", "95 % (Wilson)", "against train", "limits exceeded")
     home = {row["identity"]: row["success_rate"] for row in rows if row["profile"] == "train"}
-    made = []
+    made: list[tuple[str, ...]] = []
     for row in rows:
         low, high = row["wilson95"]
         points = 100 * (row["success_rate"] - home[row["identity"]]) if row["identity"] in home else None
