@@ -21,6 +21,7 @@ Kind = Literal["text", "integer", "number", "flag"]
 
 # A best-effort image needs room for itself and the one before it in Fast DDS's default shared-memory segment (512 KiB).
 LARGE_IMAGE_BYTES = 200_000
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"  # environment variable of Fast DDS
 # What one participant with config/fastdds_large_images_*.xml takes of /dev/shm.
 LARGE_SEGMENT_BYTES = 34_000_000
@@ -110,6 +111,7 @@ class Included:
     package: str
     launch_file: str
     arguments: dict[str, str]
+    environment: dict[str, str]  # on top of the caller's: the graph's DDS domain and transports
 
 
 @dataclass(frozen=True)
@@ -269,11 +271,20 @@ def _drivers(graph: Graph, arguments: Arguments) -> tuple[Included, ...]:
             "launch line there"
         )
     filled = {name: value.replace("{robot_ip}", address) for name, value in arm.driver.arguments.items()}
-    return (Included(arm.driver.package, arm.driver.launch_file, filled),)
+    surroundings = dds_environment(arguments["transport"], arguments["domain_id"])
+    return (Included(arm.driver.package, arm.driver.launch_file, filled, surroundings),)
 
 
 def environment(transport: str, domain_id: str = "", large_images: bool = False) -> dict[str, str]:
-    """Environment variables of one node, on top of the caller's.
+    """Environment variables of one node, on top of the caller's: those of DDS, and one thread for each process.
+
+    Seven nodes share two cores, and a spinning thread pool starves the others.
+    """
+    return {**dict.fromkeys(THREADS, "1"), **dds_environment(transport, domain_id, large_images)}
+
+
+def dds_environment(transport: str, domain_id: str = "", large_images: bool = False) -> dict[str, str]:
+    """Environment variables that put a process into the graph's domain, on its transports.
 
     `local` is shared memory alone: no UDP socket, and only participants that are set the same way see it. `lan` is
     shared memory and UDP, or the caller's choice where FASTDDS_BUILTIN_TRANSPORTS or FASTRTPS_DEFAULT_PROFILES_FILE is
@@ -281,8 +292,7 @@ def environment(transport: str, domain_id: str = "", large_images: bool = False)
     """
     from rlfp_ros import paths
 
-    # One thread for each process: seven nodes share two cores, and a spinning thread pool starves the others.
-    values = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    values = {}
     if transport == "local":
         values["FASTDDS_BUILTIN_TRANSPORTS"] = "SHM"
     if domain_id:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogInfo, OpaqueFunction, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+)
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.substitutions import PathJoinSubstitution
 from launch_ros.actions import Node
@@ -55,9 +63,13 @@ def _unknown(graph: Graph, context: LaunchContext) -> list[Action]:
     ]
 
 
-def _driver(included: Included) -> IncludeLaunchDescription:
+def _driver(included: Included) -> GroupAction:
+    """The driver's launch file in a scope of its own: what is set there ends with it."""
     path = PathJoinSubstitution([FindPackageShare(included.package), "launch", included.launch_file])
-    return IncludeLaunchDescription(AnyLaunchDescriptionSource(path), launch_arguments=list(included.arguments.items()))
+    variables = [SetEnvironmentVariable(name, value) for name, value in included.environment.items()]
+    arguments = list(included.arguments.items())
+    include = IncludeLaunchDescription(AnyLaunchDescriptionSource(path), launch_arguments=arguments)
+    return GroupAction([*variables, include])
 
 
 def _node(process: NodeProcess) -> Node:

@@ -110,10 +110,12 @@ def arm_with_driver(folder: Path) -> Path:
 
 
 def test_robots_address_includes_its_driver_in_a_ros_launch_and_our_runner_says_how_to(tmp_path: Path) -> None:
-    resolved = run_of(REAL_ARM, arm=str(arm_with_driver(tmp_path)), robot_ip="172.16.0.2")
-    assert resolved.included == (
-        graph.Included("vendor_bringup", "arm.launch.py", {"ip": "172.16.0.2", "gripper": "true"}),
-    )
+    resolved = run_of(REAL_ARM, arm=str(arm_with_driver(tmp_path)), robot_ip="172.16.0.2", domain_id=7)
+    (included,) = resolved.included
+    assert (included.package, included.launch_file) == ("vendor_bringup", "arm.launch.py")
+    assert included.arguments == {"ip": "172.16.0.2", "gripper": "true"}
+    assert included.environment == graph.dds_environment("lan", "7")
+    assert included.environment["ROS_DOMAIN_ID"] == "7"
     with pytest.raises(ConfigurationError, match=r"ros2 launch vendor_bringup arm.*ip:=172.16.0.2"):
         Runner(resolved)
     with pytest.raises(ConfigurationError, match="use_mock_hardware is true; leave robot_ip empty"):
@@ -399,7 +401,8 @@ def launch_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "launch": ["LaunchContext", "LaunchDescription"],
         "launch.action": ["Action"],
         "launch.actions": [
-            "DeclareLaunchArgument", "IncludeLaunchDescription", "LogInfo", "OpaqueFunction", "Shutdown",
+            "DeclareLaunchArgument", "GroupAction", "IncludeLaunchDescription", "LogInfo", "OpaqueFunction",
+            "SetEnvironmentVariable", "Shutdown",
         ],
         "launch.launch_description_sources": ["AnyLaunchDescriptionSource"],
         "launch.substitutions": ["PathJoinSubstitution"],
@@ -464,9 +467,13 @@ def test_launch_file_includes_the_arms_driver(
     monkeypatch.setattr(graph, "_check", lambda *_: 0)
     (entities,) = load_launch_file("real_arm").generate_launch_description().arguments
     values = {argument.name: argument.default for argument in REAL_ARM.arguments}
-    values |= {"arm": str(arm_with_driver(tmp_path)), "robot_ip": "10.0.0.2"}
+    values |= {"arm": str(arm_with_driver(tmp_path)), "robot_ip": "10.0.0.2", "domain_id": "9"}
     context = types.SimpleNamespace(launch_configurations=values, argv=[])
-    driver = entities[-1].options["function"](context)[0]
+    group = entities[-1].options["function"](context)[0]
+    assert type(group).__name__ == "GroupAction"  # scopes what is set in it
+    *variables, driver = group.arguments[0]
+    assert {type(variable).__name__ for variable in variables} == {"SetEnvironmentVariable"}
+    assert dict(variable.arguments for variable in variables) == graph.dds_environment("lan", "9")
     assert type(driver).__name__ == "IncludeLaunchDescription"
     assert dict(driver.options["launch_arguments"]) == {"ip": "10.0.0.2", "gripper": "true"}
     (path,) = driver.arguments[0].arguments
