@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.graph import dds_environment
 from rlfp_ros.runner import reserved_domain
 from rlfp_ros.schema import ConfigurationError
 
@@ -23,8 +24,8 @@ _held = contextlib.ExitStack()  # closed by the end of the process
 
 
 # At import: before any test module can start a context.
-os.environ["ROS_DOMAIN_ID"] = str(_held.enter_context(reserved_domain()))
-os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "SHM"  # opens no port, sees no other machine
+_domain = _held.enter_context(reserved_domain())
+os.environ |= dds_environment("local", str(_domain))  # opens no port, sees no other machine
 os.environ["RCUTILS_COLORIZED_OUTPUT"] = "0"
 os.environ.pop("ROS_NAMESPACE", None)
 

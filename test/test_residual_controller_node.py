@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -139,9 +138,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Driver]]:
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "SHM")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 60))
+def start(bundle: Path) -> Iterator[Callable[..., Driver]]:
     made: list[Driver] = []
 
     def make(*parameters: str) -> Driver:
