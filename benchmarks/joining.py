@@ -10,10 +10,12 @@ is Fast DDS's own choice, as tools and drivers have it, `graph` is config/fastdd
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from rlfp_ros import graph
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.runner import child_environment, reserved_domain
+from rlfp_ros.schema import ConfigurationError
 
 PATIENCE_S = 8.0  # for a first message
 STAYS_S = 0.7  # after it
@@ -79,17 +82,17 @@ def measure(transport: str, own: str, joining: str, joins: int) -> dict[str, Any
         if transport == "local":
             default["FASTDDS_BUILTIN_TRANSPORTS"] = "SHM"
         environments = {"default": default, "graph": graph.dds_environment(transport, str(domain))}
-        publisher = _start(PUBLISHER, environments[own])
-        _line(publisher)
         heard = []
-        for number in range(joins):
-            listener = _start(LISTENER, environments[joining])
-            heard.append(float(_line(listener)))
-            time.sleep(STAYS_S)
-            listener.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
-            listener.communicate()
-        publisher.kill()
-        held_up = [float(line) for line in publisher.communicate()[0].split()]
+        with _running(PUBLISHER, environments[own]) as publisher:
+            _line(publisher)
+            for number in range(joins):
+                with _running(LISTENER, environments[joining]) as listener:
+                    heard.append(float(_line(listener)))
+                    time.sleep(STAYS_S)
+                    listener.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+                    listener.communicate()
+            publisher.kill()
+            held_up = [float(line) for line in publisher.communicate()[0].split()]
     return {
         "transport": transport, "own": own, "joining": joining, "joins": joins, "held_up": len(held_up),
         "longest_ms": round(max(held_up, default=0.0)), "deaf": int(np.isnan(heard).sum()),
@@ -97,12 +100,22 @@ def measure(transport: str, own: str, joining: str, joins: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def _start(code: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def _running(code: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the block."""
     command = [sys.executable, "-P", "-u", "-c", code]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
-    return subprocess.Popen(command, env=child_environment(environment), text=True, stdout=pipe, stderr=null)
+    with subprocess.Popen(command, env=child_environment(environment), text=True, stdout=pipe, stderr=null) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _line(process: subprocess.Popen[str]) -> str:
+    """What it says next."""
     assert process.stdout
-    return process.stdout.readline()
+    line = process.stdout.readline()
+    if not line:
+        raise ConfigurationError("bench joining: a process ended before it said anything; run ./rlfp doctor")
+    return line

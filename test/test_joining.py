@@ -1,0 +1,25 @@
+"""The benchmark of participants that come and go."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import joining
+from rlfp_ros.schema import ConfigurationError
+
+
+@pytest.mark.graph
+def test_process_that_does_not_start_is_said_and_none_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    popen = joining.subprocess.Popen
+
+    def remember(*arguments: object, **options: object) -> object:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(joining, "LISTENER", "raise SystemExit(1)")
+    monkeypatch.setattr(joining.subprocess, "Popen", remember)
+    with pytest.raises(ConfigurationError, match="ended before it said anything"):
+        joining.measure("local", "graph", "graph", joins=1)
+    assert len(started) == 2
+    assert all(process.returncode is not None for process in started)
