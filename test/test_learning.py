@@ -120,7 +120,7 @@ def test_the_estimator_finds_the_object_through_a_displaced_camera() -> None:
     camera = CAMERA.T_base_camera.matrix()
     camera[:3, :3] = camera[:3, :3] @ cv2.Rodrigues(np.array([0.03, -0.02, 0.01]))[0]
     camera[:3, 3] += (0.01, -0.015, 0.01)
-    block, goal, state = np.array([0.5, -0.08, 0.017]), torch.tensor([[0.4, 0.1, 0.017]]), torch.zeros(1, 59)
+    block, goal, state = np.array([0.5, -0.08, 0.017]), torch.tensor([[0.4, 0.1, 0.017]]), torch.zeros(1, 61)
     up = np.array([0.0, 0.0, 1.0])
     errors = []
     for step in range(30):
@@ -136,6 +136,30 @@ def test_the_estimator_finds_the_object_through_a_displaced_camera() -> None:
     sight, height = seen_through(camera, points)[:, 0, 0, :2], torch.tensor([[0.017]])
     unaided = estimator._on_plane(sight.double(), torch.zeros(1, 7).double(), height.double())
     assert float(np.linalg.norm(unaided[0].numpy() - block[:2])) > 0.03
+
+
+def test_the_estimator_keeps_an_object_that_the_hand_hides_in_front_of_the_tool_that_pushes_it() -> None:
+    """Seen from far, then pushed 10 cm with its point of confidence next to none, drawn 25 mm to the hand's side."""
+    names, size = ("object", "tool", "hand", "base"), (0.034,) * 3
+    estimators = [SceneEstimator(CAMERA, names, 7, 2, size, pushes=pushes) for pushes in (True, False)]
+    states = [torch.zeros(1, 61), torch.zeros(1, 61)]
+    camera, up = CAMERA.T_base_camera.matrix(), np.array([0.0, 0.0, 1.0])
+    block, goal = np.array([0.45, 0.05, 0.017]), torch.tensor([[0.6, 0.05, 0.017]])
+    errors = np.zeros((2, 80))
+    for step in range(80):
+        pushing = step >= 40
+        tool = np.array([0.40 + 0.0025 * (step - 30), 0.05, 0.022]) if pushing else np.array([0.40, 0.05, 0.2])
+        block[0] = max(block[0], tool[0] + 0.025) if pushing else block[0]
+        shown = block + np.array([0.0, 0.025, 0.0]) if pushing else block
+        points = seen_through(camera, np.stack([shown, tool, tool + HAND_BEHIND_TOOL * up, ARM_FOOT]))
+        points[:, :, 0, 2] = 0.25 if pushing else 1.0
+        joints = torch.cat([torch.zeros(15), torch.tensor(tool).float(), torch.tensor([0.0, 0.0, -1.0])])[None]
+        for number, estimator in enumerate(estimators):
+            _, states[number] = estimator(points, joints, goal, torch.ones(1, 1), states[number])
+            errors[number, step] = np.linalg.norm(states[number][0, 56:58].numpy() - block[:2])
+    assert errors[:, 39].max() < 0.002
+    assert errors[0].max() < 0.015
+    assert errors[1, -1] > 0.05  # it lies where it was
 
 
 def test_the_privileged_state_reaches_no_deployed_policy(monkeypatch: pytest.MonkeyPatch) -> None:

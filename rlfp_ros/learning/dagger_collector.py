@@ -56,7 +56,7 @@ class Lessons:
         return SceneEstimator(
             load_scene(image_size=self.image_size).camera.contract(), task.keypoints,
             len(load_arm(self.arm).joint_names), self.feature_stack, task.settings.block_size,
-            task.grips,
+            task.grips, task.pushes,
         )  # fmt: skip
 
     def actor(self) -> SeeingActor:

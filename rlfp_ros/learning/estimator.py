@@ -28,9 +28,10 @@ FARTHEST = 0.15  # rad, m or ratio, that a camera may be off
 LARGEST = 0.03  # change of the covariance's root: the prior's own largest entry
 NEAREST, WIDEST = 0.1, 1.0  # m before the camera, and on the plane z = 1: no point of the arm is beyond
 GATE = 2.0  # standard deviations at which a point's error counts a quarter
-SMOOTHING = 3.0  # pictures that the object's place is averaged over
+SMOOTHING = 30.0  # pictures that the object's place is averaged over; it lies still, or goes with what pushes it
 CONFIDENT = 0.5  # confidence from which a point counts fully; hidden and lost ones have half of it and less
 JUMP = 0.03  # m, a change of the object's place that starts the average anew
+PUSHED = (0.028, 0.045)  # m, between the middles of the object and of a tool that pushes it; height from which it may
 HELD_WIDTH = (0.6, 0.014)  # least opening of fingers that hold the object, of its width; m that they may be wider
 HELD_NEAR = 0.03  # m between the tool and where the object is seen, for it to be held
 HELD_SHARE = 0.3  # of that distance that is believed then: what is between the fingers cannot be far off
@@ -65,8 +66,9 @@ class SceneEstimator(nn.Module):
 
     `keypoints` names the first feature points; `joints` is the arm's number of joints; `block_size` [3] m is the
     object's. With `grips`, fingers that are closed to about its width, where it is seen, hold it: it is then at the
-    tool, and not where the ray to it meets the table. Proprioception is [joint positions, joint velocities, gripper
-    width, tool position, tool direction], as `ObservationContract` has it.
+    tool, and not where the ray to it meets the table. With `pushes`, a low tool that moves against it takes it along,
+    so that what was seen before the hand came in front of it keeps its worth. Proprioception is [joint positions, joint
+    velocities, gripper width, tool position, tool direction], as `ObservationContract` has it.
     """
 
     camera_rotation: Tensor
@@ -76,10 +78,10 @@ class SceneEstimator(nn.Module):
 
     def __init__(
         self, camera: CameraContract, keypoints: tuple[str, ...], joints: int, stack: int,
-        block_size: tuple[float, float, float], grips: bool = False,
+        block_size: tuple[float, float, float], grips: bool = False, pushes: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.keypoints, self.joints, self.stack, self.grips = keypoints, joints, stack, grips
+        self.keypoints, self.joints, self.stack, self.grips, self.pushes = keypoints, joints, stack, grips, pushes
         self.plane, self.width = block_size[2] / 2, block_size[0]
         T = torch.tensor(camera.T_base_camera.matrix()).double()
         self.register_buffer("camera_rotation", T[:3, :3].clone())  # camera to base
@@ -88,8 +90,8 @@ class SceneEstimator(nn.Module):
         self.register_buffer("foot", torch.tensor(ARM_FOOT).double())
         self.seen = [name for name in ("tool", "hand", "base") if name in keypoints]
         # Filter: estimate, root of its covariance less the prior's, so that zeros are the start of an episode; then the
-        # object's place and its weight.
-        self.state_size = 7 + 49 + 3
+        # object's place, its weight, and the tool's place.
+        self.state_size = 7 + 49 + 3 + 2
         first = 3 * len(keypoints) * stack
         self.proprioception = slice(first, first + 2 * joints + 7)  # its place in the inputs
         self.input_size = self.proprioception.stop + 4 + 7 + 6 + 9 + 8 * len(CLOSE) + 3
@@ -127,11 +129,13 @@ class SceneEstimator(nn.Module):
         place = self._on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
         at_tool = self._on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
         before, weight = state[:, 56:58].clamp(-REACH, REACH), state[:, 58:59].clamp(0.0, SMOOTHING)
+        if self.pushes:
+            before = self._taken_along(before, tool, state[:, 59:61])
         jumps = ((place - before).norm(dim=1, keepdim=True) > JUMP).double()
         weight = (1 - jumps * sure) * weight
         smooth = (weight * before + sure * place) / (weight + sure)
         next_state = torch.cat(
-            [estimate, (root - self.prior).flatten(1), smooth, (weight + sure).clamp(max=SMOOTHING)], dim=1
+            [estimate, (root - self.prior).flatten(1), smooth, (weight + sure).clamp(max=SMOOTHING), tool[:, :2]], dim=1
         )
         on_table = torch.cat([smooth, torch.full_like(tool[:, :1], self.plane)], dim=1)
         thing = on_table
@@ -191,6 +195,20 @@ class SceneEstimator(nn.Module):
                 shrink = weight / (1 + (1 - weight * spread).clamp(min=0.0).sqrt())
                 root = root - shrink[:, :, None] * gain[:, :, None] * seen_root[:, None, :]
         return estimate.clamp(-FARTHEST, FARTHEST), root
+
+    @staticmethod
+    def _taken_along(place: Tensor, tool: Tensor, tool_before: Tensor) -> Tensor:
+        """Where an object at `place` [B, 2] m is now that the tool has come from [B, 2] m to [B, 3] m: in front of it,
+        as far along its way as there is no room for both."""
+        motion = tool[:, :2] - tool_before
+        length = motion.norm(dim=1, keepdim=True)
+        way = motion / (length + 1e-6)
+        away = place - tool[:, :2]
+        ahead = (away * way).sum(dim=1, keepdim=True)
+        apart = away.square().sum(dim=1, keepdim=True)
+        touches = (apart < PUSHED[0] ** 2).double() * (ahead > 0).double() * (tool[:, 2:] < PUSHED[1]).double()
+        room = (PUSHED[0] ** 2 - (apart - ahead.square())).clamp(min=0.0).sqrt() - ahead
+        return place + touches * room.clamp(min=0.0).minimum(length) * way
 
     @staticmethod
     def _sure(point: Tensor) -> Tensor:

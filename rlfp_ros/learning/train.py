@@ -121,6 +121,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "encoder_training": EncoderTraining(frames=42_000, updates=1_450, frames_per_update=27),
         "dagger": DaggerTraining(steps=30_000, final_updates=8_000),
     },
+    "push": {"dagger": DaggerTraining(steps=54_000)},
     "lift": {
         "encoder_training": EncoderTraining(frames=66_000, updates=2_700, frames_per_update=24),
         "dagger": DaggerTraining(steps=75_000, final_updates=14_000),

@@ -36,6 +36,7 @@ class Push(GoalTask):
     """Success: the brick stays within `success_distance` of the goal for `hold`."""
 
     starts_closed = True
+    pushes = True
 
     def distance(self, world: World) -> float:
         return self.distance_from(self.object_pose(world)[0])

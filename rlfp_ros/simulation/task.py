@@ -90,6 +90,7 @@ class Task(ABC):
     starts_closed: ClassVar[bool] = False  # the gripper, at the start of an episode
     block: int = -1  # the object's body, from `build` on
     grips: ClassVar[bool] = False  # takes hold of something: the fingers then move as one, as a real gripper's do
+    pushes: ClassVar[bool] = False  # moves its object by pushing it with the tool
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
