@@ -1,6 +1,10 @@
 """How often the tasks' scripted teachers succeed: the true state, the deployed controller and limits, randomisation.
 
 ./rlfp bench teachers [--tasks push lift place] [--profile train] [--episodes 50] [--json FILE]
+./rlfp bench teachers --through push_panda --profile twin_dim [--seed 100000] [--episodes 50] [--json FILE]
+
+With `--through` the teacher sees what the estimator makes of the pictures that the bundle's encoder looked at, in
+place of the true state: what a policy could do at best that imitates it. Also in MuJoCo's rooms.
 """
 
 from __future__ import annotations
@@ -11,8 +15,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rlfp_ros.bundle import load_bundle
+from rlfp_ros.control.arm import JointState
+from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
+from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.task import NAMES
 
 IMAGE_SIZE = 16  # px; nobody looks
@@ -21,11 +34,17 @@ IMAGE_SIZE = 16  # px; nobody looks
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench teachers", description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=list(NAMES), choices=NAMES)
-    parser.add_argument("--profile", default="train")
+    parser.add_argument("--through", metavar="BUNDLE", help="the teacher sees through this bundle's encoder")
+    parser.add_argument("--profile", default="train", help="with --through also a room (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: %(default)s)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
-    result = {task: play(task, options.profile, options.episodes) for task in options.tasks}
+    seeds = range(options.seed, options.seed + options.episodes)
+    if options.through:
+        result = {options.through: play_through(options.through, options.profile, seeds)}
+    else:
+        result = {task: play(task, options.profile, seeds) for task in options.tasks}
     for task, found in result.items():
         print(f"{task:8} " + "  ".join(f"{key} {value}" for key, value in found.items()))
     if options.json:
@@ -33,11 +52,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def play(task: str, profile: str, episodes: int) -> dict[str, Any]:
-    """Episodes of seeds 0, 1, ..."""
+def play(task: str, profile: str, seeds: range) -> dict[str, Any]:
+    """The teacher on the true state."""
     env = ManipulationEnv(task, profile=profile, observation="state", image_size=IMAGE_SIZE)
     steps, failed = [], []
-    for seed in range(episodes):
+    for seed in seeds:
         env.reset(seed=seed)
         ended, count = False, 0
         while not ended:
@@ -48,8 +67,77 @@ def play(task: str, profile: str, episodes: int) -> dict[str, Any]:
         if not info["success"]:
             failed.append(seed)
     env.close()
-    wins = episodes - len(failed)
-    return {"successes": wins, "episodes": episodes, "median_frames": statistics.median(steps), "failed_seeds": failed}
+    return _summary(seeds, failed, steps)
+
+
+def play_through(bundle: str, profile: str, seeds: range) -> dict[str, Any]:
+    """The teacher on what the bundle's encoder and this code's estimator see, under a profile or in a room."""
+    loaded = load_bundle(bundle)
+    rollout = Rollout(loaded, load_room(profile) if profile.startswith("twin_") else load_profile(profile))
+    teacher = SeeingTeacher(rollout)
+    rollout._policy = teacher  # type: ignore[assignment]
+    failed, steps, errors = [], [], []
+    for seed in seeds:
+        episode = rollout.play(seed)
+        steps.append(len(episode.residuals))
+        errors += teacher.errors_m
+        if not episode.outcome.success:
+            failed.append(seed)
+    rollout.close()
+    return _summary(seeds, failed, steps) | {"median_error_mm": round(1000 * statistics.median(errors), 1)}
+
+
+class SeeingTeacher:
+    """Stands in for a rollout's policy."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        from rlfp_ros.learning.estimator import SceneEstimator  # torch loads only where it is used
+
+        self._world: Any = rollout.world
+        self._contract = contract = rollout._policy.contract
+        task, arm = self._world.task, self._world.arm
+        self._observer = Observer(arm, ObservationContract.of(contract))
+        self._estimator = SceneEstimator(
+            contract.camera, task.keypoints, len(arm.joint_names), contract.policy.feature_stack,
+            task.settings.block_size, task.grips, task.pushes,
+        )  # fmt: skip
+        self.reset()
+
+    def reset(self) -> None:
+        """A new episode."""
+        import torch
+
+        self._observer.reset()
+        self._state = torch.zeros(1, self._estimator.state_size)
+        self.errors_m: list[float] = []  # of the object's place on the table, each picture
+
+    def act(
+        self, features: np.ndarray, joint_state: JointState, stamp_ns: int, goal: np.ndarray | None = None
+    ) -> Residual:
+        """As `Policy.act`."""
+        import torch
+
+        from rlfp_ros.learning.estimator import Belief
+
+        observation = self._observer.observe(features, joint_state, goal)
+        given = [
+            torch.from_numpy(observation[name])[None] for name in ("features", "proprioception", "goal", "goal_mask")
+        ]
+        with torch.no_grad():
+            inputs, self._state = self._estimator(*given, self._state)
+        seen = inputs[0].numpy()
+        task, action = self._world.task, self._contract.action
+        true = task.object_pose(self._world)[0]
+        self.errors_m.append(float(np.linalg.norm((seen[-3:] - true)[:2])))
+        said = task.teacher(Belief(seen, seen[self._estimator.proprioception]), action)
+        return residual_of(np.asarray(said, float), action, stamp_ns, self._contract.arm.joint_names)
+
+
+def _summary(seeds: range, failed: list[int], steps: list[int]) -> dict[str, Any]:
+    return {
+        "successes": len(seeds) - len(failed), "episodes": len(seeds), "median_frames": statistics.median(steps),
+        "failed_seeds": failed,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -374,8 +374,8 @@ QUICK = {
     "ppo": (ppo.PpoSettings(hidden=32, rollout=512, discount=0.9, reward_scale=1.0), 8_000),
     "dqn": (dqn.DqnSettings(hidden=32, batch=64, first_steps=200, learning_rate=2e-3, discount=0.9, copy_every=100,
                             levels=5, reward_scale=1.0), 5_000),
-    "a3c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9, reward_scale=1.0), 9_600),
-    "a2c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9, reward_scale=1.0, synchronous=True), 9_600),
+    "a3c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9), 12_800),
+    "a2c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9, synchronous=True), 12_800),
 }  # fmt: skip
 
 

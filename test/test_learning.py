@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
+from benchmarks import teachers  # noqa: E402
 from rlfp_ros.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning.appearance import Appearance  # noqa: E402
@@ -160,6 +161,13 @@ def test_the_estimator_keeps_an_object_that_the_hand_hides_in_front_of_the_tool_
     assert errors[:, 39].max() < 0.002
     assert errors[0].max() < 0.015
     assert errors[1, -1] > 0.05  # it lies where it was
+
+
+def test_a_teacher_that_sees_through_the_bundle_wins_in_both_worlds() -> None:
+    for place, seed in (("none", 0), ("twin_near", 1)):
+        found = teachers.play_through("push_panda", place, range(seed, seed + 1))
+        assert found["successes"] == 1, place
+        assert 0 < found["median_error_mm"] < 15
 
 
 def test_the_privileged_state_reaches_no_deployed_policy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,10 @@ class A3cSettings:
     discount: float = 0.96  # an environment step; 0.8 s of foresight at 30 Hz
     value_weight: float = 0.5  # of the value's squared error
     entropy_weight: float = 0.0  # of the entropy bonus
-    largest_gradient: float = 0.5  # norm to which gradients are cut
+    # Norm to which gradients are cut, all parameters' together. Of large returns the value's gradient crowds out the
+    # policy's; when it has fallen, RMSprop's mean square has not yet grown, and the policy's steps are far too long.
+    # With returns of the order of 1 (`reward_scale`) that does not happen.
+    largest_gradient: float = 0.5
     decay: float = 0.99  # of RMSprop's mean square
     smallest: float = 1e-5  # added to that mean square
     initial_log_std: float = -0.5  # of the actions
