@@ -199,7 +199,7 @@ class SceneEstimator(nn.Module):
     @staticmethod
     def _taken_along(place: Tensor, tool: Tensor, tool_before: Tensor) -> Tensor:
         """Where an object at `place` [B, 2] m is now that the tool has come from [B, 2] m to [B, 3] m: in front of it,
-        as far along its way as there is no room for both."""
+        as far along its way as it would else be inside it."""
         motion = tool[:, :2] - tool_before
         length = motion.norm(dim=1, keepdim=True)
         way = motion / (length + 1e-6)
@@ -207,8 +207,8 @@ class SceneEstimator(nn.Module):
         ahead = (away * way).sum(dim=1, keepdim=True)
         apart = away.square().sum(dim=1, keepdim=True)
         touches = (apart < PUSHED[0] ** 2).double() * (ahead > 0).double() * (tool[:, 2:] < PUSHED[1]).double()
-        room = (PUSHED[0] ** 2 - (apart - ahead.square())).clamp(min=0.0).sqrt() - ahead
-        return place + touches * room.clamp(min=0.0).minimum(length) * way
+        inside = (PUSHED[0] ** 2 - (apart - ahead.square())).clamp(min=0.0).sqrt() - ahead
+        return place + touches * inside.clamp(min=0.0).minimum(length) * way
 
     @staticmethod
     def _sure(point: Tensor) -> Tensor:
