@@ -23,6 +23,7 @@ from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: %(default)s)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
+    if options.episodes < 1:
+        raise ConfigurationError(f"--episodes is {options.episodes}, expected at least 1")
     seeds = range(options.seed, options.seed + options.episodes)
     if options.through:
         result = {options.through: play_through(options.through, options.profile, seeds)}
@@ -91,16 +94,19 @@ class SeeingTeacher:
     """Stands in for a rollout's policy."""
 
     def __init__(self, rollout: Rollout) -> None:
-        from rlfp_ros.learning.estimator import SceneEstimator  # torch loads only where it is used
+        from rlfp_ros.learning.estimator import estimator_for  # torch loads only where it is used
 
         self._world: Any = rollout.world
         self._contract = contract = rollout._policy.contract
-        task, arm = self._world.task, self._world.arm
+        arm, shape = self._world.arm, contract.encoder.outputs["features"]
+        if len(shape) != 3:
+            raise ConfigurationError(
+                f"bundle {contract.name}: features have shape {list(shape)}, but the estimator takes points "
+                "[1, K, 3]; give --through a bundle that was trained with --encoder spatial"
+            )
         self._observer = Observer(arm, ObservationContract.of(contract))
-        self._estimator = SceneEstimator(
-            contract.camera, task.keypoints, len(arm.joint_names), contract.policy.feature_stack,
-            task.settings.block_size, task.grips, task.pushes,
-        )  # fmt: skip
+        joints, stack = len(arm.joint_names), contract.policy.feature_stack
+        self._estimator = estimator_for(self._world.task, contract.camera, joints, stack)
         self.reset()
 
     def reset(self) -> None:

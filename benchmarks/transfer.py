@@ -372,7 +372,8 @@ def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> Non
     blank = np.zeros_like(pictures[0])
     pictures += [blank] * (-len(pictures) % SHEET_COLUMNS)
     sheet = [np.hstack(pictures[at : at + SHEET_COLUMNS]) for at in range(0, len(pictures), SHEET_COLUMNS)]
-    cv2.imwrite(str(page.with_name(f"{page.stem}_failures.png")), np.vstack(sheet))
+    file = page.with_name(f"{page.stem}_failures.png")
+    cv2.imwrite(str(file), np.vstack(sheet), [cv2.IMWRITE_PNG_COMPRESSION, 9])  # it is kept in the repository
 
 
 if __name__ == "__main__":

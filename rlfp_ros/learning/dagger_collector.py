@@ -19,7 +19,7 @@ import torch
 from rlfp_ros.bundle import onnx_session
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
-from rlfp_ros.learning.estimator import Belief, SceneEstimator, SeeingActor
+from rlfp_ros.learning.estimator import Belief, SceneEstimator, SeeingActor, estimator_for
 from rlfp_ros.learning.player import Player
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
@@ -52,12 +52,8 @@ class Lessons:
 
     def estimator(self) -> SceneEstimator:
         """The estimator in front of the actor."""
-        task = load_task(self.task)
-        return SceneEstimator(
-            load_scene(image_size=self.image_size).camera.contract(), task.keypoints,
-            len(load_arm(self.arm).joint_names), self.feature_stack, task.settings.block_size,
-            task.grips, task.pushes,
-        )  # fmt: skip
+        camera = load_scene(image_size=self.image_size).camera.contract()
+        return estimator_for(load_task(self.task), camera, len(load_arm(self.arm).joint_names), self.feature_stack)
 
     def actor(self) -> SeeingActor:
         """An actor that has learnt nothing."""

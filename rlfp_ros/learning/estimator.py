@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rlfp_ros.bundle import CameraContract
 from rlfp_ros.learning.networks import layers
 from rlfp_ros.learning.sac import Normaliser
-from rlfp_ros.simulation.task import ARM_FOOT, HAND_BEHIND_TOOL
+from rlfp_ros.simulation.task import ARM_FOOT, HAND_BEHIND_TOOL, Task
 
 # Standard deviations before the first picture: turn [3] rad, shift [3] m, zoom [1] ratio.
 PRIOR = (0.029, 0.029, 0.029, 0.017, 0.017, 0.017, 0.023)
@@ -31,7 +31,7 @@ GATE = 2.0  # standard deviations at which a point's error counts a quarter
 SMOOTHING = 30.0  # pictures that the object's place is averaged over; it lies still, or goes with what pushes it
 CONFIDENT = 0.5  # confidence from which a point counts fully; hidden and lost ones have half of it and less
 JUMP = 0.03  # m, a change of the object's place that starts the average anew
-PUSHED = (0.028, 0.045)  # m, between the middles of the object and of a tool that pushes it; height from which it may
+PUSHED = (0.011, 0.045)  # m, from the object's side to the middle of a tool that pushes it; below this height it can
 HELD_WIDTH = (0.6, 0.014)  # least opening of fingers that hold the object, of its width; m that they may be wider
 HELD_NEAR = 0.03  # m between the tool and where the object is seen, for it to be held
 HELD_SHARE = 0.3  # of that distance that is believed then: what is between the fingers cannot be far off
@@ -196,18 +196,18 @@ class SceneEstimator(nn.Module):
                 root = root - shrink[:, :, None] * gain[:, :, None] * seen_root[:, None, :]
         return estimate.clamp(-FARTHEST, FARTHEST), root
 
-    @staticmethod
-    def _taken_along(place: Tensor, tool: Tensor, tool_before: Tensor) -> Tensor:
+    def _taken_along(self, place: Tensor, tool: Tensor, tool_before: Tensor) -> Tensor:
         """Where an object at `place` [B, 2] m is now that the tool has come from [B, 2] m to [B, 3] m: in front of it,
         as far along its way as it would else be inside it."""
+        reach = self.width / 2 + PUSHED[0]
         motion = tool[:, :2] - tool_before
         length = motion.norm(dim=1, keepdim=True)
         way = motion / (length + 1e-6)
         away = place - tool[:, :2]
         ahead = (away * way).sum(dim=1, keepdim=True)
         apart = away.square().sum(dim=1, keepdim=True)
-        touches = (apart < PUSHED[0] ** 2).double() * (ahead > 0).double() * (tool[:, 2:] < PUSHED[1]).double()
-        inside = (PUSHED[0] ** 2 - (apart - ahead.square())).clamp(min=0.0).sqrt() - ahead
+        touches = (apart < reach**2).double() * (ahead > 0).double() * (tool[:, 2:] < PUSHED[1]).double()
+        inside = (reach**2 - (apart - ahead.square())).clamp(min=0.0).sqrt() - ahead
         return place + touches * inside.clamp(min=0.0).minimum(length) * way
 
     @staticmethod
@@ -223,6 +223,11 @@ class SceneEstimator(nn.Module):
         origin = -(shift - torch.linalg.cross(turn, shift)) @ self.camera_rotation.T + self.camera_position
         scale = (height - origin[:, 2:]) / ray[:, 2:].clamp(max=-0.1)
         return (origin + scale * ray)[:, :2].clamp(-REACH, REACH)
+
+
+def estimator_for(task: Task, camera: CameraContract, joints: int, stack: int) -> SceneEstimator:
+    """The estimator of a task's policies, for an arm with so many joints and so many frames of features."""
+    return SceneEstimator(camera, task.keypoints, joints, stack, task.settings.block_size, task.grips, task.pushes)
 
 
 class SeeingActor(nn.Module):
