@@ -8,8 +8,9 @@
 
 Plays the same seeds in PyBullet under `train` and `validation` and in every MuJoCo room. With `--ablations` it also
 trains policies that lack one thing each, once for each of `--seeds`. Resumable: a training goes on where it stopped,
-and a row that the result file has already, for the same networks, task and seeds, is not played again; `--minutes`
-starts no training after that time. A sim-to-sim proxy: no arm is used.
+and a row that the result file has already, for the same networks, task and seeds, is not played again; an ablation
+whose networks are gone counts by its rows. `--minutes` starts no training after that time, `--jobs` plays several
+places at a time. A sim-to-sim proxy: no arm is used.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +91,8 @@ ABLATIONS = (
     Ablation("no_noise", "without noise and blur", without=NOISE),
     Ablation("no_augmentation", "without augmentation", pictures_as_rendered=True),
     Ablation("no_residual", "the base controller alone", residual_gain=0.0),
-    Ablation("short", "a twentieth of the training", work=0.05),
-    Ablation("shorter", "a fiftieth of the training", work=0.02),
+    Ablation("short", "a third of the training", work=1 / 3),
+    Ablation("shorter", "a tenth of the training", work=0.1),
 )
 
 
@@ -98,17 +102,18 @@ class Policy:
 
     name: str
     what: str
-    bundle: str
+    bundle: str | None  # None: it was played, and its networks are gone
     of: str  # the bundle that it is an ablation of, or is
+    identity: str
     training_seed: int | None = None  # None: it is not an ablation that was trained
     residual_gain: float = 1.0
 
-    @property
-    def identity(self) -> str:
-        """Changes when the networks do, or how they are used."""
-        files = dict(load_bundle(self.bundle).contract.files)
-        text = json.dumps([files, self.residual_gain], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+def identity_of(bundle: str, residual_gain: float = 1.0) -> str:
+    """Changes when the networks do, or how they are used."""
+    files = dict(load_bundle(bundle).contract.files)
+    text = json.dumps([files, residual_gain], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ablations", action="store_true", help="also train and play policies that lack one thing")
     parser.add_argument("--work", type=float, default=1.0, help="share of the full training for these, 0 to 1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of these trainings (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="places played at a time (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after this time")
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="default: <folder>/transfer.json")
@@ -132,32 +138,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     path = options.json or options.folder / "transfer.json"
     document = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-    document |= {"date": date.today().isoformat(), "machine": machine}
+    rows = {_key(row): row for row in document["rows"]}
+    policies = list(_policies(options, document["rows"]))
     places = [place for place in PLACES if not options.places or place[1] in options.places]
-    wanted = []
-    for policy in _policies(options):
-        for world, profile in places:
-            key = {
-                "identity": policy.identity, "world": world, "profile": profile, "episodes": options.episodes,
-                "seed": options.seed,
-            }  # fmt: skip
-            row = next((row for row in document["rows"] if key.items() <= row.items()), None)
-            if row is None and not options.only_table:
-                row = _play(policy, world, profile, options.episodes, options.seed, options.folder / "failures")
-                document["rows"].append(row | key)
-                row = document["rows"][-1]
-                write_json(path, document)  # after every row: an interrupted run goes on here
-                console.print(f"{policy.name} in {world}, {profile}: {row['successes']} of {row['episodes']}")
-            if row is not None:
-                wanted.append(row)
+    games = [_Game(policy, *place, options.episodes, options.seed) for policy in policies for place in places]
+    missing = [game for game in games if game.key not in rows and game.policy.bundle is not None]
+    for game, row in _play_all([] if options.only_table else missing, options.jobs, options.folder / "failures"):
+        rows[game.key] = row
+        document["rows"].append(row)
+        write_json(path, document)  # after every row: an interrupted run goes on here
+        console.print(f"{game.policy.name} in {game.world}, {game.profile}: {row['successes']} of {row['episodes']}")
+    wanted = [rows[game.key] for game in games if game.key in rows]
     tables = [_success_rows(wanted), _failure_rows(wanted), _correlation_rows(wanted)]
     ablations = _ablation_rows(wanted, len(options.seeds))
-    for title, header, rows in [*tables, ablations]:
-        if rows:
-            console.print(_table(title, header, rows))
-    console.print(f"{document['date']}, {machine}; rooms are a sim-to-sim proxy, no arm was used")
-    remark = f"{document['date']}, {machine}, by `./rlfp bench transfer`"
+    for title, header, cells in [*tables, ablations]:
+        if cells:
+            console.print(_table(title, header, cells))
+    console.print("rooms are a sim-to-sim proxy, no arm was used")
     for page, shown in ((options.document, tables), (options.results, [ablations])):
         if page is not None:
             if not wanted:
@@ -165,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{path}: has no row for these bundles, places, --episodes and --seed, so {page} stays as it is; "
                     "leave --only-table away to play them"
                 )
-            _write_document(page, shown, remark)
+            _write_document(page, shown, wanted)
     if options.document is not None:
         _write_failures(options.document, wanted, options.folder / "failures")
     return 0
@@ -174,11 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- policies of other quality ---------------------------------------------------------------------------------------
 
 
-def _policies(options: argparse.Namespace) -> Iterator[Policy]:
+def _policies(options: argparse.Namespace, played: list[dict[str, Any]]) -> Iterator[Policy]:
     """The bundles as they ship; then their ablations, each trained when it is asked for and not there yet."""
     for bundle in options.bundles:
         name = load_bundle(bundle).contract.name
-        yield Policy(name, SHIPPED, bundle, name)
+        yield Policy(name, SHIPPED, bundle, name, identity_of(bundle))
     until = time.monotonic() + 60 * options.minutes
     for seed in options.seeds if options.ablations else ():
         for bundle in options.bundles:
@@ -186,24 +183,30 @@ def _policies(options: argparse.Namespace) -> Iterator[Policy]:
                 if ablation.residual_gain < 1.0 and seed != options.seeds[0]:
                     continue  # nothing is trained
                 may_train = not options.only_table and time.monotonic() < until
-                yield from _ablated(ablation, bundle, options.folder, options.work, seed, may_train)
+                yield from _ablated(ablation, bundle, options.folder, options.work, seed, may_train, played)
 
 
 def _ablated(
-    ablation: Ablation, bundle: str, folder: Path, work: float, seed: int, may_train: bool
+    ablation: Ablation, bundle: str, folder: Path, work: float, seed: int, may_train: bool, played: list[dict[str, Any]]
 ) -> Iterator[Policy]:
-    """A policy that lacks one thing, where it can be had."""
+    """A policy that lacks one thing, where it can be had; one that was played and is no longer there, by its rows."""
     contract = load_bundle(bundle).contract
-    if ablation.residual_gain < 1.0:
+    gain = ablation.residual_gain
+    if gain < 1.0:
         name = f"{contract.name}_{ablation.name}"
-        yield Policy(name, ablation.what, bundle, contract.name, residual_gain=ablation.residual_gain)
+        yield Policy(name, ablation.what, bundle, contract.name, identity_of(bundle, gain), residual_gain=gain)
         return
     name = f"{contract.name}_{ablation.name}_{work:g}_{seed}"
     out = folder / "models" / name
-    if not (out / "bundle.yaml").exists() and may_train:
+    there = (out / "bundle.yaml").exists()
+    known = [row["identity"] for row in played if row["policy"] == name]
+    if not there and not known and may_train:
         _train(ablation, contract.task, contract.arm.name, out, folder, work, seed)
-    if (out / "bundle.yaml").exists():
-        yield Policy(name, ablation.what, str(out), contract.name, seed)
+        there = True
+    if there:
+        yield Policy(name, ablation.what, str(out), contract.name, identity_of(str(out)), seed)
+    elif known:
+        yield Policy(name, ablation.what, None, contract.name, known[-1], seed)
 
 
 def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, seed: int) -> None:
@@ -242,17 +245,52 @@ def flat_profile(profile: Profile) -> dict[str, Any]:
 # --- playing ---------------------------------------------------------------------------------------------------------
 
 
-def _play(policy: Policy, world: str, profile: str, episodes: int, seed: int, pictures: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Game:
+    """A policy in a place."""
+
+    policy: Policy
+    world: str
+    profile: str
+    episodes: int
+    seed: int  # of the first episode
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What `_key` makes of its row."""
+        return self.policy.identity, self.world, self.profile, self.episodes, self.seed
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("identity", "world", "profile", "episodes", "seed"))
+
+
+def _play_all(games: list[_Game], jobs: int, pictures: Path) -> Iterator[tuple[_Game, dict[str, Any]]]:
+    """Each game and its row, as they end; `jobs` at a time, each in a process."""
+    if jobs == 1:
+        yield from ((game, _play(game, pictures)) for game in games)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        playing = {pool.submit(_play, game, pictures): game for game in games}
+        yield from ((playing[ended], ended.result()) for ended in as_completed(playing))
+
+
+def _play(game: _Game, pictures: Path) -> dict[str, Any]:
+    policy, world, profile = game.policy, game.world, game.profile
+    assert policy.bundle is not None
     bundle = load_bundle(policy.bundle)
     started = time.monotonic()
     settings = SIMULATION_SETTINGS.model_copy(update={"residual_gain": policy.residual_gain})
     rollout = Rollout(bundle, load_room(profile) if world == "mujoco" else load_profile(profile), settings)
     traced = TracedRollout(bundle, rollout)
-    traces = [traced.play(seed + number) for number in range(episodes)]
+    traces = [traced.play(game.seed + number) for number in range(game.episodes)]
     grips = rollout.world.task.grips
     rollout.close()
     outcomes = [trace.outcome for trace in traces if trace.outcome is not None]
-    return summary(bundle, world, profile, seed, outcomes, time.monotonic() - started) | {
+    return summary(bundle, world, profile, game.seed, outcomes, time.monotonic() - started) | {
+        "identity": policy.identity,
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "policy": policy.name,
         "what": policy.what,
         "of": policy.of,
@@ -294,21 +332,23 @@ def _failure_rows(rows: list[dict[str, Any]]) -> Rows:
 
 
 def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
-    """PyBullet's scores against each room's, over policies that have both."""
-    header = ("PyBullet", "room", "policies", "Pearson r", "95 %", "MMRV", "95 %")
-    won: dict[tuple[str, str], np.ndarray] = {
-        (row["identity"], row["profile"]): np.array([int(digit) for digit in row["won"]], dtype=float) for row in rows
-    }
-    identities = list(dict.fromkeys(row["identity"] for row in rows))
+    """PyBullet's scores against each room's, over a bundle and its ablations, those that have both."""
+    header = ("bundle", "PyBullet", "room", "policies", "Pearson r", "95 %", "MMRV", "95 %")
     made = []
-    for profile in ("train", "validation"):
-        for world, room in PLACES:
+    for bundle in dict.fromkeys(row["of"] for row in rows):
+        won: dict[tuple[str, str], np.ndarray] = {
+            (row["identity"], row["profile"]): np.array([int(digit) for digit in row["won"]], dtype=float)
+            for row in rows
+            if row["of"] == bundle and row["won"]
+        }
+        identities = list(dict.fromkeys(identity for identity, _ in won))
+        for profile, (world, room) in product(("train", "validation"), PLACES):
             both = [name for name in identities if (name, profile) in won and (name, room) in won]
             if world == "pybullet" or len(both) < 3:
                 continue
             simulated = np.array([won[name, profile] for name in both])
             real = np.array([won[name, room] for name in both])
-            cells = [profile, room, str(len(both))]
+            cells = [bundle, profile, room, str(len(both))]
             for figure in (pearson, mean_maximum_rank_violation):
                 value = figure(simulated.mean(axis=1).tolist(), real.mean(axis=1).tolist())
                 low, high = bootstrap95(simulated, real, figure, np.random.default_rng(0))
@@ -342,9 +382,11 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
     return table
 
 
-def _write_document(path: Path, tables: list[Rows], remark: str) -> None:
-    """Put the tables between the marks of a page."""
-    parts = [f"Measured {remark}."]
+def _write_document(path: Path, tables: list[Rows], played: list[dict[str, Any]]) -> None:
+    """Put the tables between the marks of a page, and when and where their rows were played."""
+    days = sorted({row["date"] for row in played})
+    machines = " and ".join(dict.fromkeys(row["machine"] for row in played))
+    parts = [f"Measured {' to '.join(dict.fromkeys([days[0], days[-1]]))}, {machines}, by `./rlfp bench transfer`."]
     for title, header, rows in tables:
         if rows:
             lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]

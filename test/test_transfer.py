@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -169,12 +170,14 @@ def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType
     for number, rate in enumerate((0.1, 0.5, 0.9)):
         for world, profile in (("pybullet", "train"), ("mujoco", "twin_near")):
             won = "".join("1" if place < 20 * rate else "0" for place in range(20))
-            rows.append({"identity": str(number), "world": world, "profile": profile, "won": won})
+            rows.append({"of": "a", "identity": str(number), "world": world, "profile": profile, "won": won})
+            rows.append({"of": "b", "identity": f"b{number % 2}", "world": world, "profile": profile, "won": won})
     _, header, made = transfer._correlation_rows(rows)
     (row,) = made
     assert dict(zip(header, row, strict=False))["room"] == "twin_near"
-    assert row[2:4] == ("3", "1.000")
-    assert row[5] == "0.000"
+    assert row[0] == "a"  # b has two policies only
+    assert row[3:5] == ("3", "1.000")
+    assert row[6] == "0.000"
 
 
 def test_ablations_are_told_over_trainings_and_what_is_missing_is_said(transfer: ModuleType) -> None:
@@ -199,11 +202,13 @@ def test_no_training_is_started_after_the_time(transfer: ModuleType, tmp_path: P
     """What needs no training still comes, and what was trained before."""
     monkeypatch.setattr(transfer, "_train", lambda *_: pytest.fail("trained"))
     trained = tmp_path / "models" / "reach_panda_no_noise_0.5_1"
-    trained.mkdir(parents=True)
-    (trained / "bundle.yaml").touch()
+    shutil.copytree(ROOT / "models" / "reach_panda", trained)
     options = argparse.Namespace(
         bundles=["reach_panda"], ablations=True, seeds=[0, 1], minutes=0, only_table=False, folder=tmp_path, work=0.5
     )
-    found = [(policy.what, policy.training_seed, policy.residual_gain) for policy in transfer._policies(options)]
+    found = [(policy.what, policy.training_seed, policy.residual_gain) for policy in transfer._policies(options, [])]
     base = ("the base controller alone", None, 0.0)
     assert found == [("as it ships", None, 1.0), base, ("without noise and blur", 1, 1.0)]
+    played = [{"policy": "reach_panda_whole_0.5_0", "identity": "gone"}]
+    gone = [policy for policy in transfer._policies(options, played) if policy.bundle is None]
+    assert [(policy.what, policy.identity) for policy in gone] == [("nothing is left out", "gone")]
