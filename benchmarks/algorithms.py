@@ -190,7 +190,9 @@ def peer_settings(cell: Cell) -> Any:
     """Our settings, without what Stable-Baselines3 cannot do: double Q-learning."""
     settings = ALGORITHMS[cell.algorithm].settings
     if cell.environment == "point":
-        settings = replace(settings, reward_scale=1.0, discount=0.9)
+        settings = replace(settings, discount=0.9)
+        if not isinstance(settings, A3cSettings):  # whose learning rate is made for small returns
+            settings = replace(settings, reward_scale=1.0)
         if cell.algorithm in ("sac", "dqn"):
             settings = replace(settings, first_steps=200)
     return replace(settings, double=False) if isinstance(settings, DqnSettings) else settings

@@ -69,6 +69,23 @@ def test_of_two_places_a_feature_point_is_at_the_likelier() -> None:
     torch.testing.assert_close(features[:, 2], torch.full((16,), 0.7))
 
 
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 10.0, 100.0])
+def test_a_feature_point_weighs_each_cell_by_what_is_around_it(sharpness: float) -> None:
+    """From maps that say nothing to maps with one place only; gradients stay finite."""
+    encoder = Encoder(CAMERA)
+    heat = sharpness * torch.randn(2, encoder.settings.points, encoder.grid.shape[0])
+    log_weights = torch.log_softmax(heat, dim=-1).requires_grad_()
+    points = encoder.describe(torch.zeros(2, 32, *encoder.cells), log_weights)[0][..., :2]
+    weights = log_weights.detach().double().exp()
+    around = torch.nn.functional.avg_pool2d(weights.unflatten(-1, encoder.cells), 5, 1, 2).flatten(2)
+    power = weights * around**4
+    expected = (power / power.sum(-1, keepdim=True)) @ encoder.grid.double()
+    torch.testing.assert_close(points.double(), expected, atol=1e-5, rtol=0)
+    points.sum().backward()
+    assert log_weights.grad is not None
+    assert log_weights.grad.isfinite().all()
+
+
 def test_cell_weights_average_to_their_point() -> None:
     encoder = Encoder(CAMERA)
     points = torch.rand(5, 3, 2) * 0.4 - 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def train_encoder(
     if any(kind.sequences for kind in objectives_of(representation_name)[1]):
         source = replace(source, sequences=True)
     torch.manual_seed(source.seed)
+    torch.set_flush_denormal(True)  # of the heat maps' gradients: they are nothing, and take a step a third longer
     encoder = make_encoder(source.camera, settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     representation = Representation(representation_name, encoder, source)
     parameters = [value for part in (encoder, representation) for value in part.parameters() if value.requires_grad]
@@ -95,13 +97,11 @@ def train_encoder(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         update = state["update"]
-    with Frames(source, pictures or directory / "frames") as frames:
+    with Frames(source, pictures or directory / "frames") as frames, ThreadPoolExecutor(1) as ahead:
         pool = source.count - held_out_count(source.count)
-        if not state:
-            first = min(pool, training.first_frames)
-            frames.wait_for(first)
-            representation.fit(frames, first)
-        while update < training.updates:
+
+        def prepared(update: int) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
+            """An update's picks, images, keypoints and positions: made while the one before is learnt from."""
             count = min(pool, training.first_frames + update * training.frames_per_update)
             frames.wait_for(count)
             picks = representation.pick(np.random.default_rng([source.seed, update]), count, training.batch)
@@ -111,6 +111,17 @@ def train_encoder(
                 centre = keypoints[:, 0] * intrinsics.fx + torch.tensor([intrinsics.cx, intrinsics.cy])
                 appearance.seed(source.seed + update)  # of this update alone: a resumed training goes on the same
                 images = appearance(images, centre)
+            return picks, images, keypoints, positions
+
+        if not state:
+            first = min(pool, training.first_frames)
+            frames.wait_for(first)
+            representation.fit(frames, first)
+        coming = ahead.submit(prepared, update)
+        while update < training.updates:
+            picks, images, keypoints, positions = coming.result()
+            if update + 1 < training.updates:
+                coming = ahead.submit(prepared, update + 1)
             seen = encoder.see(images)
             features, position, factor, _ = encoder.describe(*seen)
             loss = representation.loss(encoder, frames, picks, images, seen[0], features)
