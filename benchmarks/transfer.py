@@ -53,7 +53,8 @@ PLACES = (
 )  # fmt: skip
 SHIPPED = "as it ships"
 SHEET_PX, SHEET_COLUMNS = 252, 4  # of the sheet of failures
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
+ABLATION_MARKS = ("<!-- ablations: begin -->", "<!-- ablations: end -->")
 
 APPEARANCE = (
     "light_azimuth", "light_elevation", "light_colour", "ambient", "diffuse", "specular", "shadows", "block_hue",
@@ -132,8 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="default: <folder>/transfer.json")
     parser.add_argument("--only-table", action="store_true", help="train and play nothing, show what is there")
-    parser.add_argument("--document", type=Path, help="write the tables between this page's `measured` marks")
-    parser.add_argument("--results", type=Path, help="write the ablations' table between this page's `measured` marks")
+    parser.add_argument("--document", type=Path, help="write the tables between this page's `measured` marks, with "
+                        "--ablations those of all policies between its `ablations` marks")  # fmt: skip
+    parser.add_argument("--results", type=Path, help="write what each part of the training is worth between this "
+                        "page's `ablations` marks")  # fmt: skip
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
     path = options.json or options.folder / "transfer.json"
@@ -149,21 +152,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(path, document)  # after every row: an interrupted run goes on here
         console.print(f"{game.policy.name} in {game.world}, {game.profile}: {row['successes']} of {row['episodes']}")
     wanted = [rows[game.key] for game in games if game.key in rows]
-    tables = [_success_rows(wanted), _failure_rows(wanted), _correlation_rows(wanted)]
-    ablations = _ablation_rows(wanted, len(options.seeds))
-    for title, header, cells in [*tables, ablations]:
+    tables, marks = [_success_rows(wanted), _failure_rows(wanted)], MARKS
+    if options.ablations:
+        tables, marks = [_matrix_rows(wanted), _correlation_rows(wanted)], ABLATION_MARKS
+    worth = _ablation_rows(wanted, len(options.seeds))
+    for title, header, cells in [*tables, worth]:
         if cells:
             console.print(_table(title, header, cells))
     console.print("rooms are a sim-to-sim proxy, no arm was used")
-    for page, shown in ((options.document, tables), (options.results, [ablations])):
+    for page, shown, between in ((options.document, tables, marks), (options.results, [worth], ABLATION_MARKS)):
         if page is not None:
             if not wanted:
                 raise ConfigurationError(
                     f"{path}: has no row for these bundles, places, --episodes and --seed, so {page} stays as it is; "
                     "leave --only-table away to play them"
                 )
-            _write_document(page, shown, wanted)
-    if options.document is not None:
+            _write_document(page, between, shown, wanted)
+    if options.document is not None and not options.ablations:
         _write_failures(options.document, wanted, options.folder / "failures")
     return 0
 
@@ -331,6 +336,22 @@ def _failure_rows(rows: list[dict[str, Any]]) -> Rows:
     return "failed episodes by mode", ("policy", "profile or room", *modes), made
 
 
+def _matrix_rows(rows: list[dict[str, Any]]) -> Rows:
+    """Success of each policy in each place, and its interval."""
+    profiles = [name for _, name in PLACES if any(row["profile"] == name for row in rows)]
+    made = []
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        played = {row["profile"]: row for row in rows if row["policy"] == policy}
+        cells = [
+            "missing"
+            if row is None
+            else f"{row['success_rate']:.2f} ({row['wilson95'][0]:.2f} to {row['wilson95'][1]:.2f})"
+            for row in (played.get(name) for name in profiles)
+        ]
+        made.append((policy, *cells))
+    return "success and its 95 % interval (Wilson)", ("policy", *profiles), made
+
+
 def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
     """PyBullet's scores against each room's, over a bundle and its ablations, those that have both."""
     header = ("bundle", "PyBullet", "room", "policies", "Pearson r", "95 %", "MMRV", "95 %")
@@ -382,7 +403,7 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
     return table
 
 
-def _write_document(path: Path, tables: list[Rows], played: list[dict[str, Any]]) -> None:
+def _write_document(path: Path, marks: tuple[str, str], tables: list[Rows], played: list[dict[str, Any]]) -> None:
     """Put the tables between the marks of a page, and when and where their rows were played."""
     days = sorted({row["date"] for row in played})
     machines = " and ".join(dict.fromkeys(row["machine"] for row in played))
@@ -391,7 +412,7 @@ def _write_document(path: Path, tables: list[Rows], played: list[dict[str, Any]]
         if rows:
             lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]
             parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *lines]))
-    put_between(path, BEGIN, END, "\n\n".join(parts))
+    put_between(path, *marks, "\n\n".join(parts))
 
 
 def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> None:

@@ -144,7 +144,7 @@ def test_script_plays_once_resumes_and_writes_its_tables(
 ) -> None:
     monkeypatch.setattr(rollout, "load_task", short_task)
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{transfer.BEGIN}\nold\n{transfer.END}\nafter\n")
+    page.write_text("\n".join(["before", transfer.MARKS[0], "old", transfer.MARKS[1], "after", ""]))
     arguments = ["reach_panda", "--episodes", "2", "--places", "train", "twin_near", "--folder", str(tmp_path)]
     assert transfer.main([*arguments, "--document", str(page)]) == 0
     document = json.loads((tmp_path / "transfer.json").read_text())
@@ -178,6 +178,13 @@ def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType
     assert row[0] == "a"  # b has two policies only
     assert row[3:5] == ("3", "1.000")
     assert row[6] == "0.000"
+
+
+def test_policies_by_places_with_what_is_missing(transfer: ModuleType) -> None:
+    row = {"policy": "a", "profile": "train", "success_rate": 0.5, "wilson95": [0.2, 0.8]}
+    _, header, made = transfer._matrix_rows([row, {**row, "policy": "b", "profile": "twin_dim"}])
+    assert header == ("policy", "train", "twin_dim")
+    assert made == [("a", "0.50 (0.20 to 0.80)", "missing"), ("b", "missing", "0.50 (0.20 to 0.80)")]
 
 
 def test_ablations_are_told_over_trainings_and_what_is_missing_is_said(transfer: ModuleType) -> None:
