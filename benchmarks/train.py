@@ -3,9 +3,9 @@
 Rates are per second of processor time, which is what one core gives and which other programs disturb least; the
 policies' rounds alternate. Both do a soft actor-critic step on 256 transitions with two layers of 256 units; ours has
 a teacher's loss and layer normalisation in it, as training has. An encoder update is the gradient step alone, without
-the other appearances that training gives each picture. Minutes to 90 % success come from TensorBoard's log in the run
-folder, which `--algorithm` leaves and the recipe does not: the first time that the last 20 episodes reach it, pauses of
-more than a minute not counted.
+the other appearances that training gives each picture in a thread beside it. Minutes to 90 % success come from
+TensorBoard's log in the run folder: from the start of the training to the first time that the last 20 episodes, in the
+recipe the actor's last 100, reach it; pauses of more than a minute are not counted.
 
     ./rlfp bench train [--seconds S] [--runs runs] [--json FILE]
 """

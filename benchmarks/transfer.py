@@ -52,6 +52,7 @@ PLACES = (
     ("mujoco", "twin_glare"), ("mujoco", "twin_clutter"), ("mujoco", "twin_moved"),
 )  # fmt: skip
 SHIPPED = "as it ships"
+ALL_ROOMS = "the mean of all"
 SHEET_PX, SHEET_COLUMNS = 252, 4  # of the sheet of failures
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 ABLATION_MARKS = ("<!-- ablations: begin -->", "<!-- ablations: end -->")
@@ -353,8 +354,9 @@ def _matrix_rows(rows: list[dict[str, Any]]) -> Rows:
 
 
 def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
-    """PyBullet's scores against each room's, over a bundle and its ablations, those that have both."""
+    """PyBullet's scores against each room's and all rooms' mean, over a bundle and its ablations that have both."""
     header = ("bundle", "PyBullet", "room", "policies", "Pearson r", "95 %", "MMRV", "95 %")
+    rooms = [name for world, name in PLACES if world == "mujoco" and any(row["profile"] == name for row in rows)]
     made = []
     for bundle in dict.fromkeys(row["of"] for row in rows):
         won: dict[tuple[str, str], np.ndarray] = {
@@ -363,9 +365,12 @@ def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
             if row["of"] == bundle and row["won"]
         }
         identities = list(dict.fromkeys(identity for identity, _ in won))
-        for profile, (world, room) in product(("train", "validation"), PLACES):
+        for name in identities:
+            if len(rooms) > 1 and all((name, room) in won for room in rooms):
+                won[name, ALL_ROOMS] = np.mean([won[name, room] for room in rooms], axis=0)
+        for profile, room in product(("train", "validation"), (*rooms, ALL_ROOMS)):
             both = [name for name in identities if (name, profile) in won and (name, room) in won]
-            if world == "pybullet" or len(both) < 3:
+            if len(both) < 3:
                 continue
             simulated = np.array([won[name, profile] for name in both])
             real = np.array([won[name, room] for name in both])

@@ -25,17 +25,19 @@ def share_directory() -> Path:
 def resolve(name_or_path: str | Path, folder: str, suffix: str = "") -> Path:
     """A file that a user named, as a path or as the name of one that ships in `folder`.
 
-    `resolve("panda", "config/arms", ".yaml")` and `resolve("my/arm.yaml", ...)` both work.
+    `resolve("panda", "config/arms", ".yaml")` and `resolve("my/arm.yaml", ...)` both work; with a suffix a file is
+    meant, and a folder of the user's that is called `train` does not stand for the profile.
     Raises ConfigurationError that lists what ships there.
     """
     given = Path(name_or_path).expanduser()
-    if given.exists():
+    if given.is_file() or (given.exists() and not suffix):
         return given
     shipped = share_directory() / folder
     found = shipped / f"{name_or_path}{suffix}"
     if found.exists():
         return found
     names = sorted(path.name.removesuffix(suffix) for path in shipped.glob(f"*{suffix}"))
+    wrong = "is a folder" if given.exists() else "no such file"
     raise ConfigurationError(
-        f"{given}: no such file, and {folder}/ has no {name_or_path!r}; it has: {', '.join(names) or 'nothing'}"
+        f"{given}: {wrong}, and {folder}/ has no {name_or_path!r}; it has: {', '.join(names) or 'nothing'}"
     )

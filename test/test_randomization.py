@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
@@ -268,3 +271,12 @@ def test_parameters_that_a_profile_leaves_out_draw_what_they_always_drew() -> No
     for name in ("lamps", "household", "photographs"):
         assert drawn[name] == 0
     assert drawn["dropped_run"] == 1
+
+
+def test_a_folder_called_train_does_not_stand_for_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("train").name == "train"
+    with pytest.raises(ConfigurationError, match="mine: is a folder, and sim/randomization/ has no 'mine'; it has: "):
+        load_profile("mine")

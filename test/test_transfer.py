@@ -168,16 +168,17 @@ def test_script_plays_once_resumes_and_writes_its_tables(
 def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType) -> None:
     rows = []
     for number, rate in enumerate((0.1, 0.5, 0.9)):
-        for world, profile in (("pybullet", "train"), ("mujoco", "twin_near")):
+        for world, profile in (("pybullet", "train"), ("mujoco", "twin_near"), ("mujoco", "twin_dim")):
             won = "".join("1" if place < 20 * rate else "0" for place in range(20))
             rows.append({"of": "a", "identity": str(number), "world": world, "profile": profile, "won": won})
             rows.append({"of": "b", "identity": f"b{number % 2}", "world": world, "profile": profile, "won": won})
     _, header, made = transfer._correlation_rows(rows)
-    (row,) = made
-    assert dict(zip(header, row, strict=False))["room"] == "twin_near"
-    assert row[0] == "a"  # b has two policies only
-    assert row[3:5] == ("3", "1.000")
-    assert row[6] == "0.000"
+    rooms = [row[header.index("room")] for row in made]
+    assert rooms == ["twin_near", "twin_dim", transfer.ALL_ROOMS]
+    for row in made:
+        assert row[0] == "a"  # b has two policies only
+        assert row[3:5] == ("3", "1.000")
+        assert row[6] == "0.000"
 
 
 def test_policies_by_places_with_what_is_missing(transfer: ModuleType) -> None:
