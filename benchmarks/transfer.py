@@ -53,6 +53,8 @@ PLACES = (
 )  # fmt: skip
 SHIPPED = "as it ships"
 ALL_ROOMS = "the mean of all"
+KEY = ("identity", "world", "profile", "episodes", "seed")  # of a row: what was played
+ROW = (*KEY, "policy", "what", "of", "won", "date", "machine")  # what the tables need of one
 SHEET_PX, SHEET_COLUMNS = 252, 4  # of the sheet of failures
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 ABLATION_MARKS = ("<!-- ablations: begin -->", "<!-- ablations: end -->")
@@ -141,16 +143,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
     path = options.json or options.folder / "transfer.json"
-    document = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    rows = {_key(row): row for row in document["rows"]}
-    policies = list(_policies(options, document["rows"]))
+    if options.jobs < 1:
+        raise ConfigurationError(f"--jobs is {options.jobs}, expected at least 1")
+    played = _read(path)
+    rows = {_key(row): row for row in played}
+    policies = list(_policies(options, played))
     places = [place for place in PLACES if not options.places or place[1] in options.places]
     games = [_Game(policy, *place, options.episodes, options.seed) for policy in policies for place in places]
     missing = [game for game in games if game.key not in rows and game.policy.bundle is not None]
     for game, row in _play_all([] if options.only_table else missing, options.jobs, options.folder / "failures"):
         rows[game.key] = row
-        document["rows"].append(row)
-        write_json(path, document)  # after every row: an interrupted run goes on here
+        write_json(path, {"rows": list(rows.values())})  # after every row: an interrupted run goes on here
         console.print(f"{game.policy.name} in {game.world}, {game.profile}: {row['successes']} of {row['episodes']}")
     wanted = [rows[game.key] for game in games if game.key in rows]
     tables, marks = [_success_rows(wanted), _failure_rows(wanted)], MARKS
@@ -267,8 +270,22 @@ class _Game:
         return self.policy.identity, self.world, self.profile, self.episodes, self.seed
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows that were played before. ConfigurationError where the file is damaged, or of an older version."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+        if lacking := {name for row in rows for name in ROW if name not in row}:
+            raise KeyError(*sorted(lacking))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path}: is no result file of this version ({type(error).__name__}: {error}); "
+            "choose another with --json, or remove it to play all again"
+        ) from None
+    return rows
+
+
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("identity", "world", "profile", "episodes", "seed"))
+    return tuple(row[name] for name in KEY)
 
 
 def _play_all(games: list[_Game], jobs: int, pictures: Path) -> Iterator[tuple[_Game, dict[str, Any]]]:

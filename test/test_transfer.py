@@ -20,6 +20,7 @@ from rlfp_ros.evaluation import rollout
 from rlfp_ros.evaluation.failures import FailureMode, Trace, TracedRollout, count_modes
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile, sample
 from rlfp_ros.simulation.task import load_task
 from rlfp_ros.simulation.ticked_world import Outcome
@@ -163,6 +164,13 @@ def test_script_plays_once_resumes_and_writes_its_tables(
     monkeypatch.setattr(transfer, "_play", lambda *_: pytest.fail("a row that is there was played again"))
     assert transfer.main(arguments) == 0
     capsys.readouterr()
+    with pytest.raises(ConfigurationError, match="--jobs is 0, expected at least 1"):
+        transfer.main([*arguments, "--jobs", "0"])
+    for text in ('{"rows": [', '{"rows": [{"identity": "old"}]}', "[]"):
+        (tmp_path / "transfer.json").write_text(text)
+        with pytest.raises(ConfigurationError, match=r"transfer\.json: is no result file of this version"):
+            transfer.main(arguments)
+        assert (tmp_path / "transfer.json").read_text() == text
 
 
 def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType) -> None:

@@ -119,7 +119,7 @@ class Encoder(nn.Module):
     def describe(self, maps: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `forward`, from what `see` gives."""
         weights = log_weights.exp().clamp(min=SMALLEST_WEIGHT)
-        # Two convolutions along the rows and the columns: a third of the time that pooling takes, there and back.
+        # Two convolutions along the rows and the columns: half the time of pooling, there and back.
         groups, reach = weights.shape[1], NEIGHBOURHOOD // 2
         around = functional.conv2d(weights.unflatten(-1, self.cells), self.mean, padding=(0, reach), groups=groups)
         around = functional.conv2d(around, self.mean.mT, padding=(reach, 0), groups=groups)

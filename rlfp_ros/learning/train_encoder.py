@@ -71,7 +71,7 @@ def train_encoder(
     if any(kind.sequences for kind in objectives_of(representation_name)[1]):
         source = replace(source, sequences=True)
     torch.manual_seed(source.seed)
-    torch.set_flush_denormal(True)  # of the heat maps' gradients: they are nothing, and take a step a third longer
+    torch.set_flush_denormal(True)  # far from a point its heat map's gradients are, and arithmetic on these is slow
     encoder = make_encoder(source.camera, settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     representation = Representation(representation_name, encoder, source)
     parameters = [value for part in (encoder, representation) for value in part.parameters() if value.requires_grad]
