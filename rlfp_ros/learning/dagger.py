@@ -111,6 +111,7 @@ def train_dagger(
     show: Show,
 ) -> SeeingActor:  # fmt: skip
     """Train an actor, or go on from `run/dagger.pt`. `show(steps played, text, figures)` is called now and then."""
+    torch.set_num_threads(1)  # the collectors have the other cores
     checkpoint = run / "dagger.pt"
     key = {"stage": "dagger", "training": asdict(training), "hidden": lessons.hidden, "seed": seed}
     torch.manual_seed(seed)

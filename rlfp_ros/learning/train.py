@@ -118,12 +118,12 @@ class Recipe:
 # Where a task's training differs from `Recipe`'s own sizes: each keeps within its minutes on two cores.
 SIZES: dict[str, dict[str, Any]] = {
     "reach": {
-        "encoder_training": EncoderTraining(frames=42_000, updates=1_450, frames_per_update=27),
+        "encoder_training": EncoderTraining(frames=42_000, updates=1_450),
         "dagger": DaggerTraining(steps=30_000, final_updates=8_000),
     },
     "push": {"dagger": DaggerTraining(steps=54_000)},
     "lift": {
-        "encoder_training": EncoderTraining(frames=66_000, updates=2_700, frames_per_update=24),
+        "encoder_training": EncoderTraining(frames=66_000, updates=2_700),
         "dagger": DaggerTraining(steps=75_000, final_updates=14_000),
     },
 }
@@ -146,7 +146,7 @@ def main(
     """
     check_replaceable(out)
     _check_task(recipe)
-    torch.set_num_threads(1)  # two threads are slower than one beside the rendering process
+    threads = torch.get_num_threads()
     profile = load_profile(recipe.profile)
     scene = load_scene(image_size=recipe.image_size)
     task = load_task(recipe.task)
@@ -167,7 +167,7 @@ def main(
         updates = recipe.encoder_training.updates
         progress.stage("encoder", updates, "rendering the first frames")
         encoder, report = train_encoder(
-            source, run, recipe.encoder_training, recipe.encoder, progress.show, recipe.representation
+            source, run, recipe.encoder_training, recipe.encoder, progress.show, recipe.representation, threads=threads
         )
         progress.show(updates, f"object {report.position_error_mm:.1f} mm, points {_pixels(report)} px")
         images = np.load(run / "frames" / "images.npy", mmap_mode="r")
@@ -183,6 +183,7 @@ def main(
             progress.stage("policy", recipe.policy_training.steps, "the teacher plays")
             demonstrations = _demonstrations(encoder, run / "frames", recipe.feature_stack)
             actor, selection = _train_policy(recipe, profile, encoder_file, demonstrations, run, progress.show)
+    torch.set_num_threads(threads)
     minutes = clock.total / 60
     console.print(f"trained in {minutes:.1f} minutes; writing {out}")
     novelty, statistics = _novelty(recipe, source, encoder, run / "frames")
@@ -230,6 +231,7 @@ def _train_policy(
     recipe: Recipe, profile: Profile, encoder_file: Path, demonstrations: dict[str, np.ndarray], run: Path,
     show: Show,
 ) -> tuple[Actor, dict[str, float]]:  # fmt: skip
+    torch.set_num_threads(1)  # the collector has the other core
     training, settings = recipe.policy_training, recipe.policy
     checkpoint = run / "policy.pt"
     key = {"stage": "policy", "training": asdict(training), "settings": asdict(settings), "seed": recipe.seed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ class EncoderTraining:
     batch: int = 128  # pictures in a step
     learning_rate: float = 3e-3  # highest, after a short warm-up; falls to zero along a cosine
     first_frames: int = 3_000  # rendered before the first step
-    frames_per_update: int = 41  # how fast the pool grows; slower than a core renders, so that no update waits long
+    frames_per_update: int = 90  # how fast the pool grows: about as a core renders, so that no update waits long
     other_appearances: bool = True  # pictures look different in every use (`learning/appearance.py`)
     keypoint_scale: float = 0.02  # on the plane z = 1 (about 2 cm at 1 m): where the keypoint loss turns linear
     keypoint_weight: float = 1.0
@@ -43,6 +44,11 @@ class EncoderTraining:
     position_scale: float = 0.02  # m, where the position loss turns linear
     position_weight: float = 1.0
     covariance_weight: float = 0.05
+
+    @property
+    def last_growth(self) -> int:
+        """The update from which on the pool is whole."""
+        return math.ceil((self.frames - self.first_frames) / self.frames_per_update)
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,17 @@ def train_encoder(
     show: Show,
     representation_name: str = SUPERVISED,
     pictures: Path | None = None,
+    threads: int = 1,
 ) -> tuple[AnyEncoder, EncoderReport]:
     """Train, or go on from `directory/encoder.pt`. `show(updates done, text)` is called now and then.
 
-    The pictures are kept in `pictures`, or in `directory/frames`. Raises ConfigurationError where the representation is
+    The pictures are kept in `pictures`, or in `directory/frames`. While they are rendered this computes in one thread,
+    and in `threads` from the step on that draws from all of them. Raises ConfigurationError where the representation is
     not known or does not go with the encoder.
     """
     if any(kind.sequences for kind in objectives_of(representation_name)[1]):
         source = replace(source, sequences=True)
+    torch.set_num_threads(1)
     torch.manual_seed(source.seed)
     torch.set_flush_denormal(True)  # far from a point its heat map's gradients are, and arithmetic on these is slow
     encoder = make_encoder(source.camera, settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -97,7 +106,10 @@ def train_encoder(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         update = state["update"]
-    with Frames(source, pictures or directory / "frames") as frames, ThreadPoolExecutor(1) as ahead:
+    with (
+        Frames(source, pictures or directory / "frames") as frames,
+        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as ahead,
+    ):
         pool = source.count - held_out_count(source.count)
 
         def prepared(update: int) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
@@ -122,6 +134,9 @@ def train_encoder(
             picks, images, keypoints, positions = coming.result()
             if update + 1 < training.updates:
                 coming = ahead.submit(prepared, update + 1)
+            if update >= training.last_growth and torch.get_num_threads() != threads:
+                frames.wait_for(source.count)  # no sooner, however fast it renders: threads decide how sums are rounded
+                torch.set_num_threads(threads)
             seen = encoder.see(images)
             features, position, factor, _ = encoder.describe(*seen)
             loss = representation.loss(encoder, frames, picks, images, seen[0], features)
@@ -146,6 +161,7 @@ def train_encoder(
                     optimizer=optimizer.state_dict(), schedule=schedule.state_dict(), update=update,
                 )  # fmt: skip
         frames.wait_for(source.count)
+        torch.set_num_threads(threads)
         report = _evaluate(encoder, frames, range(pool, source.count))
     return encoder, report
 
