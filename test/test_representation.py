@@ -442,6 +442,27 @@ def test_every_representation_trains_resumes_and_leaves_the_pose_head_a_probe(
         )
 
 
+def test_how_fast_pictures_are_rendered_changes_no_bit(source: FrameSource, pictures: Path, tmp_path: Path) -> None:
+    """Threads round sums otherwise, so the step that takes to more of them is the recipe's, not the renderer's."""
+    training = EncoderTraining(frames=90, updates=8, batch=48, first_frames=60, frames_per_update=10)
+    assert training.last_growth == 3
+    settings = encoder_settings("spatial")
+
+    def weights(name: str, there: Path | None, threads: int, training: EncoderTraining = training) -> list[Tensor]:
+        encoder, _ = train_encoder(
+            source, tmp_path / name, training, settings, lambda *_, **__: None, pictures=there, threads=threads
+        )
+        assert torch.get_num_threads() == threads
+        return list(encoder.state_dict().values())
+
+    def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+        return all(map(torch.equal, one, other))
+
+    rendered_before = weights("rendered_before", pictures, 2)
+    assert equal(rendered_before, weights("rendered_beside", None, 2))
+    assert not equal(rendered_before, weights("one_thread", pictures, 1))  # so it would show
+
+
 def test_without_supervision_labels_do_not_reach_the_features(
     source: FrameSource, pictures: Path, tmp_path: Path
 ) -> None:
