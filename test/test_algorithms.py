@@ -443,7 +443,7 @@ def test_the_command_trains_on_the_arm_and_leaves_a_policy(tmp_path: Path, monke
     assert cli.main(words) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["settings"]["rollout"] == 20
-    assert result["episodes"] == 1
+    assert [(found["profile"], found["episodes"]) for found in result["evaluation"]] == [("none", 1), ("train", 1)]
     policy = torch.load(run / "policy.pt", weights_only=True)["agent"]
     assert policy["encoder.convolutions.0.weight"].shape[1] == 6
     assert cli.main(words) == 2  # the folder is taken

@@ -28,7 +28,7 @@ from rlfp_ros.learning.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.environments import OBSERVATIONS, EnvironmentMaker, ObservationKind, TaskEnvironment
 from rlfp_ros.learning.export import arm_part, export_bundle, save_trained
 from rlfp_ros.learning.networks import batch_of_one
-from rlfp_ros.learning.progress import TrainingProgress
+from rlfp_ros.learning.progress import RunClock, TrainingProgress
 from rlfp_ros.learning.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import BEHAVIOURS
@@ -121,7 +121,7 @@ def main(
         "Ctrl-C keeps it, --resume goes on"
     )
     key = {"stage": plan.algorithm, "settings": asdict(settings), "plan": json.dumps(asdict(plan))}
-    with TrainingProgress(console) as progress:
+    with TrainingProgress(console) as progress, RunClock(run) as clock:
         progress.stage(plan.algorithm, steps, "random actions")
         log = TrainingLog(run, key, progress.show)
         agent = algorithm.train(make_env, settings, steps, plan.seed, log).eval()
@@ -129,17 +129,23 @@ def main(
     save_checkpoint(run / "policy.pt", key, agent=agent.state_dict())
     if plan.observation == "features":
         save_policy(plan, agent, run)
-    successes = success_count(make_env, agent, evaluation_episodes)
-    result = {
-        "plan": asdict(plan), "settings": asdict(settings), "steps": steps, "episodes": evaluation_episodes,
-        "successes": successes, "wilson95": wilson95(successes, evaluation_episodes), "torch": version("torch"),
+    minutes = round(clock.total / 60, 1)
+    console.print(f"trained in {minutes} minutes: {run / 'policy.pt'}")
+    result: dict[str, Any] = {
+        "plan": asdict(plan), "settings": asdict(settings), "steps": steps, "minutes": minutes,
+        "torch": version("torch"), "evaluation": [],
     }  # fmt: skip
+    for profile in dict.fromkeys((plan.profile, "train")):
+        won = success_count(replace(make_env, profile=profile), agent, evaluation_episodes)
+        low, high = wilson95(won, evaluation_episodes)
+        console.print(
+            f"  {won} of {evaluation_episodes} fresh episodes under {profile} succeeded, "
+            f"95 % interval {low:.2f} to {high:.2f}"
+        )
+        result["evaluation"].append(
+            {"profile": profile, "episodes": evaluation_episodes, "successes": won, "wilson95": (low, high)}
+        )
     (run / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    low, high = wilson95(successes, evaluation_episodes)
-    console.print(
-        f"{successes} of {evaluation_episodes} fresh episodes under {plan.profile} succeeded (95 % interval {low:.2f} "
-        f"to {high:.2f}); {run / 'policy.pt'}"
-    )
     if out:
         export_bundle(run, out, evaluation_episodes, console=console)
         console.print(f"done: {out}")

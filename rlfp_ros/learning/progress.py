@@ -78,3 +78,22 @@ class TrainingProgress:
             if done > self._first:  # before, nothing says how fast it goes
                 said += f", {elapsed * (self._total - done) / (done - self._first):.0f} s left"
             print(f"{self._name:8} {done}/{self._total}  {said}  {text}", flush=True)
+
+
+class RunClock:
+    """Minutes that a training took, over all of its sessions."""
+
+    def __init__(self, run: Path) -> None:
+        self._file = run / "seconds.txt"
+        try:
+            self._before = float(self._file.read_text())
+        except (OSError, ValueError):  # a new training, or a file cut short: the minutes are not worth the training
+            self._before = 0.0
+
+    def __enter__(self) -> RunClock:
+        self._start = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.total = self._before + time.monotonic() - self._start
+        self._file.write_text(f"{self.total:.1f}")

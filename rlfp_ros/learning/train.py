@@ -33,7 +33,7 @@ from rlfp_ros.learning.estimator import SeeingActor
 from rlfp_ros.learning.frames import FrameSource, held_out_count
 from rlfp_ros.learning.novelty import RARE, Novelty, NoveltyTraining, learn_novelty, marks_of
 from rlfp_ros.learning.objective import AnyEncoder, features_of
-from rlfp_ros.learning.progress import Show, TrainingProgress
+from rlfp_ros.learning.progress import RunClock, Show, TrainingProgress
 from rlfp_ros.learning.representation import SUPERVISED, AnyEncoderSettings, check_representation
 from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
 from rlfp_ros.learning.train_encoder import EncoderReport, EncoderTraining, train_encoder
@@ -163,7 +163,7 @@ def main(
         "Ctrl-C keeps it, --resume goes on"
     )
     started = time.monotonic()
-    with TrainingProgress(console, run) as progress, _Clock(run) as clock:
+    with TrainingProgress(console, run) as progress, RunClock(run) as clock:
         updates = recipe.encoder_training.updates
         progress.stage("encoder", updates, "rendering the first frames")
         encoder, report = train_encoder(
@@ -335,25 +335,6 @@ def _check_task(recipe: Recipe) -> None:
             f"task {recipe.task}: has no privileged state, which critics and teacher learn from; return one from "
             f"privileged_state() in simulation/{recipe.task}.py"
         )
-
-
-class _Clock:
-    """Minutes that a training took, over all of its sessions."""
-
-    def __init__(self, run: Path) -> None:
-        self._file = run / "seconds.txt"
-        try:
-            self._before = float(self._file.read_text())
-        except (OSError, ValueError):  # a new training, or a file cut short: the minutes are not worth the training
-            self._before = 0.0
-
-    def __enter__(self) -> _Clock:
-        self._start = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.total = self._before + time.monotonic() - self._start
-        self._file.write_text(f"{self.total:.1f}")
 
 
 def _contract(
