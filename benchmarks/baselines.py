@@ -1,11 +1,14 @@
-"""What the learnt policy is worth: the shipped reach bundle beside what stands in for it.
+"""What the learnt policy is worth: a bundle beside what stands in for it.
 
 - policy: the bundle as it ships, on base controller `hold`.
 - servo on the pose head: no policy; a Cartesian servo to the object position that the encoder's pose head reads.
 - hold: no policy, no servo; what chance gives.
 - policy without its picture: the policy on black pictures.
+- policy on the features of another episode: those of the episode before, frame by frame.
 
-All on the same seeds, in process. ./rlfp bench baselines [--episodes N] [--profile P] [--json FILE]
+All on the same seeds, in process.
+
+    ./rlfp bench baselines [BUNDLE ...] [--episodes N] [--profile P] [--json FILE] [--document docs/results.md]
 """
 
 from __future__ import annotations
@@ -13,55 +16,64 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from rlfp_ros.bundle import BaseController, Bundle, load_bundle
 from rlfp_ros.control.trajectory import Residual
-from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.evaluation.results import put_between, write_json
+from rlfp_ros.evaluation.rollout import Episode, Rollout
 from rlfp_ros.evaluation.statistics import wilson95
+from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.simulation.randomization import load_profile
 
-BUNDLE = "reach_panda"
 SERVO = BaseController(name="servo", parameters={"rate_hz": 3.0, "speed": 0.25})
+BEFORE_THE_FIRST = 10_000_000  # seed of the episode whose features the first one gets
+MARKS = ("<!-- benchmarks/baselines.py begins -->", "<!-- benchmarks/baselines.py ends -->")
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench baselines", description=__doc__.splitlines()[0])
+    parser.add_argument("bundles", nargs="*", default=["reach_panda"], help="folders, or names in models/")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--profile", default="train")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--document", type=Path, help="a page between whose marks the table is put")
     options = parser.parse_args(argv)
-    bundle = load_bundle(BUNDLE)
-    variants: dict[str, Callable[[Rollout], None]] = {
-        "policy": lambda rollout: None,
-        "servo on the pose head": silence,
-        "hold": silence,
-        "policy without its picture": blindfold,
-    }
-    result = {}
-    table = Table("variant", "success", "95 % interval", title=f"{BUNDLE}, profile {options.profile}")
-    for name, change in variants.items():
-        based = with_base(bundle, SERVO) if name.startswith("servo") else bundle
-        rollout = Rollout(based, load_profile(options.profile))
-        change(rollout)
-        successes = sum(rollout.play(seed).outcome.success for seed in range(options.episodes))
-        rollout.close()
-        low, high = wilson95(successes, options.episodes)
-        result[name] = {
-            "successes": successes,
-            "episodes": options.episodes,
-            "wilson95": [round(low, 4), round(high, 4)],
-        }
-        table.add_row(name, f"{successes / options.episodes:.2f}", f"{low:.2f} to {high:.2f}")
-    Console().print(table)
+    result = {name: play(load_bundle(name), options.profile, options.episodes) for name in options.bundles}
+    names = list(VARIANTS)
+    lines = [
+        f"{date.today()}, {options.episodes} episodes under `{options.profile}`.\n",
+        "| bundle | " + " | ".join(names) + " |",
+        "|---" * (1 + len(names)) + "|",
+    ]
+    for bundle, found in result.items():
+        cells = [f"{found[name]['successes']} ({low:.2f} to {high:.2f})" for name in names
+                 for low, high in [found[name]["wilson95"]]]  # fmt: skip
+        lines.append(f"| {bundle} | " + " | ".join(cells) + " |")
+    print("\n".join(lines))
     if options.json:
         write_json(options.json, result)
+    if options.document:
+        put_between(options.document, *MARKS, "\n".join(lines))
     return 0
+
+
+def play(bundle: Bundle, profile: str, episodes: int) -> dict[str, dict[str, Any]]:
+    """Each variant's successes on the seeds 0 to `episodes` - 1."""
+    found = {}
+    for name, change in VARIANTS.items():
+        rollout = Rollout(with_base(bundle, SERVO) if change is serve else bundle, load_profile(profile))
+        change(rollout)
+        successes = sum(rollout.play(seed).outcome.success for seed in range(episodes))
+        rollout.close()
+        low, high = wilson95(successes, episodes)
+        found[name] = {"successes": successes, "episodes": episodes, "wilson95": [round(low, 4), round(high, 4)]}
+        print(f"{bundle.contract.name}, {name}: {successes} of {episodes}", flush=True)
+    return found
 
 
 def with_base(bundle: Bundle, base: BaseController) -> Bundle:
@@ -79,7 +91,42 @@ def silence(rollout: Rollout) -> None:
     rollout._policy.act = nothing  # type: ignore[method-assign,assignment]
 
 
+def serve(rollout: Rollout) -> None:
+    """The base controller alone, which goes by the pose head."""
+    silence(rollout)
+
+
 def blindfold(rollout: Rollout) -> None:
     """Every picture is black."""
     perceive = rollout._perception
     rollout._perception = lambda image, *camera: perceive(np.zeros_like(image), *camera)  # type: ignore[assignment]
+
+
+def exchange(rollout: Rollout) -> None:
+    """The policy gets the features of the episode before, frame by frame; its last ones once these are over."""
+    perceive, play = rollout._perception, rollout.play
+    before: list[np.ndarray] = []
+    now: list[np.ndarray] = []
+
+    def perceived(image: np.ndarray, *camera: Any) -> Percept:
+        percept = perceive(image, *camera)
+        now.append(percept.features)
+        return replace(percept, features=before[min(len(now), len(before)) - 1]) if before else percept
+
+    def played(seed: int) -> Episode:
+        before[:] = now
+        now.clear()
+        return play(seed)
+
+    rollout._perception = perceived  # type: ignore[assignment]
+    play(BEFORE_THE_FIRST)
+    rollout.play = played  # type: ignore[method-assign,assignment]
+
+
+VARIANTS: dict[str, Callable[[Rollout], None]] = {
+    "policy": lambda rollout: None,
+    "servo on the pose head": serve,
+    "hold": silence,
+    "policy without its picture": blindfold,
+    "policy on the features of another episode": exchange,
+}
