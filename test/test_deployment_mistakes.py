@@ -135,7 +135,7 @@ def test_pixels_normalised_outside_the_network_too(shipped: Path, monkeypatch: P
 def test_observation_normaliser_missing_from_the_network(shipped: Path) -> None:
     def pass_through(model: onnx.ModelProto) -> None:
         mean = next(value for value in model.graph.initializer if value.name.endswith("normaliser.mean"))
-        mean.CopyFrom(onnx.numpy_helper.from_array(np.zeros(mean.dims, np.float32), mean.name))
+        mean.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(mean)), mean.name))
 
     edit_network(shipped / "policy.onnx", pass_through)
     assert "differs from golden.npz" in policy_refusal(shipped)
