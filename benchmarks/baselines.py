@@ -43,16 +43,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--document", type=Path, help="a page between whose marks the table is put")
     options = parser.parse_args(argv)
+    if options.episodes < 1:
+        parser.error(f"--episodes is {options.episodes}, expected at least 1")
     result = {name: play(load_bundle(name), options.profile, options.episodes) for name in options.bundles}
-    names = list(VARIANTS)
     lines = [
         f"{date.today()}, {options.episodes} episodes under `{options.profile}`.\n",
-        "| bundle | " + " | ".join(names) + " |",
-        "|---" * (1 + len(names)) + "|",
+        "| bundle | " + " | ".join(VARIANTS) + " |",
+        "|---" * (1 + len(VARIANTS)) + "|",
     ]
     for bundle, found in result.items():
-        cells = [f"{found[name]['successes']} ({low:.2f} to {high:.2f})" for name in names
-                 for low, high in [found[name]["wilson95"]]]  # fmt: skip
+        cells = ["{} ({:.2f} to {:.2f})".format(won["successes"], *won["wilson95"]) for won in found.values()]
         lines.append(f"| {bundle} | " + " | ".join(cells) + " |")
     print("\n".join(lines))
     if options.json:
@@ -65,8 +65,8 @@ def main(argv: list[str]) -> int:
 def play(bundle: Bundle, profile: str, episodes: int) -> dict[str, dict[str, Any]]:
     """Each variant's successes on the seeds 0 to `episodes` - 1."""
     found = {}
-    for name, change in VARIANTS.items():
-        rollout = Rollout(with_base(bundle, SERVO) if change is serve else bundle, load_profile(profile))
+    for name, (base, change) in VARIANTS.items():
+        rollout = Rollout(with_base(bundle, base) if base else bundle, load_profile(profile))
         change(rollout)
         successes = sum(rollout.play(seed).outcome.success for seed in range(episodes))
         rollout.close()
@@ -89,11 +89,6 @@ def silence(rollout: Rollout) -> None:
         return replace(act(*arguments), twist=np.zeros(6))  # type: ignore[arg-type]
 
     rollout._policy.act = nothing  # type: ignore[method-assign,assignment]
-
-
-def serve(rollout: Rollout) -> None:
-    """The base controller alone, which goes by the pose head."""
-    silence(rollout)
 
 
 def blindfold(rollout: Rollout) -> None:
@@ -123,10 +118,11 @@ def exchange(rollout: Rollout) -> None:
     rollout.play = played  # type: ignore[method-assign,assignment]
 
 
-VARIANTS: dict[str, Callable[[Rollout], None]] = {
-    "policy": lambda rollout: None,
-    "servo on the pose head": serve,
-    "hold": silence,
-    "policy without its picture": blindfold,
-    "policy on the features of another episode": exchange,
+# The base controller in place of the bundle's own, and what is done to the rollout.
+VARIANTS: dict[str, tuple[BaseController | None, Callable[[Rollout], None]]] = {
+    "policy": (None, lambda rollout: None),
+    "servo on the pose head": (SERVO, silence),
+    "hold": (None, silence),
+    "policy without its picture": (None, blindfold),
+    "policy on the features of another episode": (None, exchange),
 }

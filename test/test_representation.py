@@ -448,7 +448,7 @@ def test_how_fast_pictures_are_rendered_changes_no_bit(source: FrameSource, pict
     assert training.last_growth == 3
     settings = encoder_settings("spatial")
 
-    def weights(name: str, there: Path | None, threads: int, training: EncoderTraining = training) -> list[Tensor]:
+    def weights(name: str, there: Path | None, threads: int) -> list[Tensor]:
         encoder, _ = train_encoder(
             source, tmp_path / name, training, settings, lambda *_, **__: None, pictures=there, threads=threads
         )
