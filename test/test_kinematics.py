@@ -105,6 +105,25 @@ def test_the_bound_that_saves_computing_never_exceeds_the_distance(arm: Arm, kin
         assert distances._at_least(near) <= distances.spare(near).min() + 1e-6
 
 
+def test_pairs_that_were_far_off_are_looked_at_again_in_time(arm: Arm, kinematics: Kinematics) -> None:
+    margins = {"margin": 0.02, "table_margin": 0.005, "influence": 0.05}
+    distances, pairs_met = Distances(kinematics, **margins), set()
+    random, q = np.random.default_rng(7), np.array(arm.home)
+    lower, upper = np.array(arm.limits.lower), np.array(arm.limits.upper)
+    goal = q
+    for _ in range(2000):
+        if np.abs(goal - q).max() < 0.05:
+            goal = random.uniform(lower, upper)
+        q = q + 0.02 * (goal - q) / np.abs(goal - q).max()
+        rows, left = distances.closing(q, 4)
+        expected_rows, expected_left = Distances(kinematics, **margins).closing(q, 4)
+        np.testing.assert_array_equal(left, expected_left)
+        np.testing.assert_array_equal(rows, expected_rows)
+        assert distances._at_least(q) <= distances.spare(q).min()
+        pairs_met.add(len(left))
+    assert pairs_met == {0, 1, 2, 3, 4}
+
+
 def test_parting_rows_are_the_derivative_of_the_distance(arm: Arm, kinematics: Kinematics) -> None:
     distances = Distances(kinematics, margin=0.0, table_margin=0.0, influence=0.5)
     step, checked = 1e-5, 0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import Field, model_validator
 
 from rlfp_ros import paths, requirements, schema
@@ -68,10 +67,10 @@ class Gripper(Schema):
     width_per_position: float = Field(default=1.0, gt=0)
     shut_position: float = 0.0  # m or rad, of each finger at width 0
 
-    def width(self, positions: ArrayLike) -> float:
+    def width(self, positions: Iterable[float]) -> float:
         """Opening in m of finger joints at `positions`, [F] m or rad."""
         shut = len(self.joint_names) * self.shut_position
-        return self.width_per_position * (float(np.sum(positions)) - shut)
+        return self.width_per_position * (float(sum(positions)) - shut)
 
     def positions(self, width: float) -> np.ndarray:
         """[F] m or rad of the finger joints at an opening of `width` m."""

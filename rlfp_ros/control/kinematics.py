@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import insort
+
 import coal
 import numpy as np
 import pinocchio as pin
@@ -106,6 +108,7 @@ class Kinematics:
 
 
 JOINTS_BETWEEN = 3  # capsules with fewer joints between them cannot meet, or touch by construction
+ORDER_LASTS_M = 0.02  # the arm moves so far before all pairs are computed again, to know which are near
 
 
 class Distances:
@@ -166,13 +169,13 @@ class Distances:
                 if joint:
                     geometry.addCollisionPair(pin.CollisionPair(index, other))
                     margins.append(obstacle_margin)
-        self.margins = np.array(margins)
+        self._margins = margins
         self.names = [
             (geometry.geometryObjects[pair.first].name, geometry.geometryObjects[pair.second].name)
             for pair in geometry.collisionPairs
         ]
         self._geometry = geometry
-        self._joints = [
+        joints = [
             (geometry.geometryObjects[pair.first].parentJoint, geometry.geometryObjects[pair.second].parentJoint)
             for pair in geometry.collisionPairs
         ]
@@ -192,14 +195,25 @@ class Distances:
             ends[frame.parentJoint] = max(ends[frame.parentJoint], far)
         reach = [sum(lengths[joint + 1 :]) + max(ends[joint:]) for joint in range(1, len(lengths))]
         self.reach = np.array(reach) if kinematics.order is None else np.array(reach)[kinematics.order]  # [J] m
+        # How each pair's two points go along with the joints: [P, 2, J], -1 and 1 where the joint moves the point.
+        moved_by = np.zeros((len(lengths), model.nv))
+        for joint in range(1, len(lengths)):
+            moved_by[joint, [model.joints[above].idx_v for above in list(model.supports[joint])[1:]]] = 1.0
+        self._moved_by = np.array([(-moved_by[first], moved_by[second]) for first, second in joints])
         self._none = np.zeros((0, len(arm.joint_names))), np.zeros(0)
-        self._known_at, self._known = np.full(len(arm.joint_names), np.inf), 0.0
+        nowhere = np.full(len(arm.joint_names), np.inf)
+        self._known_at, self._known = nowhere, 0.0
+        self._ordered_at, self._ordered = nowhere, list[tuple[float, int]]()
+
+    def _moved(self, q: np.ndarray, since: np.ndarray) -> float:
+        """A bound on how far any two points of the arm came nearer to each other from joints `since` to `q`, m."""
+        return float(np.abs(q - since).dot(self.reach))
 
     def _at_least(self, q: np.ndarray) -> float:
         """A bound on the smallest spare distance at q, from the last one that was computed."""
         if not self._results:
             return np.inf
-        return self._known - float(np.abs(q - self._known_at).dot(self.reach))
+        return self._known - self._moved(q, self._known_at)
 
     def clear(self, q: np.ndarray) -> bool:
         """Is every pair farther apart than its margin at q [J] rad?"""
@@ -214,41 +228,58 @@ class Distances:
         """Distance of every pair beyond its margin, m, at q [J] rad."""
         model, data, joints = self._kinematics.model, self._kinematics.data, self._kinematics.joints(q)
         pin.computeDistances(model, data, self._geometry, self._geometry_data, joints)
-        return np.array([result.min_distance for result in self._results]) - self.margins
+        found = zip(self._results, self._margins, strict=True)
+        return np.array([result.min_distance - margin for result, margin in found])
 
     def closing(self, q: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Pairs nearer than margin + influence: rows [n, J] whose product with joint velocities is the speed at which
         the pair parts (m/s), and what is left of each distance [n] m. At most the `most` nearest."""
         if self._at_least(q) > self._influence:
             return self._none
-        kinematics = self._kinematics
-        model, data = kinematics.model, kinematics.data
-        spare = self.spare(q)
-        self._known_at, self._known = q.copy(), float(spare.min())
-        if self._known >= self._influence:
+        near = [(spare, pair) for spare, pair in self._nearest(q, most) if spare < self._influence]
+        if not near:
             return self._none
-        near = np.flatnonzero(spare < self._influence)
-        near = near[np.argsort(spare[near])][:most]
-        pin.computeJointJacobians(model, data, kinematics.joints(q))
-        rows = []
-        for pair in near.tolist():
-            result = self._results[pair]
-            normal = result.normal  # from the first shape to the second
-            first, second = self._joints[pair]
-            row = self._point_row(second, result.getNearestPoint2(), normal)
-            row = row - self._point_row(first, result.getNearestPoint1(), normal)
-            rows.append(row if kinematics.order is None else row[kinematics.order])
-        return np.array(rows).reshape(len(near), len(q)), spare[near]
-
-    def _point_row(self, joint: int, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        """Speed along `normal` of a point that moves with `joint`, for each joint's rate."""
         kinematics = self._kinematics
-        if joint == 0:
-            return np.zeros(kinematics.model.nv)
-        jacobian = pin.getJointJacobian(kinematics.model, kinematics.data, joint, pin.LOCAL_WORLD_ALIGNED)
-        x, y, z = (point - kinematics.data.oMi[joint].translation).tolist()
-        nx, ny, nz = normal.tolist()
-        return np.array((nx, ny, nz, y * nz - z * ny, z * nx - x * nz, x * ny - y * nx)).dot(jacobian)
+        jacobian = pin.computeJointJacobians(kinematics.model, kinematics.data, kinematics.joints(q))  # of the origin
+        wrenches = []
+        for _, pair in near:
+            result = self._results[pair]
+            nx, ny, nz = result.normal.tolist()  # from the first shape to the second
+            for point in (result.getNearestPoint1(), result.getNearestPoint2()):
+                x, y, z = point.tolist()
+                wrenches.append((nx, ny, nz, y * nz - z * ny, z * nx - x * nz, x * ny - y * nx))
+        left, pairs = zip(*near, strict=True)
+        rates = np.array(wrenches).dot(jacobian).reshape(len(near), 2, -1) * self._moved_by[list(pairs)]
+        rows = rates[:, 0] + rates[:, 1]
+        return rows if kinematics.order is None else rows[:, kinematics.order], np.array(left)
+
+    def _nearest(self, q: np.ndarray, most: int) -> list[tuple[float, int]]:
+        """Spare distance and number of the `most` nearest pairs at q, nearest first, of those inside the influence.
+
+        Pairs are taken in the order of their distances when all were computed last, until no later one can be nearer.
+        """
+        moved = self._moved(q, self._ordered_at)
+        if not moved <= ORDER_LASTS_M:  # a NaN computes all
+            spare = self.spare(q)
+            order = np.argsort(spare)
+            self._ordered = list(zip(spare[order].tolist(), order.tolist(), strict=True))
+            self._ordered_at, moved = q.copy(), 0.0
+        kinematics, geometry, data = self._kinematics, self._geometry, self._geometry_data
+        pin.updateGeometryPlacements(kinematics.model, kinematics.data, geometry, data, kinematics.joints(q))
+        found: list[tuple[float, int]] = []
+        farthest = self._influence  # that a pair may be and matter
+        for before, pair in self._ordered:
+            if before - moved > farthest:
+                self._known = min(found[0][0], before - moved) if found else before - moved
+                break
+            pin.computeDistance(geometry, data, pair)
+            insort(found, (self._results[pair].min_distance - self._margins[pair], pair))
+            if len(found) >= most:
+                farthest = min(self._influence, found[most - 1][0])
+        else:
+            self._known = found[0][0]
+        self._known_at = q.copy()
+        return found[:most]
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:

@@ -134,31 +134,32 @@ class SafetyFilter:
         share = np.linspace(0.0, 1.0, RAMP_SAMPLES)[:, None]  # of the ramp: v + a t + (a_end - a) t^2 / (2 T)
         time = share * self._ramp_time
         self._ramp_samples = np.hstack((np.ones_like(share), time * (1.0 - 0.5 * share), 0.5 * time * share))
+        self._constant_samples = self._ramp_samples.dot(((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 1.0)))
         self._growth = np.array((0.0, 1.0, 0.5 * self._ramp_time))
         self._stop_positions = np.zeros((3, joints))  # of the stop in hand
         self._ends = np.zeros((4, joints))
-        self._ramp_motion = np.zeros((3, joints))
         # Kinematics at the end of the last step that passed: the next one begins there.
         self._located: tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
-        self._stops: dict[int, tuple[np.ndarray, tuple[int, ...]]] = {}
+        self._stops: dict[int, tuple[np.ndarray, tuple[int, ...], np.ndarray]] = {}
         self._slow_near_ends = limits.velocity_near_ends is not None
         self._samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._plateau = 0  # of the stop planned last
+        self._ramp_velocities = self._stop_matrix(0)[2]
 
-        # What the wanted motion may use: joints first, then the tool's three axes.
-        self._value_upper = np.concatenate((self._upper, box_upper - SLIDING_ROOM_M))
-        self._value_lower = np.concatenate((self._lower, box_lower + SLIDING_ROOM_M))
-        velocity = settings.velocity_scale * self._velocity_published
-        self._rate_most = np.concatenate((velocity, np.full(3, np.inf)))
-        self._rate_least = -self._rate_most
-        self._room = [*self._value_lower[joints:].tolist(), *self._value_upper[joints:].tolist()]
+        # What the wanted motion may use: joints first, then the tool's three axes; upwards and downwards, [2, J + 3].
+        upper = np.concatenate((self._upper, box_upper - SLIDING_ROOM_M))
+        lower = np.concatenate((self._lower, box_lower + SLIDING_ROOM_M))
+        self._ways = np.array(((1.0,), (-1.0,)))
+        self._rate_ways = settings.barrier_rate_hz * self._ways
+        self._rate_at_zero = settings.barrier_rate_hz * np.array((upper, -lower))
+        self._velocity = settings.velocity_scale * self._velocity_published
+        self._rate_most = np.concatenate((self._velocity, np.full(3, np.inf)))
+        self._room = [*lower[joints:].tolist(), *upper[joints:].tolist()]
         self._tool_speed = settings.tool_speed_scale * tool.speed
         self._tool_angular_speed = settings.tool_speed_scale * tool.angular_speed
         lever = settings.rotation_length_m
-        self._task_weight = np.array([1.0, 1.0, 1.0, lever, lever, lever])
-        self._task_weight_column = self._task_weight[:, None]
+        self._task_weight = np.array([1.0, 1.0, 1.0, lever, lever, lever])[:, None] ** 2
         self._spare = max(joints - 6, 0)  # joints beyond what a tool pose needs
-        self._is_spare = (np.arange(joints) < self._spare).astype(float)
         self._regular = 1e-4 * np.eye(joints)
         self._eigen = eigenpy.SelfAdjointEigenSolver(joints)
         self._zeros = np.zeros(joints)
@@ -185,7 +186,7 @@ class SafetyFilter:
         """Begin at measured joints [J]; moving ones (velocities given) are brought to rest along a stop."""
         velocity = self._zeros
         if velocities is not None:
-            velocity = np.clip(velocities, self._rate_least[: self.joint_count], self._rate_most[: self.joint_count])
+            velocity = np.clip(velocities, -self._velocity, self._velocity)
         rows = np.array((positions, velocity, self._zeros), dtype=float)
         now = Motion(rows, not velocity.any())
         self.now = now  # commanded for the last tick's stamp
@@ -232,8 +233,9 @@ class SafetyFilter:
         acceleration = rows[2] + (target.rows[2] - rows[2]) / left
         self.ahead.append(Motion(self._to_step @ np.vstack((rows, acceleration)), False))
 
-    def _stop_matrix(self, plateau: int) -> tuple[np.ndarray, tuple[int, ...]]:
-        """[3 n, 3]: from a motion's rows to those of its stop's n points, and the points' distances in ticks.
+    def _stop_matrix(self, plateau: int) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
+        """[3 n, 3]: from a motion's rows to those of its stop's n points; the points' distances in ticks; and from the
+        motion to `RAMP_SAMPLES` velocities of its first ramp.
 
         All joints ramp to a deceleration, keep it, and ramp it out together. With both ramps T_r and the plateau
         T_p long, -(2 v + a T_r) / (2 (T_r + T_p)) is the deceleration that ends at rest.
@@ -248,14 +250,15 @@ class SafetyFilter:
             last[1:] = 0.0  # rest exactly, not to rounding
             points = (first, second, last) if plateau else (first, last)
             ticks = (self._ramp, plateau, self._ramp) if plateau else (self._ramp, self._ramp)
-            found = self._stops[plateau] = (np.vstack(points), ticks)
+            ramp_velocities = self._ramp_samples.dot(np.vstack(((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), deceleration)))
+            found = self._stops[plateau] = (np.vstack(points), ticks, ramp_velocities)
         return found
 
     def _stop_samples(self, plateau: int) -> tuple[np.ndarray, np.ndarray]:
         """[n, 3] each: from a motion's rows to its position and velocity after every tick of its stop."""
         found = self._samples.get(plateau)
         if found is None:
-            matrix, ticks = self._stop_matrix(plateau)
+            matrix, ticks, _ = self._stop_matrix(plateau)
             here, positions, velocities = np.eye(3), [], []
             for length, target in zip(ticks, matrix.reshape(-1, 3, 3), strict=True):
                 time = self.dt * np.arange(1, length + 1)[:, None]
@@ -278,7 +281,7 @@ class SafetyFilter:
         needed = 0.5 * hardest - self._ramp_time
         plateau = math.ceil(needed / self.dt - ROUNDING) if needed > 0.0 else 0
         self._plateau = plateau
-        matrix, ticks = self._stop_matrix(plateau)
+        matrix, ticks, self._ramp_velocities = self._stop_matrix(plateau)
         points = matrix.dot(rows).reshape(len(ticks), 3, self.joint_count)
         self._stop_positions = points[:, 0]
         stop = [(time, Motion(point, False)) for time, point in zip(ticks[:-1], points, strict=False)]
@@ -326,7 +329,9 @@ class SafetyFilter:
         ends[3] = np.minimum(np.maximum(acceleration, rows[2] - self._jerk_dt), rows[2] + self._jerk_dt)
         step = self._to_step.dot(ends)
         stop = self._plan_stop(step)
-        refusal = self._check_joints(rows, step, stop) or self._check_tool(rows, step, stop)
+        # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
+        fastest = self._growth.dot(np.abs(step))
+        refusal = self._check_joints(rows, step, stop, fastest) or self._check_tool(rows, step, stop, fastest)
         if refusal:
             self.counts.refused[refusal] = self.counts.refused.get(refusal, 0) + 1
             return False
@@ -337,7 +342,9 @@ class SafetyFilter:
     # Comparisons below are written so that NaN fails them. Where the arm is already outside (guided there by hand), a
     # step may stay or go inwards, never further out.
 
-    def _check_joints(self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]]) -> str:
+    def _check_joints(
+        self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]], fastest: np.ndarray
+    ) -> str:
         """Why the joints may not make this step and its stop; empty where they may.
 
         The points of the stop stand for the path between: it overruns them by less than a thousandth of a radian,
@@ -351,8 +358,6 @@ class SafetyFilter:
             upper = np.maximum(self._upper, end[0]) + ROUNDING
             if not ((positions >= lower).all() and (positions <= upper).all()):
                 return "position"
-        # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
-        fastest = self._growth.dot(np.abs(step))
         if not everywhere(fastest <= self._velocity_published):
             return "velocity"
         return "velocity" if self._slow_near_ends and not self._slow_enough(step) else ""
@@ -369,22 +374,19 @@ class SafetyFilter:
             and (velocity >= np.minimum(least + room, -ROUNDING)).all()
         )
 
-    def _check_tool(self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]]) -> str:
+    def _check_tool(self, end: np.ndarray, step: np.ndarray, stop: list[tuple[int, Motion]], speeds: np.ndarray) -> str:
         """Why the tool and the links may not make this step and its stop; empty where they may."""
         reach = self.distances.reach
         ramped, last = stop[0][1].rows, stop[-1][1].rows
         located = place, _, jacobian = self.kinematics.evaluate(step[0])
         self._located = step, located
         # Speed can still grow while the first ramp turns the acceleration round; after it all joints slow down alike.
-        ramp = self._ramp_motion
-        ramp[:2] = step[1:]
-        ramp[2] = ramped[2]
-        refusal = self._check_place(end, step, place) or self._check_speed(jacobian, ramp)
+        refusal = self._check_place(end, step, place) or self._check_speed(jacobian, self._ramp_velocities.dot(step))
         if refusal:
             return refusal
         # How far any point of the arm can get from here, and how much the Jacobian's turning on the way can add to the
         # tool's speed: mostly that settles the rest.
-        way, speeds = np.abs(last[0] - end[0]), self._growth.dot(np.abs(step))
+        way = np.abs(last[0] - end[0])
         fastest, turn = float(speeds.dot(reach)), sum(way.tolist())
         far = float(way.dot(reach)) + self._ramp_time * fastest
         tool = self.arm.tool_limits
@@ -396,9 +398,8 @@ class SafetyFilter:
         if near_wall or fast or not self.distances.clear(last[0]):
             for rows in (ramped, last):
                 place, _, jacobian = self.kinematics.evaluate(rows[0])
-                ramp[:2] = rows[1:]
-                ramp[2] = rows[2]
-                refusal = self._check_place(end, rows, place) or self._check_speed(jacobian, ramp)
+                velocities = self._constant_samples.dot(rows)
+                refusal = self._check_place(end, rows, place) or self._check_speed(jacobian, velocities)
                 if refusal:
                     return refusal
             if fast or self._ramp > LOOK_EVERY:
@@ -433,9 +434,9 @@ class SafetyFilter:
                 break
         return ""
 
-    def _check_speed(self, jacobian: np.ndarray, motion: np.ndarray) -> str:
-        """Tool speed along the ramp from `motion`: velocity, acceleration now, acceleration at its end, [3, J]."""
-        along = self._ramp_samples.dot(motion.dot(jacobian.T))
+    def _check_speed(self, jacobian: np.ndarray, velocities: np.ndarray) -> str:
+        """Why the tool may not move as fast as joint velocities [N, J] rad/s make it; empty where it may."""
+        along = velocities.dot(jacobian.T)
         linear, angular = np.maximum.reduce((along * along).dot(self._linear_and_angular)).tolist()
         if not linear <= self._speed_squared:
             return "tool_speed"
@@ -494,8 +495,8 @@ class SafetyFilter:
         always among its answers.
         """
         jacobian, spare = self._jacobian, self._spare
-        weighted = self._task_weight_column * jacobian
-        gram = weighted.T.dot(weighted)
+        weighted = self._task_weight * jacobian
+        gram = jacobian.T.dot(weighted)
         solver = self._eigen
         solver.compute(gram)
         values, vectors = solver.eigenvalues(), solver.eigenvectors()
@@ -513,53 +514,49 @@ class SafetyFilter:
             inwards = np.maximum(room_lower - here, 0.0) - np.maximum(here - room_upper, 0.0)
             twist = twist.copy()
             twist[:3] += self.settings.barrier_rate_hz * inwards
-        pull = (self._task_weight * twist).dot(weighted)
-        along = pull.dot(vectors) / (np.maximum(values, 0.0) + damping)
+        along = twist.dot(weighted).dot(vectors) / (values + damping)
         if spare:
-            along += self._is_spare * (posture.dot(vectors) - along)
+            along[:spare] = posture.dot(vectors[:, :spare])
         velocity = vectors.dot(along)
         return self._limit(velocity if joints is None else velocity + joints, gram, jacobian)
 
     def _limit(self, velocity: np.ndarray, gram: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
         # Speed towards any limit at most barrier_rate_hz times the distance to it; back from beyond it is free.
-        rate, joints = self.settings.barrier_rate_hz, self.joint_count
-        value = np.concatenate((self.ahead[-1].rows[0], self._tool_at_end))
-        most = np.minimum(self._rate_most, np.maximum(rate * (self._value_upper - value), 0.0))
-        least = np.maximum(self._rate_least, np.minimum(rate * (self._value_lower - value), 0.0))
-        parting, left = self.distances.closing(value[:joints], CLOSEST_PAIRS)
-        pairs = len(left)
+        joints, here = self.joint_count, self.ahead[-1].rows[0]
+        value = np.concatenate((here, self._tool_at_end))
+        most = np.minimum(np.maximum(self._rate_at_zero - self._rate_ways * value, 0.0), self._rate_most)
+        parting, left = self.distances.closing(here, CLOSEST_PAIRS)
         if self._slow_near_ends:
-            slowest, fastest = self.arm.limits.velocity_bounds(value[:joints])
-            least[:joints] = np.maximum(least[:joints], self.settings.velocity_scale * slowest)
-            most[:joints] = np.minimum(most[:joints], self.settings.velocity_scale * fastest)
+            slowest, fastest = self.arm.limits.velocity_bounds(here)
+            near_ends = self.settings.velocity_scale * np.array((fastest, -slowest))
+            most[:, :joints] = np.minimum(most[:, :joints], near_ends)
+        least_parting = left
+        if pairs := len(left):
+            least_parting = np.minimum(-self.settings.barrier_rate_hz * (left - SLIDING_ROOM_M), 0.0)
         # Too fast is made slower in the same direction. Only walls and joints' ends turn a motion: the arm slides.
         velocity, moved = self._slowed(velocity, jacobian.dot(velocity))
         rates = np.concatenate((velocity, moved[:3]))
-        inside = everywhere(rates <= most) and everywhere(rates >= least)
-        if not inside and (excess := float((np.abs(velocity) / self._rate_most[:joints]).max())) > 1.0:
+        inside = everywhere(self._ways * rates <= most)
+        if not inside and (excess := float((np.abs(velocity) / self._velocity).max())) > 1.0:
             velocity, rates = (1.0 - ROUNDING) / excess * velocity, (1.0 - ROUNDING) / excess * rates
-            inside = everywhere(rates <= most) and everywhere(rates >= least)
-        least_parting = left
-        if pairs:
-            least_parting = np.minimum(-rate * (left - SLIDING_ROOM_M), 0.0)
-            inside = inside and everywhere(parting.dot(velocity) >= least_parting)
-        if not inside:
-            self.counts.limited += 1
-            hessian = gram + self._regular
-            solution, _, flag, _ = daqp.solve(
-                hessian,
-                -(hessian @ velocity),
-                np.vstack((jacobian[:3], parting)),
-                np.concatenate((most, self._unbounded[:pairs])),
-                np.concatenate((least, least_parting)),
-                self._free[: joints + 3 + pairs],
-            )
-            if flag != DAQP_OPTIMAL:
-                self.counts.unsolved += 1
-                return self._zeros
-            # Scaling towards standing still keeps every limit above, so the tool's speed may come last again.
-            velocity, _ = self._slowed(solution, jacobian.dot(solution))
-        return velocity
+            inside = everywhere(self._ways * rates <= most)
+        if inside and not (pairs and not everywhere(parting.dot(velocity) >= least_parting)):
+            return velocity
+        self.counts.limited += 1
+        hessian = gram + self._regular
+        solution, _, flag, _ = daqp.solve(
+            hessian,
+            -(hessian @ velocity),
+            np.vstack((jacobian[:3], parting)),
+            np.concatenate((most[0], self._unbounded[:pairs])),
+            np.concatenate((-most[1], least_parting)),
+            self._free[: joints + 3 + pairs],
+        )
+        if flag != DAQP_OPTIMAL:
+            self.counts.unsolved += 1
+            return self._zeros
+        # Scaling towards standing still keeps every limit above, so the tool's speed may come last again.
+        return self._slowed(solution, jacobian.dot(solution))[0]
 
     def _slowed(self, velocity: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Joint velocities and the tool's twist, both scaled so that the tool is inside its speeds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from rlfp_ros.simulation.randomization import Sample, stream
 NEAR, FAR = 0.05, 4.0  # m, clipping planes
 METERED_LEVEL = 120  # mean of the picture, of 255, that automatic exposure aims at
 CULLING_MARGIN = 0.01  # m; more than a link moves in a tick
+NOISE_POOL = 4  # pictures' worth of noise
 AUTOMATIC_GAIN = (0.5, 4.0)  # how far it can go
 GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL looks along -z with y up
 
@@ -177,8 +179,17 @@ class Camera:
         }
 
 
+@cache
+def _noise_pool(count: int) -> np.ndarray:
+    """Standard normal numbers for pictures of `count` values, each at a place of its own: the same in every process.
+
+    Drawing them for each picture would take two thirds of all that happens to it after rendering.
+    """
+    return np.random.default_rng(count).standard_normal(NOISE_POOL * count, dtype=np.float32)
+
+
 class Electronics:
-    """Sensor and encoder of one episode. Noise is drawn anew for every frame.
+    """Sensor and encoder of one episode. Every frame has another noise.
 
     Exposure is automatic, as in the cameras people have: it settles on an episode's first picture, some stops off.
     """
@@ -212,8 +223,9 @@ class Electronics:
         if self._blur > 0.1:
             image = cv2.GaussianBlur(image, (0, 0), self._blur)
         if self._noise > 0:
-            noise = self._rng.standard_normal(image.shape, dtype=np.float32)
-            noise *= self._noise
+            pool = _noise_pool(image.size)
+            start = int(self._rng.integers(len(pool) - image.size))
+            noise = self._noise * pool[start : start + image.size].reshape(image.shape)
             noise += image
             image = np.clip(noise, 0, 255, out=noise).astype(np.uint8)
         if self._quality < 100:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +44,7 @@ class Push(GoalTask):
 
     def distance_from(self, block: np.ndarray) -> float:
         """m on the table between the goal and a brick at `block` [3]."""
-        return float(np.linalg.norm((self.goal_position - block)[:2]))
+        return math.dist(self.goal_position[:2], block[:2])
 
     def reward(self, world: World, success: bool) -> float:
         block, _ = self.object_pose(world)
