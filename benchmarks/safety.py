@@ -20,6 +20,7 @@ import os
 import sys
 import time
 import traceback
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,7 @@ from rlfp_ros.control.residual_controller import ControllerSettings, ResidualCon
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+from rlfp_ros.simulation.urdf import read_urdf
 
 RATE = 240
 UPDATES = 4  # of the arm's controller for each of our ticks: about its usual 1 kHz
@@ -88,7 +90,7 @@ class Judge:
 
     def __init__(self, arm: Arm) -> None:
         self.arm = arm
-        whole = pin.buildModelFromUrdf(str(arm.urdf_path))
+        whole = pin.buildModelFromXML(ElementTree.tostring(read_urdf(arm), encoding="unicode"))
         others = [whole.getJointId(name) for name in list(whole.names)[1:] if name not in arm.joint_names]
         self.model = pin.buildReducedModel(whole, others, pin.neutral(whole))
         assert tuple(self.model.names)[1:] == arm.joint_names, "the arms here name their joints from base to tool"

@@ -75,16 +75,20 @@ def test_limits_are_not_wider_than_the_urdfs_and_name_their_source(arm: Arm) -> 
 
 
 def corners(shape: coal.CollisionGeometry) -> np.ndarray:
-    """[N, 3] m, points of a mesh's or a sphere's surface."""
+    """[N, 3] m, points of the surface of a mesh, a sphere or a cylinder."""
     if isinstance(shape, coal.Sphere):
         directions = np.random.default_rng(0).normal(size=(200, 3))
         return shape.radius * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    if isinstance(shape, coal.Cylinder):
+        turn = np.linspace(0, 2 * np.pi, 100)
+        rim = shape.radius * np.stack((np.cos(turn), np.sin(turn)), axis=1)
+        return np.vstack([np.column_stack((rim, np.full(len(rim), end * shape.halfLength))) for end in (-1, 1)])
     return shape.vertices()
 
 
 def test_capsules_enclose_the_collision_meshes_and_keep_near_to_them(arm: Arm) -> None:
     kinematics = Kinematics(arm)
-    urdf = ElementTree.tostring(read_urdf(arm.urdf_path), encoding="unicode")
+    urdf = ElementTree.tostring(read_urdf(arm), encoding="unicode")
     meshes = pin.buildGeomFromUrdfString(kinematics.model, urdf, pin.GeometryType.COLLISION)
     fingers = ("finger",) if arm.gripper else ()
     links: dict[str, list[np.ndarray]] = {}  # points of all of a link's meshes, in the link
@@ -158,16 +162,22 @@ def test_a_controller_is_made_for_each(arm: Arm) -> None:
 
 
 @pytest.mark.parametrize("world", ["pybullet", "mujoco"])
-@pytest.mark.parametrize("name", ["ur5e", "so101"])
-def test_the_arm_reaches_in_both_simulators(name: str, world: str) -> None:
-    """The teacher of `reach`, with the block and the region that sim/tasks/reach.yaml has for the arm."""
-    arm, task, action = load_or_skip(name), load_task("reach"), BEHAVIOURS["reach"].action
+@pytest.mark.parametrize(
+    ("name", "plays"),
+    [
+        *((name, "reach") for name in ("ur5e", "so101", "iiwa", "xarm6")),
+        *((name, "push") for name in ("ur5e", "iiwa", "xarm6")),
+    ],
+)
+def test_the_arm_plays_in_both_simulators(name: str, plays: str, world: str) -> None:
+    """The task's teacher, with the block and the regions that sim/tasks/<task>.yaml has for the arm."""
+    arm, task, action = load_or_skip(name), load_task(plays), BEHAVIOURS[plays].action
     if world == "pybullet":
         made = World(arm, task, load_profile("none"), load_scene(image_size=16))
         made.blind = True
     else:
         made = MujocoWorld(arm, task, load_room("twin_near"), load_scene(image_size=16))
-    deployment = Deployment(made, BEHAVIOURS["reach"], SIMULATION_SETTINGS)
+    deployment = Deployment(made, BEHAVIOURS[plays], SIMULATION_SETTINGS)
     for seed in (1, 2, 3):
         deployment.reset(seed)
         deployment.answer(residual_of(np.zeros(len(action.components)), action, made.stamp_ns))
@@ -175,6 +185,57 @@ def test_the_arm_reaches_in_both_simulators(name: str, world: str) -> None:
             deployment.answer(residual_of(task.teacher(made, action), action, made.stamp_ns))
         assert made.outcome.success, seed
     made.close()
+
+
+@pytest.mark.parametrize("name", ["iiwa", "xarm6", "ur5e"])
+def test_the_rods_end_is_at_the_same_place_for_kinematics_and_both_simulators(name: str) -> None:
+    arm = load_or_skip(name)
+    pointer, random = arm.pointer, np.random.default_rng(3)
+    assert pointer is not None
+    kinematics, flange = (
+        Kinematics(arm),
+        Kinematics(arm.model_copy(update={"pointer": None, "tool_frame": pointer.link})),
+    )
+    scene = load_scene(image_size=16)
+    bullet = World(arm, load_task("reach"), load_profile("none"), scene)
+    mujoco = MujocoWorld(arm, load_task("reach"), load_room("twin_near"), scene)
+    bullet.reset(0)
+    mujoco.reset(0)
+    for _ in range(5):
+        joints = np.array(arm.home) + random.uniform(-0.4, 0.4, len(arm.home))
+        bullet.move_arm(joints, 0.0)
+        mujoco.move_arm(joints, 0.0)
+        tool, mount = kinematics.forward(joints), flange.forward(joints)
+        assert tool[:3, :3] == pytest.approx(mount[:3, :3])
+        assert tool[:3, 3] - mount[:3, 3] == pytest.approx((pointer.base + pointer.length) * mount[:3, 2])
+        assert bullet.tool_position() == pytest.approx(tool[:3, 3], abs=1e-5)
+        assert mujoco.tool_position() == pytest.approx(tool[:3, 3], abs=1e-5)
+    bullet.close()
+    mujoco.close()
+
+
+def test_a_pointer_that_does_not_fit_the_arm_is_refused_by_field() -> None:
+    arm = load_arm("xarm6")
+    assert arm.pointer is not None
+    elsewhere = arm.model_copy(update={"pointer": arm.pointer.model_copy(update={"link": "link9"})})
+    with pytest.raises(
+        ConfigurationError, match=r"config/arms/xarm6.yaml: pointer.link is 'link9', which is not a link"
+    ):
+        Kinematics(elsewhere)
+    with pytest.raises(ConfigurationError, match=r"config/arms/xarm6.yaml: tool_frame 'link6' is a link .* a new one"):
+        Kinematics(arm.model_copy(update={"tool_frame": "link6"}))
+    panda = load_arm("panda").model_dump()
+    with pytest.raises(ValueError, match="gripper and pointer are given"):
+        Arm.model_validate(panda | {"pointer": arm.pointer.model_dump()})
+
+
+def test_moments_that_no_body_can_have_become_their_mean(capfd: pytest.CaptureFixture[str]) -> None:
+    """Two links of the stock xArm6; PyBullet would say so on every load and turn them without inertia."""
+    world = World(load_arm("xarm6"), load_task("reach"), load_profile("none"), load_scene(image_size=16))
+    inertias = [world.client.getDynamicsInfo(world._body, link)[2] for link in world._links[1:]]
+    world.close()
+    assert np.array(inertias).min() > 0
+    assert "inertia" not in capfd.readouterr().err
 
 
 def test_a_task_takes_what_its_file_says_of_the_arm() -> None:
@@ -194,7 +255,7 @@ def test_a_jaw_opens_by_the_width_that_is_asked_for() -> None:
     arm = load_or_skip("so101")
     gripper = arm.gripper
     assert gripper is not None
-    urdf = ElementTree.tostring(read_urdf(arm.urdf_path), encoding="unicode")
+    urdf = ElementTree.tostring(read_urdf(arm), encoding="unicode")
     model = pin.buildModelFromUrdf(str(arm.urdf_path))
     geometry = pin.buildGeomFromUrdfString(model, urdf, pin.GeometryType.COLLISION)
     jaw = next(shape for shape in geometry.geometryObjects if "moving_jaw" in shape.name)

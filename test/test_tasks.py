@@ -15,9 +15,10 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError, validate
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
+from rlfp_ros.simulation.push import PushSettings
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import NAMES, GoalSettings, load_task
+from rlfp_ros.simulation.task import NAMES, load_task
 from rlfp_ros.simulation.ticked_world import DT
 from rlfp_ros.simulation.world import World
 
@@ -141,7 +142,7 @@ def test_an_unreachable_goal_is_refused_with_file_and_field() -> None:
 
 def test_a_goal_that_is_won_at_the_start_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"goal_distance is \[0.01, 0.2\], expected it to rise"):
-        validate(settings_of("push") | {"goal_distance": [0.01, 0.2]}, GoalSettings, "push.yaml")
+        validate(settings_of("push") | {"goal_distance": [0.01, 0.2]}, PushSettings, "push.yaml")
 
 
 def test_a_task_that_grips_is_refused_for_an_arm_without_a_gripper() -> None:
@@ -151,8 +152,11 @@ def test_a_task_that_grips_is_refused_for_an_arm_without_a_gripper() -> None:
 
 
 def test_an_arm_that_cannot_come_down_to_the_block_is_refused() -> None:
+    arm = load_arm("iiwa")
+    lower = (*arm.tool_limits.lower[:2], 0.06)
+    high = arm.model_copy(update={"tool_limits": arm.tool_limits.model_copy(update={"lower": lower})})
     with pytest.raises(ConfigurationError, match=r"iiwa.yaml: tool_limits.lower keeps the tool 0.06 m above the table"):
-        ManipulationEnv("reach", "iiwa", "none")
+        ManipulationEnv("reach", high, "none")
 
 
 def drive(world: World, ticks: int) -> list[np.ndarray]:

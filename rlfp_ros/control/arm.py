@@ -78,6 +78,16 @@ class Gripper(Schema):
         return np.full(len(self.joint_names), each)
 
 
+class Pointer(Schema):
+    """A straight rod on the flange of an arm without a gripper. Its end is `tool_frame`, which the URDF then lacks."""
+
+    link: str  # that it stands on, along its z axis
+    base: float = 0.0  # m along that axis from the link's origin to the flange's face, where the rod begins
+    length: float = Positive  # m
+    radius: float = Positive  # m
+    mass: float = Positive  # kg
+
+
 class ToolLimits(Schema):
     """Where the tool centre point may go, and how fast, in `base_frame`."""
 
@@ -146,6 +156,7 @@ class Arm(Schema):
     table_height: float | None = 0.0  # m, in the base frame; None: no table
     obstacles: tuple[Obstacle, ...] = ()  # what else stands around
     gripper: Gripper | None = None
+    pointer: Pointer | None = None
     topics: Topics = Topics()
     driver_joint_names: dict[str, str] = Field(default_factory=dict)  # ours -> theirs, where the drivers' names differ
     driver: Driver | None = None  # started where a launch argument names the robot's address
@@ -171,6 +182,8 @@ class Arm(Schema):
         ):
             if not low < home < high:
                 raise ValueError(f"home of {joint} is {home}, expected it inside its limits [{low}, {high}]")
+        if self.gripper is not None and self.pointer is not None:
+            raise ValueError("gripper and pointer are given; a hand or a rod, take the other out")
         ours = (*self.joint_names, *(self.gripper.joint_names if self.gripper else ()))
         unknown = [name for name in self.driver_joint_names if name not in ours]
         if unknown:

@@ -8,7 +8,7 @@ import coal
 import numpy as np
 import pinocchio as pin
 
-from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.arm import Arm, Pointer
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -29,6 +29,8 @@ class Kinematics:
             raise ConfigurationError(
                 f"{arm.urdf_path}: not a URDF that Pinocchio reads ({error}); correct it or name another in the arm"
             ) from None
+        if arm.pointer is not None:
+            _add_pointer(whole, arm, arm.pointer)
         missing = [name for name in arm.joint_names if not whole.existJointName(name)]
         if missing:
             raise ConfigurationError(
@@ -105,6 +107,21 @@ class Kinematics:
     def jacobian(self, q: np.ndarray) -> np.ndarray:
         """Jacobian [6, J] of the tool at q [J] rad: rows vx vy vz wx wy wz, along the base's axes, at the tool."""
         return self.evaluate(np.asarray(q, dtype=float))[2]
+
+
+def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
+    """The frame at the end of the rod on the flange."""
+    if not model.existFrame(pointer.link) or model.existFrame(arm.tool_frame):
+        missing = not model.existFrame(pointer.link)
+        raise ConfigurationError(
+            f"config/arms/{arm.name}.yaml: "
+            + (f"pointer.link is {pointer.link!r}, which is not" if missing else f"tool_frame {arm.tool_frame!r} is")
+            + f" a link of {arm.urdf_path.name}; the pointer stands on a link that is, and its end is a new one"
+        )
+    index = model.getFrameId(pointer.link)
+    flange = model.frames[index]
+    end = flange.placement * pin.SE3(np.eye(3), np.array([0.0, 0.0, pointer.base + pointer.length]))
+    model.addFrame(pin.Frame(arm.tool_frame, flange.parentJoint, index, end, pin.FrameType.BODY))
 
 
 JOINTS_BETWEEN = 3  # capsules with fewer joints between them cannot meet, or touch by construction

@@ -25,7 +25,7 @@ def arm_spec(arm: Arm) -> mujoco.MjSpec:
     their convex hulls. Raises ConfigurationError where it cannot read the file.
     """
     source = arm.urdf_path
-    root = read_urdf(source)
+    root = read_urdf(arm)
     for link in root.iter("link"):
         for visual in link.findall("visual"):
             link.remove(visual)

@@ -6,10 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from rlfp_ros.bundle import ActionContract
 from rlfp_ros.simulation.goal import GoalTask
-from rlfp_ros.simulation.task import register
+from rlfp_ros.simulation.task import GoalSettings, register
 
 if TYPE_CHECKING:
     from rlfp_ros.simulation.world import World
@@ -20,22 +21,29 @@ SUCCESS_REWARD = 10.0
 BEHIND = 0.05  # m, from the brick's middle to where a push begins
 
 # The teacher's own.
-RATE = 5.0  # 1/s
 TRAVEL_HEIGHT, PUSH_HEIGHT = 0.09, 0.022  # m, of the tool
 CONTACT = 0.025  # m, from the brick's middle to the tool that pushes it
 LANE = 0.012  # m, how far beside the line from brick to goal the tool may be and push; at twice that it is up
 LOW = 0.05  # m, height of the tool from which it begins to push, the more the lower it is
 CLEAR = 0.09  # m beside the brick, where the tool may move sideways at any height
 RISE = 0.02  # m below the wanted height, at which it begins to wait until it is up
-STEER = 7.0  # 1/s, back to that line
+STEER = 1.4  # of the rate, back to that line
 PUSH_RATE, PUSH_SPEED = 1.8, 0.12  # 1/s of the distance to the goal; m/s at most
 CLOSE_ENOUGH = 0.006  # m, of the goal; the teacher stops here
+
+
+class PushSettings(GoalSettings):
+    """`sim/tasks/push.yaml`."""
+
+    teacher_rate: float = Field(default=5.0, gt=0)  # 1/s
 
 
 @register("push")
 class Push(GoalTask):
     """Success: the brick stays within `success_distance` of the goal for `hold`."""
 
+    settings: PushSettings
+    settings_schema = PushSettings
     starts_closed = True
     pushes = True
 
@@ -58,6 +66,7 @@ class Push(GoalTask):
         One motion fades into the next: thresholds would make it hesitate where the brick's place trembles, and are
         hard to imitate.
         """
+        rate = self.settings.teacher_rate
         block, _ = self.object_pose(world)
         tool = world.tool_position()
         forward = self._direction(block)
@@ -69,10 +78,10 @@ class Push(GoalTask):
         speed = float(np.clip(PUSH_RATE * (self.distance_from(block) - CLOSE_ENOUGH), 0, PUSH_SPEED))
         low = float(np.clip((LOW - tool[2]) / (LOW - PUSH_HEIGHT), 0, 1))
         behind = block - BEHIND * forward
-        velocity = low * (speed * forward - STEER * beside * sideways) + (1 - low) * RATE * (behind - tool)
+        velocity = low * (speed * forward - STEER * rate * beside * sideways) + (1 - low) * rate * (behind - tool)
         if np.linalg.norm(offset[:2]) < CLEAR:  # first up, or it takes the brick along
             velocity *= float(np.clip((tool[2] - height) / RISE + 2, 0, 1))
-        velocity[2] = RATE * (height - tool[2])
+        velocity[2] = rate * (height - tool[2])
         return np.clip(velocity / np.array(action.scale), -1, 1).astype(np.float32)
 
     def _direction(self, block: np.ndarray) -> np.ndarray:

@@ -179,7 +179,8 @@ class World(TickedWorld):
 
     def gripper_width(self) -> float:
         """True opening, m."""
-        return self._width([state[0] for state in self.client.getJointStates(self._body, self._fingers)])
+        fingers = self.client.getJointStates(self._body, self._fingers) if self._fingers else ()
+        return self._width([state[0] for state in fingers])
 
     def _width(self, positions: Sequence[float]) -> float:
         return 0.0 if self.arm.gripper is None else self.arm.gripper.width(positions)
