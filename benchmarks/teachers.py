@@ -1,6 +1,6 @@
 """How often the tasks' scripted teachers succeed: the true state, the deployed controller and limits, randomisation.
 
-./rlfp bench teachers [--tasks push lift place] [--profile train] [--episodes 50] [--json FILE]
+./rlfp bench teachers [--tasks push lift place] [--arms panda ur5e] [--profile train] [--episodes 50] [--json FILE]
 ./rlfp bench teachers --through push_panda --profile twin_dim [--seed 100000] [--episodes 50] [--json FILE]
 
 With `--through` the teacher sees what the estimator makes of the pictures that the bundle's encoder looked at, in
@@ -35,6 +35,7 @@ IMAGE_SIZE = 16  # px; nobody looks
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench teachers", description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--arms", nargs="+", default=["panda"], help="names in config/arms/ (default: panda)")
     parser.add_argument("--through", metavar="BUNDLE", help="the teacher sees through this bundle's encoder")
     parser.add_argument("--profile", default="train", help="with --through also a room (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=50)
@@ -47,17 +48,19 @@ def main(argv: list[str]) -> int:
     if options.through:
         result = {options.through: play_through(options.through, options.profile, seeds)}
     else:
-        result = {task: play(task, options.profile, seeds) for task in options.tasks}
-    for task, found in result.items():
-        print(f"{task:8} " + "  ".join(f"{key} {value}" for key, value in found.items()))
+        result = {
+            f"{task} {arm}": play(task, arm, options.profile, seeds) for task in options.tasks for arm in options.arms
+        }
+    for name, found in result.items():
+        print(f"{name:14} " + "  ".join(f"{key} {value}" for key, value in found.items()))
     if options.json:
         write_json(options.json, result)
     return 0
 
 
-def play(task: str, profile: str, seeds: range) -> dict[str, Any]:
+def play(task: str, arm: str, profile: str, seeds: range) -> dict[str, Any]:
     """The teacher on the true state."""
-    env = ManipulationEnv(task, profile=profile, observation="state", image_size=IMAGE_SIZE)
+    env = ManipulationEnv(task, arm, profile, observation="state", image_size=IMAGE_SIZE)
     steps, failed = [], []
     for seed in seeds:
         env.reset(seed=seed)

@@ -44,7 +44,7 @@ def test_a_model_that_is_not_installed_is_one_sentence_with_the_command(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arm = load_arm(name)
-    monkeypatch.setattr("rlfp_ros.control.arm._data_folder", lambda package: None)
+    monkeypatch.setattr("rlfp_ros.control.arm.data_folder", lambda package: None)
     with pytest.raises(ConfigurationError) as refused:
         Kinematics(arm)
     text = str(refused.value)
@@ -129,7 +129,7 @@ def test_an_arm_with_little_jerk_keeps_its_tools_speed_while_a_stop_sets_in(seed
 
 
 def test_the_fr3_stands_in_the_pandas_shells() -> None:
-    """Its URDF has no meshes to hold the capsules to: the two arms are the same but for 1.6 mm at the tool's point."""
+    """Its URDF draws the Panda's meshes: the two arms are the same but for 1.6 mm at the tool's point."""
     fr3, panda = load_arm("fr3"), load_arm("panda")
     strip = lambda capsules, prefix: [c.model_copy(update={"link": c.link.removeprefix(prefix)}) for c in capsules]  # noqa: E731
     assert strip(fr3.capsules, "fr3_") == strip(panda.capsules, "panda_")
@@ -166,7 +166,8 @@ def test_a_controller_is_made_for_each(arm: Arm) -> None:
     ("name", "plays"),
     [
         *((name, "reach") for name in ("ur5e", "so101", "iiwa", "xarm6")),
-        *((name, "push") for name in ("ur5e", "iiwa", "xarm6")),
+        *((name, "push") for name in ("ur5e", "so101", "iiwa", "xarm6", "fr3")),
+        ("fr3", "lift"),
     ],
 )
 def test_the_arm_plays_in_both_simulators(name: str, plays: str, world: str) -> None:
@@ -248,6 +249,22 @@ def test_a_task_takes_what_its_file_says_of_the_arm() -> None:
     wrong = panda.settings.model_copy(update={"arms": {"panda": {"colour": "red"}}})
     with pytest.raises(ConfigurationError, match=r"sim/tasks/reach.yaml: panda.*colour"):
         wrong.for_arm("panda")
+
+
+def test_a_small_arm_has_its_camera_near() -> None:
+    panda, so101 = load_scene(arm="panda").camera, load_scene(arm="so101", image_size=32).camera
+    assert panda == load_scene().camera
+    distance = [np.linalg.norm(np.subtract(camera.position, camera.target)) for camera in (panda, so101)]
+    assert distance[1] < 0.6 * distance[0]
+    assert (so101.width, so101.height) == (32, 32)
+    load_or_skip("so101")
+    task = load_task("push")
+    world = World(load_arm("so101"), task, load_profile("train"), load_scene(image_size=32, arm="so101"))
+    for seed in range(5):
+        world.reset(seed)
+        pixels = world.camera.project(task.keypoint_positions(world)[:2])  # brick and tool
+        assert ((pixels > 0) & (pixels < 31)).all()
+    world.close()
 
 
 def test_a_jaw_opens_by_the_width_that_is_asked_for() -> None:

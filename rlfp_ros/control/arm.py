@@ -203,7 +203,7 @@ class Arm(Schema):
         package, colon, inside = self.urdf.partition(":")
         if not colon:
             return paths.resolve(self.urdf, "sim/assets")
-        folder = _data_folder(package)
+        folder = data_folder(package)
         if folder is None:
             raise ConfigurationError(
                 f"config/arms/{self.name}.yaml: urdf needs the Python package {package!r}, which is not installed; "
@@ -215,7 +215,7 @@ class Arm(Schema):
         return path
 
 
-def _data_folder(package: str) -> Path | None:
+def data_folder(package: str) -> Path | None:
     """Where a Python package's files lie; None where it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is not None and spec.submodule_search_locations:

@@ -35,7 +35,8 @@ class Episode:
 def make_world(bundle: Bundle, profile: Profile | Room) -> ArmWorld:
     """PyBullet under a randomisation profile, or MuJoCo in a room."""
     contract = bundle.contract
-    arm, task, scene = load_arm(contract.arm.name), load_task(contract.task), load_scene()
+    arm, task = load_arm(contract.arm.name), load_task(contract.task)
+    scene = load_scene(arm=arm.name)
     if isinstance(profile, Room):
         from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
 

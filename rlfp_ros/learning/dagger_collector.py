@@ -52,7 +52,7 @@ class Lessons:
 
     def estimator(self) -> SceneEstimator:
         """The estimator in front of the actor."""
-        camera = load_scene(image_size=self.image_size).camera.contract()
+        camera = load_scene(image_size=self.image_size, arm=self.arm).camera.contract()
         return estimator_for(load_task(self.task), camera, len(load_arm(self.arm).joint_names), self.feature_stack)
 
     def actor(self) -> SeeingActor:

@@ -148,7 +148,7 @@ def main(
     _check_task(recipe)
     threads = torch.get_num_threads()
     profile = load_profile(recipe.profile)
-    scene = load_scene(image_size=recipe.image_size)
+    scene = load_scene(image_size=recipe.image_size, arm=recipe.arm)
     task = load_task(recipe.task)
     task.fit_to(load_arm(recipe.arm))
     source = FrameSource(

@@ -109,7 +109,7 @@ class ArmTwin(Node):
         self._joint_names = arm.driver_names(arm.joint_names)
         self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
         self._world = MujocoWorld(
-            arm, load_task(contract.task), load_room(settings.room), load_scene(), contract.camera
+            arm, load_task(contract.task), load_room(settings.room), load_scene(arm=arm.name), contract.camera
         )
         self._task = contract.task
         self._on_parameters(settings)

@@ -389,7 +389,7 @@ class Simulator(Node):
 
 
 def _make_world(arm: Arm, settings: Settings, camera: CameraContract) -> ArmWorld:
-    task, scene = load_task(settings.task), load_scene()
+    task, scene = load_task(settings.task), load_scene(arm=arm.name)
     if settings.world == "mujoco":
         from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
 

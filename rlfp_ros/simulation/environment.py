@@ -150,7 +150,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             )
         arm = load_arm(arm) if isinstance(arm, str) else arm
         profile = load_profile(profile) if isinstance(profile, str) else profile
-        self.world = World(arm, load_task(task), profile, scene or load_scene(image_size=image_size))
+        self.world = World(arm, load_task(task), profile, scene or load_scene(image_size=image_size, arm=arm.name))
         self.behaviour = behaviour or BEHAVIOURS[task]
         self._deployment = Deployment(self.world, self.behaviour, settings)
         self._observed = observed or ObservationContract()

@@ -49,20 +49,30 @@ class Box(Schema):
     size: Vector
 
 
+class CameraPlace(Schema):
+    """Where the camera stands for an arm of another reach."""
+
+    position: Vector  # m, base frame
+    target: Vector  # m, base frame
+
+
 class Scene(Schema):
     """`sim/scenes/<name>.yaml`."""
 
     camera: SceneCamera
+    cameras: dict[str, CameraPlace] = Field(default_factory=dict)  # by arm, where it does not stand as above
     table: Box
 
 
-def load_scene(name_or_path: str | Path = "table", image_size: int | None = None) -> Scene:
-    """The scene `sim/scenes/<name>.yaml`; `image_size` replaces the camera's width and height."""
+def load_scene(name_or_path: str | Path = "table", image_size: int | None = None, arm: str | None = None) -> Scene:
+    """The scene `sim/scenes/<name>.yaml` as it is around `arm`; `image_size` replaces the camera's width and height."""
     scene = schema.load(paths.resolve(name_or_path, "sim/scenes", ".yaml"), Scene)
+    changes: dict[str, object] = {}
+    if arm in scene.cameras:
+        changes |= dict(scene.cameras[arm])
     if image_size is not None:
-        camera = scene.camera.model_copy(update={"width": image_size, "height": image_size})
-        scene = scene.model_copy(update={"camera": camera})
-    return scene
+        changes |= {"width": image_size, "height": image_size}
+    return scene.model_copy(update={"camera": scene.camera.model_copy(update=changes)})
 
 
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:

@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from rlfp_ros.control.arm import Arm, Pointer
+from rlfp_ros.control.arm import Arm, Pointer, data_folder
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.low_polygon import FINEST, GRID, cache_directory, make_coarse, write_whole
 
@@ -108,7 +108,7 @@ def _balance(inertia: ElementTree.Element) -> None:
 
 
 def _mesh_path(source: Path, name: str) -> Path:
-    """The file of a mesh: beside the URDF, or below a folder above it for package:// names."""
+    """The file of a mesh: beside the URDF; for package:// names below a folder above it, or in a Python package."""
     if not name.startswith("package://"):
         return (source.parent / name).resolve()
     inside = name.removeprefix("package://")
@@ -116,4 +116,8 @@ def _mesh_path(source: Path, name: str) -> Path:
         for candidate in (folder / inside, folder / inside.partition("/")[2]):
             if candidate.exists():
                 return candidate.resolve()
+    package, _, path = inside.partition("/")
+    data = data_folder(package)
+    if data is not None:
+        return data / path
     return (source.parent / inside).resolve()
