@@ -195,8 +195,7 @@ def response(ticks: int, step: float = 0.1, **values: float) -> float:
     world = make_world(**values)
     world.reset(0)
     start = world.joint_state().positions
-    goal, still = (start + step)[None], np.zeros((1, 7))
-    world.step(Trajectory(world.stamp_ns, np.array([2 * DT]), goal, still, still))
+    world.step(Trajectory.to_rest(world.stamp_ns, 2 * DT, start + step))
     for _ in range(ticks):
         world.step(None)
     way = float((world.joint_state().positions - start).mean())

@@ -161,11 +161,11 @@ def test_an_arm_that_cannot_come_down_to_the_block_is_refused() -> None:
 
 def drive(world: World, ticks: int) -> list[np.ndarray]:
     """Wave the arm about; everything that an observer may see."""
-    seen, still = [], np.zeros((1, 7))
+    seen = []
     for tick in range(ticks):
         joints = world.joint_state()
         goal = np.array(world.arm.home) + 0.15 * np.sin(world.tick * 0.05 + np.arange(7))
-        world.step(Trajectory(world.stamp_ns, np.array([0.1]), goal[None], still, still), 0.03 if tick > 30 else None)
+        world.step(Trajectory.to_rest(world.stamp_ns, 0.1, goal), 0.03 if tick > 30 else None)
         seen += [joints.positions, joints.velocities, joints.efforts, world.task.object_pose(world)[0]]
         if world.captured:
             seen.append(world.image)

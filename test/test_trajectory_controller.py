@@ -15,7 +15,7 @@ def trajectory(stamp_ns: int, times: list[float], positions: list[float], veloci
     """Points of a two-joint arm whose joints move alike, without acceleration at the points."""
     rows = np.repeat(np.array(positions)[:, None], 2, axis=1)
     speeds = np.repeat(np.array(velocities)[:, None], 2, axis=1)
-    return Trajectory(stamp_ns, np.array(times), rows, speeds, np.zeros_like(rows))
+    return Trajectory(stamp_ns, np.array(times), np.stack((rows, speeds, np.zeros_like(rows)), axis=1))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_cubic_between_points_is_reproduced_exactly(controller: TrajectoryCont
     jerk, times = 6.0, np.array([0.5, 1.0])
     rows = [np.repeat((0.5 + jerk * times**3 / 6)[:, None], 2, axis=1)]
     rows += [np.repeat((jerk * times**2 / 2)[:, None], 2, axis=1), np.repeat((jerk * times)[:, None], 2, axis=1)]
-    controller.accept(Trajectory(0, times, *rows), now_ns=0)
+    controller.accept(Trajectory(0, times, np.stack(rows, axis=1)), now_ns=0)
     for time in (0.1, 0.37, 0.8):
         position, velocity, acceleration = controller.sample(round(time * SECOND))
         assert position == pytest.approx(np.full(2, 0.5 + jerk * time**3 / 6), abs=1e-12)

@@ -168,9 +168,7 @@ def test_a_stalled_joint_stands_still_and_a_soft_arm_lags(world: MujocoWorld) ->
     def error(seed: int = 0) -> np.ndarray:
         world.reset(seed)
         start = world.joint_state().positions
-        target = start + 0.2
-        still = np.zeros((1, len(start)))
-        world.step(Trajectory(world.stamp_ns, np.array([0.4]), target[None], still, still))
+        world.step(Trajectory.to_rest(world.stamp_ns, 0.4, start + 0.2))
         for _ in range(60):
             world.step(None)
         return np.abs(world.joint_state().positions - start)

@@ -67,9 +67,7 @@ def test_the_arm_follows_a_trajectory_to_its_end(nominal: World) -> None:
     nominal.reset(0)
     start = nominal.joint_state().positions
     goal = start + 0.1
-    times = np.array([0.5])
-    still = np.zeros((1, len(goal)))
-    nominal.step(Trajectory(nominal.stamp_ns, times, goal[None], still, still))
+    nominal.step(Trajectory.to_rest(nominal.stamp_ns, 0.5, goal))
     for _ in range(TICKS_PER_SECOND):
         nominal.step(None)
     assert np.abs(nominal.joint_state().positions - goal).max() < 3e-3

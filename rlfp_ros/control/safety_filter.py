@@ -473,8 +473,8 @@ class SafetyFilter:
             for left, motion in self._stop:
                 points.append(motion)
                 ticks.append(ticks[-1] + left)
-        rows = np.concatenate([motion.rows for motion in points]).reshape(len(points), 3, self.joint_count)
-        return Trajectory(stamp_ns, np.array(ticks) * self.dt, rows[:, 0], rows[:, 1], rows[:, 2])
+        states = np.concatenate([motion.rows for motion in points]).reshape(len(points), 3, self.joint_count)
+        return Trajectory(stamp_ns, self.dt * np.array(ticks), states)
 
     # --- the wanted motion -------------------------------------------------------------------------------------
 

@@ -16,9 +16,28 @@ class Trajectory:
 
     stamp_ns: int
     times: np.ndarray  # [N] s after stamp, increasing, first > 0
-    positions: np.ndarray  # [N, J] rad
-    velocities: np.ndarray  # [N, J] rad/s
-    accelerations: np.ndarray  # [N, J] rad/s^2
+    states: np.ndarray  # [N, 3, J] rad, rad/s, rad/s^2
+
+    @property
+    def positions(self) -> np.ndarray:
+        """[N, J] rad."""
+        return self.states[:, 0]
+
+    @property
+    def velocities(self) -> np.ndarray:
+        """[N, J] rad/s."""
+        return self.states[:, 1]
+
+    @property
+    def accelerations(self) -> np.ndarray:
+        """[N, J] rad/s^2."""
+        return self.states[:, 2]
+
+    @staticmethod
+    def to_rest(stamp_ns: int, time_s: float, positions: np.ndarray) -> Trajectory:
+        """One point: at `positions` [J] rad and at rest, `time_s` after the stamp."""
+        still = np.zeros_like(positions)
+        return Trajectory(stamp_ns, np.array([time_s]), np.array([[positions, still, still]]))
 
 
 @dataclass(frozen=True)

@@ -203,10 +203,7 @@ class ArmTwin(Node):
             if why is None:
                 trajectory = m.trajectory_from_message(message, self._joint_names)
                 if trajectory.stamp_ns == 0:  # ROS for "from now on"
-                    trajectory = Trajectory(
-                        self._world.stamp_ns, trajectory.times, trajectory.positions, trajectory.velocities,
-                        trajectory.accelerations,
-                    )  # fmt: skip
+                    trajectory = replace(trajectory, stamp_ns=self._world.stamp_ns)
                 self._trajectory = trajectory
                 return
         except ConfigurationError as error:

@@ -282,7 +282,7 @@ def trajectory_from_message(
     if not message.points:
         raise ConfigurationError(f"topic {topic}: points is empty, expected at least one")
     index = [message.joint_names.index(name) for name in joint_names]
-    columns = {}
+    columns = []
     for field in ("positions", "velocities", "accelerations"):
         rows = [getattr(point, field) for point in message.points]
         for place, row in enumerate(rows):
@@ -290,11 +290,11 @@ def trajectory_from_message(
                 raise ConfigurationError(
                     f"topic {topic}: points[{place}].{field} has {len(row)} values, expected {len(joint_names)}"
                 )
-        columns[field] = np.array([np.frombuffer(row, dtype=np.float64) for row in rows])[:, index]
+        columns.append(np.array([np.frombuffer(row, dtype=np.float64) for row in rows])[:, index])
     times = np.array([stamp_ns(point.time_from_start) / NANOSECONDS for point in message.points])
     if times[0] < 0 or np.any(np.diff(times) <= 0):
         raise ConfigurationError(f"topic {topic}: time_from_start is {times.tolist()} s, expected increasing times")
-    return Trajectory(stamp_ns=stamp_ns(message.header.stamp), times=times, **columns)
+    return Trajectory(stamp_ns=stamp_ns(message.header.stamp), times=times, states=np.stack(columns, axis=1))
 
 
 def twist_message(stamp_ns: int, twist: np.ndarray, frame: str) -> TwistStamped:

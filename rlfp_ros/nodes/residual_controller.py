@@ -348,9 +348,7 @@ class ResidualControllerNode(Node):
         if width is None or gripper is None or self._gripper_command is None or width == self._gripper_sent:
             return
         self._gripper_sent = width
-        fingers = gripper.positions(width)[None]
-        still = np.zeros_like(fingers)
-        point = Trajectory(stamp, np.array([1.0 / self.settings.control_rate_hz]), fingers, still, still)
+        point = Trajectory.to_rest(stamp, 1.0 / self.settings.control_rate_hz, gripper.positions(width))
         self._gripper_command.publish(messages.trajectory_message(point, self._finger_names))
 
     # --- what it says of itself --------------------------------------------------------------------------------

@@ -38,12 +38,9 @@ class TrajectoryController:
 
     def accept(self, trajectory: Trajectory, now_ns: int) -> bool:
         """Take a command that arrives at `now_ns`; False where it is refused and the old one goes on."""
-        times = trajectory.times
-        if (
-            len(times) == 0
-            or trajectory.positions.shape != (len(times), self.joint_count)
-            or not everywhere(np.isfinite(trajectory.positions))
-        ):
+        times, states = trajectory.times, trajectory.states
+        malformed = len(times) == 0 or states.shape != (len(times), 3, self.joint_count)
+        if malformed or not everywhere(np.isfinite(states)):
             self.refused += 1
             return False
         start = trajectory.stamp_ns
@@ -51,15 +48,9 @@ class TrajectoryController:
         if knots[-1] <= now_ns:
             self.refused += 1
             return False
-        states = np.empty((len(knots) + 1, 3, self.joint_count))
-        states[1:, 0], states[1:, 1], states[1:, 2] = (
-            trajectory.positions, trajectory.velocities, trajectory.accelerations,
-        )  # fmt: skip
-        if knots[0] > now_ns:
-            states[0] = self._sample(now_ns)
+        if knots[0] > now_ns:  # one that arrived late never has JTC look at the desired state again
+            states = np.concatenate((self._sample(now_ns)[None], states))
             knots.insert(0, now_ns)
-        else:  # it arrived late, and JTC then never looks at the desired state again
-            states = states[1:]
         self._knots, self._states, self._sampled = knots, states, None
         return True
 
