@@ -92,9 +92,9 @@ class Deployment:
         world, controller = self.world, self.controller
         while True:
             now = world.stamp_ns
-            # Pictures come before the joints of their tick: the controller's clock still shows the tick before.
-            received = world.stamp_of(world.tick - 1)
             for frame in world.delivered_frames():
+                # Pictures come before the joints of their tick: the controller's clock still shows the tick before.
+                received = world.stamp_of(world.tick - 1)
                 while self._answers and self._answers[0][0].stamp_ns <= frame.stamp_ns:
                     residual, percept = self._answers.popleft()
                     if percept is not None:

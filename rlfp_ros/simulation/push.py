@@ -57,8 +57,8 @@ class Push(GoalTask):
     def reward(self, world: World, success: bool) -> float:
         block, _ = self.object_pose(world)
         behind = block - BEHIND * self._direction(block)
-        tool = float(np.linalg.norm(world.tool_position() - behind))
-        return -GOAL_COST * self.distance(world) - TOOL_COST * tool + SUCCESS_REWARD * success
+        tool = math.dist(world.tool_position(), behind)
+        return -GOAL_COST * self.distance_from(block) - TOOL_COST * tool + SUCCESS_REWARD * success
 
     def teacher(self, world: World, action: ActionContract) -> np.ndarray:
         """Over the brick, down behind it, and along the line to the goal; back up where it slid off to a side.
