@@ -223,7 +223,9 @@ def test_a_pointer_that_does_not_fit_the_arm_is_refused_by_field() -> None:
         ConfigurationError, match=r"config/arms/xarm6.yaml: pointer.link is 'link9', which is not a link"
     ):
         Kinematics(elsewhere)
-    with pytest.raises(ConfigurationError, match=r"config/arms/xarm6.yaml: tool_frame 'link6' is a link .* a new one"):
+    with pytest.raises(
+        ConfigurationError, match=r"config/arms/xarm6.yaml: tool_frame is 'link6', which is a link .* a new one"
+    ):
         Kinematics(arm.model_copy(update={"tool_frame": "link6"}))
     panda = load_arm("panda").model_dump()
     with pytest.raises(ValueError, match="gripper and pointer are given"):

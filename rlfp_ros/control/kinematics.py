@@ -111,13 +111,12 @@ class Kinematics:
 
 def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
     """The frame at the end of the rod on the flange."""
-    if not model.existFrame(pointer.link) or model.existFrame(arm.tool_frame):
-        missing = not model.existFrame(pointer.link)
-        raise ConfigurationError(
-            f"config/arms/{arm.name}.yaml: "
-            + (f"pointer.link is {pointer.link!r}, which is not" if missing else f"tool_frame {arm.tool_frame!r} is")
-            + f" a link of {arm.urdf_path.name}; the pointer stands on a link that is, and its end is a new one"
-        )
+    for field, name, expected in (("pointer.link", pointer.link, True), ("tool_frame", arm.tool_frame, False)):
+        if model.existFrame(name) != expected:
+            raise ConfigurationError(
+                f"config/arms/{arm.name}.yaml: {field} is {name!r}, which is {'not ' * expected}a link of "
+                f"{arm.urdf_path.name}; the pointer stands on a link that it has, and its end, tool_frame, is a new one"
+            )
     index = model.getFrameId(pointer.link)
     flange = model.frames[index]
     end = flange.placement * pin.SE3(np.eye(3), np.array([0.0, 0.0, pointer.base + pointer.length]))

@@ -398,9 +398,8 @@ class SafetyFilter:
         if near_wall or fast or not self.distances.clear(last[0]):
             for rows in (ramped, last):
                 place, _, jacobian = self.kinematics.evaluate(rows[0])
-                refusal = self._check_place(end, rows, place)
-                if fast and not refusal:
-                    refusal = self._check_speed(jacobian, self._constant_samples.dot(rows))
+                velocities = self._constant_samples.dot(rows)
+                refusal = self._check_place(end, rows, place) or self._check_speed(jacobian, velocities)
                 if refusal:
                     return refusal
             if fast or self._ramp > LOOK_EVERY:
