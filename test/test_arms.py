@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import coal
 import numpy as np
@@ -24,7 +25,7 @@ from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.task import load_task
-from rlfp_ros.simulation.urdf import read_urdf
+from rlfp_ros.simulation.urdf import read_urdf, simulation_urdf
 from rlfp_ros.simulation.world import World
 
 NAMES = sorted(path.stem for path in (paths.share_directory() / "config" / "arms").glob("*.yaml"))
@@ -239,6 +240,18 @@ def test_moments_that_no_body_can_have_become_their_mean(capfd: pytest.CaptureFi
     world.close()
     assert np.array(inertias).min() > 0
     assert "inertia" not in capfd.readouterr().err
+
+
+def test_a_urdf_that_is_no_good_is_refused_by_what_is_wrong_in_it(tmp_path: Path) -> None:
+    arm = load_arm("fr3")
+    text = arm.urdf_path.read_text()
+    wrong = tmp_path / "fr3.urdf"
+    wrong.write_text(text.replace('ixx="0.1"', 'ixx="heavy"', 1))
+    with pytest.raises(ConfigurationError, match=r"fr3.urdf: inertia of link 'fr3_link0': .*heavy"):
+        simulation_urdf(arm.model_copy(update={"urdf": str(wrong)}))
+    wrong.write_text(text.replace("package://pybullet_data/", "package://no_such.package/"))
+    mesh = next(read_urdf(arm.model_copy(update={"urdf": str(wrong)})).iter("mesh"))
+    assert mesh.attrib["filename"].startswith(str(tmp_path))  # where the simulator then misses it by name
 
 
 def test_a_task_takes_what_its_file_says_of_the_arm() -> None:

@@ -217,13 +217,16 @@ class Arm(Schema):
 
 def data_folder(package: str) -> Path | None:
     """Where a Python package's files lie; None where it is not installed."""
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # "no_such.part", or nothing at all
+        spec = None
     if spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
     # cmeel's wheels (example-robot-data) have no module to import: their files lie in a prefix, as CMake installs them.
     try:
         distribution = importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):
         return None
     folder = Path(str(distribution.locate_file(f"cmeel.prefix/share/{distribution.metadata['Name']}")))
     return folder if folder.is_dir() else None

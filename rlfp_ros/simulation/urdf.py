@@ -83,7 +83,10 @@ def simulation_urdf(arm: Arm) -> Path:
             zeros = dict.fromkeys(("ixy", "ixz", "iyz"), "0")
             ElementTree.SubElement(inertial, "inertia", {"ixx": moment, "iyy": moment, "izz": moment, **zeros})
         for inertia in link.iter("inertia"):
-            _balance(inertia)
+            try:
+                _balance(inertia)
+            except ValueError as error:
+                raise ConfigurationError(f"{source}: inertia of link {link.get('name')!r}: {error}") from None
         collisions = link.findall("collision")
         if collisions and arm.visuals != "visual":
             for visual in link.findall("visual"):
