@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import load_or_skip
 from python_process import run_python
 
 from rlfp_ros import cli, doctor
+from rlfp_ros.bundle import load_bundle
 from rlfp_ros.graph import REAL_ARM, SIM
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,6 +135,7 @@ BUNDLES = sorted(path.parent for path in (ROOT / "models").glob("*/bundle.yaml")
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
 def test_inspect_shows_a_shipped_bundle_and_that_it_holds_together(bundle: Path) -> None:
+    load_or_skip(load_bundle(bundle).contract.arm.name)
     done = rlfp("inspect", str(bundle))
     assert done.returncode == 0, done.stderr
     assert "repeat training's golden frames" in done.stdout
