@@ -54,7 +54,7 @@ def measure(bundle: str, profile: Profile, scenes: int) -> dict[str, dict[str, f
     loaded = load_bundle(bundle)
     contract = loaded.contract
     arm, task = load_arm(contract.arm.name), load_task(contract.task)
-    world, kinematics = World(arm, task, profile, load_scene(), contract.camera), Kinematics(arm)
+    world, kinematics = World(arm, task, profile, load_scene(arm=arm.name), contract.camera), Kinematics(arm)
     encoder, intrinsics = OnnxEncoder(loaded.session("encoder.onnx")), contract.camera.intrinsics
     centre, size = np.array([intrinsics.cx, intrinsics.cy]), (contract.camera.width, contract.camera.height)
     errors = []

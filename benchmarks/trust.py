@@ -110,7 +110,7 @@ def render(bundle: Bundle, profile: str, camera: CameraContract, count: int) -> 
         contract.arm.name,
         contract.task,
         load_profile(profile),
-        load_scene(image_size=camera.height),
+        load_scene(image_size=camera.height, arm=contract.arm.name),
         camera,
         SEED,
         count,

@@ -270,7 +270,9 @@ class Distances:
         return rows if kinematics.order is None else rows[:, kinematics.order], np.array(left)
 
     def _nearest(self, q: np.ndarray, most: int) -> list[tuple[float, int]]:
-        """Spare distance and number of the `most` nearest pairs at q, nearest first, of those inside the influence.
+        """Spare distance (m) and number of the `most` nearest pairs at q, nearest first.
+
+        All of those that are inside the influence, and perhaps some beyond it.
 
         Pairs are taken in the order of their distances when all were computed last, until no later one can be nearer.
         """
