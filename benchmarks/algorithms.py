@@ -32,15 +32,15 @@ import psutil
 import torch
 
 from rlfp_ros.evaluation.results import put_between, write_json
-from rlfp_ros.learning.a3c import A3cSettings
-from rlfp_ros.learning.algorithms import ALGORITHMS
-from rlfp_ros.learning.dqn import DqnSettings, action_set
-from rlfp_ros.learning.drq import DrqSettings
-from rlfp_ros.learning.environments import EnvironmentMaker, TaskEnvironment, episode_seed, shapes
-from rlfp_ros.learning.networks import batch_of_one
-from rlfp_ros.learning.point_mass import MakePointMass
-from rlfp_ros.learning.ppo import PpoSettings
-from rlfp_ros.learning.training_log import TrainingLog
+from rlfp_ros.learning.algorithms.a3c import A3cSettings
+from rlfp_ros.learning.algorithms.dqn import DqnSettings, action_set
+from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, TaskEnvironment, episode_seed, shapes
+from rlfp_ros.learning.algorithms.networks import batch_of_one
+from rlfp_ros.learning.algorithms.point_mass import MakePointMass
+from rlfp_ros.learning.algorithms.ppo import PpoSettings
+from rlfp_ros.learning.algorithms.run import ALGORITHMS
+from rlfp_ros.learning.algorithms.sac import DrqSettings
+from rlfp_ros.learning.runs.training_log import TrainingLog
 
 STEPS = {  # environment steps of a training, by environment
     "reach": {"sac": 5_000, "ppo": 16_000, "dqn": 8_000, "a2c": 16_000, "a3c": 16_000},

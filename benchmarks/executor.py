@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros import graph
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.runner import reserved_domain
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.runner import reserved_domain
 
 SUBSCRIPTIONS, SERVICES = 9, 5  # beside the one that is measured: the residual controller's
 

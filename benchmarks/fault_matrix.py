@@ -38,12 +38,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from rlfp_ros import graph
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.runner import Runner, reserved_domain
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.runner import Runner, reserved_domain
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 BUNDLE = os.environ.get("RLFP_BUNDLE", "reach_panda")  # of arm panda and task reach

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros import graph
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.runner import child_environment, reserved_domain
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.runner import child_environment, reserved_domain
 from rlfp_ros.schema import ConfigurationError
 
 PATIENCE_S = 8.0  # for a first message

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros import graph
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.cli.doctor import may_run_in_real_time
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.doctor import may_run_in_real_time
-from rlfp_ros.evaluation.graph import latency_summary, observe_graph
 from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.rollout import latency_summary, observe_graph
+from rlfp_ros.graph.runner import Runner, reserved_domain
 from rlfp_ros.nodes.spin import REALTIME
-from rlfp_ros.runner import Runner, reserved_domain
 
 BUNDLE = "reach_panda"
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30
@@ -182,11 +182,11 @@ def _publish(domain: str, seconds: float) -> None:
 
 def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
     """Pictures of the scene at 640 x 480, uint8 rgb, and their camera matrix [3, 3]."""
-    from rlfp_ros.bundle import Intrinsics
+    from rlfp_ros.contract.bundle import Intrinsics
+    from rlfp_ros.simulation.pybullet_world import World
     from rlfp_ros.simulation.randomization import load_profile
     from rlfp_ros.simulation.scene import load_scene
-    from rlfp_ros.simulation.task import load_task
-    from rlfp_ros.simulation.world import World
+    from rlfp_ros.simulation.tasks.task import load_task
 
     contract = load_bundle(BUNDLE).contract
     focal = contract.camera.intrinsics.fy * HEIGHT / contract.camera.height

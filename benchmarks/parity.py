@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.bundle import load_bundle
-from rlfp_ros.evaluation.graph import observe_graph, outcome_of
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.graph.rollout import observe_graph, outcome_of
 from rlfp_ros.simulation.randomization import load_profile
 
 TOLERANCE = 1e-5  # m/s and rad/s

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.postures import arrange
+from rlfp_ros.simulation.pybullet_world import World
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
-from rlfp_ros.simulation.world import World
+from rlfp_ros.simulation.tasks.task import load_task
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "train": (),

@@ -34,11 +34,11 @@ from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
-from rlfp_ros.learning.frames import Frames, FrameSource, held_out_count
-from rlfp_ros.learning.objective import AnyEncoder, features_of
-from rlfp_ros.learning.representation import encoder_settings, make_encoder
-from rlfp_ros.learning.sac import Normaliser
-from rlfp_ros.learning.train_encoder import EncoderTraining, train_encoder
+from rlfp_ros.learning.objectives.objective import AnyEncoder, features_of
+from rlfp_ros.learning.objectives.representation import encoder_settings, make_encoder
+from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
+from rlfp_ros.learning.recipes.privileged_sac import Normaliser
+from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.supervisor import Reason
+from rlfp_ros.control.safety.supervisor import Reason
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "safety.md"

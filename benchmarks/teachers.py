@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.control.trajectory import Residual
@@ -27,7 +27,7 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
-from rlfp_ros.simulation.task import NAMES
+from rlfp_ros.simulation.tasks.task import NAMES
 
 IMAGE_SIZE = 16  # px; nobody looks
 
@@ -97,7 +97,7 @@ class SeeingTeacher:
     """Stands in for a rollout's policy."""
 
     def __init__(self, rollout: Rollout) -> None:
-        from rlfp_ros.learning.estimator import estimator_for  # torch loads only where it is used
+        from rlfp_ros.learning.recipes.estimator import estimator_for  # torch loads only where it is used
 
         self._world: Any = rollout.world
         self._contract = contract = rollout._policy.contract
@@ -126,7 +126,7 @@ class SeeingTeacher:
         """As `Policy.act`."""
         import torch
 
-        from rlfp_ros.learning.estimator import Belief
+        from rlfp_ros.learning.recipes.estimator import Belief
 
         observation = self._observer.observe(features, joint_state, goal)
         given = [

@@ -27,13 +27,13 @@ import numpy as np
 import psutil
 import torch
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.learning import train_encoder
-from rlfp_ros.learning.encoder import Encoder
-from rlfp_ros.learning.frames import Frames, FrameSource
-from rlfp_ros.learning.sac import ReplayBuffer, SacSettings, SoftActorCritic
-from rlfp_ros.learning.train_encoder import EncoderTraining
+from rlfp_ros.learning.encoders.spatial import Encoder
+from rlfp_ros.learning.recipes import train_encoder
+from rlfp_ros.learning.recipes.frames import Frames, FrameSource
+from rlfp_ros.learning.recipes.privileged_sac import ReplayBuffer, SacSettings, SoftActorCritic
+from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene
@@ -133,7 +133,7 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
 
 
 def own_policy_step() -> Callable[[], None]:
-    """A step of `learning/sac.py` as training does it."""
+    """A step of `learning/recipes/privileged_sac.py` as training does it."""
     sizes = {"observation": OBSERVATION, "state": STATE, "action": ACTION, "teacher": ACTION, "reward": 1,
              "next_observation": OBSERVATION, "next_state": STATE, "terminated": 1}  # fmt: skip
     settings = SacSettings()

@@ -36,7 +36,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_pictures
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
@@ -77,7 +77,7 @@ class Ablation:
     without: tuple[str, ...] = ()  # parameters of the profile
     plain_textures: bool = False
     no_delays: bool = False
-    pictures_as_rendered: bool = False  # none of learning/appearance.py's changes
+    pictures_as_rendered: bool = False  # none of learning/recipes/appearance.py's changes
     work: float = 1.0
     residual_gain: float = 1.0  # below 1 nothing is trained: the policy itself is played with less of it
 
@@ -220,7 +220,7 @@ def _ablated(
 
 def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, seed: int) -> None:
     """Train an ablation by the recipe that the task's own bundle is trained by, but for what it lacks."""
-    from rlfp_ros.learning import train  # torch loads only where it is used
+    from rlfp_ros.learning.recipes import train  # torch loads only where it is used
 
     profile = folder / "profiles" / f"{ablation.name}.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)

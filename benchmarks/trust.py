@@ -21,9 +21,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rlfp_ros.bundle import Bundle, CameraContract, load_bundle
+from rlfp_ros.contract.bundle import Bundle, CameraContract, load_bundle
 from rlfp_ros.evaluation.results import put_between, write_json
-from rlfp_ros.learning.frames import Frames, FrameSource
+from rlfp_ros.learning.recipes.frames import Frames, FrameSource
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import Pose
 from rlfp_ros.simulation.randomization import load_profile

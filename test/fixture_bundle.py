@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rlfp_ros.bundle import Bundle, Contract, description, write_bundle
+from rlfp_ros.contract.bundle import Bundle, Contract, description, write_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 

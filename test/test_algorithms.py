@@ -14,16 +14,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rlfp_ros import cli  # noqa: E402
-from rlfp_ros.bundle import load_bundle  # noqa: E402
+from rlfp_ros.contract.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
-from rlfp_ros.learning import a3c, dqn, drq, ppo  # noqa: E402
-from rlfp_ros.learning.algorithms import ALGORITHMS, Plan, main, save_policy, settings_of, success_count  # noqa: E402
-from rlfp_ros.learning.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
-from rlfp_ros.learning.export import export_bundle  # noqa: E402
-from rlfp_ros.learning.networks import ActorCritic, RunningNormaliser, batch_of_one  # noqa: E402
-from rlfp_ros.learning.point_mass import LIMIT, MakePointMass  # noqa: E402
-from rlfp_ros.learning.replay import Batch, ReplayBuffer  # noqa: E402
-from rlfp_ros.learning.training_log import TrainingLog  # noqa: E402
+from rlfp_ros.learning.algorithms import a3c, dqn, ppo  # noqa: E402
+from rlfp_ros.learning.algorithms import sac as drq  # noqa: E402
+from rlfp_ros.learning.algorithms.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
+from rlfp_ros.learning.algorithms.networks import ActorCritic, RunningNormaliser, batch_of_one  # noqa: E402
+from rlfp_ros.learning.algorithms.point_mass import LIMIT, MakePointMass  # noqa: E402
+from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer  # noqa: E402
+from rlfp_ros.learning.algorithms.run import ALGORITHMS, Plan, main, save_policy, settings_of, success_count  # noqa: E402
+from rlfp_ros.learning.export.export import export_bundle  # noqa: E402
+from rlfp_ros.learning.runs.training_log import TrainingLog  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
 
@@ -435,7 +436,7 @@ def test_a_training_gives_the_same_every_time_and_goes_on_where_it_stopped(name:
 
 @pytest.mark.slow
 def test_the_command_trains_on_the_arm_and_leaves_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlfp_ros.learning.algorithms.SMALLEST_STEPS", 1)
+    monkeypatch.setattr("rlfp_ros.learning.algorithms.run.SMALLEST_STEPS", 1)
     run = tmp_path / "run"
     words = ["train", "reach", "--algorithm", "ppo", "--steps", "40", "--profile", "none", "--image-size", "16",
              "--frame-stack", "2", "--set", "rollout=20", "--set", "augmentation=shift", "--run", str(run),

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from rlfp_ros import cli
+from rlfp_ros.commissioning.align import Alignment, align, write_overlays
+from rlfp_ros.commissioning.board import project
 from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.evaluation.alignment import Alignment, align, write_overlays
 from rlfp_ros.nodes import messages as m
-from rlfp_ros.perception.calibration import project
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.extrinsics import pose_difference
 from rlfp_ros.recording.snapshots import Snapshot
@@ -24,7 +24,7 @@ from rlfp_ros.simulation.arm_renderer import ArmRenderer
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 
 ARM = load_arm("panda")
 

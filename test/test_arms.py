@@ -21,12 +21,12 @@ from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import BEHAVIOURS, SIMULATION_SETTINGS, Deployment
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
+from rlfp_ros.simulation.pybullet_world import World
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.urdf import read_urdf, simulation_urdf
-from rlfp_ros.simulation.world import World
 
 NAMES = sorted(path.stem for path in (paths.share_directory() / "config" / "arms").glob("*.yaml"))
 

@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch")
 
 from torch.distributions import Independent, Normal  # noqa: E402
 
-from rlfp_ros.learning import augmentation as module  # noqa: E402
-from rlfp_ros.learning.augmentation import (  # noqa: E402
+from rlfp_ros.learning.algorithms import augmentation as module  # noqa: E402
+from rlfp_ros.learning.algorithms.augmentation import (  # noqa: E402
     AUGMENTATIONS,
     augmentation,
     augmented,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlfp_ros.bundle import load_bundle, sha256, write_bundle
+from rlfp_ros.contract.bundle import load_bundle, sha256, write_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.perception.encoder import Perception

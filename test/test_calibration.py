@@ -14,18 +14,19 @@ from sensor_msgs.msg import CameraInfo
 from written_bag import write_bag
 
 from rlfp_ros import cli
-from rlfp_ros.bundle import load_bundle
-from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.control.kinematics import Kinematics
-from rlfp_ros.evaluation import calibrate
-from rlfp_ros.nodes import messages as m
-from rlfp_ros.perception.calibration import (
+from rlfp_ros.commissioning import calibrate
+from rlfp_ros.commissioning.board import (
     Board,
     View,
     calibrate_camera,
     calibrate_hand_eye,
     write_camera_info,
 )
+from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.graph import live_bag
+from rlfp_ros.nodes import messages as m
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.extrinsics import load_extrinsics, pose_difference, write_extrinsics
 from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
@@ -259,9 +260,9 @@ def test_camera_without_calibration_gives_pictures_for_its_intrinsics_but_nothin
 def test_live_look_leaves_no_recorder_behind_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stubborn = f"trap '' INT; echo $$ > {tmp_path / 'process'}; exec sleep 60"
     monkeypatch.setattr(calibrate, "node_command", lambda *_: ["sh", "-c", stubborn])
-    monkeypatch.setattr(calibrate, "LIVE_S", 0.5)
-    monkeypatch.setattr(calibrate, "CLOSING_S", 0.1)
+    monkeypatch.setattr(live_bag, "LIVE_S", 0.5)
+    monkeypatch.setattr(live_bag, "CLOSING_S", 0.1)
     with pytest.raises(ConfigurationError, match="the recorder did not close its bag"):
-        calibrate.record_live("panda", (), tmp_path / "overlays")
+        live_bag.record_live("panda", (), tmp_path / "overlays")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "process").read_text()), 0)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from rlfp_ros.bundle import Contract, load_bundle
+from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Line
+from rlfp_ros.contract.bundle import Contract, load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.perception.checklist import Checklist, ChecklistSettings, CommandTaker, Line
 from rlfp_ros.schema import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,10 @@ import pytest
 from conftest import load_or_skip
 from python_process import run_python
 
-from rlfp_ros import cli, doctor
-from rlfp_ros.bundle import load_bundle
-from rlfp_ros.graph import REAL_ARM, SIM
+from rlfp_ros import cli
+from rlfp_ros.cli import doctor
+from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.graph.description import REAL_ARM, SIM
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks import parity
-from rlfp_ros.bundle import load_bundle
-from rlfp_ros.evaluation.demo import complaints
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95, wilson95
+from rlfp_ros.graph.demo import complaints
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile
@@ -95,7 +95,7 @@ def test_lock_step_through_the_graph_plays_the_same_episodes() -> None:
 
 @pytest.mark.graph
 def test_the_demo_leaves_pictures_figures_and_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rlfp_ros.evaluation import demo
+    from rlfp_ros.graph import demo
 
     assert demo.run(episodes=2, seed=3, json_path=tmp_path / "copy.json", out=tmp_path / "run") == 0
     out = capsys.readouterr().out

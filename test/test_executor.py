@@ -18,7 +18,7 @@ from rclpy.node import Node
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from rlfp_ros.doctor import may_run_in_real_time
+from rlfp_ros.cli.doctor import may_run_in_real_time
 from rlfp_ros.nodes import messages
 from rlfp_ros.nodes.executor import NodeExecutor, take
 

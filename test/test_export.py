@@ -13,18 +13,20 @@ import yaml
 
 torch = pytest.importorskip("torch")
 
-from rlfp_ros.bundle import Bundle, load_bundle, write_bundle  # noqa: E402
 from rlfp_ros.cli import main as rlfp  # noqa: E402
+from rlfp_ros.contract.bundle import Bundle, load_bundle, write_bundle  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy  # noqa: E402
-from rlfp_ros.learning import export, novelty, quantise, train  # noqa: E402
-from rlfp_ros.learning.cnn_encoder import CnnEncoder, CnnSettings  # noqa: E402
-from rlfp_ros.learning.encoder import INSIDE_90, Encoder  # noqa: E402
-from rlfp_ros.learning.recurrent import RecurrentActor  # noqa: E402
-from rlfp_ros.learning.sac import Actor  # noqa: E402
+from rlfp_ros.learning.encoders import novelty  # noqa: E402
+from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings  # noqa: E402
+from rlfp_ros.learning.encoders.spatial import INSIDE_90, Encoder  # noqa: E402
+from rlfp_ros.learning.export import export, quantise  # noqa: E402
+from rlfp_ros.learning.recipes import train  # noqa: E402
+from rlfp_ros.learning.recipes.privileged_sac import Actor  # noqa: E402
+from rlfp_ros.learning.recipes.recurrent import RecurrentActor  # noqa: E402
 from rlfp_ros.perception.encoder import Perception  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
-from rlfp_ros.simulation.reach import Reach  # noqa: E402
+from rlfp_ros.simulation.tasks.reach import Reach  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "models" / "reach_panda"

@@ -14,17 +14,17 @@ import pytest
 from written_bag import write_bag
 
 from rlfp_ros import cli
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.commissioning.gap import compare, read_observations
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Policy
-from rlfp_ros.evaluation.gap import compare, read_observations
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 
 ARM = load_arm("panda")
 BUNDLE = load_bundle("reach_panda")

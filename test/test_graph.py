@@ -13,11 +13,21 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from rlfp_ros import graph
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.supervisor import LATE
-from rlfp_ros.graph import GRAPHS, REAL_ARM, SIM, Graph, OnExit, Resolved, parse_arguments, parse_assignments, resolve
-from rlfp_ros.runner import Runner, node_command
+from rlfp_ros.control.safety.supervisor import LATE
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.description import (
+    GRAPHS,
+    REAL_ARM,
+    SIM,
+    Graph,
+    OnExit,
+    Resolved,
+    parse_arguments,
+    parse_assignments,
+    resolve,
+)
+from rlfp_ros.graph.runner import Runner, node_command
 from rlfp_ros.schema import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -280,7 +290,7 @@ def test_what_an_argument_names_is_checked_before_anything_starts(overrides: dic
 
 
 def test_extrinsics_outside_the_bundles_tolerance_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    from rlfp_ros.bundle import load_bundle
+    from rlfp_ros.contract.bundle import load_bundle
     from rlfp_ros.perception.extrinsics import write_extrinsics
 
     place = load_bundle("reach_panda").contract.camera.T_base_camera.matrix()
@@ -415,7 +425,7 @@ def launch_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in classes:
             setattr(stand_in, name, type(name, (Recorded,), {}))
         monkeypatch.setitem(sys.modules, module, stand_in)
-    monkeypatch.delitem(sys.modules, "rlfp_ros.ros2_launch", raising=False)
+    monkeypatch.delitem(sys.modules, "rlfp_ros.graph.ros2_launch", raising=False)
 
 
 def load_launch_file(name: str) -> Any:
@@ -495,7 +505,7 @@ def test_launch_files_under_the_real_launch(which: Graph, monkeypatch: pytest.Mo
     launch = pytest.importorskip("launch", reason=why)
     node_action = pytest.importorskip("launch_ros.actions", reason=why).Node
     monkeypatch.setattr(graph, "_check", lambda *_: 0)
-    monkeypatch.delitem(sys.modules, "rlfp_ros.ros2_launch", raising=False)
+    monkeypatch.delitem(sys.modules, "rlfp_ros.graph.ros2_launch", raising=False)
     context = launch.LaunchContext()
     nodes = []
     for entity in load_launch_file(which.name).generate_launch_description().entities:

@@ -15,21 +15,21 @@ torch = pytest.importorskip("torch")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
 from benchmarks import teachers  # noqa: E402
-from rlfp_ros.bundle import load_bundle  # noqa: E402
+from rlfp_ros.contract.bundle import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
-from rlfp_ros.learning.appearance import Appearance  # noqa: E402
-from rlfp_ros.learning.checkpoint import claim_run, load_checkpoint, save_checkpoint  # noqa: E402
-from rlfp_ros.learning.cnn_encoder import CnnSettings  # noqa: E402
-from rlfp_ros.learning.encoder import Encoder, ExportedEncoder  # noqa: E402
-from rlfp_ros.learning.estimator import SceneEstimator  # noqa: E402
-from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
-from rlfp_ros.learning.train import Recipe, main  # noqa: E402
+from rlfp_ros.learning.encoders.cnn import CnnSettings  # noqa: E402
+from rlfp_ros.learning.encoders.spatial import Encoder, ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.recipes.appearance import Appearance  # noqa: E402
+from rlfp_ros.learning.recipes.estimator import SceneEstimator  # noqa: E402
+from rlfp_ros.learning.recipes.privileged_sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
+from rlfp_ros.learning.recipes.train import Recipe, main  # noqa: E402
+from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_checkpoint  # noqa: E402
 from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
-from rlfp_ros.simulation.reach import Reach  # noqa: E402
 from rlfp_ros.simulation.scene import load_scene  # noqa: E402
-from rlfp_ros.simulation.task import ARM_FOOT, HAND_BEHIND_TOOL  # noqa: E402
+from rlfp_ros.simulation.tasks.reach import Reach  # noqa: E402
+from rlfp_ros.simulation.tasks.task import ARM_FOOT, HAND_BEHIND_TOOL  # noqa: E402
 
 CAMERA = load_scene().camera.contract()
 SIZES = {"observation": 6, "state": 2, "action": 1, "teacher": 1, "reward": 1, "next_observation": 6, "next_state": 2,
@@ -305,7 +305,7 @@ def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(
 @pytest.mark.timeout(400)  # two trainings, which take a minute on an idle machine
 def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whether int8 is kept depends on the machine's clock; test_export.py tests that.
-    monkeypatch.setattr("rlfp_ros.learning.quantise.trial", lambda *given: None)
+    monkeypatch.setattr("rlfp_ros.learning.export.quantise.trial", lambda *given: None)
     recipe = Recipe("reach").shortened(0.004)
     bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0, observations=50)
     contract = load_bundle(bundle.directory).contract

@@ -10,11 +10,11 @@ import pytest
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.pybullet_world import BLOCK_MASS, World
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import DT
-from rlfp_ros.simulation.world import BLOCK_MASS, World
 
 # Lowest value that each is tried with against its nominal one; the picture has to change.
 VISIBLE = {

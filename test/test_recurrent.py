@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from rlfp_ros.learning.recurrent import RecurrentActor  # noqa: E402
-from rlfp_ros.learning.sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
+from rlfp_ros.learning.recipes.privileged_sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
+from rlfp_ros.learning.recipes.recurrent import RecurrentActor  # noqa: E402
 
 POINTS = (1, 2, 3)  # stack, points, x y confidence
 SIZES = {"observation": 6, "state": 2, "action": 1, "teacher": 1, "reward": 1, "next_observation": 6, "next_state": 2,

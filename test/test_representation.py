@@ -14,32 +14,32 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from rlfp_ros import cli  # noqa: E402
-from rlfp_ros.learning import export  # noqa: E402
-from rlfp_ros.learning.augmentation import shifted  # noqa: E402
-from rlfp_ros.learning.autoencoder import Autoencoder  # noqa: E402
-from rlfp_ros.learning.curl import Curl, contrast  # noqa: E402
-from rlfp_ros.learning.deep_spatial_autoencoder import DeepSpatialAutoencoder, roughness  # noqa: E402
-from rlfp_ros.learning.depth_prediction import BANDS, DepthPrediction  # noqa: E402
-from rlfp_ros.learning.encoder import EncoderSettings, ExportedEncoder  # noqa: E402
-from rlfp_ros.learning.frames import MOVE_S, Frames, FrameSource, discrete_actions  # noqa: E402
-from rlfp_ros.learning.inverse_dynamics import InverseDynamics  # noqa: E402
-from rlfp_ros.learning.objective import AnyEncoder, Batch, Objective, Sizes, pixels_of  # noqa: E402
-from rlfp_ros.learning.pixel_control import PixelControl, pixel_change  # noqa: E402
-from rlfp_ros.learning.representation import (  # noqa: E402
+from rlfp_ros.learning.algorithms.augmentation import shifted  # noqa: E402
+from rlfp_ros.learning.encoders.spatial import EncoderSettings, ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.encoders.vit import VitEncoder, VitSettings  # noqa: E402
+from rlfp_ros.learning.export import export  # noqa: E402
+from rlfp_ros.learning.objectives.autoencoder import Autoencoder  # noqa: E402
+from rlfp_ros.learning.objectives.curl import Curl, contrast  # noqa: E402
+from rlfp_ros.learning.objectives.deep_spatial_autoencoder import DeepSpatialAutoencoder, roughness  # noqa: E402
+from rlfp_ros.learning.objectives.depth_prediction import BANDS, DepthPrediction  # noqa: E402
+from rlfp_ros.learning.objectives.inverse_dynamics import InverseDynamics  # noqa: E402
+from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, pixels_of  # noqa: E402
+from rlfp_ros.learning.objectives.pixel_control import PixelControl, pixel_change  # noqa: E402
+from rlfp_ros.learning.objectives.representation import (  # noqa: E402
     ENCODERS,
     OBJECTIVES,
     encoder_settings,
     make_encoder,
     objectives_of,
 )
-from rlfp_ros.learning.reward_prediction import RewardPrediction  # noqa: E402
-from rlfp_ros.learning.train_encoder import EncoderTraining, train_encoder  # noqa: E402
-from rlfp_ros.learning.variational_autoencoder import (  # noqa: E402
+from rlfp_ros.learning.objectives.reward_prediction import RewardPrediction  # noqa: E402
+from rlfp_ros.learning.objectives.variational_autoencoder import (  # noqa: E402
     L1VariationalAutoencoder,
     VariationalAutoencoder,
     divergence,
 )
-from rlfp_ros.learning.vit_encoder import VitEncoder, VitSettings  # noqa: E402
+from rlfp_ros.learning.recipes.frames import MOVE_S, Frames, FrameSource, discrete_actions  # noqa: E402
+from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder  # noqa: E402
 from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.environment import REACH_ACTION  # noqa: E402

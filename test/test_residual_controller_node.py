@@ -23,12 +23,12 @@ from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import Bool, Float32, Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from rlfp_ros.commissioning.checklist import Report  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.trajectory import Residual  # noqa: E402
 from rlfp_ros.episode import Episode, Phase  # noqa: E402
 from rlfp_ros.nodes import messages as m  # noqa: E402
 from rlfp_ros.nodes.residual_controller import ResidualControllerNode  # noqa: E402
-from rlfp_ros.perception.checklist import Report  # noqa: E402
 from rlfp_ros.recording.reader import BagReader  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 

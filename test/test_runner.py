@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from rlfp_ros import runner as runner_module
-from rlfp_ros.graph import Graph, NodeProcess, OnExit, Resolved, Respawn
-from rlfp_ros.runner import reserved_domain
+from rlfp_ros.graph import runner as runner_module
+from rlfp_ros.graph.description import Graph, NodeProcess, OnExit, Resolved, Respawn
+from rlfp_ros.graph.runner import reserved_domain
 from rlfp_ros.schema import ConfigurationError  # noqa: F401 - for the programs below
 
 ROOT = Path(__file__).resolve().parents[1]

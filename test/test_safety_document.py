@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import safety_document
-from rlfp_ros.control.supervisor import Reason
+from rlfp_ros.control.safety.supervisor import Reason
 
 
 def test_parameters_and_reasons_are_those_of_the_code() -> None:

@@ -18,7 +18,7 @@ from benchmarks.safety import Judge, run_hostile, stamp
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.residual_controller import ControllerSettings
-from rlfp_ros.control.safety_filter import SafetyFilter
+from rlfp_ros.control.safety.filter import SafetyFilter
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError, validate
 from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
-from rlfp_ros.simulation.push import PushSettings
+from rlfp_ros.simulation.pybullet_world import World
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import NAMES, load_task
+from rlfp_ros.simulation.tasks.push import PushSettings
+from rlfp_ros.simulation.tasks.task import NAMES, load_task
 from rlfp_ros.simulation.ticked_world import DT
-from rlfp_ros.simulation.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 NEW = ("push", "lift", "place")

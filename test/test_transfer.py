@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.evaluation import rollout
 from rlfp_ros.evaluation.failures import FailureMode, Trace, TracedRollout, count_modes
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile, sample
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]

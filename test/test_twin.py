@@ -15,14 +15,14 @@ from fixture_bundle import make_bundle
 from python_process import run_python
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from rlfp_ros import graph
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.policy import residual_of
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation import rollout
 from rlfp_ros.evaluation.evaluate import evaluate
+from rlfp_ros.graph import description as graph
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.arm_twin import refusal
 from rlfp_ros.perception.preprocess import Preprocessor
@@ -33,7 +33,7 @@ from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
 from rlfp_ros.simulation.room import Room, load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.urdf import simulation_urdf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -353,7 +353,7 @@ def test_missing_opengl_is_one_sentence_that_names_the_packages() -> None:
         "mujoco.Renderer = broken\n"
         "import sys; sys.argv = ['rlfp']\n"
         "from rlfp_ros.simulation.room import load_room; from rlfp_ros.simulation.scene import load_scene\n"
-        "from rlfp_ros.simulation.task import load_task; from rlfp_ros.control.arm import load_arm\n"
+        "from rlfp_ros.simulation.tasks.task import load_task; from rlfp_ros.control.arm import load_arm\n"
         "MujocoWorld(load_arm('panda'), load_task('reach'), load_room('twin_near'), load_scene())\n"
     )
     done = run_python("-c", program)

@@ -11,12 +11,12 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.pybullet_world import World
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import TICKS_PER_SECOND
 from rlfp_ros.simulation.urdf import simulation_urdf
-from rlfp_ros.simulation.world import World
 
 
 def make_world(profile: str | Profile = "none", arm: str = "panda") -> World:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlfp_ros.bundle import GOLDEN_TOLERANCE, ActionContract, Bundle, Contract, GoldenFrames
+from rlfp_ros.contract.bundle import GOLDEN_TOLERANCE, ActionContract, Bundle, Contract, GoldenFrames
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual

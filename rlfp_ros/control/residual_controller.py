@@ -16,13 +16,13 @@ from typing import Protocol
 
 import numpy as np
 
-from rlfp_ros import bundle
+from rlfp_ros.contract import bundle
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.base_controllers import Situation, make_base_controller
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Kinematics
-from rlfp_ros.control.safety_filter import SafetyFilter, largest
-from rlfp_ros.control.supervisor import NEVER, Reason, State, Supervisor, Verdict
+from rlfp_ros.control.safety.filter import SafetyFilter, largest
+from rlfp_ros.control.safety.supervisor import NEVER, Reason, State, Supervisor, Verdict
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.schema import ConfigurationError
 

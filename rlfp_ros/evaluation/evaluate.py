@@ -1,4 +1,4 @@
-"""`rlfp evaluate`: success rate of a bundle with its interval, in process or through the real ROS 2 graph."""
+"""`rlfp evaluate`: success rate of a bundle with its interval, in process or through the graph."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlfp_ros.bundle import Bundle, load_bundle
+from rlfp_ros.contract.bundle import Bundle, load_bundle
 from rlfp_ros.evaluation.results import code_commit, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.randomization import Profile, load_profile
-from rlfp_ros.simulation.room import Room, load_room
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.ticked_world import Outcome
 
 WORLDS = {"pybullet": "train", "mujoco": "twin_near"}  # and what each plays where nothing else is said
 Report = Callable[[int, Outcome], None]  # episode number and how it ended
+# (bundle, world, profile, episodes, seed, report) -> outcomes, further figures for the result
+Play = Callable[[Bundle, str, str, int, int, Report], tuple[list[Outcome], dict[str, Any]]]
 
 
 def evaluate(
@@ -25,17 +27,18 @@ def evaluate(
     profile: str | None = None,
     episodes: int = 200,
     seed: int = 0,
-    graph: bool = False,
     world: str = "pybullet",
     json_path: Path | None = None,
     report: Report = lambda number, outcome: None,
+    play: Play | None = None,
 ) -> dict[str, Any]:
     """Play episodes with seeds `seed`, `seed + 1`, ... and count successes.
 
-    `profile` names a randomisation profile of PyBullet, or a room of MuJoCo.
+    `profile` names a randomisation profile of PyBullet, or a room of MuJoCo. `play` is `play_in_process` by default;
+    `graph.rollout.play_graph` plays the same episodes through the real ROS 2 graph.
     Returns (and writes to `json_path`) the keys bundle, task, world, profile, episodes, seed, successes, success_rate,
-    wilson95, mean_steps, wall_s, commit (of the code that played), trained_at_commit; with `graph` also
-    camera_to_command_ms.
+    wilson95, mean_steps, wall_s, commit (of the code that played), trained_at_commit, and whatever
+    `play` adds.
     """
     if world not in WORLDS:
         raise ConfigurationError(f"--world is {world!r}, expected one of: {', '.join(WORLDS)}")
@@ -44,29 +47,24 @@ def evaluate(
     profile = profile or WORLDS[world]
     loaded = load_bundle(bundle)
     started = time.monotonic()
-    extra: dict[str, Any] = {}
-    if graph:
-        from rlfp_ros.evaluation.graph import play_graph
-
-        outcomes, extra = play_graph(loaded, world, profile, episodes, seed, report)
-    else:
-        outcomes = _play(
-            loaded, load_room(profile) if world == "mujoco" else load_profile(profile), episodes, seed, report
-        )
+    outcomes, extra = (play or play_in_process)(loaded, world, profile, episodes, seed, report)
     result = summary(loaded, world, profile, seed, outcomes, time.monotonic() - started) | extra
     if json_path is not None:
         write_json(json_path, result)
     return result
 
 
-def _play(bundle: Bundle, profile: Profile | Room, episodes: int, seed: int, report: Report) -> list[Outcome]:
-    rollout = Rollout(bundle, profile)
+def play_in_process(
+    bundle: Bundle, world: str, profile: str, episodes: int, seed: int, report: Report
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """Play episodes without ROS; return their outcomes and no further figures."""
+    rollout = Rollout(bundle, load_room(profile) if world == "mujoco" else load_profile(profile))
     outcomes = []
     for number in range(episodes):
         outcomes.append(rollout.play(seed + number).outcome)
         report(number, outcomes[-1])
     rollout.close()
-    return outcomes
+    return outcomes, {}
 
 
 def summary(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlfp_ros.bundle import Bundle
+from rlfp_ros.contract.bundle import Bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.policy import Policy
@@ -13,12 +13,12 @@ from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept, Perception
 from rlfp_ros.simulation.environment import SIMULATION_SETTINGS, Deployment
+from rlfp_ros.simulation.pybullet_world import World
 from rlfp_ros.simulation.randomization import Profile
 from rlfp_ros.simulation.room import Room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import ArmWorld, Outcome
-from rlfp_ros.simulation.world import World
 
 Watch = Callable[[Percept], None]
 

@@ -23,9 +23,9 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.control.safety_state import SafetyState
+from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
@@ -36,7 +36,7 @@ from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.mujoco_world import Faults, MujocoWorld
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import DT
 
 READY_S = 30.0  # that the first episode waits for nodes which are still starting

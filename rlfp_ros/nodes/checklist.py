@@ -19,15 +19,15 @@ from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import Float32, Header, String
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Flow
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
-from rlfp_ros.control.safety_state import SafetyState
-from rlfp_ros.control.supervisor import State
+from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.safety.supervisor import State
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
 from rlfp_ros.nodes.parameters import declare
-from rlfp_ros.perception.checklist import Checklist, ChecklistSettings, CommandTaker, Flow
 from rlfp_ros.schema import ConfigurationError
 
 PERIOD_S = 0.5  # between two lists

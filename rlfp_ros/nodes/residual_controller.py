@@ -24,17 +24,17 @@ from std_msgs.msg import Bool, Float32, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from rlfp_ros.bundle import load_bundle
+from rlfp_ros.commissioning.checklist import Report as ChecklistReport
+from rlfp_ros.contract.bundle import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
-from rlfp_ros.control.safety_state import SafetyState
-from rlfp_ros.control.supervisor import POLICY_FAULTS
+from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.safety.supervisor import POLICY_FAULTS
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.nodes.parameters import declare
-from rlfp_ros.perception.checklist import Report as ChecklistReport
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError
 

@@ -27,9 +27,9 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from rlfp_ros.bundle import CameraContract, Intrinsics, load_bundle
+from rlfp_ros.contract.bundle import CameraContract, Intrinsics, load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
-from rlfp_ros.control.safety_state import SafetyState
+from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
@@ -38,12 +38,12 @@ from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.spin import Finished, run
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.camera import Frame
+from rlfp_ros.simulation.pybullet_world import World
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, ArmWorld
-from rlfp_ros.simulation.world import World
 
 OPTICAL_FRAME = "camera_optical_frame"
 CLOCK_TICKS = 4  # /clock at 60 Hz: stamps travel with the messages, and a clock at 240 Hz wakes every node for nothing

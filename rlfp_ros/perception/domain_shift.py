@@ -10,7 +10,7 @@ own frames have. Embeddings are not normally distributed: both marks are measure
 linear in d between. So training frames lie near 0, almost never above 0.5, and a threshold of 0.9 means "as far
 outside training's own spread as that spread is wide". (Mahalanobis distance on a network's features as a novelty
 score: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", 2018.) Where training has
-learnt a mark of novelty (learning/novelty.py), that one number is the embedding, and the distance its size.
+learnt a mark of novelty (learning/encoders/novelty.py), that one number is the embedding, and the distance its size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from rlfp_ros.bundle import FeatureStatistics
+from rlfp_ros.contract.bundle import FeatureStatistics
 from rlfp_ros.schema import ConfigurationError
 
 # Directions in which training hardly moved would blow rounding up into novelty: variances are at least this share of

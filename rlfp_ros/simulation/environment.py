@@ -14,7 +14,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from rlfp_ros.bundle import ActionContract, BaseController, Contract
+from rlfp_ros.contract.bundle import ActionContract, BaseController, Contract
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
@@ -23,11 +23,11 @@ from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept, in_base_frame
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors
+from rlfp_ros.simulation.pybullet_world import World
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
 from rlfp_ros.simulation.scene import Scene, load_scene
-from rlfp_ros.simulation.task import load_task
+from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import ArmWorld
-from rlfp_ros.simulation.world import World
 
 Perceiver = Callable[[np.ndarray], np.ndarray]  # picture uint8 [H, W, 3] -> features float32 [K, 3]
 ObservationKind = Literal["pixels", "features", "state", "both"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlfp_ros.bundle import CameraContract
+from rlfp_ros.contract.bundle import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.mujoco_arm import THING_CONTACT, MujocoArm, arm_spec
@@ -20,7 +20,7 @@ from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.room import Room, Surface, load_texture
 from rlfp_ros.simulation.room_camera import MujocoCamera
 from rlfp_ros.simulation.scene import Scene
-from rlfp_ros.simulation.task import HAND_BEHIND_TOOL, Task
+from rlfp_ros.simulation.tasks.task import HAND_BEHIND_TOOL, Task
 from rlfp_ros.simulation.ticked_world import DT, Calibration, TickedWorld
 
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, where clutter waits that an episode does not use

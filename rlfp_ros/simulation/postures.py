@@ -9,7 +9,7 @@ import numpy as np
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix, rotation_vector
 
 if TYPE_CHECKING:
-    from rlfp_ros.simulation.world import World
+    from rlfp_ros.simulation.pybullet_world import World
 
 ITERATIONS = 12
 DAMPING = 0.03  # of the damped least squares; large enough to stay calm near singular postures

@@ -14,12 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
-from rlfp_ros.bundle import CameraContract
+from rlfp_ros.contract.bundle import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.simulation.camera import Frame
 from rlfp_ros.simulation.randomization import Sample, stream
-from rlfp_ros.simulation.task import Task
+from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 TICKS_PER_SECOND = 240

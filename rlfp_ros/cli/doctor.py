@@ -1,0 +1,279 @@
+"""`rlfp doctor`: what is installed, which ROS, which versions, what is missing and the command that fixes it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from rlfp_ros import __version__, paths
+from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.runner import child_environment, reserved_domain
+from rlfp_ros.requirements import install_command, requirement_sets
+from rlfp_ros.schema import ConfigurationError
+
+ROS_LIMIT_S = 20.0  # starting rclpy takes about 0.3 s; a machine under load may need some seconds
+
+# Creates a node and lets it hear itself: the whole way through rclpy, rmw and the transport.
+ROS_PROBE = """
+import os, time
+import rclpy
+from std_msgs.msg import Header
+rclpy.init()
+node = rclpy.create_node("rlfp_doctor")
+heard = []
+node.create_subscription(Header, "rlfp_doctor/echo", heard.append, 1)
+publisher = node.create_publisher(Header, "rlfp_doctor/echo", 1)
+deadline = time.monotonic() + 8.0
+while not heard and time.monotonic() < deadline:
+    publisher.publish(Header(frame_id="hello"))
+    rclpy.spin_once(node, timeout_sec=0.05)
+print(rclpy.get_rmw_implementation_identifier(), "heard" if heard else "silent", rclpy.__file__)
+rclpy.try_shutdown()
+"""
+
+
+class Health(Enum):
+    """How a finding stands."""
+
+    OK = "ok"
+    NOTE = "note"  # works without; says what would be better
+    BAD = "missing"  # something that the graph needs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    part: str
+    health: Health
+    text: str
+    fix: str = ""  # a command, or what to do
+
+
+def run(json_path: Path | None = None, console: Console | None = None) -> int:
+    """Print the report. Exit code 0 where the graph can run, 1 where something that it needs is missing."""
+    console = console or Console(highlight=False)
+    colours = {Health.OK: "green", Health.NOTE: "yellow", Health.BAD: "red"}
+    findings = []
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in examine():
+        findings.append(finding)
+        colour = colours[finding.health]
+        fix = f"\n[bold]{finding.fix}[/]" if finding.fix else ""
+        table.add_row(f"[{colour}]{finding.health.value}[/]", finding.part, finding.text + fix)
+    console.print(table)
+    bad = [finding for finding in findings if finding.health is Health.BAD]
+    console.print(
+        f"{len(bad)} thing{'s' * (len(bad) != 1)} missing" if bad else "everything that the graph needs is there"
+    )
+    if json_path:
+        rows = [{**asdict(finding), "health": finding.health.value} for finding in findings]
+        json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 1 if bad else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order of the report."""
+    yield Finding("rlfp_ros", Health.OK, f"{__version__} in {Path(__file__).resolve().parents[2]}")
+    yield _python()
+    yield _machine()
+    yield from _ros()
+    yield from _requirements()
+    yield _cv_bridge()
+    yield _opengl()
+    yield _shared_memory()
+    yield _real_time()
+    yield from _bundles()
+
+
+def _python() -> Finding:
+    text = f"{platform.python_version()} in {sys.prefix}"
+    if sys.version_info[:2] in ((3, 11), (3, 12)):
+        return Finding("Python", Health.OK, text)
+    return Finding("Python", Health.BAD, f"{text}, expected 3.11 or 3.12", "apt-get install python3.11 python3.11-venv")
+
+
+def _machine() -> Finding:
+    memory = psutil.virtual_memory().total / 2**30
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = f"{platform.system()} {platform.machine()}, {cores} cores, {memory:.0f} GiB"
+    if cores < 2:
+        return Finding("machine", Health.NOTE, f"{text}; the real-time graph wants two cores")
+    return Finding("machine", Health.OK, text)
+
+
+def _ros() -> Iterator[Finding]:
+    distro = os.environ.get("ROS_DISTRO")
+    source = f"ROS 2 {distro}, sourced" if distro else "ROS 2 Jazzy from PyPI wheels"
+    with reserved_domain() as domain:
+        environment = child_environment(graph.environment("local", str(domain)))
+        try:
+            probe = subprocess.run(
+                [sys.executable, "-P", "-c", ROS_PROBE],
+                capture_output=True,
+                text=True,
+                timeout=ROS_LIMIT_S,
+                env=environment,
+                check=False,
+            )
+            lines, error = probe.stdout.split(), (probe.stderr.strip().splitlines() or ["no message"])[-1]
+        except subprocess.TimeoutExpired:
+            lines, error = [], f"a node did not start within {ROS_LIMIT_S:g} s"
+    fix = "rosdep install --from-paths . --ignore-src" if distro else "rm .venv/rlfp-installed.json && ./rlfp doctor"
+    if len(lines) != 3:
+        yield Finding("ROS 2", Health.BAD, f"{source}: rclpy does not run ({error})", fix)
+    elif lines[1] != "heard":
+        yield Finding("ROS 2", Health.BAD, f"{source}: a node does not hear itself over {lines[0]}", "df -h /dev/shm")
+    else:
+        yield Finding("ROS 2", Health.OK, f"{source}; a node hears itself over {lines[0]}")
+    wanted = os.environ.get("RMW_IMPLEMENTATION")
+    if wanted and lines and wanted != "rmw_fastrtps_cpp":
+        yield Finding(
+            "middleware",
+            Health.NOTE,
+            f"RMW_IMPLEMENTATION is {wanted}; transport:= and the large-image profile are Fast DDS's",
+            "unset RMW_IMPLEMENTATION",
+        )
+    domain_id = os.environ.get("ROS_DOMAIN_ID", "0")
+    if not domain_id.isdecimal() or int(domain_id) > 101:
+        text = f"ROS_DOMAIN_ID is {domain_id!r}, expected 0 to 101"
+        yield Finding("domain", Health.BAD, text, "unset ROS_DOMAIN_ID")
+
+
+def _requirements() -> Iterator[Finding]:
+    optional = {
+        "arms": "the models of ur5e and so101; ./rlfp test",
+        "train": "./rlfp train, export and test",
+        "dev": "./rlfp test",
+    }
+    for name, requirements in requirement_sets().items():
+        if name == "colcon" or (name == "ros-wheels" and os.environ.get("ROS_DISTRO")):
+            continue
+        versions, missing = [], []
+        for requirement in requirements:
+            found = _version(requirement.name)
+            if found is None or not requirement.specifier.contains(found.partition("+")[0], prereleases=True):
+                missing.append((requirement, found))
+            else:
+                versions.append(f"{requirement.name} {found}")
+        if missing:
+            words = [
+                f"{requirement.name} {f'is {found}' if found else 'is not there'}" for requirement, found in missing
+            ]
+            health = Health.NOTE if name in optional else Health.BAD
+            text = ", ".join(words) + (f" ({optional[name]} installs it)" if name in optional else "")
+            yield Finding(name, health, text, install_command([requirement for requirement, _ in missing]))
+        else:
+            yield Finding(name, Health.OK, ", ".join(versions))
+
+
+def _version(name: str) -> str | None:
+    # The window-system build of OpenCV does just as well, and a distribution's carries no metadata under pip's name.
+    names = [name, "opencv-python", "opencv-contrib-python", "opencv"] if name == "opencv-python-headless" else [name]
+    for candidate in names:
+        try:
+            return metadata.version(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _cv_bridge() -> Finding:
+    code = "import cv_bridge; cv_bridge.CvBridge().encoding_to_dtype_with_channels('rgb8')"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, env=child_environment({}), check=False
+    )
+    if done.returncode == 0:
+        return Finding("cv_bridge", Health.OK, "there, and it runs with this NumPy")
+    return Finding("cv_bridge", Health.OK, "not there; the project's own image conversion is used")
+
+
+def _opengl() -> Finding:
+    code = "from rlfp_ros.simulation.mujoco_headless import mujoco; mujoco.GLContext(8, 8).make_current()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, env=child_environment({}), check=False
+    )
+    if done.returncode == 0:
+        return Finding("OpenGL", Health.OK, "MuJoCo draws without a display")
+    return Finding(
+        "OpenGL",
+        Health.NOTE,
+        "MuJoCo cannot draw: no --world mujoco and no mock hardware; everything else works",
+        "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri",
+    )
+
+
+def _shared_memory() -> Finding:
+    if not os.path.isdir("/dev/shm"):
+        return Finding(
+            "/dev/shm", Health.BAD, "not there, and transport:=local needs it", "mount -t tmpfs tmpfs /dev/shm"
+        )
+    usage = shutil.disk_usage("/dev/shm")
+    text = f"{usage.free / 1e6:,.0f} MB free of {usage.total / 1e6:,.0f}"
+    # About 0.6 MB for each participant, and the large segment for the camera.
+    if usage.free < 16_000_000:
+        return Finding("/dev/shm", Health.BAD, f"{text}, the graph needs 16", "docker run --shm-size=256m")
+    if usage.free < graph.LARGE_SEGMENT_BYTES + 16_000_000:
+        return Finding("/dev/shm", Health.NOTE, f"{text}; images above 256x256 need 50", "docker run --shm-size=256m")
+    return Finding("/dev/shm", Health.OK, text)
+
+
+def may_run_in_real_time() -> bool:
+    """Does the system grant this user real-time priority? Tried in a thread that ends at once."""
+    granted = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+            granted.append(True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return bool(granted)
+
+
+def _real_time() -> Finding:
+    if not may_run_in_real_time():
+        return Finding(
+            "real time",
+            Health.NOTE,
+            "this user may not ask for real-time priority: commands take twice as long after a picture",
+            f"echo '{os.environ.get('USER', '<user>')} - rtprio 98' | sudo tee /etc/security/limits.d/rlfp.conf",
+        )
+    return Finding(
+        "real time", Health.OK, "the nodes that move the arm run at real-time priority (RLFP_REALTIME=0: they do not)"
+    )
+
+
+def _bundles() -> Iterator[Finding]:
+    models = paths.share_directory() / "models"
+    folders = sorted(path.parent for path in models.glob("*/bundle.yaml"))
+    if not folders:
+        yield Finding("bundles", Health.NOTE, f"none in {models}", "./rlfp train reach")
+    for folder in folders:
+        try:
+            contract = load_bundle(folder).contract
+        except ConfigurationError as error:
+            yield Finding(folder.name, Health.BAD, str(error), f"./rlfp inspect {folder}")
+        else:
+            yield Finding(folder.name, Health.OK, f"task {contract.task}, arm {contract.arm.name}")

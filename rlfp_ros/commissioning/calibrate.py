@@ -1,0 +1,164 @@
+"""`rlfp calibrate` and `rlfp align`: from a recorded bag to the files that drivers and graph read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+
+from rlfp_ros.commissioning.align import align, describe, write_overlays
+from rlfp_ros.commissioning.board import Board, View, calibrate_camera, calibrate_hand_eye, write_camera_info
+from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.perception.extrinsics import load_extrinsics, write_extrinsics
+from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.arm_renderer import ArmRenderer
+
+BETWEEN_S = 0.5  # between two pictures of a bag that are looked at for the board
+MOST_VIEWS = 60
+PRINT_PX = 120  # of a square in the board's picture
+ENOUGH_COVERAGE = 0.6  # of the picture's cells
+
+
+def parse_board(squares: str, square: float, marker: float, dictionary: str) -> Board:
+    """`squares` is COLUMNSxROWS. Raises ConfigurationError for a board that cannot be."""
+    columns, by, rows = squares.partition("x")
+    if not (by and columns.isdecimal() and rows.isdecimal()):
+        raise ConfigurationError(f"--squares is {squares!r}, expected COLUMNSxROWS such as 7x5")
+    return Board(int(columns), int(rows), square, marker, dictionary)
+
+
+def board(shape: Board, out: Path) -> int:
+    """Write the board's picture, to print at its true size."""
+    _make_folder(out.parent)
+    if not cv2.imwrite(str(out), shape.picture(PRINT_PX)):
+        raise ConfigurationError(f"{out}: cannot be written; choose another --out ending in .png")
+    width, height = shape.columns + 2, shape.rows + 2
+    millimetres = f"{1e3 * shape.square * width:.0f} x {1e3 * shape.square * height:.0f} mm"
+    Console(highlight=False).print(f"{out}: print it {millimetres} with its margin, flat, and measure a square")
+    return 0
+
+
+def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path) -> int:
+    """K and lens of a camera from pictures of a board; writes the camera_info file that drivers read."""
+    console = Console(highlight=False)
+    views: list[View] = []
+    size, looked_at = (0, 0), 0
+    for image in _pictures(bag, images):
+        looked_at += 1
+        if size not in ((0, 0), (image.shape[1], image.shape[0])):
+            raise ConfigurationError(
+                f"one picture is {image.shape[1]} x {image.shape[0]}, another {size[0]} x {size[1]}; "
+                "calibrate with pictures of one size"
+            )
+        size = (image.shape[1], image.shape[0])
+        view = shape.find(image)
+        if view is not None and len(views) < MOST_VIEWS and _new(view, views):
+            views.append(view)
+    console.print(f"the board was found in {len(views)} different pictures of {looked_at}")
+    found = calibrate_camera(views, *size)
+    _make_folder(out.parent)
+    write_camera_info(out, found, out.stem)
+    K, D = found.camera.K, found.camera.distortion
+    console.print(
+        f"{out}: fx {K[0, 0]:.1f}, fy {K[1, 1]:.1f}, cx {K[0, 2]:.1f}, cy {K[1, 2]:.1f} px, "
+        f"distortion {np.round(np.zeros(5) if D is None else D, 4).tolist()}, rms {found.rms_px:.2f} px"
+    )
+    if found.coverage < ENOUGH_COVERAGE:
+        console.print(f"corners in {found.coverage:.0%} of the picture: show the board near its edges too")
+    return 0
+
+
+def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: Path) -> int:
+    """Where the camera stands, from a board on the tool and the arm's own poses; writes the file for extrinsics:=."""
+    console = Console(highlight=False)
+    arm = load_arm(arm_name)
+    kinematics = Kinematics(arm)
+    views, tools, camera = [], [], None
+    snapshots = standing_snapshots(bag, arm)
+    for snapshot in snapshots:
+        camera = snapshot.camera or camera
+        view = shape.find(snapshot.image)
+        if view is not None and snapshot.joints is not None:
+            views.append(view)
+            tools.append(kinematics.forward(snapshot.joints.positions))
+    console.print(f"the arm stood in {len(snapshots)} postures, the board was found in {len(views)} of them")
+    if camera is None:
+        raise ConfigurationError(
+            f"{bag}: holds no camera_info; calibrate the camera first (./rlfp calibrate intrinsics), give the driver "
+            "its file and record again"
+        )
+    found = calibrate_hand_eye(views, tools, camera)
+    _make_folder(out.parent)
+    remark = f"{date.today().isoformat()}, {arm.name}: {len(views)} postures, rms {found.rms_px:.2f} px"
+    write_extrinsics(out, found.T_base_camera, remark)
+    place = ", ".join(f"{value:.3f}" for value in found.T_base_camera[:3, 3])
+    worst = max(found.view_errors_px)
+    console.print(f"{out}: camera at ({place}) m, rms {found.rms_px:.2f} px, worst posture {worst:.2f} px")
+    if bundle is not None:
+        load_extrinsics(out, load_bundle(bundle).contract.camera)  # says where it is outside the tolerance
+        console.print(f"inside the tolerance of {bundle}")
+    return 0
+
+
+def overlay(
+    bag: Path, arm_name: str, bundle: str, extrinsics_file: str, meshes: str, out: Path
+) -> int:  # fmt: skip
+    """Draw the simulator's arm over the recorded one, and print the pixel error of its outline."""
+    console = Console(highlight=False)
+    arm = load_arm(arm_name)
+    T_base_camera = load_extrinsics(extrinsics_file, load_bundle(bundle).contract.camera)
+    snapshots = [snapshot for snapshot in standing_snapshots(bag, arm) if snapshot.camera is not None][:8]
+    if not snapshots:
+        raise ConfigurationError(f"{bag}: holds no camera_info, which the overlay is drawn with; record it too")
+    renderer = ArmRenderer(arm, "collision" if meshes == "collision" else "visual")
+    try:
+        found = align(snapshots, renderer, T_base_camera)
+        paths = write_overlays(snapshots, renderer, T_base_camera, out)
+    finally:
+        renderer.close()
+    console.print(describe(found, arm))
+    console.print(f"{len(paths)} overlays in {out}: the green outline is where the arm should be")
+    return 0
+
+
+def _pictures(bag: Path | None, paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    """rgb uint8 of every file, or of a bag every half second."""
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ConfigurationError(f"{path}: is no picture that OpenCV reads")
+        yield np.ascontiguousarray(image[..., ::-1])
+    if bag is None:
+        if not paths:
+            raise ConfigurationError("calibrate intrinsics: nothing to look at; give --bag FOLDER or picture files")
+        return
+    last = -np.inf
+    for snapshot in read_snapshots(bag):
+        if (snapshot.stamp_ns - last) * 1e-9 >= BETWEEN_S:
+            last = snapshot.stamp_ns
+            yield snapshot.image
+
+
+def _new(view: View, views: Sequence[View]) -> bool:
+    """Has the board moved? The same view many times would only weigh more."""
+    centre = view.pixels.mean(axis=0)
+    spread = view.pixels.std(axis=0)
+    return all(
+        np.linalg.norm(other.pixels.mean(axis=0) - centre) + np.linalg.norm(other.pixels.std(axis=0) - spread) > 10
+        for other in views
+    )
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None

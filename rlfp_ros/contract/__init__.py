@@ -1,0 +1,1 @@
+"""The contract between training and deployment: the policy bundle."""

@@ -1,0 +1,1 @@
+"""The safety controller: what stands between a wanted motion and the arm."""

@@ -1,0 +1,1 @@
+"""The graph as data, and what starts it."""

@@ -1,0 +1,146 @@
+"""`rlfp demo`: the shipped bundle on the real ROS 2 graph, in real time, recorded, with pictures at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rlfp_ros.contract.bundle import Contract, load_bundle
+from rlfp_ros.evaluation.evaluate import summary
+from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.rollout import latency_summary, observe_graph, outcome_of
+from rlfp_ros.schema import ConfigurationError
+
+if TYPE_CHECKING:
+    from rlfp_ros.nodes.observer import ObservedEpisode
+
+COMPLAINTS = 3  # of the nodes, that are shown; the log has all
+LEAST_FREE_MB = 200  # of disk; ten episodes record about 30 MB
+
+
+def run(
+    task: str = "reach", episodes: int = 10, seed: int = 0, json_path: Path | None = None, out: Path | None = None,
+    arm: str = "panda", profile: str = "train", hardware: str = "none", room: str = "twin_near",
+) -> int:  # fmt: skip
+    """With `hardware` "mock", the real-arm graph against the MuJoCo twin in `room`; else the simulation graph.
+
+    Play, show a line per episode, leave pictures, figures and a bag in `out`. Exit code 0 if the graph ran on."""
+    console = Console(highlight=False)
+    bundle = load_bundle(f"{task}_{arm}")
+    folder = (out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()
+    _make(folder)
+    mock = hardware == "mock"
+    where = f"in the twin's room {room}, zero-shot, on the real-arm graph" if mock else f"under profile {profile}"
+    console.print(
+        f"[bold]{bundle.contract.name}[/]: {episodes} episodes of {task} {where}, from camera pixels, "
+        f"on the ROS 2 graph in real time\nresults in {_short(folder)}\n"
+    )
+    console.print(
+        f"{'episode':>7}  {'seed':>6}  {'result':7}  {'steps':>5}  {'distance':>8}  camera to command p50 / p99"
+    )
+    number = 0
+
+    def show(episode: ObservedEpisode) -> None:
+        nonlocal number
+        number += 1
+        outcome = outcome_of(episode)
+        latency = latency_summary([episode])
+        result = "[green]success[/]" if outcome.success else "[red]missed [/]"
+        console.print(
+            f"{number:>4}/{episodes:<2}  {episode.seed:>6}  {result}  {outcome.steps:>5}  "
+            f"{1e3 * outcome.distance_m:>5.0f} mm  {latency['p50']:.1f} / {latency['p99']:.1f} ms"
+        )
+
+    started = time.monotonic()
+    arguments: dict[str, Any] = {
+        "arm": arm, "bundle": str(bundle.directory), "transport": "local", "record": str(folder / "bags"),
+        "record_per_episode": False,
+    }  # fmt: skip
+    if mock:
+        arguments |= {"use_mock_hardware": True, "mock_room": room, "mock_episodes": episodes, "mock_seed": seed}
+    else:
+        arguments |= {"task": task, "profile": profile, "episodes": episodes, "seed": seed}
+    which = graph.REAL_ARM if mock else graph.SIM
+    observed = observe_graph(arguments, show, log_file=folder / "log.txt", which=which)
+    outcomes = [outcome_of(episode) for episode in observed]
+    world, profile = ("mujoco", room) if mock else ("pybullet", profile)
+    result = summary(bundle, world, profile, seed, outcomes, time.monotonic() - started)
+    result["camera_to_command_ms"] = latency_summary(observed)
+    write_json(folder / "result.json", result)
+    if json_path is not None:
+        write_json(json_path, result)
+    pictures = _pictures(folder, bundle.contract, console)
+    _summarise(console, result, folder, pictures)
+    return 0
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free // 1_000_000
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: cannot be made ({error.strerror}); choose another with --out") from None
+    if free < LEAST_FREE_MB:
+        raise ConfigurationError(
+            f"{folder}: {free} MB of disk are free, expected {LEAST_FREE_MB}; free some or use --out"
+        )
+
+
+def _pictures(folder: Path, contract: Contract, console: Console) -> list[Path]:
+    from rlfp_ros.evaluation import report
+
+    bags = sorted((folder / "bags").iterdir())
+    episodes = [episode for bag in bags for episode in report.read_episodes(bag)]
+    won = [episode for episode in episodes if (episode.episode.outcome or {}).get("success")]
+    chosen = (won or episodes)[:1]
+    if not chosen:
+        raise ConfigurationError(f"{folder / 'bags'}: holds no whole episode; see {folder / 'log.txt'}")
+    console.print("\ndrawing pictures from the bag ...")
+    return report.write_pictures(chosen[0], contract, folder)
+
+
+def _summarise(console: Console, result: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
+    latency = result["camera_to_command_ms"]
+    low, high = result["wilson95"]
+    table = Table(title=f"{result['bundle']}, profile {result['profile']}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value")
+    table.add_row("success", f"{result['successes']} of {result['episodes']} ({result['success_rate']:.0%})")
+    table.add_row("95 % interval (Wilson)", f"{low:.2f} to {high:.2f}")
+    table.add_row("mean steps", f"{result['mean_steps']:.0f} camera frames")
+    if np.isfinite(latency["p50"]):
+        table.add_row(
+            "camera to command", f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, n {latency['n']}"
+        )
+    table.add_row("wall time", f"{result['wall_s']:.0f} s")
+    console.print(table)
+    for sentence, times in complaints(folder / "log.txt").most_common(COMPLAINTS):
+        console.print(f"  [yellow]{escape(sentence)}[/]" + (f" ({times} times)" if times > 1 else ""))
+    for path in [*pictures, folder / "result.json", folder / "log.txt", *sorted((folder / "bags").iterdir())]:
+        console.print(f"  {_short(path)}")
+
+
+def complaints(log: Path) -> Counter[str]:
+    """What nodes logged as errors, as `node: sentence`, and how often."""
+    said: Counter[str] = Counter()
+    for line in log.read_text(errors="replace").splitlines():
+        node, bar, text = line.partition("|")
+        if bar and node.strip() and text.startswith(" [ERROR] "):
+            said[f"{node.split()[-1]}: {text.removeprefix(' [ERROR] ')}"] += 1
+    return said
+
+
+def _short(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -1,0 +1,93 @@
+"""A bundle played through the real ROS 2 graph, observed from outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlfp_ros.contract.bundle import Bundle
+from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.runner import Runner, reserved_domain
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.ticked_world import Outcome
+
+if TYPE_CHECKING:
+    from rlfp_ros.nodes.observer import ObservedEpisode
+
+LISTEN_S = 0.2  # between two looks at whether the graph still runs
+
+
+def observe_graph(
+    arguments: dict[str, Any],
+    on_episode: Callable[[ObservedEpisode], None],
+    log_file: Path | None = None,
+    which: graph.Graph = graph.SIM,
+) -> list[ObservedEpisode]:
+    """Run a graph with launch `arguments` to its end, and what was heard of each episode.
+
+    `graph.REAL_ARM` wants `use_mock_hardware`; this process is then its operator too (enable, heartbeat).
+    Raises ConfigurationError where the graph fails, with the reason that its runner gives.
+    """
+    from rlfp_ros.nodes.observer import Observer
+
+    with reserved_domain() as domain:  # other graphs of this machine neither hear nor disturb this one
+        resolved = graph.resolve(which, {**arguments, "observed": True, "domain_id": str(domain)})
+        os.environ.update(graph.environment(resolved.arguments["transport"], str(domain)))  # before DDS starts here
+        with (
+            Observer(on_episode, operates=which is graph.REAL_ARM) as observer,
+            Runner(resolved, console="quiet", log_file=log_file) as runner,
+        ):
+            while runner.poll() is None:
+                observer.spin(LISTEN_S)
+            observer.spin(LISTEN_S)
+            code = runner.wait()
+    if code >= 128 and runner.failure is None:
+        raise KeyboardInterrupt
+    if code != 0:
+        where = f"; the whole log is {log_file}" if log_file else ""
+        raise ConfigurationError(f"the graph ended early: {runner.failure or f'exit code {code}'}{where}")
+    expected = int(resolved.arguments["episodes" if which is graph.SIM else "mock_episodes"])
+    if expected and len(observer.episodes) != expected:
+        raise ConfigurationError(
+            f"the graph ended with {len(observer.episodes)} of {expected} episodes heard; run `./rlfp doctor`"
+        )
+    return observer.episodes
+
+
+def outcome_of(episode: ObservedEpisode) -> Outcome:
+    """How an observed episode ended."""
+    outcome = episode.outcome
+    return Outcome(bool(outcome["success"]), int(outcome["steps"]), float(outcome["distance_m"]))
+
+
+def latency_summary(episodes: list[ObservedEpisode]) -> dict[str, float | int]:
+    """`{p50, p99, n}` of camera-to-command latency, ms."""
+    latencies = [latency for episode in episodes for latency in episode.camera_to_command_ms()]
+    if not latencies:
+        return {"p50": float("nan"), "p99": float("nan"), "n": 0}
+    p50, p99 = np.percentile(latencies, [50, 99])
+    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "n": len(latencies)}
+
+
+def play_graph(
+    bundle: Bundle, world: str, profile: str, episodes: int, seed: int, report: Callable[[int, Outcome], None]
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """Episodes through the graph in lock step, and the figures that only the graph has."""
+    contract = bundle.contract
+    arguments = {
+        "task": contract.task, "arm": contract.arm.name, "bundle": str(bundle.directory), "world": world,
+        "profile": profile, "episodes": episodes, "seed": seed, "lock_step": True, "transport": "local",
+    }  # fmt: skip
+    number = 0
+
+    def heard(episode: ObservedEpisode) -> None:
+        nonlocal number
+        report(number, outcome_of(episode))
+        number += 1
+
+    observed = observe_graph(arguments, heard)
+    return [outcome_of(episode) for episode in observed], {"camera_to_command_ms": latency_summary(observed)}

@@ -1,0 +1,167 @@
+"""Deep Q-learning over a set of discrete actions: Mnih et al. 2015, https://doi.org/10.1038/nature14236.
+
+Experience replay, a target network that is copied now and then, an epsilon-greedy policy whose epsilon falls. Double
+Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) and n-step returns (Hessel et al. 2018,
+https://arxiv.org/abs/1710.02298) are settings. An arm's velocities are made discrete: every combination of a few levels
+for each component.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlfp_ros.learning.algorithms.augmentation import augmentation, augmented
+from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seed, shapes
+from rlfp_ros.learning.algorithms.networks import ImageEncoder, Observation, Trunk, batch_of_one, layers
+from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer
+from rlfp_ros.learning.runs.training_log import TrainingLog
+
+
+@dataclass(frozen=True)
+class DqnSettings:
+    """Hyperparameters."""
+
+    hidden: int = 256  # units in each of two layers
+    learning_rate: float = 5e-4
+    batch: int = 128  # transitions in an update
+    discount: float = 0.96  # an environment step; 0.8 s of foresight at 30 Hz
+    return_steps: int = 1  # n of n-step returns
+    double: bool = True  # the network chooses the next action, the target network values it
+    copy_every: int = 500  # updates between two copies to the target network
+    update_every: int = 2  # environment steps
+    first_steps: int = 1_000  # random actions before the first update
+    first_epsilon: float = 1.0  # share of random actions at the start
+    last_epsilon: float = 0.05  # and from `exploration` on
+    exploration: float = 0.3  # share of the training over which epsilon falls
+    levels: int = 3  # of each action component, evenly over [-1, 1]
+    reward_scale: float = 0.1  # rewards are multiplied by this before anything learns from them
+    capacity: int = 100_000  # frames kept
+    augmentation: str = "none"  # of pictures; names of augmentation.py
+
+
+def action_set(action_size: int, levels: int) -> Tensor:
+    """Every combination of `levels` values, [levels^A, A], in [-1, 1]."""
+    values = torch.linspace(-1, 1, levels).tolist()
+    return torch.tensor(list(itertools.product(values, repeat=action_size)))
+
+
+class QNetwork(nn.Module):
+    """The value of every discrete action."""
+
+    actions: Tensor
+
+    def __init__(self, space: gymnasium.spaces.Dict, actions: Tensor, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("actions", actions)
+        self.encoder = ImageEncoder(space)
+        self.trunk = Trunk(self.encoder.size, space)
+        self.layers = layers(self.trunk.size, hidden, len(actions))
+
+    def values(self, observation: Observation) -> Tensor:
+        """[B, number of actions]."""
+        value: Tensor = self.layers(self.trunk(self.encoder(observation), observation["vector"]))
+        return value
+
+    def forward(self, observation: Observation) -> Tensor:
+        """The action to deploy [B, A], in [-1, 1]: the best of the set."""
+        return self.actions[self.values(observation).argmax(dim=-1)]
+
+
+class Dqn:
+    """Network, target network and one gradient step."""
+
+    def __init__(self, space: gymnasium.spaces.Dict, actions: Tensor, settings: DqnSettings) -> None:
+        self.settings = settings
+        self.network = QNetwork(space, actions, settings.hidden)
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.target.trunk.normaliser = self.network.trunk.normaliser  # one, for both
+        self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate, fused=True)
+        self.updates = 0
+        self._augment = augmentation(settings.augmentation)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """One step; every `copy_every`-th ends with a copy to the target network."""
+        target = self.targets(batch)
+        values = self.network.values(augmented(batch.observation, self._augment))
+        chosen = values.gather(1, batch.action[:, None]).squeeze(1)
+        loss = functional.smooth_l1_loss(chosen, target)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
+        self.optimizer.step()
+        self.updates += 1
+        if self.updates % self.settings.copy_every == 0:
+            self.target.load_state_dict(self.network.state_dict())
+        return {"loss": loss.item(), "value": chosen.mean().item()}
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Tensor:
+        """n-step return and what the target network says of the best action after it, [B]."""
+        observation = augmented(batch.next_observation, self._augment)
+        values = self.target.values(observation)
+        if self.settings.double:
+            best = self.network.values(observation).argmax(dim=-1, keepdim=True)
+        else:
+            best = values.argmax(dim=-1, keepdim=True)
+        return batch.reward + batch.discount * values.gather(1, best).squeeze(1)
+
+
+def epsilon(settings: DqnSettings, progress: float) -> float:
+    """Share of random actions at `progress` of the training, in [0, 1]."""
+    fallen = min(1.0, progress / settings.exploration)
+    return settings.first_epsilon + fallen * (settings.last_epsilon - settings.first_epsilon)
+
+
+def train(make_env: EnvironmentMaker, settings: DqnSettings, steps: int, seed: int, log: TrainingLog) -> QNetwork:
+    """Learn for `steps` environment steps. A resumed training fills its buffer anew."""
+    torch.manual_seed(seed)
+    env = make_env()
+    space, action_size = shapes(env)
+    actions = action_set(action_size, settings.levels)
+    learner = Dqn(space, actions, settings)
+    network = learner.network
+    begin = 0
+    if log.resumed:
+        network.load_state_dict(log.resumed["network"])
+        learner.target.load_state_dict(log.resumed["target"])
+        learner.optimizer.load_state_dict(log.resumed["optimizer"])
+        learner.updates, begin = int(log.resumed["updates"]), int(log.resumed["step"])
+
+    def state() -> dict[str, object]:
+        return {"network": network.state_dict(), "target": learner.target.state_dict(),
+                "optimizer": learner.optimizer.state_dict(), "updates": learner.updates}  # fmt: skip
+
+    rng = np.random.default_rng([seed, begin])
+    buffer = ReplayBuffer(settings.capacity, space, np.zeros((), np.int64), settings.discount, settings.return_steps)
+    observation, _ = env.reset(seed=episode_seed(seed, begin))
+    buffer.begin(observation)
+    for step in range(begin + 1, steps + 1):
+        random = begin == 0 and step <= settings.first_steps
+        if random or rng.uniform() < epsilon(settings, step / steps):
+            index = int(rng.integers(len(actions)))
+        else:
+            with torch.no_grad():
+                index = int(network.values(batch_of_one(observation)).argmax())
+        observation, reward, terminated, truncated, info = env.step(actions[index].numpy())
+        buffer.add(np.asarray(index), settings.reward_scale * float(reward), terminated, truncated, observation)
+        network.trunk.normaliser.observe(torch.from_numpy(observation["vector"])[None])
+        if terminated or truncated:
+            log.episode(step, info)
+            observation, _ = env.reset()
+            buffer.begin(observation)
+        if len(buffer) > settings.first_steps and step % settings.update_every == 0:
+            figures = learner.update(buffer.sample(settings.batch, rng))
+            if step % 500 == 0:
+                log.figures(step, **figures)
+        log.checkpoint(step, state)
+    log.checkpoint(steps, state, last=True)
+    env.close()
+    return network

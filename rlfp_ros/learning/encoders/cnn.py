@@ -1,0 +1,43 @@
+"""A small convolutional encoder: strided convolutions down to a latent vector, as pixel agents have used since DQN
+(Mnih et al. 2015, https://doi.org/10.1038/nature14236)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.learning.encoders.latent import LatentEncoder, trunk_width
+from rlfp_ros.learning.encoders.spatial import convolution_block
+
+
+@dataclass(frozen=True)
+class CnnSettings:
+    """Sizes of the network."""
+
+    latent: int = 64  # values in the features
+    channels: int = 32  # of the convolutions; half as many in the first, twice as many in the last
+    hidden: int = 128  # of the pose head
+
+
+class CnnEncoder(LatentEncoder):
+    """Four convolutions of stride 2, flattened."""
+
+    def __init__(self, camera: CameraContract, settings: CnnSettings | None = None) -> None:
+        self.settings = settings or CnnSettings()
+        super().__init__(camera, self.settings.latent, self.settings.hidden)
+
+    def build_trunk(self, camera: CameraContract) -> int:
+        channels = self.settings.channels
+        self.convolutions = nn.Sequential(
+            *convolution_block(3, channels // 2, 5, stride=2, padding=2),
+            *convolution_block(channels // 2, channels, 3, stride=2, padding=1),
+            *convolution_block(channels, channels, 3, stride=2, padding=1),
+            *convolution_block(channels, 2 * channels, 3, stride=2, padding=1),
+        )
+        return trunk_width(self.convolutions, camera)
+
+    def trunk(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.convolutions(pixels)
+        return maps.flatten(1), maps.mean(dim=(2, 3))

@@ -1,0 +1,258 @@
+"""How unlike training a picture is, learnt on top of a finished encoder, whose weights stay as they are.
+
+Two marks, of which the larger counts:
+
+- the Mahalanobis distance of the last maps' means and deviations and of the points' confidences from training's (Lee
+  et al. 2018, https://arxiv.org/abs/1807.03888). It sees whatever moves these statistics, a dark half of the picture.
+- a small network's log-odds that a picture was altered, learnt from training's pictures and altered copies of them
+  (outlier exposure, Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606). It sees what statistics hide: an object
+  of another colour, a camera that looks elsewhere.
+
+Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0 and 5.
+
+The pose's covariance is set right here, too. Errors have longer tails than the head's normal distribution, whose
+regions therefore come out too wide: they are scaled to hold what they say. And they grow with the mark: an encoder errs
+more on what is unlike its training, and a pose head that was fitted on training alone does not know it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlfp_ros.learning.encoders.spatial import INSIDE_90, Encoder
+
+RARE = 0.999  # share of training's pictures below a mark of 1
+# Of activations, which are of the order of 1: what moves less in training would blow up what float32 rounds.
+SMALLEST_DEVIATION = 1e-2
+MOST = 5.0  # as unlike training as a mark can say
+# Between usual and rare, of the log distance and of the log-odds: less would blow rounding up.
+SMALLEST_SPREAD = (0.5, 4.0)
+LEAST_SPREAD = 0.01  # of the head's covariance; none would be no region at all
+MOST_INSIDE = 0.93  # of training's own positions in the nominal 90 % regions
+GRID = 3  # cells each way in which the maps are averaged for the network
+
+
+@dataclass(frozen=True)
+class NoveltyTraining:
+    """How long and from what the marks are learnt."""
+
+    pictures: int = 6_000  # of training's; as many altered copies
+    updates: int = 2_000
+    batch: int = 256
+    learning_rate: float = 4e-3
+    hidden: int = 64
+
+
+class Novelty(nn.Module):
+    """`Encoder.see`'s maps and log-weights to a mark [B, 1], 0 for a picture as in training, 1 for a rare one."""
+
+    mean: Tensor
+    whitening: Tensor
+    centre: Tensor
+    scale: Tensor
+    usual: Tensor
+    rare: Tensor
+    spread: Tensor
+    inflation: Tensor
+
+    def __init__(self, statistics: int, descriptors: int, hidden: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(descriptors, hidden), nn.ReLU(), nn.Dropout(0.2), nn.Linear(hidden, 1))
+        self.register_buffer("mean", torch.zeros(statistics))
+        self.register_buffer("whitening", torch.eye(statistics))
+        self.register_buffer("centre", torch.zeros(descriptors))
+        self.register_buffer("scale", torch.ones(descriptors))
+        self.register_buffer("usual", torch.zeros(2))
+        self.register_buffer("rare", torch.ones(2))
+        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("inflation", torch.zeros(()))
+
+    def forward(self, maps: Tensor, log_weights: Tensor) -> Tensor:
+        """Mark [B, 1] of maps [B, C, rows, columns] and log-weights [B, K, cells]."""
+        marks = (self.raw(*describe(maps, log_weights)) - self.usual) / (self.rare - self.usual)
+        return marks.amax(dim=1, keepdim=True).clamp(0.0, MOST)
+
+    def raw(self, statistics: Tensor, descriptors: Tensor) -> Tensor:
+        """Log distance and log-odds, [B, 2], before they are scaled."""
+        distance = ((statistics - self.mean) @ self.whitening).square().sum(dim=1, keepdim=True)
+        normalised = ((descriptors - self.centre) / self.scale).clamp(-5, 5)
+        return torch.cat([torch.log1p(distance), self.network(normalised)], dim=1)
+
+    def widened(self, covariance: Tensor, mark: Tensor) -> Tensor:
+        """Covariances [B, 3, 3] as they are to be believed of pictures with these marks [B, 1]."""
+        return covariance * self.spread * (1 + self.inflation * mark)[..., None]
+
+
+def describe(maps: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Statistics [B, 2 C + K] for the distance and descriptors [B, D] for the network."""
+    mean = maps.mean(dim=(2, 3))
+    # Not E[x^2] - E[x]^2: what float32 loses there shows as a difference between PyTorch and ONNX Runtime.
+    deviation = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3)).add(1e-8).sqrt()
+    confidence = log_weights.amax(dim=-1)
+    entropy = -(log_weights.exp() * log_weights).sum(dim=-1)
+    statistics = torch.cat([mean, deviation, confidence], dim=1)
+    cells = functional.adaptive_avg_pool2d(maps, GRID).flatten(1)
+    return statistics, torch.cat([statistics, entropy, cells], dim=1)
+
+
+def learn_novelty(
+    encoder: Encoder, images: np.ndarray, positions: np.ndarray, held_out: int, K: np.ndarray, seed: int,
+    training: NoveltyTraining | None = None,
+) -> Novelty:  # fmt: skip
+    """Marks for a finished encoder, from training's `images` uint8 [N, H, W, 3] and the object's `positions` [N, 3] m.
+
+    The last `held_out` ones the encoder was not trained on: they set what is usual, and how far to believe the pose.
+    `K` [3, 3] is the camera's. Leaves torch's own random numbers as it found them.
+    """
+    training = training or NoveltyTraining()
+    rng = np.random.default_rng([seed, 11])
+    known = len(images) - held_out
+    usual = np.array(images[np.sort(rng.permutation(known)[: training.pictures])])
+    fresh = np.array(images[known:])
+    kinds = rng.integers(0, len(ALTERATIONS), len(usual))
+    altered = np.stack([ALTERATIONS[kind](image, rng, K) for image, kind in zip(usual, kinds, strict=True)])
+    encoder.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        (statistics, clean), (_, changed) = _described(encoder, usual), _described(encoder, altered)
+        novelty = Novelty(statistics.shape[1], clean.shape[1], training.hidden)
+        _fit_scales(novelty, statistics, clean)
+        _fit_network(novelty, clean, changed, training)
+    novelty.eval()
+    with torch.no_grad():
+        raw = novelty.raw(*_described(encoder, fresh))
+        novelty.usual.copy_(torch.quantile(raw, 0.5, dim=0))
+        rare = torch.quantile(raw, RARE, dim=0)
+        novelty.rare.copy_(torch.maximum(rare, novelty.usual + torch.tensor(SMALLEST_SPREAD)))
+    degraded = np.stack([_degrade(image, rng, K) for image in fresh])
+    _fit_covariance(novelty, encoder, fresh, degraded, positions[known:])
+    return novelty
+
+
+@torch.no_grad()
+def marks_of(novelty: Novelty, encoder: Encoder, images: np.ndarray) -> np.ndarray:
+    """The marks [N] of pictures uint8 [N, H, W, 3]."""
+    parts = [novelty(*encoder.see(torch.from_numpy(np.array(part)))) for part in _batches(images)]
+    return torch.cat(parts)[:, 0].numpy()
+
+
+def _batches(images: np.ndarray) -> list[np.ndarray]:
+    return [images[start : start + 256] for start in range(0, len(images), 256)]
+
+
+@torch.no_grad()
+def _described(encoder: Encoder, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    parts = [describe(*encoder.see(torch.from_numpy(part))) for part in _batches(images)]
+    statistics, descriptors = zip(*parts, strict=True)
+    return torch.cat(statistics), torch.cat(descriptors)
+
+
+def _fit_scales(novelty: Novelty, statistics: Tensor, descriptors: Tensor) -> None:
+    novelty.mean.copy_(statistics.mean(dim=0))
+    variances, axes = torch.linalg.eigh(torch.cov(statistics.T.double()))
+    variances = variances.clamp(min=SMALLEST_DEVIATION**2)
+    novelty.whitening.copy_((axes / variances.sqrt()).float())
+    novelty.centre.copy_(descriptors.mean(dim=0))
+    novelty.scale.copy_(descriptors.std(dim=0).clamp(min=SMALLEST_DEVIATION))
+
+
+def _fit_network(novelty: Novelty, clean: Tensor, changed: Tensor, training: NoveltyTraining) -> None:
+    inputs = ((torch.cat([clean, changed]) - novelty.centre) / novelty.scale).clamp(-5, 5)
+    is_altered = torch.cat([torch.zeros(len(clean)), torch.ones(len(changed))])
+    optimizer = torch.optim.AdamW(novelty.network.parameters(), training.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.updates)
+    for _ in range(training.updates):
+        picks = torch.randint(0, len(inputs), (training.batch,))
+        odds = novelty.network(inputs[picks]).squeeze(-1)
+        loss = functional.binary_cross_entropy_with_logits(odds, is_altered[picks])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def _fit_covariance(
+    novelty: Novelty, encoder: Encoder, usual: np.ndarray, degraded: np.ndarray, positions: np.ndarray
+) -> None:
+    """The spread with which the nominal 90 % regions hold 90 % of the positions in training's own pictures. Then the
+    least growth with which they hold 90 % of those in degraded pictures that are not altogether lost on the encoder,
+    but no more than MOST_INSIDE of training's own."""
+
+    def judge(images: np.ndarray) -> tuple[Tensor, Tensor]:
+        squares, marks = [], []
+        for start in range(0, len(images), 256):
+            maps, log_weights = encoder.see(torch.from_numpy(images[start : start + 256]))
+            _, position, factor, _ = encoder.describe(maps, log_weights)
+            error = torch.from_numpy(positions[start : start + 256]) - position
+            standardised = torch.linalg.solve_triangular(factor, error[..., None], upper=False)
+            squares.append(standardised.square().sum(dim=(1, 2)))
+            marks.append(novelty(maps, log_weights)[:, 0])
+        return torch.cat(squares), torch.cat(marks)
+
+    (square, mark), (other_square, other_mark) = judge(usual), judge(degraded)
+    judged = other_mark <= 1.5
+
+    novelty.spread.copy_((torch.quantile(square, 0.9) / INSIDE_90).clamp(min=LEAST_SPREAD))
+
+    def inside(inflation: float, square: Tensor, mark: Tensor) -> float:
+        return float((square < INSIDE_90 * novelty.spread * (1 + inflation * mark)).float().mean())
+
+    for inflation in np.arange(0.0, 20.0, 0.05):
+        if inside(inflation, square, mark) > MOST_INSIDE:
+            return
+        novelty.inflation.fill_(inflation)
+        if inside(inflation, other_square[judged], other_mark[judged]) >= 0.9:
+            return
+
+
+# --- altered pictures -------------------------------------------------------------------------------------------------
+
+
+def _turn(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
+    """As a camera would see it that is turned by 0.13 to 0.4 rad and has another lens; the border is mirrored."""
+    axis = rng.normal(size=3)
+    turn = cv2.Rodrigues(axis / np.linalg.norm(axis) * rng.uniform(0.13, 0.4))[0]
+    other = K @ np.diag([*[rng.uniform(0.85, 1.2)] * 2, 1.0])
+    height, width = image.shape[:2]
+    return cv2.warpPerspective(
+        image, other @ turn @ np.linalg.inv(K), (width, height), borderMode=cv2.BORDER_REFLECT_101
+    )
+
+
+def _recolour(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
+    """All hues turned by 60 to 300 degrees: the object is no longer of its colour."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rng.integers(30, 150)) % 180  # OpenCV's hues count to 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def _cover(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
+    """A rectangle of a sixth of the picture and more is one colour, or noise."""
+    covered = image.copy()
+    height, width = image.shape[:2]
+    rows, columns = rng.integers(2 * height // 5, height, endpoint=True), rng.integers(2 * width // 5, width)
+    top, left = rng.integers(0, height - rows, endpoint=True), rng.integers(0, width - columns, endpoint=True)
+    shape = (1, 1, 3) if rng.uniform() < 0.5 else (rows, columns, 3)
+    covered[top : top + rows, left : left + columns] = rng.integers(0, 256, shape)
+    return covered
+
+
+def _degrade(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
+    """Blurred, noisy or of low contrast, each beyond what training draws."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return cv2.GaussianBlur(image, (0, 0), rng.uniform(1.0, 5.0))
+    if kind == 1:
+        return np.clip(image + rng.normal(0, rng.uniform(12, 80), image.shape), 0, 255).astype(np.uint8)
+    contrast, level = rng.uniform(0.05, 0.5), rng.uniform(40, 200)
+    return np.clip((image.astype(np.float32) - 128) * contrast + level, 0, 255).astype(np.uint8)
+
+
+ALTERATIONS = (_turn, _recolour, _cover, _degrade)

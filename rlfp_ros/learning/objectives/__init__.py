@@ -1,0 +1,1 @@
+"""Losses that an encoder can learn from."""

@@ -1,0 +1,57 @@
+"""Deep spatial autoencoder (Finn et al. 2016, https://arxiv.org/abs/1509.06113).
+
+The encoder's feature points, from a spatial softmax with a learnt temperature, must be enough to draw a small grey
+picture, through one linear layer: so they go where things are that move and matter to the picture. A penalty on how the
+points' velocity changes over three consecutive pictures keeps them on the same things:
+
+    || grey(x) - W f(x) ||^2 + w || (f_{t+1} - f_t) - (f_t - f_{t-1}) ||^2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlfp_ros.learning.encoders.spatial import Encoder
+from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, pixels_of
+from rlfp_ros.schema import ConfigurationError
+
+REDUCTION = 4  # the picture drawn is smaller by this, as the paper's 60 of 240 pixels
+
+
+@dataclass(frozen=True)
+class DsaeSettings:
+    """Hyperparameters."""
+
+    smoothness: float = 1.0  # weight of the penalty, points on the plane z = 1
+
+
+class DeepSpatialAutoencoder(Objective):
+    """Grey reconstruction from the points, and their smoothness."""
+
+    length = 3
+    sequences = True
+
+    def __init__(self, encoder: AnyEncoder, sizes: Sizes, settings: DsaeSettings | None = None) -> None:
+        super().__init__(encoder, sizes)
+        if not isinstance(encoder, Encoder):
+            raise ConfigurationError(
+                "representation dsae: needs feature points; choose --encoder spatial, or --representation autoencoder"
+            )
+        self.settings = settings or DsaeSettings()
+        self.target = (sizes.height // REDUCTION, sizes.width // REDUCTION)
+        self.decoder = nn.Linear(2 * encoder.settings.points, self.target[0] * self.target[1])
+
+    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+        points = batch.codes.unflatten(2, (-1, 3))[..., :2]  # [B, T, K, 2]: places alone, without the confidence
+        grey = pixels_of(batch.images, *self.target).mean(dim=1).flatten(1)
+        drawn = self.decoder(points.flatten(2).flatten(0, 1))
+        return functional.mse_loss(drawn, grey) + self.settings.smoothness * roughness(points)
+
+
+def roughness(points: Tensor) -> Tensor:
+    """Mean square of the change in velocity of points [B, T, K, 2] over consecutive pictures, summed over x and y."""
+    velocity = points[:, 1:] - points[:, :-1]
+    return (velocity[:, 1:] - velocity[:, :-1]).square().sum(dim=-1).mean()

@@ -1,0 +1,26 @@
+"""Inverse dynamics (Agrawal et al. 2016, https://arxiv.org/abs/1606.07419; Pathak et al. 2017,
+https://arxiv.org/abs/1705.05363): from two consecutive pictures' features, which action came between them. Keeps what
+the arm can change and leaves out the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, two_layers
+
+
+class InverseDynamics(Objective):
+    """Cross-entropy over the discrete actions."""
+
+    length = 2
+    sequences = True
+
+    def __init__(self, encoder: AnyEncoder, sizes: Sizes) -> None:
+        super().__init__(encoder, sizes)
+        self.network = two_layers(2 * encoder.code_size, sizes.actions)
+
+    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+        before, after = batch.codes[:, :-1].flatten(0, 1), batch.codes[:, 1:].flatten(0, 1)
+        return functional.cross_entropy(self.network(torch.cat([before, after], dim=-1)), batch.actions.flatten())

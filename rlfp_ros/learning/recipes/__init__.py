@@ -1,0 +1,1 @@
+"""Trainings from nothing to a bundle, in stages."""

@@ -1,0 +1,78 @@
+"""What a training leaves behind as it goes: episodes, figures, checkpoints. Algorithms know no files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
+
+CHECKPOINT_EVERY_S = 60.0
+RECENT = 20  # episodes that are averaged in what is shown
+
+
+@dataclass(frozen=True)
+class TrainingEpisode:
+    """One that ended while training."""
+
+    step: int  # environment steps taken by then
+    episode_return: float  # undiscounted, unscaled
+    success: bool
+
+
+class TrainingLog:
+    """In memory alone, or with a folder: `checkpoint.pt` and TensorBoard's event files."""
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        key: dict[str, Any] | None = None,
+        show: Callable[[int, str], None] | None = None,
+    ) -> None:
+        """`key` describes the training: a checkpoint of another is refused. `show(steps, text)` tells the user."""
+        self.episodes: list[TrainingEpisode] = []
+        self._file = directory / "checkpoint.pt" if directory else None
+        self._key, self._show = key or {}, show
+        self._saved = time.monotonic()
+        self.resumed = load_checkpoint(self._file, self._key) if self._file else None
+        if self.resumed:
+            self.episodes = [TrainingEpisode(*row) for row in self.resumed["episodes"]]
+        self._board: Any = None
+        if directory:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(directory))
+
+    def episode(self, step: int, info: dict[str, Any]) -> None:
+        """One ended after `step` environment steps in all, with the environment's `info`."""
+        ended = TrainingEpisode(step, float(info["episode"]["r"]), bool(info.get("success", False)))
+        self.episodes.append(ended)
+        if self._board:
+            self._board.add_scalar("return", ended.episode_return, step)
+            self._board.add_scalar("success", float(ended.success), step)
+        if self._show:
+            recent = self.episodes[-RECENT:]
+            mean = sum(episode.episode_return for episode in recent) / len(recent)
+            success = sum(episode.success for episode in recent) / len(recent)
+            self._show(step, f"success {success:.2f}, return {mean:.1f}")
+
+    def figures(self, step: int, **values: float) -> None:
+        """Losses and the like, for TensorBoard."""
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def checkpoint(self, step: int, state: Callable[[], dict[str, Any]], last: bool = False) -> None:
+        """Save now and then, and at the end; `state()` gives what the algorithm resumes from."""
+        if self._file and (last or time.monotonic() - self._saved > CHECKPOINT_EVERY_S):
+            rows = [(episode.step, episode.episode_return, episode.success) for episode in self.episodes]
+            save_checkpoint(self._file, self._key, step=step, episodes=rows, **state())
+            self._saved = time.monotonic()
+
+    def close(self) -> None:
+        """Let go of the event file."""
+        if self._board:
+            self._board.close()

@@ -1,0 +1,184 @@
+"""Registries of things that are selectable by name, open to code outside this package.
+
+A registry is one line beside the interface that its entries satisfy, and an entry is one decorator:
+
+    TASKS = Registry[type[Task]]("task", builtin="rlfp_ros.simulation.tasks")
+
+    @TASKS.register("reach")
+    class Reach(Task): ...
+
+The modules of the package `builtin` are imported when a name is first looked up, and so are plugins. A plugin is a
+module that registers something when it is imported. There are two ways to name one:
+
+- a package declares it as an entry point of the group `rlfp_ros.plugins`,
+- `rlfp --plugin my_task.py` loads one file. The option sets the environment variable `RLFP_PLUGINS`, which child
+  processes (nodes, vector environments) inherit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from rlfp_ros.schema import ConfigurationError
+
+ENTRY_POINTS = "rlfp_ros.plugins"
+VARIABLE = "RLFP_PLUGINS"  # files, separated like the entries of PATH
+
+Entry = TypeVar("Entry")
+Registered = TypeVar("Registered")
+
+
+class Registry(Generic[Entry]):
+    """Entries of one kind, by name.
+
+    Parameters
+    ----------
+    kind
+        What an entry is, for messages: "task", "encoder".
+    builtin
+        Package whose modules register the entries that ship.
+    """
+
+    def __init__(self, kind: str, builtin: str) -> None:
+        self.kind = kind
+        self._builtin = builtin
+        self._entries: dict[str, Entry] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[Registered], Registered]:
+        """Return a decorator that makes a class or function selectable as `name`.
+
+        Raises
+        ------
+        ConfigurationError
+            If another entry has this name.
+        """
+
+        def decorate(entry: Registered) -> Registered:
+            self.add(name, entry)  # type: ignore[arg-type]  # a decorator returns the very type it was given
+            return entry
+
+        return decorate
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Make `entry` selectable as `name`. Raises ConfigurationError if another entry has this name."""
+        before = self._entries.get(name)
+        if before is not None and _origin(before) != _origin(entry):
+            raise ConfigurationError(
+                f"{self.kind} {name!r} is registered twice, by {_origin(before)} and {_origin(entry)}; rename one"
+            )
+        self._entries[name] = entry
+
+    def names(self) -> list[str]:
+        """All names, those of plugins included, in alphabetical order."""
+        self._load()
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> Entry:
+        """Return the entry `name`. Raises ConfigurationError that lists the names if there is none."""
+        if name not in self._entries:
+            self._load()
+        if name not in self._entries:
+            raise ConfigurationError(
+                f"{self.kind} is {name!r}, expected one of: {', '.join(self.names())}; "
+                f"one of your own is loaded with --plugin FILE or from {VARIABLE}"
+            )
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _load(self) -> None:
+        if not self._complete:
+            self._complete = True
+            package = importlib.import_module(self._builtin)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._builtin}.{module.name}")
+        load_plugins()
+
+
+def load_plugins() -> None:
+    """Import every plugin that is installed or named in `RLFP_PLUGINS`, each once.
+
+    Raises
+    ------
+    ConfigurationError
+        If a plugin cannot be imported; the message names the plugin and the cause.
+    """
+    _load_installed()
+    for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        load_file(Path(name))
+
+
+def load_file(path: Path) -> ModuleType:
+    """Import one plugin file, once. Raises ConfigurationError if it is missing or cannot be imported."""
+    path = path.expanduser().resolve()
+    name = f"rlfp_plugin_{path.stem}"
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
+    if loaded is not None:
+        raise ConfigurationError(f"{path}: a plugin of this name is loaded from {loaded.__file__}; rename one file")
+    if not path.is_file() or path.suffix != ".py":
+        raise ConfigurationError(f"{path}: not a Python file; --plugin and {VARIABLE} take the path of one")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs, so that its classes can be pickled
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, ConfigurationError) or not isinstance(error, Exception):
+            raise
+        raise ConfigurationError(f"{path}: {_cause(error, path)}") from error
+    return module
+
+
+_installed_loaded = False
+
+
+def _load_installed() -> None:
+    global _installed_loaded
+    if _installed_loaded:
+        return
+    _installed_loaded = True
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            package = entry.dist.name if entry.dist else "unknown package"
+            raise ConfigurationError(
+                f"plugin {entry.name} of {package} cannot be imported ({type(error).__name__}: {error}); "
+                f"correct or uninstall {package}"
+            ) from error
+
+
+def _origin(entry: object) -> str:
+    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+
+
+def _cause(error: Exception, path: Path) -> str:
+    """The line of the plugin's own file that failed, and why."""
+    line, traceback = getattr(error, "lineno", None), error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return f"line {line}: {type(error).__name__}: {error}; correct the file"

@@ -1,0 +1,1 @@
+"""The tasks, one file each, with their settings in `sim/tasks/`."""
