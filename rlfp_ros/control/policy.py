@@ -6,7 +6,7 @@ Training builds its observations here too, so that what was trained is what runs
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ class ObservationContract:
 
 
 class Observer:
-    """Builds a policy's inputs from one frame after the other. `reset()` between episodes."""
+    """Builds a policy's inputs from one frame after the other. Call `reset()` between episodes."""
 
     def __init__(self, arm: Arm, contract: ObservationContract) -> None:
         self._contract = contract
@@ -59,6 +59,16 @@ class Observer:
     def reset(self) -> None:
         """Forget the frames before."""
         self._stack.clear()
+
+    @property
+    def stack(self) -> tuple[np.ndarray, ...]:
+        """Features [K, 3] of the last frames, oldest first; empty before an episode's first frame."""
+        return tuple(self._stack)
+
+    @stack.setter
+    def stack(self, features: Sequence[np.ndarray]) -> None:
+        self._stack.clear()
+        self._stack.extend(features)
 
     def proprioception(self, joint_state: JointState) -> np.ndarray:
         """[P] float32, in the contract's order; rad, rad/s, m, m, unit vector (the tool frame's z axis)."""
@@ -107,8 +117,46 @@ def residual_of(
     return Residual(stamp_ns, twist, gripper_width)
 
 
+Observation = dict[str, np.ndarray]  # inputs of policy.onnx for one frame, by name, float32
+
+
+@dataclass(frozen=True)
+class PolicyMemory:
+    """What a policy remembers of the frames before.
+
+    Attributes
+    ----------
+    stack
+        Features [K, 3] of the last frames, oldest first; empty before an episode's first frame.
+    state
+        Recurrent state [1, S], float32; zeros before an episode's first frame.
+    """
+
+    stack: tuple[np.ndarray, ...]
+    state: np.ndarray
+
+
+@dataclass(frozen=True)
+class PolicyStep:
+    """One frame through the policy.
+
+    Attributes
+    ----------
+    observation
+        What the network saw.
+    action
+        [A] float64 in [-1, 1], in the order of the contract's action components.
+    residual
+        The action in SI units.
+    """
+
+    observation: Observation
+    action: np.ndarray
+    residual: Residual
+
+
 class Policy:
-    """`policy.onnx` with its memory. One call for every frame, in order."""
+    """`policy.onnx` with its memory. Call `act` once per frame, in order."""
 
     def __init__(self, bundle: Bundle, arm: Arm) -> None:
         contract = bundle.contract
@@ -179,19 +227,61 @@ class Policy:
         self._stamps_ns.clear()
         self._state = np.zeros((1, self.contract.policy.state_size), np.float32)
 
+    @property
+    def memory(self) -> PolicyMemory:
+        """What the policy remembers; set it to continue from another point of a recording."""
+        return PolicyMemory(self._observer.stack, self._state)
+
+    @memory.setter
+    def memory(self, memory: PolicyMemory) -> None:
+        self._observer.stack = memory.stack
+        self._state = memory.state
+
     def act(
         self, features: np.ndarray, joint_state: JointState, stamp_ns: int, goal: np.ndarray | None = None
     ) -> Residual:
-        """What to do about `features` [K, 3] of the picture taken at `stamp_ns` and the joints at that time.
+        """Compute the residual for one frame, live.
 
-        `goal`: [3] m in the base frame. Raises ConfigurationError where frames come at another rate than in training.
+        Parameters
+        ----------
+        features
+            [K, 3] of the image taken at `stamp_ns`.
+        joint_state
+            The joints at that time.
+        stamp_ns
+            Stamp of the image, ns.
+        goal
+            [3] m in the base frame, or None if there is none.
+
+        Raises
+        ------
+        ConfigurationError
+            If frames come at another rate than in training.
         """
         self._check_rate(stamp_ns)
+        return self.step(features, joint_state, stamp_ns, goal).residual
+
+    def step(
+        self,
+        features: np.ndarray,
+        joint_state: JointState,
+        stamp_ns: int,
+        goal: np.ndarray | None = None,
+        alter: Callable[[Observation], Observation] | None = None,
+    ) -> PolicyStep:
+        """Run one frame through the policy, at whatever rate: what `act` does, with what the network saw.
+
+        A tool that replays a recording calls this. `alter` changes the observation before the network sees it, to try
+        out a mistake; the other parameters are those of `act`.
+        """
         observation = self._observer.observe(features, joint_state, goal)
+        if alter is not None:
+            observation = alter(observation)
         inputs = {name: value[None] for name, value in observation.items()} | {"state": self._state}
-        action, self._state = self._session.run(("action", "next_state"), inputs)
-        names = self.contract.arm.joint_names
-        return residual_of(action[0].astype(np.float64), self.contract.action, stamp_ns, names)
+        output, self._state = self._session.run(("action", "next_state"), inputs)
+        action = output[0].astype(np.float64)
+        residual = residual_of(action, self.contract.action, stamp_ns, self.contract.arm.joint_names)
+        return PolicyStep(observation, action, residual)
 
     def _check_rate(self, stamp_ns: int) -> None:
         """By stamps: a policy that sees two frames reads speed from them, so at another rate it sees another speed."""
