@@ -21,13 +21,14 @@ from rich.table import Table
 from rlfp_ros.contract.bundle import Bundle, load_bundle
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
-from rlfp_ros.episode import Episode, Phase
+from rlfp_ros.episode import Phase
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.encoder import OnnxEncoder, Perception
 from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.recording import decode
 from rlfp_ros.recording.reader import BagReader
-from rlfp_ros.recording.snapshots import decode_image, decode_joints, find_topic, stamp_of
+from rlfp_ros.recording.snapshots import BagJoints, find_topic
 from rlfp_ros.schema import ConfigurationError
 
 MOST_PICTURES = 150
@@ -73,9 +74,9 @@ class Observations:
 def read_observations(folder: str | Path, arm: Arm) -> Observations:
     """The first `MOST_PICTURES` pictures of a bag with all that belongs to them. Raises ConfigurationError."""
     seen = Observations()
+    joints = BagJoints(arm)
     with BagReader(folder) as bag:
-        kinds = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-        image = find_topic(bag, kinds, "image_raw", "pictures")
+        image = find_topic(bag, decode.IMAGE_TYPES, "image_raw", "pictures")
         endings = ("camera_info", "perception/features", "policy/residual", "goal", "episode")
         wanted = {name for name in bag.topics if name.endswith(endings)} | {image}
         wanted |= {name for name, kind in bag.topics.items() if kind == "sensor_msgs/msg/JointState"}
@@ -84,33 +85,34 @@ def read_observations(folder: str | Path, arm: Arm) -> Observations:
                 break
             content, kind = bag.decode(message), message.type.rpartition("/")[2]
             if message.topic == image:
-                stamp = stamp_of(content)
-                seen.images[stamp], seen.received[stamp] = decode_image(message, content), message.log_time_ns
+                stamp = decode.stamp_ns(content.header.stamp)
+                seen.images[stamp] = decode.image_from_message(content, message.topic)
+                seen.received[stamp] = message.log_time_ns
             elif kind == "CameraInfo":
                 seen.camera = camera_model(content, message.topic)
             elif kind == "JointState":
-                state = decode_joints(content, arm)
+                state = joints(message, content)
                 if state is not None:
                     seen.joints.append(state)
                     seen.in_message_order.append(np.asarray(content.position, dtype=float)[: len(arm.joint_names)])
             elif kind == "PointCloud2":
-                table = np.frombuffer(np.asarray(content.data).tobytes(), np.float32).reshape(content.width, -1)
-                seen.features[stamp_of(content)] = table[:, [0, 1, 3]] if table.shape[1] == 4 else table[:, 0]
+                stamp = decode.stamp_ns(content.header.stamp)
+                seen.features[stamp] = decode.features_from_message(content, message.topic)
             elif kind == "TwistStamped":
-                parts = content.twist.linear, content.twist.angular
-                twist = [getattr(part, axis) for part in parts for axis in "xyz"]
-                seen.residual[stamp_of(content)] = np.array(twist)
+                stamp = decode.stamp_ns(content.header.stamp)
+                seen.residual[stamp] = decode.twist_from_message(content, arm.base_frame, message.topic)
             elif kind == "PointStamped" and content.header.frame_id == arm.base_frame:
                 seen.goal = np.array([content.point.x, content.point.y, content.point.z])
             elif kind == "String":
-                episode = Episode.from_json(content.data)
+                episode = decode.episode_from_message(content)
                 if episode.phase is Phase.RESET:
                     seen.resets.append(episode.stamp)
     seen.joints.sort(key=lambda state: state.stamp_ns)
     if len(seen.images) < FEWEST_PICTURES or not seen.joints:
         raise ConfigurationError(
             f"{folder}: holds {len(seen.images)} pictures and {len(seen.joints)} joint states of {arm.name}, expected "
-            f"at least {FEWEST_PICTURES} pictures and the joints; record the graph while it runs (record:=FOLDER)"
+            f"at least {FEWEST_PICTURES} pictures and the joints; "
+            + (joints.first_refusal() or "record the graph while it runs (record:=FOLDER)")
         )
     return seen
 

@@ -1,14 +1,14 @@
-"""ROS 2 messages <-> arrays and data classes, the graph's topics and their quality of service. No maths.
+"""The graph's topics, their quality of service, and arrays -> ROS 2 messages. No maths.
 
-Numbers cross as they are: float64 stays float64 (joints, residual, trajectory) and float32 stays float32 (features),
-so that the graph and the in-process loop agree bit for bit. Arrays go through `array.array` and `np.frombuffer`:
+The other direction, messages -> arrays, is `rlfp_ros.recording.decode`, which the tools that read bags share; the nodes
+find its functions here too. Numbers keep their type: float64 stays float64 (joints, residual, trajectory) and float32
+stays float32 (features), so that the graph and the in-process loop agree bit for bit. Arrays go through `array.array`:
 rclpy checks any other sequence element by element (77 ms for a VGA image).
 """
 
 from __future__ import annotations
 
 import array
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +28,21 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.episode import Episode, Ready
-from rlfp_ros.schema import ConfigurationError
-
-NANOSECONDS = 1_000_000_000
-_STAMP_LITTLE, _STAMP_BIG = struct.Struct("<iI"), struct.Struct(">iI")
-
+from rlfp_ros.recording import topics
+from rlfp_ros.recording.decode import FLOAT32, LATENT_FIELDS, NANOSECONDS, POINT_FIELDS
+from rlfp_ros.recording.decode import JointMatcher as JointMatcher
+from rlfp_ros.recording.decode import episode_from_message as episode_from_message
+from rlfp_ros.recording.decode import features_from_message as features_from_message
+from rlfp_ros.recording.decode import goal_from_message as goal_from_message
+from rlfp_ros.recording.decode import gripper_from_message as gripper_from_message
+from rlfp_ros.recording.decode import image_from_message as image_from_message
+from rlfp_ros.recording.decode import joint_velocities_from_message as joint_velocities_from_message
+from rlfp_ros.recording.decode import object_pose_from_message as object_pose_from_message
+from rlfp_ros.recording.decode import ready_from_message as ready_from_message
+from rlfp_ros.recording.decode import serialised_stamp_ns as serialised_stamp_ns
+from rlfp_ros.recording.decode import stamp_ns as stamp_ns
+from rlfp_ros.recording.decode import trajectory_from_message as trajectory_from_message
+from rlfp_ros.recording.decode import twist_from_message as twist_from_message
 
 # ---- topics -----------------------------------------------------------------------------------------------------
 
@@ -86,29 +96,29 @@ class Topic:
     qos: QoSProfile
 
 
-IMAGE = Topic("camera/image_raw", Image, CAMERA_PUBLISHER)
-IMAGE_COMPRESSED = Topic("camera/image_raw/compressed", CompressedImage, CAMERA_PUBLISHER)
-CAMERA_INFO = Topic("camera/camera_info", CameraInfo, CAMERA_PUBLISHER)
-JOINT_STATES = Topic("joint_states", JointState, JOINT_STATES_PUBLISHER)
-CLOCK = Topic("/clock", Clock, BEST_EFFORT)
-FEATURES = Topic("perception/features", PointCloud2, STREAM)
-OBJECT_POSE = Topic("perception/object_pose", PoseWithCovarianceStamped, STREAM)
-DOMAIN_SHIFT = Topic("perception/domain_shift", Float32, STREAM)
-OVERLAY = Topic("perception/overlay", Image, BEST_EFFORT)
-GOAL = Topic("goal", PointStamped, LATCHED)
-RESIDUAL = Topic("policy/residual", TwistStamped, STREAM_QUEUE)
-JOINT_RESIDUAL = Topic("policy/residual", JointTrajectory, STREAM_QUEUE)  # where the bundle's action is joint_velocity
-GRIPPER = Topic("policy/gripper", JointState, LATEST)
-RESIDUAL_APPLIED = Topic("policy/residual_applied", TwistStamped, EVENTS)
-ARM_COMMAND = Topic("joint_trajectory_controller/joint_trajectory", JointTrajectory, LATEST)
-GRIPPER_COMMAND = Topic("gripper_controller/joint_trajectory", JointTrajectory, LATEST)
-EPISODE = Topic("episode", String, EPISODES)
-EPISODE_READY = Topic("episode/ready", String, EVENTS)
-SAFETY_STATE = Topic("safety/state", String, LATCHED)
-CHECKLIST = Topic("safety/checklist", String, LATCHED)
-ESTOP = Topic("safety/estop", Bool, EVENTS)
-HEARTBEAT = Topic("operator/heartbeat", Header, EVENTS)
-DIAGNOSTICS = Topic("/diagnostics", DiagnosticArray, EVENTS)
+IMAGE = Topic(topics.IMAGE, Image, CAMERA_PUBLISHER)
+IMAGE_COMPRESSED = Topic(topics.IMAGE_COMPRESSED, CompressedImage, CAMERA_PUBLISHER)
+CAMERA_INFO = Topic(topics.CAMERA_INFO, CameraInfo, CAMERA_PUBLISHER)
+JOINT_STATES = Topic(topics.JOINT_STATES, JointState, JOINT_STATES_PUBLISHER)
+CLOCK = Topic(topics.CLOCK, Clock, BEST_EFFORT)
+FEATURES = Topic(topics.FEATURES, PointCloud2, STREAM)
+OBJECT_POSE = Topic(topics.OBJECT_POSE, PoseWithCovarianceStamped, STREAM)
+DOMAIN_SHIFT = Topic(topics.DOMAIN_SHIFT, Float32, STREAM)
+OVERLAY = Topic(topics.OVERLAY, Image, BEST_EFFORT)
+GOAL = Topic(topics.GOAL, PointStamped, LATCHED)
+RESIDUAL = Topic(topics.RESIDUAL, TwistStamped, STREAM_QUEUE)
+JOINT_RESIDUAL = Topic(topics.RESIDUAL, JointTrajectory, STREAM_QUEUE)  # where the bundle's action is joint_velocity
+GRIPPER = Topic(topics.GRIPPER, JointState, LATEST)
+RESIDUAL_APPLIED = Topic(topics.RESIDUAL_APPLIED, TwistStamped, EVENTS)
+ARM_COMMAND = Topic(topics.ARM_COMMAND, JointTrajectory, LATEST)
+GRIPPER_COMMAND = Topic(topics.GRIPPER_COMMAND, JointTrajectory, LATEST)
+EPISODE = Topic(topics.EPISODE, String, EPISODES)
+EPISODE_READY = Topic(topics.EPISODE_READY, String, EVENTS)
+SAFETY_STATE = Topic(topics.SAFETY_STATE, String, LATCHED)
+CHECKLIST = Topic(topics.CHECKLIST, String, LATCHED)
+ESTOP = Topic(topics.ESTOP, Bool, EVENTS)
+HEARTBEAT = Topic(topics.HEARTBEAT, Header, EVENTS)
+DIAGNOSTICS = Topic(topics.DIAGNOSTICS, DiagnosticArray, EVENTS)
 
 
 def command_topic(output: str, arm: arms.Arm) -> tuple[str, str]:
@@ -125,19 +135,6 @@ def stamp_message(stamp_ns: int) -> Time:
     """Integer nanoseconds -> builtin_interfaces/Time."""
     seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS)
     return Time(sec=seconds, nanosec=nanoseconds)
-
-
-def stamp_ns(stamp: Time) -> int:
-    """builtin_interfaces/Time -> integer nanoseconds."""
-    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
-
-
-def serialised_stamp_ns(message: bytes) -> int:
-    """The stamp of a serialised message that begins with a std_msgs/Header, in nanoseconds (CDR: 4 bytes of
-    encapsulation, whose second one says the byte order, then sec and nanosec).
-    """
-    sec, nanosec = _STAMP_LITTLE.unpack_from(message, 4) if message[1] & 1 else _STAMP_BIG.unpack_from(message, 4)
-    return int(sec) * NANOSECONDS + int(nanosec)
 
 
 def header_message(stamp_ns: int, frame_id: str = "") -> Header:
@@ -158,71 +155,6 @@ def _bytes(values: np.ndarray) -> array.array[int]:
 
 
 # ---- joints -----------------------------------------------------------------------------------------------------
-
-
-class JointMatcher:
-    """sensor_msgs/JointState -> control.arm.JointState, matched by name; the order in the message never matters.
-
-    The look-up is kept for as long as the names stay the same, which they do (2 us a message instead of 20).
-    """
-
-    def __init__(self, arm: arms.Arm, topic: str = JOINT_STATES.name) -> None:
-        self.arm = arm
-        self.topic = topic
-        self._names: list[str] = []
-        self._arm_index = np.empty(0, dtype=np.intp)
-        self._gripper_index = np.empty(0, dtype=np.intp)
-
-    def __call__(self, message: JointState) -> arms.JointState:
-        """Raises ConfigurationError naming the joint that is missing, or the field that has the wrong length.
-
-        An empty `velocity` is an error where the arm's drivers could send it: the policy would see an arm at rest.
-        An empty `effort` reads as zeros.
-        """
-        if message.name != self._names:
-            self._match(message.name)
-        count = len(self._names)
-        position = self._field(message, "position", count)
-        velocity = self._field(message, "velocity", count)
-        effort = self._field(message, "effort", count) if len(message.effort) else np.zeros(count)
-        width = self.arm.gripper.width(position[self._gripper_index]) if self.arm.gripper else 0.0
-        return arms.JointState(
-            stamp_ns=stamp_ns(message.header.stamp),
-            positions=position[self._arm_index],
-            velocities=velocity[self._arm_index],
-            efforts=effort[self._arm_index],
-            gripper_width=width,
-        )
-
-    def _match(self, names: Sequence[str]) -> None:
-        index = {name: place for place, name in enumerate(names)}
-        joints = self.arm.driver_names(self.arm.joint_names)
-        fingers = self.arm.driver_names(self.arm.gripper.joint_names) if self.arm.gripper else ()
-        missing = [name for name in (*joints, *fingers) if name not in index]
-        if missing:
-            raise ConfigurationError(
-                f"topic {self.topic}: joint {', '.join(missing)} is missing, found {', '.join(names) or 'no names'}; "
-                f"publish all joints of arm {self.arm.name} in one message, or say under driver_joint_names in "
-                f"config/arms/{self.arm.name}.yaml what the driver calls them"
-            )
-        twice = [name for name in (*joints, *fingers) if names.count(name) > 1]
-        if twice:
-            raise ConfigurationError(
-                f"topic {self.topic}: joint {', '.join(twice)} stands in one message more than once; let the "
-                "arm's driver name every joint once"
-            )
-        self._arm_index = np.array([index[name] for name in joints], dtype=np.intp)
-        self._gripper_index = np.array([index[name] for name in fingers], dtype=np.intp)
-        self._names = list(names)
-
-    def _field(self, message: JointState, field: str, count: int) -> np.ndarray:
-        values = np.frombuffer(getattr(message, field), dtype=np.float64) if getattr(message, field) else np.empty(0)
-        if len(values) != count:
-            raise ConfigurationError(
-                f"topic {self.topic}: {field} has {len(values)} values, expected {count}, one for each name; "
-                f"let the arm's driver publish {field}"
-            )
-        return values
 
 
 def joint_state_message(state: arms.JointState, arm: arms.Arm) -> JointState:
@@ -267,52 +199,12 @@ def trajectory_message(trajectory: Trajectory, joint_names: Sequence[str]) -> Jo
     return JointTrajectory(header=header_message(trajectory.stamp_ns), joint_names=list(joint_names), points=points)
 
 
-def trajectory_from_message(
-    message: JointTrajectory, joint_names: Sequence[str], topic: str = ARM_COMMAND.name
-) -> Trajectory:
-    """trajectory_msgs/JointTrajectory -> Trajectory in the order of `joint_names`, whatever order the sender chose.
-
-    Raises ConfigurationError where joints are missing or unknown, a point lacks position, velocity or acceleration,
-    or times do not increase.
-    """
-    if sorted(message.joint_names) != sorted(joint_names):
-        raise ConfigurationError(
-            f"topic {topic}: joint_names is {list(message.joint_names)}, expected {list(joint_names)} in any order"
-        )
-    if not message.points:
-        raise ConfigurationError(f"topic {topic}: points is empty, expected at least one")
-    index = [message.joint_names.index(name) for name in joint_names]
-    columns = []
-    for field in ("positions", "velocities", "accelerations"):
-        rows = [getattr(point, field) for point in message.points]
-        for place, row in enumerate(rows):
-            if len(row) != len(joint_names):
-                raise ConfigurationError(
-                    f"topic {topic}: points[{place}].{field} has {len(row)} values, expected {len(joint_names)}"
-                )
-        columns.append(np.array([np.frombuffer(row, dtype=np.float64) for row in rows])[:, index])
-    times = np.array([stamp_ns(point.time_from_start) / NANOSECONDS for point in message.points])
-    if times[0] < 0 or np.any(np.diff(times) <= 0):
-        raise ConfigurationError(f"topic {topic}: time_from_start is {times.tolist()} s, expected increasing times")
-    return Trajectory(stamp_ns=stamp_ns(message.header.stamp), times=times, states=np.stack(columns, axis=1))
-
-
 def twist_message(stamp_ns: int, twist: np.ndarray, frame: str) -> TwistStamped:
     """A twist [6] (m/s, rad/s) in `frame`, e.g. a residual or what the controller admitted of it."""
     message = TwistStamped(header=header_message(stamp_ns, frame))
     linear, angular = message.twist.linear, message.twist.angular
     linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = (float(value) for value in twist)
     return message
-
-
-def twist_from_message(message: TwistStamped, frame: str, topic: str = RESIDUAL.name) -> np.ndarray:
-    """[6] m/s, rad/s. Raises ConfigurationError where the message is in another frame than `frame`."""
-    if message.header.frame_id != frame:
-        raise ConfigurationError(
-            f"topic {topic}: header.frame_id is {message.header.frame_id!r}, expected {frame!r}, the arm's base frame"
-        )
-    linear, angular = message.twist.linear, message.twist.angular
-    return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
 
 
 def residual_message(residual: Residual, base_frame: str) -> TwistStamped:
@@ -326,25 +218,6 @@ def joint_residual_message(residual: Residual, joint_names: Sequence[str]) -> Jo
     return JointTrajectory(header=header_message(residual.stamp_ns), joint_names=list(joint_names), points=[point])
 
 
-def joint_velocities_from_message(message: JointTrajectory, joint_names: Sequence[str]) -> np.ndarray:
-    """[J] rad/s in the order of `joint_names`, whatever order the sender chose.
-
-    Raises ConfigurationError where joints are missing or unknown, or there is not one point with a velocity for each.
-    """
-    if sorted(message.joint_names) != sorted(joint_names):
-        raise ConfigurationError(
-            f"topic {RESIDUAL.name}: joint_names is {list(message.joint_names)}, expected {list(joint_names)} in any "
-            "order; give policy and controller the same bundle"
-        )
-    counts = [len(point.velocities) for point in message.points]
-    if counts != [len(joint_names)]:
-        raise ConfigurationError(
-            f"topic {RESIDUAL.name}: points have {counts} velocities, expected one point with {len(joint_names)}"
-        )
-    velocities = np.frombuffer(message.points[0].velocities, dtype=np.float64)
-    return velocities[[message.joint_names.index(name) for name in joint_names]]
-
-
 def gripper_message(stamp_ns: int, width: float, arm: arms.Arm) -> JointState:
     """Opening width (m) as a JointState with one name, `gripper_width`."""
     return JointState(
@@ -356,19 +229,7 @@ def gripper_message(stamp_ns: int, width: float, arm: arms.Arm) -> JointState:
     )
 
 
-def gripper_from_message(message: JointState) -> tuple[int, float]:
-    """(stamp in ns, opening width in m). Raises ConfigurationError where there is no `gripper_width` in it."""
-    if list(message.name) != ["gripper_width"] or len(message.position) != 1:
-        raise ConfigurationError(
-            f"topic {GRIPPER.name}: name is {list(message.name)} with {len(message.position)} positions, "
-            "expected ['gripper_width'] with one"
-        )
-    return stamp_ns(message.header.stamp), float(message.position[0])
-
-
 # ---- perception -------------------------------------------------------------------------------------------------
-
-_POINT_FIELDS = ("x", "y", "z", "confidence")
 
 
 def features_message(stamp_ns: int, features: np.ndarray, optical_frame: str) -> PointCloud2:
@@ -379,10 +240,10 @@ def features_message(stamp_ns: int, features: np.ndarray, optical_frame: str) ->
     """
     features = np.asarray(features, dtype=np.float32)
     if features.ndim == 1:
-        names: tuple[str, ...] = ("value",)
+        names: tuple[str, ...] = LATENT_FIELDS
         table = features[:, None]
     else:
-        names = _POINT_FIELDS
+        names = POINT_FIELDS
         table = np.ones((len(features), 4), dtype=np.float32)
         table[:, :2] = features[:, :2]
         table[:, 3] = features[:, 2]
@@ -391,40 +252,13 @@ def features_message(stamp_ns: int, features: np.ndarray, optical_frame: str) ->
         header=header_message(stamp_ns, optical_frame),
         height=1,
         width=len(table),
-        fields=[
-            PointField(name=name, offset=4 * place, datatype=PointField.FLOAT32, count=1)
-            for place, name in enumerate(names)
-        ],
+        fields=[PointField(name=name, offset=4 * place, datatype=FLOAT32, count=1) for place, name in enumerate(names)],
         is_bigendian=False,
         point_step=step,
         row_step=step * len(table),
         data=_bytes(table),
         is_dense=True,
     )
-
-
-def features_from_message(message: PointCloud2, topic: str = FEATURES.name) -> np.ndarray:
-    """PointCloud2 -> features float32 [K, 3] (x, y, confidence), or float32 [D] for a plain latent.
-
-    Raises ConfigurationError where the fields are not the ones that `features_message` writes.
-    """
-    names = tuple(field.name for field in message.fields)
-    packed = all(
-        field.offset == 4 * place and field.datatype == PointField.FLOAT32 for place, field in enumerate(message.fields)
-    )
-    count = message.width * message.height
-    step = 4 * len(names)
-    if names not in (_POINT_FIELDS, ("value",)) or not packed or message.is_bigendian or message.point_step != step:
-        raise ConfigurationError(
-            f"topic {topic}: fields are {', '.join(names) or 'none'} in {message.point_step} bytes, "
-            "expected packed little-endian float32 x y z confidence, or value"
-        )
-    if len(message.data) != count * step:
-        raise ConfigurationError(
-            f"topic {topic}: data has {len(message.data)} bytes, expected {count * step} for {count} points"
-        )
-    table = np.frombuffer(message.data, dtype=np.float32).reshape(count, len(names))
-    return table[:, 0].copy() if names == ("value",) else table[:, [0, 1, 3]]
 
 
 def object_pose_message(
@@ -439,42 +273,11 @@ def object_pose_message(
     return message
 
 
-def object_pose_from_message(
-    message: PoseWithCovarianceStamped, frame: str, topic: str = OBJECT_POSE.name
-) -> tuple[np.ndarray, np.ndarray]:
-    """(pose [7], covariance [6, 6]). Raises ConfigurationError where it is in another frame than `frame`."""
-    if message.header.frame_id != frame:
-        raise ConfigurationError(f"topic {topic}: header.frame_id is {message.header.frame_id!r}, expected {frame!r}")
-    position, orientation = message.pose.pose.position, message.pose.pose.orientation
-    pose = [position.x, position.y, position.z, orientation.x, orientation.y, orientation.z, orientation.w]
-    return np.array(pose), np.array(message.pose.covariance, dtype=np.float64).reshape(6, 6)
-
-
 def goal_message(stamp_ns: int, point: np.ndarray, frame: str) -> PointStamped:
     """A goal point [3] (m) in `frame`."""
     message = PointStamped(header=header_message(stamp_ns, frame))
     message.point.x, message.point.y, message.point.z = (float(value) for value in point)
     return message
-
-
-def goal_from_message(
-    message: PointStamped, base_frame: str, optical_frame: str, T_base_camera: np.ndarray
-) -> np.ndarray:
-    """A goal in the base or the optical frame -> [3] m in the base frame.
-
-    Raises ConfigurationError for any other frame, and for a point that is not finite.
-    """
-    point = np.array([message.point.x, message.point.y, message.point.z])
-    if not np.all(np.isfinite(point)):
-        raise ConfigurationError(f"topic {GOAL.name}: point is {point.tolist()}, expected finite coordinates in m")
-    if message.header.frame_id == base_frame:
-        return point
-    if optical_frame and message.header.frame_id == optical_frame:
-        return np.asarray(T_base_camera[:3, :3] @ point + T_base_camera[:3, 3])
-    raise ConfigurationError(
-        f"topic {GOAL.name}: header.frame_id is {message.header.frame_id!r}, expected the base frame {base_frame!r} "
-        f"or the camera's optical frame {optical_frame or '(not known yet: no image has come)'!r}"
-    )
 
 
 # ---- camera -----------------------------------------------------------------------------------------------------
@@ -536,16 +339,6 @@ def episode_message(episode: Episode) -> String:
     return String(data=episode.to_json())
 
 
-def episode_from_message(message: String) -> Episode:
-    """std_msgs/String -> Episode. Raises ConfigurationError naming the field that is wrong."""
-    return Episode.from_json(message.data)
-
-
 def ready_message(node: str, episode_id: int) -> String:
     """The answer to phase `reset` of an episode."""
     return String(data=Ready(node=node, id=episode_id).to_json())
-
-
-def ready_from_message(message: String) -> Ready:
-    """std_msgs/String -> Ready. Raises ConfigurationError naming the field that is wrong."""
-    return Ready.from_json(message.data)

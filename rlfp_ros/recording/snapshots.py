@@ -1,33 +1,39 @@
-"""Pictures out of a bag, each with the camera's calibration and the arm's joints when it was taken."""
+"""Images out of a bag, each with the camera's calibration and the arm's joints when it was taken."""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlfp_ros.control.arm import Arm, JointState
-from rlfp_ros.perception import images
 from rlfp_ros.perception.camera import CameraModel, camera_model
+from rlfp_ros.recording import decode
+from rlfp_ros.recording.clock import bag_clock
 from rlfp_ros.recording.reader import BagReader, RecordedMessage
 from rlfp_ros.schema import ConfigurationError
 
 STANDING_RAD_S = 0.02  # measured speed below this is noise
-NEW_POSTURE_RAD = 0.05  # a joint moved by so much: another posture
-SETTLED_S = 0.3  # standing for so long, nothing swings any more
+NEW_POSTURE_RAD = 0.05  # a joint that moved this far is in another posture
+SETTLED_S = 0.3  # after this time at rest nothing swings any more
+HISTORY = 480  # joint states that are kept to find the one of an image: 2 s at 240 Hz
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One picture. `camera` and `joints` are None where the bag had none of it yet."""
+    """One image. `camera` and `joints` are None if the bag had none before it."""
 
     stamp_ns: int
     image: np.ndarray  # uint8 [H, W, 3] rgb
     camera: CameraModel | None
-    joints: JointState | None  # the newest not newer than the picture
+    joints: JointState | None  # the newest that is not newer than the image
 
 
 def find_topic(bag: BagReader, types: tuple[str, ...], ending: str, what: str) -> str:
@@ -40,70 +46,94 @@ def find_topic(bag: BagReader, types: tuple[str, ...], ending: str, what: str) -
     return chosen[0]
 
 
-def decode_image(message: RecordedMessage, content: Any) -> np.ndarray:
-    """rgb uint8 [H, W, 3] of an Image or CompressedImage."""
-    if message.type.endswith("CompressedImage"):
-        return images.from_compressed(content.format, content.data, message.topic)
-    return images.from_raw(content.encoding, content.height, content.width, content.step, content.data, message.topic)
+class BagJoints:
+    """The arm's joints out of a bag's JointState messages, by the rules of the live nodes.
+
+    Attributes
+    ----------
+    refused : collections.Counter
+        Messages that a live node would have refused, counted by the reason.
+    """
+
+    def __init__(self, arm: Arm) -> None:
+        self._arm = arm
+        self._names = set(arm.driver_names(arm.joint_names))
+        self._matchers: dict[str, decode.JointMatcher] = {}  # by topic
+        self.refused: Counter[str] = Counter()
+
+    def __call__(self, message: RecordedMessage, content: Any) -> JointState | None:
+        """Joints of one message, or None if it is another device's or refused."""
+        if not self._names & set(content.name):
+            return None
+        matcher = self._matchers.get(message.topic)
+        if matcher is None:
+            matcher = self._matchers[message.topic] = decode.JointMatcher(self._arm, message.topic)
+        try:
+            return matcher(content)
+        except ConfigurationError as error:
+            self.refused[str(error)] += 1
+            return None
+
+    def first_refusal(self) -> str:
+        """The first reason for which a message was refused, or ""."""
+        return next(iter(self.refused), "")
 
 
-def decode_joints(content: Any, arm: Arm) -> JointState | None:
-    """The arm's joints of a JointState; None where it is another device's."""
-    index = {name: place for place, name in enumerate(content.name)}
-    names = arm.driver_names(arm.joint_names)
-    fingers = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
-    if any(name not in index for name in names):
-        return None
-    picks = [index[name] for name in names]
-    position, velocity = np.asarray(content.position), np.asarray(content.velocity)
-    width = 0.0
-    if arm.gripper is not None and all(name in index for name in fingers):
-        width = arm.gripper.width(position[[index[name] for name in fingers]])
-    still = np.zeros(len(picks))
-    velocities = velocity[picks] if len(velocity) == len(position) else still
-    return JointState(stamp_of(content), position[picks].astype(float), velocities, still, width)
+def read_snapshots(
+    bag_folder: str | Path, arm: Arm | None = None, joints: BagJoints | None = None
+) -> Iterator[Snapshot]:
+    """Read every image of a bag, in order.
 
+    Parameters
+    ----------
+    bag_folder
+        The bag.
+    arm
+        Whose joints to read. Without it neither joints nor the camera's calibration are looked for, since they may
+        not be known yet.
+    joints
+        Collects the joint states that are refused; by default they are only logged.
 
-def stamp_of(content: Any) -> int:
-    """ns of a message's header."""
-    return int(content.header.stamp.sec) * 1_000_000_000 + int(content.header.stamp.nanosec)
-
-
-def read_snapshots(bag_folder: str | Path, arm: Arm | None = None) -> Iterator[Snapshot]:
-    """Every picture of a bag, in order. Raises ConfigurationError.
-
-    Without `arm` neither joints nor the camera's calibration are looked for, which may not be known yet.
+    Raises
+    ------
+    ConfigurationError
+        If the bag is not readable or holds no images, or an image is one that the live node refuses.
     """
     with BagReader(bag_folder) as bag:
-        image = find_topic(bag, ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"), "image_raw", "pictures")
+        image = find_topic(bag, decode.IMAGE_TYPES, "image_raw", "images")
         info = ""
-        joints: set[str] = set()
+        joint_topics: set[str] = set()
         if arm is not None:
-            joints = {name for name, kind in bag.topics.items() if kind == "sensor_msgs/msg/JointState"}
+            joints = joints or BagJoints(arm)
+            joint_topics = {name for name, kind in bag.topics.items() if kind == "sensor_msgs/msg/JointState"}
             if "sensor_msgs/msg/CameraInfo" in bag.topics.values():
                 info = find_topic(bag, ("sensor_msgs/msg/CameraInfo",), "camera_info", "camera_info")
+        clock = bag_clock(bag, {image, *joint_topics})
         camera: CameraModel | None = None
         history: list[JointState] = []
-        for message in bag.messages({image, info, *joints}):
+        for message in bag.messages({image, info, *joint_topics}):
             content = bag.decode(message)
             if message.topic == info:
                 camera = camera_model(content, info)
-            elif message.topic in joints and arm is not None:
-                state = decode_joints(content, arm)
+            elif message.topic in joint_topics and joints is not None:
+                state = joints(message, content)
                 if state is not None:
-                    history.append(state)
-                    del history[:-480]
+                    history.append(replace(state, stamp_ns=clock.time_ns(message)))
+                    del history[:-HISTORY]
             elif message.topic == image:
-                stamp = stamp_of(content)
+                stamp = clock.time_ns(message)
                 state = next((state for state in reversed(history) if state.stamp_ns <= stamp), None)
-                yield Snapshot(stamp, decode_image(message, content), camera, state)
+                yield Snapshot(stamp, decode.image_from_message(content, message.topic), camera, state)
+        for reason, count in joints.refused.items() if joints else ():
+            log.warning("%s: %d joint states are refused: %s", bag.path, count, reason)
 
 
 def standing_snapshots(bag_folder: str | Path, arm: Arm) -> list[Snapshot]:
-    """One picture for every posture in which the arm stood. Raises ConfigurationError where it stood in none."""
+    """One image for every posture in which the arm stood. Raises ConfigurationError if it stood in none."""
     kept: list[Snapshot] = []
     standing_since: tuple[int, np.ndarray] | None = None
-    for snapshot in read_snapshots(bag_folder, arm):
+    bag_joints = BagJoints(arm)
+    for snapshot in read_snapshots(bag_folder, arm, bag_joints):
         joints = snapshot.joints
         if joints is None:
             continue
@@ -116,9 +146,11 @@ def standing_snapshots(bag_folder: str | Path, arm: Arm) -> list[Snapshot]:
         last = kept[-1].joints if kept else None
         if settled and (last is None or np.abs(joints.positions - last.positions).max() > NEW_POSTURE_RAD):
             kept.append(snapshot)
+    if not kept and bag_joints.refused:
+        raise ConfigurationError(f"{bag_folder}: {bag_joints.first_refusal()}")
     if not kept:
         raise ConfigurationError(
-            f"{bag_folder}: holds no picture with the joints of a standing arm {arm.name}; record pictures and "
+            f"{bag_folder}: holds no image with the joints of a standing arm {arm.name}; record images and "
             f"joint_states, and let the arm stand for {SETTLED_S:g} s at every posture"
         )
     return kept
