@@ -14,7 +14,7 @@ PACKAGE = ROOT / "rlfp_ros"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("."))
 
 # What each part may import of the others, lowest first. The files at the top level that every part may use:
-FOUNDATION = {"rlfp_ros", "schema", "paths", "requirements", "episode", "plugins", "contract"}
+FOUNDATION = {"rlfp_ros", "schema", "paths", "requirements", "episode", "plugins", "files", "seeds", "contract"}
 CORE = FOUNDATION | {"control", "perception"}
 PARTS = {
     "schema": set(),
@@ -22,7 +22,9 @@ PARTS = {
     "requirements": set(),
     "episode": {"schema"},
     "plugins": {"schema"},
-    "contract": {"schema", "paths"},
+    "files": {"schema"},
+    "seeds": {"schema"},
+    "contract": {"schema", "paths", "files", "seeds"},
     "control": FOUNDATION,
     "perception": CORE,
     "recording": CORE,

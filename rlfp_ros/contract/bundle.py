@@ -22,6 +22,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from rlfp_ros import paths, schema
+from rlfp_ros.files import explained, write_whole
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
 FILES = ("encoder.onnx", "policy.onnx", "golden.npz")
@@ -417,14 +418,14 @@ def write_bundle(
     if replaced.exists() and not directory.exists():  # a process was killed between the two renames below
         os.rename(replaced, directory)
     shutil.rmtree(replaced, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    with explained(directory):
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         for name in FILES:
-            (scratch / name).write_bytes(files[name])
+            write_whole(scratch / name, files[name])
         document = {**contract, "files": {name: sha256(scratch / name) for name in FILES}}
-        (scratch / "bundle.yaml").write_text(
-            yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8"
-        )
+        text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
+        write_whole(scratch / "bundle.yaml", text)
         scratch.chmod(0o755)
         bundle = load_bundle(scratch)
         if check is not None:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
+from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a result file; a reader sees the old one or the new one. ConfigurationError where it cannot be written."""
-    scratch = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); choose another with --json") from None
+    """Write a result file, whole or not at all. Raises ConfigurationError if it cannot be written."""
+    write_whole(path, json.dumps(document, indent=2) + "\n", "run the command again or choose another --json")
 
 
 def put_between(page: Path, first: str, last: str, text: str) -> None:

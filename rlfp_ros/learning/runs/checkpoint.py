@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlfp_ros.files import RESUME, write_whole
 from rlfp_ros.schema import ConfigurationError
 
 VERSION = 1
 
 
 def save_checkpoint(path: Path, key: dict[str, Any], **state: Any) -> None:
-    """Write `state` for the training that `key` describes; a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".pt")
-    os.close(handle)
-    torch.save({"version": VERSION, "key": key, **state}, scratch)
-    os.replace(scratch, path)
+    """Write the state of the training that `key` describes.
+
+    Raises
+    ------
+    ConfigurationError
+        If the disk is full; the checkpoint before stays as it was.
+    """
+    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError that does not say so
+    torch.save({"version": VERSION, "key": key, **state}, buffer)
+    write_whole(path, buffer.getvalue(), RESUME)
 
 
 def load_checkpoint(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
-    """The state in `path`, None where there is none. Raises ConfigurationError where it is damaged or another's."""
+    """Read the state in `path`; None if there is no such file.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is damaged or belongs to another training.
+    """
     if not path.exists():
         return None
     try:
@@ -49,23 +59,55 @@ def load_checkpoint(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def claim_run(run: Path, marker: str, document: dict[str, Any], resume: bool) -> None:
-    """Take the folder `run` for the training that `document` describes, which is kept there in the file `marker`.
+    """Take the folder `run` for one training and describe that training in the file `marker`.
 
-    Raises ConfigurationError where it holds another training, or this one and `resume` is not set.
+    Parameters
+    ----------
+    run
+        The run folder; made if it is missing.
+    marker
+        Name of the file that describes the training, for example `plan.json`.
+    document
+        Everything that decides about the training, as JSON.
+    resume
+        Whether to continue the training that the folder holds.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder holds another training, or this one and `resume` is not set, or if it cannot be written.
     """
     if run.exists() and not run.is_dir():
         raise ConfigurationError(f"{run}: is a file, expected a folder; choose another with --run")
     text = json.dumps(document, indent=1, sort_keys=True)
     file = run / marker
-    if file.exists():
-        if not resume:
-            raise ConfigurationError(
-                f"{run}: holds a training already; go on with --resume, or choose another folder with --run"
-            )
-        if file.read_text() != text:
-            raise ConfigurationError(
-                f"{run}: {marker} is another training's; resume with its settings, or choose another folder with --run"
-            )
+    if not file.exists():
+        write_whole(file, text)
         return
-    run.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    if not resume:
+        raise ConfigurationError(
+            f"{run}: holds a training already; continue it with --resume, or choose another folder with --run"
+        )
+    different = _difference(file, json.loads(text))
+    if different:
+        raise ConfigurationError(
+            f"{file}: {different}; resume with the settings of the first session, or choose another folder with --run"
+        )
+
+
+def _difference(file: Path, wanted: dict[str, Any]) -> str:
+    """The first field in which the training in `file` differs from the wanted one; empty if there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        assert isinstance(found, dict)
+    except (OSError, ValueError, AssertionError):
+        return "cannot be read, the file is damaged"
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            if isinstance(found.get(name), dict) and isinstance(wanted.get(name), dict):
+                inner = sorted(
+                    part for part in {*found[name], *wanted[name]} if found[name].get(part) != wanted[name].get(part)
+                )[0]
+                return f"{name}.{inner} was {found[name].get(inner)!r} and is {wanted[name].get(inner)!r} now"
+            return f"{name} was {found.get(name)!r} and is {wanted.get(name)!r} now"
+    return ""

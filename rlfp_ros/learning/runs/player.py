@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class Player:
-    """Runs `play(what, connection)` in a process of its own. A context manager: the process ends with it."""
+    """Runs `play(what, connection)` in a process of its own. A context manager that ends the process."""
 
     def __init__(self, play: Callable[..., None], what: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -28,7 +28,7 @@ class Player:
         self._process.join()
 
     def receive(self) -> Any:
-        """What it sends next. Raises RuntimeError where it died."""
+        """Wait for the next object that the process sends. Raises RuntimeError if the process died."""
         while not self._connection.poll(0.2):
             if self._process.exitcode is not None:
                 raise RuntimeError(f"a collecting process died with exit code {self._process.exitcode}")

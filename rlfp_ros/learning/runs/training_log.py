@@ -1,4 +1,4 @@
-"""What a training leaves behind as it goes: episodes, figures, checkpoints. Algorithms know no files."""
+"""Records of a training while it runs: episodes, figures, checkpoints. Algorithms know no files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlfp_ros.learning.runs.event_log import EventLog
 
 CHECKPOINT_EVERY_S = 60.0
-RECENT = 20  # episodes that are averaged in what is shown
+RECENT = 20  # episodes in the averages that are shown
 
 
 @dataclass(frozen=True)
 class TrainingEpisode:
-    """One that ended while training."""
+    """An episode that ended during training."""
 
     step: int  # environment steps taken by then
     episode_return: float  # undiscounted, unscaled
@@ -24,7 +25,17 @@ class TrainingEpisode:
 
 
 class TrainingLog:
-    """In memory alone, or with a folder: `checkpoint.pt` and TensorBoard's event files."""
+    """A log in memory or, with a folder, also in `checkpoint.pt` and TensorBoard's event files.
+
+    Parameters
+    ----------
+    directory
+        The run folder; None keeps everything in memory.
+    key
+        Describes the training: a checkpoint of another one is refused.
+    show
+        Called with environment steps and a text after each episode.
+    """
 
     def __init__(
         self,
@@ -32,7 +43,6 @@ class TrainingLog:
         key: dict[str, Any] | None = None,
         show: Callable[[int, str], None] | None = None,
     ) -> None:
-        """`key` describes the training: a checkpoint of another is refused. `show(steps, text)` tells the user."""
         self.episodes: list[TrainingEpisode] = []
         self._file = directory / "checkpoint.pt" if directory else None
         self._key, self._show = key or {}, show
@@ -40,19 +50,15 @@ class TrainingLog:
         self.resumed = load_checkpoint(self._file, self._key) if self._file else None
         if self.resumed:
             self.episodes = [TrainingEpisode(*row) for row in self.resumed["episodes"]]
-        self._board: Any = None
-        if directory:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(directory))
+        self._events = EventLog(directory) if directory else None
 
     def episode(self, step: int, info: dict[str, Any]) -> None:
-        """One ended after `step` environment steps in all, with the environment's `info`."""
+        """Record an episode that ended after `step` environment steps in all, with the environment's `info`."""
         ended = TrainingEpisode(step, float(info["episode"]["r"]), bool(info.get("success", False)))
         self.episodes.append(ended)
-        if self._board:
-            self._board.add_scalar("return", ended.episode_return, step)
-            self._board.add_scalar("success", float(ended.success), step)
+        if self._events:
+            self._events.scalar("return", ended.episode_return, step)
+            self._events.scalar("success", float(ended.success), step)
         if self._show:
             recent = self.episodes[-RECENT:]
             mean = sum(episode.episode_return for episode in recent) / len(recent)
@@ -60,19 +66,19 @@ class TrainingLog:
             self._show(step, f"success {success:.2f}, return {mean:.1f}")
 
     def figures(self, step: int, **values: float) -> None:
-        """Losses and the like, for TensorBoard."""
-        if self._board:
+        """Record losses and other figures after `step` environment steps."""
+        if self._events:
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                self._events.scalar(name, value, step)
 
     def checkpoint(self, step: int, state: Callable[[], dict[str, Any]], last: bool = False) -> None:
-        """Save now and then, and at the end; `state()` gives what the algorithm resumes from."""
+        """Save every minute and at the end; `state()` returns what the algorithm resumes from."""
         if self._file and (last or time.monotonic() - self._saved > CHECKPOINT_EVERY_S):
             rows = [(episode.step, episode.episode_return, episode.success) for episode in self.episodes]
             save_checkpoint(self._file, self._key, step=step, episodes=rows, **state())
             self._saved = time.monotonic()
 
     def close(self) -> None:
-        """Let go of the event file."""
-        if self._board:
-            self._board.close()
+        """Close the event file."""
+        if self._events:
+            self._events.close()

@@ -1,0 +1,95 @@
+"""Files that are written whole or not at all, and one sentence if a disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlfp_ros.schema import ConfigurationError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+AGAIN = "run the command again"
+RESUME = "continue with --resume"
+
+
+def write_whole(path: Path, data: bytes | str, then: str = AGAIN) -> None:
+    """Write a file so that a reader, also one after a crash or a power cut, finds the old content or the new one.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made if it is missing.
+    data
+        The content; text is written as UTF-8.
+    then
+        What to do once the disk is in order again, for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be written: the disk is full, or the folder cannot be written to. The old file is unchanged.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with explained(path, then):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path, then: str = AGAIN) -> Iterator[None]:
+    """Turn every OSError in the block that comes from writing `path`, or below it, into a ConfigurationError."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, then) from None
+
+
+@contextlib.contextmanager
+def full_disk_explained(folder: Path, then: str = AGAIN) -> Iterator[None]:
+    """Turn an OSError about a full disk into a ConfigurationError; other errors pass.
+
+    It is for long blocks that write through libraries. The message names the library's file, or `folder` if the
+    error names none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise unwritable(Path(error.filename) if error.filename else folder, error, then) from None
+
+
+def unwritable(path: Path, error: OSError, then: str = AGAIN) -> ConfigurationError:
+    """The sentence about a file that could not be written."""
+    if error.errno in FULL:
+        action = "free space on its disk"
+    elif error.errno in FORBIDDEN:
+        action = "make its folder writable or choose another folder"
+    else:
+        action = "correct that"
+    return ConfigurationError(f"{path}: cannot be written ({error.strerror or error}); {action}, then {then}")
+
+
+def reserve(path: Path, then: str = AGAIN) -> None:
+    """Give a sparse file of a known size its disk blocks now.
+
+    A memory-mapped file without blocks kills the process with SIGBUS when the disk is full; here it is one sentence.
+    """
+    with explained(path, then), path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some network disks cannot reserve
+                raise
