@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import BaseController, Bundle, load_bundle
+from rlfp_ros.contract import BaseController, Bundle, load_bundle
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.evaluation.rollout import Episode, Rollout

@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rlfp_ros.contract.bundle import Bundle, load_bundle
+from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.evaluation.results import write_json

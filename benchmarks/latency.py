@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros.cli.doctor import may_run_in_real_time
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.graph import description as graph
@@ -182,7 +182,7 @@ def _publish(domain: str, seconds: float) -> None:
 
 def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
     """Pictures of the scene at 640 x 480, uint8 rgb, and their camera matrix [3, 3]."""
-    from rlfp_ros.contract.bundle import Intrinsics
+    from rlfp_ros.contract import Intrinsics
     from rlfp_ros.simulation.pybullet_world import World
     from rlfp_ros.simulation.randomization import load_profile
     from rlfp_ros.simulation.scene import load_scene

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.graph.rollout import observe_graph, outcome_of

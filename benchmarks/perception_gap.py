@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.evaluation.results import write_json

@@ -33,7 +33,7 @@ import numpy as np
 import pinocchio as pin
 import ruckig
 
-from rlfp_ros.contract.bundle import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseController
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
 from rlfp_ros.control.trajectory import Residual, Trajectory

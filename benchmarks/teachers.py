@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.control.trajectory import Residual

@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 import torch
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.learning.encoders.spatial import Encoder
 from rlfp_ros.learning.recipes import train_encoder

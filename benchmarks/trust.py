@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rlfp_ros.contract.bundle import Bundle, CameraContract, load_bundle
+from rlfp_ros.contract import Bundle, CameraContract, load_bundle
 from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource
 from rlfp_ros.perception.encoder import Perception

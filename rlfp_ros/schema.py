@@ -68,7 +68,12 @@ def validate(document: Any, model: type[Model], source: str) -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_sentence(source, detail) for detail in error.errors()[:3])) from None
+        raise refusal(error, source) from None
+
+
+def refusal(error: ValidationError, source: str) -> ConfigurationError:
+    """A pydantic error as a ConfigurationError; `source` names what was validated."""
+    return ConfigurationError("; ".join(_sentence(source, detail) for detail in error.errors()[:3]))
 
 
 def _sentence(source: str, detail: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rlfp_ros.contract.bundle import Bundle, Contract, description, write_bundle
+from rlfp_ros.contract import Bundle, Contract, description, write_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 
@@ -51,7 +51,7 @@ def make_bundle(
     golden |= {f"encoder/{key}": value for key, value in _run(encoder, {"image": image}).items()}
     golden |= {f"policy/{key}": value for key, value in (inputs | _run(policy, inputs)).items()}
     golden |= _frames(arm, generator, goal, in_joint_space)
-    contract: dict[str, Any] = {
+    document: dict[str, Any] = {
         "schema": 1,
         "name": name,
         "task": "reach",
@@ -107,10 +107,10 @@ def make_bundle(
         },  # of three normal values
         "provenance": {"made_by": "test/fixture_bundle.py"},
     }
-    checked = Contract.model_validate({**contract, "files": {}})
+    contract = Contract.model_validate(document)
     files = {"golden.npz": _npz(golden)}
     for file, model in (("encoder.onnx", encoder), ("policy.onnx", policy)):
-        helper.set_model_props(model, description(checked, file))
+        helper.set_model_props(model, description(contract, file))
         files[file] = model.SerializeToString()
     return write_bundle(directory / name, contract, files)
 

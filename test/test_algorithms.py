@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rlfp_ros import cli  # noqa: E402
-from rlfp_ros.contract.bundle import load_bundle  # noqa: E402
+from rlfp_ros.contract import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning.algorithms import a3c, dqn, ppo  # noqa: E402
 from rlfp_ros.learning.algorithms import sac as drq  # noqa: E402

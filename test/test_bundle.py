@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlfp_ros.contract.bundle import load_bundle, sha256, write_bundle
+from rlfp_ros.contract import load_bundle, sha256, write_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.perception.encoder import Perception
@@ -135,11 +135,10 @@ def test_a_bundle_for_another_arm_is_refused(bundle: Path) -> None:
 
 def test_a_bundle_that_cannot_be_whole_is_not_written_and_the_old_one_stays(bundle: Path) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    document = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    del document["files"]
-    document["camera"]["width"] = 17  # contradicts the encoder
+    contract = load_bundle(bundle).contract
+    camera = contract.camera.model_copy(update={"width": 17})  # contradicts the encoder
     files = {name: before[name] for name in ("encoder.onnx", "policy.onnx", "golden.npz")}
-    with pytest.raises(ConfigurationError):
-        write_bundle(bundle, document, files)
+    with pytest.raises(ConfigurationError, match=r"encoder\.inputs\.image"):
+        write_bundle(bundle, contract.model_copy(update={"camera": camera}), files)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]

@@ -22,7 +22,7 @@ from rlfp_ros.commissioning.board import (
     calibrate_hand_eye,
     write_camera_info,
 )
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.graph import live_bag

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Line
-from rlfp_ros.contract.bundle import Contract, load_bundle
+from rlfp_ros.contract import Contract, load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.schema import ConfigurationError
 

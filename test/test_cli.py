@@ -12,7 +12,7 @@ from python_process import run_python
 
 from rlfp_ros import cli
 from rlfp_ros.cli import doctor
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.graph.description import REAL_ARM, SIM
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ import onnx
 import pytest
 import yaml
 
-from rlfp_ros.contract.bundle import load_bundle, sha256
+from rlfp_ros.contract import load_bundle, sha256
 from rlfp_ros.control import policy as policies
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.policy import RATE_FRAMES, Observer, Policy

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rlfp_ros.contract.bundle import BaseController
+from rlfp_ros.contract import BaseController
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import BEHAVIOURS, Behaviour, ManipulationEnv
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors, fit, measure

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 torch = pytest.importorskip("torch")
 
 from rlfp_ros.cli import main as rlfp  # noqa: E402
-from rlfp_ros.contract.bundle import Bundle, load_bundle, write_bundle  # noqa: E402
+from rlfp_ros.contract import Bundle, Evaluation, FeatureStatistics, GoldenFrames, load_bundle, write_bundle  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy  # noqa: E402
 from rlfp_ros.learning.encoders import novelty  # noqa: E402
 from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoders.spatial import INSIDE_90, Encoder  # noqa: E402
-from rlfp_ros.learning.export import export, quantise  # noqa: E402
+from rlfp_ros.learning.export import export, quantise, trained  # noqa: E402
+from rlfp_ros.learning.export.build import POLICY_OUTPUTS, build_contract, encoder_contract  # noqa: E402
+from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder, in_onnx_runtime  # noqa: E402
+from rlfp_ros.learning.export.reference import golden_frames  # noqa: E402
+from rlfp_ros.learning.export.trained import save_trained  # noqa: E402
 from rlfp_ros.learning.recipes import train  # noqa: E402
 from rlfp_ros.learning.recipes.privileged_sac import Actor  # noqa: E402
 from rlfp_ros.learning.recipes.recurrent import RecurrentActor  # noqa: E402
 from rlfp_ros.perception.encoder import Perception  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.tasks.reach import Reach  # noqa: E402
+from rlfp_ros.simulation.tasks.task import load_task  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "models" / "reach_panda"
@@ -36,22 +41,31 @@ OBSERVATIONS = 20  # the command compares 1,000
 
 def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
     """The run folder of a training that ended at once: networks as they were initialised."""
-    contract = yaml.safe_load((SHIPPED / "bundle.yaml").read_text())
-    del contract["files"]
-    contract["evaluation"] = []
-    deployed = export.deployed_encoder(encoder.eval())
-    image = np.zeros(contract["encoder"]["inputs"]["image"][1:], np.uint8)
-    contract["encoder"] = export.encoder_shapes(deployed, image)
-    contract["policy"]["state_size"] = max(1, memory)
-    size = contract["encoder"]["outputs"]["embedding"][1]
-    contract["feature_statistics"] = {
-        "mean": [0.0] * size, "covariance": np.eye(size).tolist(), "usual_distance": 1.0, "rare_distance": 2.0,
-    }  # fmt: skip
-    points = (contract["policy"]["feature_stack"], *contract["encoder"]["outputs"]["features"][1:])
-    observed = ObservationContract(tuple(contract["proprioception"]), contract["policy"]["feature_stack"])
-    seen = int(np.prod(points)) + Observer(load_arm("panda"), observed).proprioception_size + 4  # goal and its mask
+    shipped, arm = load_bundle(SHIPPED).contract, load_arm("panda")
+    network = deployed_encoder(encoder.eval())
+    parts = encoder_contract(network, np.zeros(shipped.encoder.inputs["image"][1:], np.uint8))
+    size = parts.outputs["embedding"][1]
+    observed = ObservationContract.of(shipped)
+    contract = build_contract(
+        name="reach_panda",
+        task=load_task("reach"),
+        arm=arm,
+        camera=shipped.camera,
+        encoder=parts,
+        observed=observed,
+        state_size=max(1, memory),
+        action=shipped.action,
+        base_controller=shipped.base_controller,
+        latency=shipped.latency,
+        feature_statistics=FeatureStatistics(
+            mean=(0.0,) * size, covariance=tuple(map(tuple, np.eye(size))), usual_distance=1.0, rare_distance=2.0
+        ),
+        provenance={},
+    )
+    points = (observed.feature_stack, *parts.outputs["features"][1:])
+    seen = int(np.prod(points)) + Observer(arm, observed).proprioception_size + 4  # goal and its mask
     actor = RecurrentActor(seen, points, 3, 32, memory) if memory else Actor(seen, points, 3, 32)
-    export.save_trained(folder, contract, deployed, export.ExportedPolicy(actor))
+    save_trained(folder, contract, arm, network, ExportedPolicy(actor))
     return folder
 
 
@@ -71,9 +85,12 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def converted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's slow conversion, done once for the tests of what comes after it."""
-    files = {export.ENCODER_OUTPUTS: "encoder.onnx", export.POLICY_OUTPUTS: "policy.onnx"}
     monkeypatch.setattr(
-        export, "_program_to_onnx", lambda program, inputs, outputs: bundle.file(files[outputs]).read_bytes()
+        trained,
+        "program_to_onnx",
+        lambda program, inputs, outputs: bundle.file(
+            "policy.onnx" if outputs == POLICY_OUTPUTS else "encoder.onnx"
+        ).read_bytes(),
     )
 
 
@@ -92,7 +109,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_becomes_a_bundle_that_deploys(bundle: Bundle) -> None:
-    assert sorted(contents(bundle.directory)) == ["bundle.yaml", "encoder.onnx", "golden.npz", "policy.onnx"]
+    assert sorted(contents(bundle.directory)) == [
+        "arm.yaml",
+        "bundle.yaml",
+        "encoder.onnx",
+        "golden.npz",
+        "policy.onnx",
+    ]
     Perception(bundle)
     Policy(bundle, load_arm("panda"))
 
@@ -130,13 +153,13 @@ def test_the_networks_say_what_they_were_trained_for(bundle: Bundle) -> None:
 def test_pytorch_and_onnx_runtime_that_differ_write_nothing(
     run: Path, older: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, right = contents(older), export._in_onnx_runtime
+    before, right = contents(older), in_onnx_runtime
 
     def slightly_off(file: bytes, outputs: tuple[str, ...]) -> Any:
         network = right(file, outputs)
         return lambda inputs: tuple(output + np.float32(1e-4) for output in network(inputs))
 
-    monkeypatch.setattr(export, "_in_onnx_runtime", slightly_off)
+    monkeypatch.setattr("rlfp_ros.learning.export.networks.in_onnx_runtime", slightly_off)
     with pytest.raises(ConfigurationError, match=r"ONNX Runtime differs from PyTorch by 0\.0001"):
         exported(run, older)
     assert contents(older) == before
@@ -147,13 +170,13 @@ def test_pytorch_and_onnx_runtime_that_differ_write_nothing(
 def test_a_bundle_that_would_not_deploy_leaves_the_older_one(
     run: Path, older: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, right = contents(older), export._golden_frames
+    before, right = contents(older), golden_frames
 
-    def wrong(*arguments: Any) -> dict[str, np.ndarray]:
+    def wrong(*arguments: Any) -> GoldenFrames:
         frames = right(*arguments)
-        return frames | {"twists": 2 * frames["twists"] + 0.01}
+        return replace(frames, twists=2 * frames.twists + 0.01)
 
-    monkeypatch.setattr(export, "_golden_frames", wrong)
+    monkeypatch.setattr(export, "golden_frames", wrong)
     with pytest.raises(ConfigurationError, match="the residual of golden frame 0"):
         exported(run, older)
     assert contents(older) == before
@@ -163,8 +186,8 @@ def test_a_bundle_that_would_not_deploy_leaves_the_older_one(
 @pytest.mark.usefixtures("converted")
 def test_a_policy_that_solves_nothing_replaces_nothing(run: Path, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(older)
-    none_won = [{"world": "pybullet", "profile": "train", "episodes": 3, "success_rate": 0.0, "wilson95": [0.0, 0.7]}]
-    monkeypatch.setattr(export, "_evaluate", lambda *arguments: none_won)
+    none_won = (Evaluation(world="pybullet", profile="train", episodes=3, success_rate=0.0, wilson95=(0.0, 0.7)),)
+    monkeypatch.setattr(export, "measured", lambda *arguments: none_won)
     with pytest.raises(ConfigurationError, match="keeps its older bundle"):
         export.export_bundle(run, older, evaluation_episodes=3, observations=OBSERVATIONS)
     assert contents(older) == before
@@ -172,12 +195,10 @@ def test_a_policy_that_solves_nothing_replaces_nothing(run: Path, older: Path, m
 
 def test_an_older_bundle_is_brought_up_to_date_without_its_training(tmp_path: Path) -> None:
     old = tmp_path / "old"
-    contract = yaml.safe_load((SHIPPED / "bundle.yaml").read_text())
-    del contract["files"]
     files = {name: (SHIPPED / name).read_bytes() for name in ("encoder.onnx", "policy.onnx")}
     with np.load(SHIPPED / "golden.npz") as golden:
         np.savez(tmp_path / "golden.npz", **{name: golden[name] for name in golden if not name.startswith("frames/")})
-    write_bundle(old, contract, files | {"golden.npz": (tmp_path / "golden.npz").read_bytes()})
+    write_bundle(old, load_bundle(SHIPPED).contract, files | {"golden.npz": (tmp_path / "golden.npz").read_bytes()})
     with pytest.raises(ConfigurationError, match="rlfp export"):
         Perception(load_bundle(old))
     assert rlfp(["export", str(old), "--out", str(old)]) == 0
@@ -191,7 +212,7 @@ def test_an_older_bundle_is_brought_up_to_date_without_its_training(tmp_path: Pa
     [
         (lambda run: (run / "trained" / "policy.pt2").write_bytes(b"PK"), "policy.pt2: is missing, cut short"),
         (lambda run: (run / "trained" / "encoder.pt2").unlink(), "encoder.pt2: is missing, cut short"),
-        (lambda run: (run / "trained" / "trained.json").write_text('{"version": 99}'), "version is 99, expected 1"),
+        (lambda run: (run / "trained" / "trained.json").write_text('{"version": 99}'), "version is 99, expected 2"),
         (lambda run: (run / "trained" / "trained.json").write_text('{"versi'), "trained.json: is damaged"),
         (lambda run: (run / "trained" / "trained.json").rename(run / "recipe.json"), "its training has not ended"),
         (lambda run: (run / "trained" / "trained.json").unlink(), "give a folder of `rlfp train`, or a bundle"),
@@ -220,9 +241,12 @@ def test_an_output_folder_that_holds_something_else_is_left_alone(run: Path, tmp
 
 def test_a_bundle_whose_writing_was_killed_half_way_is_there_again(older: Path) -> None:
     before = contents(older)
+    contract = load_bundle(older).contract
+    camera = contract.camera.model_copy(update={"width": 17})  # contradicts the encoder
+    contract = contract.model_copy(update={"camera": camera})
     older.rename(older.parent / ".older.replaced")  # where a killed writer leaves the older one
     with pytest.raises(ConfigurationError):
-        write_bundle(older, {}, before)
+        write_bundle(older, contract, before)
     assert contents(older) == before
 
 
@@ -296,11 +320,11 @@ def test_an_int8_encoder_sees_what_the_float_one_sees() -> None:
         optimizer.step()
     encoder.eval()
     pictures, points = squares(10)
-    network = export.export_encoder(encoder, pictures[0])
+    network = export_encoder(encoder, pictures[0])
     small = quantise.int8_encoder(network, pictures)
     assert len(small) < 0.8 * len(network)
     seen, seen_small = (
-        np.stack([export._in_onnx_runtime(file, ("features",))({"image": image[None]})[0][0] for image in pictures])
+        np.stack([in_onnx_runtime(file, ("features",))({"image": image[None]})[0][0] for image in pictures])
         for file in (network, small)
     )
     assert np.median(np.abs(seen[:, 0, :2] - points)) < 0.008  # a pixel, on the plane z = 1

@@ -15,7 +15,7 @@ from written_bag import write_bag
 
 from rlfp_ros import cli
 from rlfp_ros.commissioning.gap import compare, read_observations
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.nodes import messages as m

@@ -290,7 +290,7 @@ def test_what_an_argument_names_is_checked_before_anything_starts(overrides: dic
 
 
 def test_extrinsics_outside_the_bundles_tolerance_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    from rlfp_ros.contract.bundle import load_bundle
+    from rlfp_ros.contract import load_bundle
     from rlfp_ros.perception.extrinsics import write_extrinsics
 
     place = load_bundle("reach_panda").contract.camera.T_base_camera.matrix()

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
 from benchmarks import teachers  # noqa: E402
-from rlfp_ros.contract.bundle import load_bundle  # noqa: E402
+from rlfp_ros.contract import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning.encoders.cnn import CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoders.spatial import Encoder, ExportedEncoder  # noqa: E402

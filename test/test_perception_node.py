@@ -17,7 +17,7 @@ from fixture_bundle import FX, HEIGHT, WIDTH
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.nodes import messages
 from rlfp_ros.perception.encoder import Perception, in_base_frame
 

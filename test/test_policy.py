@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from fixture_bundle import POINTS
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Observation, Policy
 

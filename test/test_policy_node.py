@@ -14,7 +14,7 @@ from conftest import Process, TestNode
 from fixture_bundle import POINTS, make_bundle
 from sensor_msgs.msg import JointState
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.nodes import messages

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fixture_bundle import FX, HEIGHT, WIDTH
 
-from rlfp_ros.contract.bundle import Contract, FeatureStatistics, load_bundle
+from rlfp_ros.contract import Contract, FeatureStatistics, load_bundle
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.perception.extrinsics import load_extrinsics, orientation_in_base

@@ -17,7 +17,7 @@ from rlfp_ros import cli  # noqa: E402
 from rlfp_ros.learning.algorithms.augmentation import shifted  # noqa: E402
 from rlfp_ros.learning.encoders.spatial import EncoderSettings, ExportedEncoder  # noqa: E402
 from rlfp_ros.learning.encoders.vit import VitEncoder, VitSettings  # noqa: E402
-from rlfp_ros.learning.export import export  # noqa: E402
+from rlfp_ros.learning.export.networks import export_encoder  # noqa: E402
 from rlfp_ros.learning.objectives.autoencoder import Autoencoder  # noqa: E402
 from rlfp_ros.learning.objectives.curl import Curl, contrast  # noqa: E402
 from rlfp_ros.learning.objectives.deep_spatial_autoencoder import DeepSpatialAutoencoder, roughness  # noqa: E402
@@ -101,7 +101,7 @@ def test_every_encoder_exports_and_agrees_with_onnx_runtime(name: str) -> None:
 
     encoder = small(name).eval()
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    session = onnxruntime.InferenceSession(export.export_encoder(encoder, image))
+    session = onnxruntime.InferenceSession(export_encoder(encoder, image))
     with torch.no_grad():
         expected = ExportedEncoder(encoder).eval()(torch.from_numpy(image[None]))
     for found, wanted in zip(OnnxEncoder(session)(image), expected, strict=True):

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from rlfp_ros.contract.bundle import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseController
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.base_controllers import REGISTRY, Wanted
 from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State

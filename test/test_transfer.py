@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation import rollout
 from rlfp_ros.evaluation.failures import FailureMode, Trace, TracedRollout, count_modes
 from rlfp_ros.evaluation.rollout import Rollout

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 CAMERA = load_bundle(ROOT / "models" / "reach_panda").contract.camera

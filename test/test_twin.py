@@ -15,7 +15,7 @@ from fixture_bundle import make_bundle
 from python_process import run_python
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.policy import residual_of

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros import __version__, paths
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.graph import description as graph
 from rlfp_ros.graph.runner import child_environment, reserved_domain
 from rlfp_ros.requirements import install_command, requirement_sets

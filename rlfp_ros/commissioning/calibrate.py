@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rlfp_ros.commissioning.align import align, describe, write_overlays
 from rlfp_ros.commissioning.board import Board, View, calibrate_camera, calibrate_hand_eye, write_camera_info
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.perception.extrinsics import load_extrinsics, write_extrinsics

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from rlfp_ros.contract.bundle import CameraContract, Contract
+from rlfp_ros.contract import CameraContract, Contract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception.extrinsics import load_extrinsics, pose_difference
 from rlfp_ros.schema import Schema

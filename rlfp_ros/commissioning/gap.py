@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rlfp_ros.contract.bundle import Bundle, load_bundle
+from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.episode import Phase

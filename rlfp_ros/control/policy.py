@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import GOLDEN_TOLERANCE, ActionContract, Bundle, Contract, GoldenFrames
+from rlfp_ros.contract import (
+    GOLDEN_TOLERANCE,
+    ActionContract,
+    Bundle,
+    Contract,
+    GoldenFrames,
+    JointQuantity,
+)
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual
@@ -27,7 +34,7 @@ RATE_RATIO = 1.5  # how many times faster or slower than in training frames may 
 class ObservationContract:
     """What a policy sees, beside the features' number: which joint quantities, and how many frames of features."""
 
-    proprioception: tuple[str, ...] = (
+    proprioception: tuple[JointQuantity, ...] = (
         "joint_positions",
         "joint_velocities",
         "gripper_width",

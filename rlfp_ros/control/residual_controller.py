@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlfp_ros.contract import bundle
+from rlfp_ros.contract import ActionContract, BaseController
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.base_controllers import Situation, make_base_controller
 from rlfp_ros.control.controller_settings import ControllerSettings
@@ -38,14 +38,14 @@ EFFORT_SLACK = 1.001  # simulators saturate at exactly the limit
 
 
 class ActionAndBase(Protocol):
-    """The part of `bundle.Contract` that the controller needs."""
+    """The part of `Contract` that the controller needs."""
 
     @property
-    def action(self) -> bundle.ActionContract:
+    def action(self) -> ActionContract:
         """Components and scale of the residual."""
 
     @property
-    def base_controller(self) -> bundle.BaseController:
+    def base_controller(self) -> BaseController:
         """What the residual is added to."""
 
 

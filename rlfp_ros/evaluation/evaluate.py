@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlfp_ros.contract.bundle import Bundle, load_bundle
+from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.evaluation.results import code_commit, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import wilson95

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rlfp_ros.contract.bundle import Bundle
+from rlfp_ros.contract import Bundle
 from rlfp_ros.control.safety.supervisor import State
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.rollout import Rollout

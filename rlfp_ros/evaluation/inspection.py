@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from rlfp_ros.contract.bundle import FILES, Bundle, Contract, load_bundle
+from rlfp_ros.contract import FILES, Bundle, Contract, load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.perception.encoder import Perception

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from rlfp_ros.contract.bundle import Contract
+from rlfp_ros.contract import Contract
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.episode import Episode, Phase

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlfp_ros.contract.bundle import Bundle
+from rlfp_ros.contract import Bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.policy import Policy

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlfp_ros.contract.bundle import Contract, load_bundle
+from rlfp_ros.contract import Contract, load_bundle
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.graph import description as graph

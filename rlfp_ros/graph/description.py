@@ -306,7 +306,7 @@ def dds_environment(transport: str, domain_id: str = "", large_images: bool = Fa
 def _check(graph: Graph, arguments: dict[str, Any]) -> int:
     """Load what the arguments name; makes `bundle` absolute. Returns the size of a camera image in bytes."""
     from rlfp_ros import paths
-    from rlfp_ros.contract.bundle import load_bundle
+    from rlfp_ros.contract import load_bundle
     from rlfp_ros.control.arm import load_arm
     from rlfp_ros.schema import ConfigurationError
 

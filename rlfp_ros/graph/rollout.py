@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import Bundle
+from rlfp_ros.contract import Bundle
 from rlfp_ros.graph import description as graph
 from rlfp_ros.graph.runner import Runner, reserved_domain
 from rlfp_ros.schema import ConfigurationError

@@ -23,7 +23,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.trajectory import Trajectory

@@ -20,7 +20,7 @@ from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import Float32, Header, String
 
 from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Flow
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.supervisor import State

@@ -16,7 +16,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import String
 
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.trajectory import Residual

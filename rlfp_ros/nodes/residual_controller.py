@@ -25,7 +25,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.commissioning.checklist import Report as ChecklistReport
-from rlfp_ros.contract.bundle import load_bundle
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
 from rlfp_ros.control.safety.safety_state import SafetyState

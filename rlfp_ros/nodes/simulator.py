@@ -27,7 +27,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from rlfp_ros.contract.bundle import CameraContract, Intrinsics, load_bundle
+from rlfp_ros.contract import CameraContract, Intrinsics, load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.trajectory import Trajectory

@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import FeatureStatistics
+from rlfp_ros.contract import FeatureStatistics
 from rlfp_ros.schema import ConfigurationError
 
 # Directions in which training hardly moved would blow rounding up into novelty: variances are at least this share of

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import GOLDEN_TOLERANCE, Bundle, GoldenFrames
+from rlfp_ros.contract import GOLDEN_TOLERANCE, Bundle, GoldenFrames
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlfp_ros import schema
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from rlfp_ros.contract.bundle import Intrinsics
+from rlfp_ros.contract import Intrinsics
 
 TARGET_WIDTH = 420  # px; the encoder's own picture is too small to look at
 AXIS_M = 0.04

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.simulation.randomization import Sample, stream
 
 NEAR, FAR = 0.05, 4.0  # m, clipping planes

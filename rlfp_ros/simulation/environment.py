@@ -14,7 +14,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from rlfp_ros.contract.bundle import ActionContract, BaseController, Contract
+from rlfp_ros.contract import ActionContract, BaseController, Contract
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of

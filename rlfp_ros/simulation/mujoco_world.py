@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.mujoco_arm import THING_CONTACT, MujocoArm, arm_spec

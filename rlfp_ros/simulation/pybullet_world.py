@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pybullet_data
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.brick import brick

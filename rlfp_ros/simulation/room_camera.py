@@ -11,7 +11,7 @@ import os
 import cv2
 import numpy as np
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.mujoco_headless import PACKAGES, mujoco

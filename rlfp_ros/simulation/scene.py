@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from rlfp_ros import paths, schema
-from rlfp_ros.contract.bundle import CameraContract, Intrinsics, Tolerance
+from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
 from rlfp_ros.schema import Pose, Schema
 
 Vector = tuple[float, float, float]

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.simulation.camera import Frame

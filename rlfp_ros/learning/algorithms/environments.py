@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, cast
 import gymnasium
 import numpy as np
 
-from rlfp_ros.contract.bundle import onnx_session
+from rlfp_ros.contract import onnx_session
 from rlfp_ros.simulation.randomization import Profile, load_profile
 
 ObservationKind = Literal["pixels", "features", "state"]

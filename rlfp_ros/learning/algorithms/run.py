@@ -17,8 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from rlfp_ros import schema
-from rlfp_ros.contract.bundle import check_replaceable, load_bundle
+from rlfp_ros.contract import check_replaceable, load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.statistics import wilson95
@@ -27,7 +26,9 @@ from rlfp_ros.learning.algorithms import sac as drq
 from rlfp_ros.learning.algorithms.augmentation import augmentation
 from rlfp_ros.learning.algorithms.environments import OBSERVATIONS, EnvironmentMaker, ObservationKind, TaskEnvironment
 from rlfp_ros.learning.algorithms.networks import batch_of_one
-from rlfp_ros.learning.export.export import arm_part, export_bundle, save_trained
+from rlfp_ros.learning.export.build import build_contract
+from rlfp_ros.learning.export.export import export_bundle
+from rlfp_ros.learning.export.trained import save_trained
 from rlfp_ros.learning.runs.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.runs.progress import RunClock, TrainingProgress
 from rlfp_ros.learning.runs.training_log import TrainingLog
@@ -171,20 +172,27 @@ class DeployedPolicy(nn.Module):
 def save_policy(plan: Plan, agent: nn.Module, run: Path) -> None:
     """Leave an agent that learnt from features in `run`, with the encoder that gave them, for `rlfp export`."""
     source = load_bundle(_encoder_bundle(plan))
-    arm, behaviour, observed = load_arm(plan.arm), BEHAVIOURS[plan.task], ObservationContract()
-    contract = schema.read_yaml(source.directory / "bundle.yaml")
-    del contract["files"]
-    contract |= {"name": f"{plan.algorithm}_{plan.task}_{plan.arm}", "task": plan.task, "evaluation": []}
-    contract["arm"] = arm_part(arm)
-    contract["policy"] |= {"feature_stack": observed.feature_stack, "state_size": 1}
-    contract["proprioception"] = list(observed.proprioception)
-    contract["provenance"] = {
-        "profile": plan.profile, "algorithm": plan.algorithm, "plan": asdict(plan) | {"settings": list(plan.settings)},
-        "encoder_of": contract["provenance"],
-    }  # fmt: skip
-    contract["action"] = behaviour.action.model_dump(mode="json")
-    contract["base_controller"] = behaviour.base_controller.model_dump(mode="json")
-    save_trained(run, contract, source.file("encoder.onnx").read_bytes(), DeployedPolicy(agent))
+    arm, behaviour = load_arm(plan.arm), BEHAVIOURS[plan.task]
+    contract = build_contract(
+        name=f"{plan.algorithm}_{plan.task}_{arm.name}",
+        task=load_task(plan.task),
+        arm=arm,
+        camera=source.contract.camera,
+        encoder=source.contract.encoder,
+        observed=ObservationContract(),
+        state_size=1,
+        action=behaviour.action,
+        base_controller=behaviour.base_controller,
+        latency=source.contract.latency,
+        feature_statistics=source.contract.feature_statistics,
+        provenance={
+            "profile": plan.profile,
+            "algorithm": plan.algorithm,
+            "plan": asdict(plan) | {"settings": list(plan.settings)},
+            "encoder_of": source.contract.provenance,
+        },
+    )
+    save_trained(run, contract, arm, source.file("encoder.onnx").read_bytes(), DeployedPolicy(agent))
 
 
 def success_count(make_env: EnvironmentMaker, agent: nn.Module, episodes: int) -> int:

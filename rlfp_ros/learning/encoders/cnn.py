@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.learning.encoders.latent import LatentEncoder, trunk_width
 from rlfp_ros.learning.encoders.spatial import convolution_block
 

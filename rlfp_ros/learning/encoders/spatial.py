@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 
 if TYPE_CHECKING:
     from rlfp_ros.learning.encoders.novelty import Novelty

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.learning.encoders.latent import LatentEncoder
 from rlfp_ros.schema import ConfigurationError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import onnx_session
+from rlfp_ros.contract import onnx_session
 from rlfp_ros.learning.recipes.frames import held_out_count
 
 CALIBRATION_FRAMES = 200

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings
 from rlfp_ros.learning.encoders.spatial import Encoder, EncoderSettings
 from rlfp_ros.learning.encoders.vit import VitEncoder, VitSettings

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlfp_ros.contract.bundle import onnx_session
+from rlfp_ros.contract import onnx_session
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.recipes.privileged_sac import FIELDS, Actor, make_actor
 from rlfp_ros.learning.runs.player import Player

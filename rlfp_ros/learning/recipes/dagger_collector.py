@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from rlfp_ros.contract.bundle import onnx_session
+from rlfp_ros.contract import onnx_session
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.recipes.estimator import Belief, SceneEstimator, SeeingActor, estimator_for

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlfp_ros.contract.bundle import CameraContract
+from rlfp_ros.contract import CameraContract
 from rlfp_ros.learning.algorithms.networks import layers
+from rlfp_ros.learning.export.networks import onnx_of
 from rlfp_ros.learning.recipes.privileged_sac import Normaliser
 from rlfp_ros.simulation.tasks.task import ARM_FOOT, HAND_BEHIND_TOOL, Task
 
@@ -223,6 +224,18 @@ class SceneEstimator(nn.Module):
         origin = -(shift - torch.linalg.cross(turn, shift)) @ self.camera_rotation.T + self.camera_position
         scale = (height - origin[:, 2:]) / ray[:, 2:].clamp(max=-0.1)
         return (origin + scale * ray)[:, :2].clamp(-REACH, REACH)
+
+
+def export_estimator(estimator: SceneEstimator, proprioception_size: int, points: int) -> bytes:
+    """Export a policy's estimator alone to ONNX, as training runs it: inputs, next_state."""
+    inputs = {
+        "features": torch.zeros(1, estimator.stack, points, 3),
+        "proprioception": torch.zeros(1, proprioception_size),
+        "goal": torch.zeros(1, 3),
+        "goal_mask": torch.zeros(1, 1),
+        "state": torch.zeros(1, estimator.state_size),
+    }
+    return onnx_of(estimator, inputs, ("inputs", "next_state"))
 
 
 def estimator_for(task: Task, camera: CameraContract, joints: int, stack: int) -> SceneEstimator:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rlfp_ros.contract.bundle import TWIST_COMPONENTS, ActionContract, CameraContract
+from rlfp_ros.contract import TWIST_COMPONENTS, ActionContract, CameraContract
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix
 from rlfp_ros.control.policy import ObservationContract, Observer

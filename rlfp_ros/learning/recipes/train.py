@@ -17,21 +17,24 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlfp_ros.contract.bundle import Bundle, FeatureStatistics, check_replaceable
+from rlfp_ros.contract import Bundle, FeatureStatistics, Latency, check_replaceable
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.results import code_commit
 from rlfp_ros.learning.encoders.novelty import RARE, Novelty, NoveltyTraining, learn_novelty, marks_of
 from rlfp_ros.learning.encoders.spatial import Encoder, EncoderSettings
-from rlfp_ros.learning.export import export
+from rlfp_ros.learning.export.build import build_contract, encoder_contract
+from rlfp_ros.learning.export.export import OBSERVATIONS, export_bundle
+from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder
+from rlfp_ros.learning.export.trained import save_trained
 from rlfp_ros.learning.objectives.objective import AnyEncoder, features_of
 from rlfp_ros.learning.objectives.representation import SUPERVISED, AnyEncoderSettings, check_representation
 from rlfp_ros.learning.recipes.collector import Collector, Experience, success_rate
 from rlfp_ros.learning.recipes.dagger import TREMBLING, DaggerTraining, picture_demonstrations, train_dagger
 from rlfp_ros.learning.recipes.dagger_collector import Lessons
-from rlfp_ros.learning.recipes.estimator import SeeingActor
+from rlfp_ros.learning.recipes.estimator import SeeingActor, export_estimator
 from rlfp_ros.learning.recipes.frames import FrameSource, held_out_count
 from rlfp_ros.learning.recipes.privileged_sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic
 from rlfp_ros.learning.recipes.train_encoder import EncoderReport, EncoderTraining, train_encoder
@@ -48,6 +51,7 @@ FRAME_SEEDS = 1_000_000  # frames, experience and evaluation draw from seeds tha
 EXPERIENCE_SEEDS = 500_000_000
 SELECTION_SEEDS = 400_000_000
 STATISTICS_FRAMES = 6_000  # for the domain-shift reference of latent encoders
+SMALLEST_DISTANCE = 0.01  # of training's usual embedding, and from there to a rare one
 SMALLEST_WORK = 0.003  # share of the full training
 
 
@@ -136,11 +140,11 @@ def recipe_for(task: str, arm: str = "panda", profile: str = "train", seed: int 
 
 def main(
     recipe: Recipe, out: Path, run: Path, resume: bool = False, evaluation_episodes: int = 100,
-    observations: int = export.OBSERVATIONS,
+    observations: int = OBSERVATIONS,
 ) -> Bundle:  # fmt: skip
     """Train `recipe` in the folder `run` and write the bundle to `out`.
 
-    `evaluation_episodes` and `observations` are `export.export_bundle`'s.
+    `evaluation_episodes` and `observations` are `export_bundle`'s.
 
     Raises ConfigurationError where `run` exists and `resume` is not set, or holds another training.
     """
@@ -172,7 +176,7 @@ def main(
         progress.show(updates, f"object {report.position_error_mm:.1f} mm, points {_pixels(report)} px")
         images = np.load(run / "frames" / "images.npy", mmap_mode="r")
         encoder_file = run / "encoder.onnx"
-        encoder_file.write_bytes(export.export_encoder(encoder, images[0]))
+        encoder_file.write_bytes(export_encoder(encoder, images[0]))
         actor: Actor | SeeingActor
         selection: dict[str, float] = {}
         if recipe.imitates:
@@ -187,12 +191,26 @@ def main(
     minutes = clock.total / 60
     console.print(f"trained in {minutes:.1f} minutes; writing {out}")
     novelty, statistics = _novelty(recipe, source, encoder, run / "frames")
-    deployed = export.deployed_encoder(encoder, novelty)
-    contract = _contract(recipe, profile, source, deployed, images[0], statistics, report, minutes, actor.state_size)
-    contract["provenance"]["task_settings"] = parameters(task)
-    contract["provenance"]["selection"] = selection
-    export.save_trained(run, contract, deployed, export.ExportedPolicy(actor))
-    bundle = export.export_bundle(run, out, evaluation_episodes, observations, console)
+    deployed = deployed_encoder(encoder, novelty)
+    arm = load_arm(recipe.arm)
+    contract = build_contract(
+        name=f"{recipe.task}_{arm.name}",
+        task=task,
+        arm=arm,
+        camera=source.camera,
+        encoder=encoder_contract(deployed, images[0]),
+        observed=ObservationContract(feature_stack=recipe.feature_stack),
+        state_size=actor.state_size,
+        action=BEHAVIOURS[recipe.task].action,
+        base_controller=BEHAVIOURS[recipe.task].base_controller,
+        latency=Latency(camera_s=_middle(profile, "camera_latency"), command_s=_middle(profile, "command_latency")),
+        feature_statistics=statistics,
+        provenance=_provenance(recipe, profile, report, minutes)
+        | {"task_settings": parameters(task), "selection": selection},
+    )
+    policy = ExportedPolicy(copy.deepcopy(actor).double() if isinstance(actor, SeeingActor) else actor)
+    save_trained(run, contract, arm, deployed, policy)
+    bundle = export_bundle(run, out, evaluation_episodes, observations, console)
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
     return bundle
 
@@ -207,7 +225,7 @@ def _imitate(recipe: Recipe, profile: Profile, encoder: AnyEncoder, run: Path, s
         EXPERIENCE_SEEDS + recipe.seed * 10_000_000,
     )  # fmt: skip
     proprioception = np.load(run / "frames" / "proprioception.npy", mmap_mode="r").shape[1]
-    exported = export.export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
+    exported = export_estimator(lessons.estimator(), proprioception, recipe.encoder.points)
     lessons.estimator_file.write_bytes(exported)
     pictures = picture_demonstrations(encoder, lessons, run / "frames", recipe.feature_stack)
     return train_dagger(lessons, pictures, recipe.dagger, recipe.seed, run, show)
@@ -337,50 +355,27 @@ def _check_task(recipe: Recipe) -> None:
         )
 
 
-def _contract(
-    recipe: Recipe, profile: Profile, source: FrameSource, encoder: nn.Module, example: np.ndarray,
-    statistics: dict[str, Any], report: EncoderReport, minutes: float, state_size: int,
-) -> dict[str, Any]:  # fmt: skip
-    arm, behaviour = load_arm(recipe.arm), BEHAVIOURS[recipe.task]
-    observed = ObservationContract(feature_stack=recipe.feature_stack)
+def _provenance(recipe: Recipe, profile: Profile, report: EncoderReport, minutes: float) -> dict[str, Any]:
+    packages = ("torch", "pybullet", "numpy", "onnxruntime", "opencv-python-headless")
     return {
-        "schema": 1,
-        "name": f"{recipe.task}_{recipe.arm}",
-        "task": recipe.task,
-        "arm": export.arm_part(arm),
-        "camera": source.camera.model_dump(mode="json"),
-        "image": {"crop": "none", "resize": "area", "colour_order": "rgb", "dtype": "uint8", "stack": 1},
-        "encoder": export.encoder_shapes(encoder, example),
-        "policy": {
-            "inputs": list(export.POLICY_INPUTS), "outputs": list(export.POLICY_OUTPUTS),
-            "feature_stack": observed.feature_stack, "state_size": state_size,
+        "commit": code_commit(),
+        "seed": recipe.seed,
+        "profile": profile.name,
+        "wall_minutes": round(minutes, 1),
+        "config_sha256": hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest(),
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "encoder": {
+            "position_error_mm": round(report.position_error_mm, 2),
+            "keypoint_error_px": [round(error, 3) for error in report.keypoint_error_px],
+            "inside_nominal_90": round(report.inside_90, 3),
         },
-        "proprioception": list(observed.proprioception),
-        "goal": getattr(load_task(recipe.task).settings, "goal", "none"),
-        "normalisation": {"where": "inside_onnx"},
-        "action": behaviour.action.model_dump(mode="json"),
-        "base_controller": behaviour.base_controller.model_dump(mode="json"),
-        "latency": {"camera_s": _middle(profile, "camera_latency"), "command_s": _middle(profile, "command_latency")},
-        "feature_statistics": statistics,
-        "provenance": {
-            "commit": code_commit(), "seed": recipe.seed, "profile": profile.name, "wall_minutes": round(minutes, 1),
-            "config_sha256": hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest(),
-            "cores": os.cpu_count(),
-            "versions": {"python": platform.python_version()}
-            | {name: version(name) for name in ("torch", "pybullet", "numpy", "onnxruntime", "opencv-python-headless")},
-            "encoder": {
-                "position_error_mm": round(report.position_error_mm, 2),
-                "keypoint_error_px": [round(error, 3) for error in report.keypoint_error_px],
-                "inside_nominal_90": round(report.inside_90, 3),
-            },
-        },
-        "evaluation": [],
-    }  # fmt: skip
+    }
 
 
 def _novelty(
     recipe: Recipe, source: FrameSource, encoder: AnyEncoder, frames: Path
-) -> tuple[Novelty | None, dict[str, Any]]:
+) -> tuple[Novelty | None, FeatureStatistics]:
     """What tells how unlike training a picture is, and the `feature_statistics` of a contract that go with it.
 
     Marks of novelty are read off feature maps, which encoders of points alone have. A latent encoder has none, and its
@@ -402,15 +397,20 @@ def _novelty(
     return novelty, _statistics(marks[:, None], np.zeros(1), np.eye(1))  # marks are scaled already
 
 
-def _statistics(embeddings: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> dict[str, Any]:
-    """`feature_statistics` of a contract, with the distances that training's own embeddings [N, E] have."""
-    statistics = {
-        "mean": [float(f"{value:.6g}") for value in mean],
-        "covariance": [[float(f"{value:.6g}") for value in row] for row in covariance],
-    }
-    scale = DomainShift(FeatureStatistics(**statistics, usual_distance=1.0, rare_distance=2.0))
+def _statistics(embeddings: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> FeatureStatistics:
+    """The statistics of training's own embeddings [N, E], with the distances that they have."""
+    rounded = FeatureStatistics(
+        mean=tuple(float(f"{value:.6g}") for value in mean),
+        covariance=tuple(tuple(float(f"{value:.6g}") for value in row) for row in covariance),
+        usual_distance=1.0,
+        rare_distance=2.0,
+    )
+    scale = DomainShift(rounded)
     usual, rare = np.quantile([scale.distance(embedding) for embedding in embeddings], [0.5, RARE])
-    return statistics | {"usual_distance": round(float(usual), 6), "rare_distance": round(float(rare), 6)}
+    # Few embeddings can all lie at the same distance; the score needs a usual one above 0 and a rare one above that.
+    usual = max(round(float(usual), 6), SMALLEST_DISTANCE)
+    rare = max(round(float(rare), 6), usual + SMALLEST_DISTANCE)
+    return rounded.model_copy(update={"usual_distance": usual, "rare_distance": rare})
 
 
 def _middle(profile: Profile, name: str) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import TWIST_COMPONENTS, ActionContract
+from rlfp_ros.contract import TWIST_COMPONENTS, ActionContract
 
 if TYPE_CHECKING:
     from rlfp_ros.simulation.pybullet_world import World

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from rlfp_ros.contract.bundle import ActionContract
+from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, reach_for
 from rlfp_ros.simulation.tasks.task import ARM_FOOT, Task, TaskSettings, register
 

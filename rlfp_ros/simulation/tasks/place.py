@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import ActionContract
+from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.goal import GoalTask
 from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, reach_for
 from rlfp_ros.simulation.tasks.task import register

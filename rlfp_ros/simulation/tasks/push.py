@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from rlfp_ros.contract.bundle import ActionContract
+from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.goal import GoalTask
 from rlfp_ros.simulation.tasks.task import GoalSettings, register
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlfp_ros.contract.bundle import ActionContract
+from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.task import ARM_FOOT, Task, register
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from rlfp_ros import paths, schema
 from rlfp_ros.schema import ConfigurationError, Schema
 
 if TYPE_CHECKING:
-    from rlfp_ros.contract.bundle import ActionContract
+    from rlfp_ros.contract import ActionContract
     from rlfp_ros.control.arm import Arm
     from rlfp_ros.simulation.pybullet_world import World
 

@@ -1,0 +1,210 @@
+"""The contract between training and deployment: `bundle.yaml` as types, checked when they are made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, JsonValue, model_validator
+
+from rlfp_ros.schema import Pose, Schema
+
+Positive = Field(gt=0)
+JointQuantity = Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position", "tool_direction"]
+TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
+
+
+class ArmContract(Schema):
+    """The arm that the policy was trained with."""
+
+    name: str
+    joint_names: tuple[str, ...]
+    base_frame: str
+    tool_frame: str
+
+
+class Intrinsics(Schema):
+    """Pinhole intrinsics of the image that the encoder sees, pixels."""
+
+    fx: float = Positive
+    fy: float = Positive
+    cx: float
+    cy: float
+    distortion: Literal["none"] = "none"
+
+    def matrix(self) -> np.ndarray:
+        """Camera matrix K, 3 x 3."""
+        return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
+
+
+class Tolerance(Schema):
+    """Largest distance and angle between the real camera's place and the trained one."""
+
+    xyz_m: float = Positive
+    angle_rad: float = Positive
+
+
+class CameraContract(Schema):
+    """The camera that the encoder was trained for. Optical frame: x right, y down, z forward (REP-103)."""
+
+    width: int = Positive  # px
+    height: int = Positive  # px
+    intrinsics: Intrinsics
+    T_base_camera: Pose
+    tolerance: Tolerance
+    rate_hz: float = Positive
+
+
+class ImageContract(Schema):
+    """How a camera image becomes the encoder's input."""
+
+    crop: Literal["none"] = "none"
+    resize: Literal["area"] = "area"
+    colour_order: Literal["rgb"] = "rgb"
+    dtype: Literal["uint8"] = "uint8"
+    stack: int = Field(default=1, ge=1, le=8)
+
+
+class EncoderContract(Schema):
+    """Names and shapes of `encoder.onnx`."""
+
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+
+
+class PolicyContract(Schema):
+    """Inputs and outputs of `policy.onnx`, and how its memory is laid out."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    feature_stack: int = Field(default=1, ge=1, le=8)  # frames of features, newest last
+    state_size: int = Field(default=1, ge=1)  # 1 and always zero for a policy without memory
+
+
+class Normalisation(Schema):
+    """The place where inputs are normalised: always inside the ONNX files."""
+
+    where: Literal["inside_onnx"] = "inside_onnx"
+
+
+class ActionContract(Schema):
+    """The policy's output in [-1, 1], times `scale`, is a velocity: of the tool in the base frame, or of joints.
+
+    `components`: some of vx vy vz wx wy wz (kind twist), or names of the arm's joints (kind joint_velocity), and
+    `gripper`, which maps [-1, 1] to [0, 2 * scale] metres of opening width.
+    """
+
+    kind: Literal["twist", "joint_velocity"] = "twist"
+    components: tuple[str, ...]
+    scale: tuple[float, ...]
+    units: tuple[Literal["m/s", "rad/s", "m"], ...]
+    rate_hz: float = Positive
+
+    def axes(self, joint_names: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of a residual's numbers, in order: the six components of a twist, or the arm's joints."""
+        return TWIST_COMPONENTS if self.kind == "twist" else joint_names
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ActionContract:
+        if not len(self.components) == len(self.scale) == len(self.units):
+            raise ValueError(
+                f"has {len(self.components)} components, {len(self.scale)} scales and {len(self.units)} units, "
+                "expected as many of each"
+            )
+        if len(set(self.components)) != len(self.components):
+            raise ValueError(f"components {list(self.components)} repeat, expected each once")
+        for component, scale, unit in zip(self.components, self.scale, self.units, strict=True):
+            if self.kind == "twist" and component not in (*TWIST_COMPONENTS, "gripper"):
+                raise ValueError(f"component {component!r} is none of {', '.join(TWIST_COMPONENTS)}, gripper")
+            translation = self.kind == "twist" and component.startswith("v")
+            expected = "m" if component == "gripper" else "m/s" if translation else "rad/s"
+            if unit != expected:
+                raise ValueError(f"unit of {component} is {unit}, expected {expected}")
+            if scale <= 0:
+                raise ValueError(f"scale of {component} is {scale}, expected above 0")
+        return self
+
+
+class BaseController(Schema):
+    """The controller that the residual is added to."""
+
+    name: str
+    parameters: dict[str, float | tuple[float, ...]] = Field(default_factory=dict)
+
+
+class Latency(Schema):
+    """Delays modelled in training."""
+
+    camera_s: float = Field(ge=0)  # exposure to delivery of the image
+    command_s: float = Field(ge=0)  # command sent to command in effect
+
+
+class FeatureStatistics(Schema):
+    """Distribution of the encoder's embedding (E values) in training: the reference of the domain-shift score."""
+
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    usual_distance: float = Positive  # median Mahalanobis distance of the training frames
+    rare_distance: float = Positive  # 99.9th percentile of that distance
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FeatureStatistics:
+        if self.usual_distance >= self.rare_distance:
+            raise ValueError(f"usual_distance {self.usual_distance} is not below rare_distance {self.rare_distance}")
+        return self
+
+
+class Evaluation(Schema):
+    """One measured success rate, as `rlfp evaluate` reports it."""
+
+    world: str
+    profile: str
+    episodes: int
+    success_rate: float
+    wilson95: tuple[float, float]
+
+
+class Contract(Schema):
+    """`bundle.yaml`.
+
+    Build one with `rlfp_ros.learning.export.build_contract`; `write_bundle` fills in `files`.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str
+    task: str
+    arm: ArmContract
+    camera: CameraContract
+    image: ImageContract
+    encoder: EncoderContract
+    policy: PolicyContract
+    proprioception: tuple[JointQuantity, ...]
+    goal: Literal["none", "point", "marker"] = "none"
+    normalisation: Normalisation
+    action: ActionContract
+    base_controller: BaseController
+    latency: Latency
+    feature_statistics: FeatureStatistics
+    provenance: dict[str, JsonValue]  # how the bundle was made; for people, nothing depends on it
+    evaluation: tuple[Evaluation, ...] = ()
+    files: dict[str, str] = Field(default_factory=dict)  # name -> sha256; `write_bundle` fills it in
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Contract:
+        expected = (1, self.camera.height, self.camera.width, 3 * self.image.stack)
+        if self.encoder.inputs.get("image") != expected:
+            found = self.encoder.inputs.get("image")
+            raise ValueError(f"encoder.inputs.image is {found}, but camera and image.stack make {expected}")
+        if self.action.rate_hz != self.camera.rate_hz:
+            raise ValueError(
+                f"action.rate_hz is {self.action.rate_hz}, but camera.rate_hz is {self.camera.rate_hz}; "
+                "the policy acts once per frame, so set them equal or retrain"
+            )
+        if self.action.kind == "joint_velocity":
+            unknown = set(self.action.components) - {*self.arm.joint_names, "gripper"}
+            if unknown:
+                raise ValueError(
+                    f"action.components has {sorted(unknown)[0]!r}, expected joints of arm.joint_names "
+                    f"({', '.join(self.arm.joint_names)}) or gripper"
+                )
+        return self

@@ -1,0 +1,127 @@
+"""The one maker of contracts: from the parts of a finished training to `bundle.yaml` as a type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import JsonValue, ValidationError
+from torch import nn
+
+from rlfp_ros.contract import (
+    ARM_FILE,
+    ActionContract,
+    ArmContract,
+    BaseController,
+    CameraContract,
+    Contract,
+    EncoderContract,
+    FeatureStatistics,
+    ImageContract,
+    Latency,
+    Normalisation,
+    PolicyContract,
+)
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.schema import refusal
+from rlfp_ros.simulation.tasks.task import Task
+
+ENCODER_OUTPUTS = ("features", "object_pose", "pose_cov", "embedding")
+POLICY_INPUTS = ("features", "proprioception", "goal", "goal_mask", "state")
+POLICY_OUTPUTS = ("action", "next_state")
+
+
+def build_contract(
+    *,
+    name: str,
+    task: Task,
+    arm: Arm,
+    camera: CameraContract,
+    encoder: EncoderContract,
+    observed: ObservationContract,
+    state_size: int,
+    action: ActionContract,
+    base_controller: BaseController,
+    latency: Latency,
+    feature_statistics: FeatureStatistics,
+    provenance: dict[str, JsonValue],
+) -> Contract:
+    """Build the contract of a policy that was trained for `task` on `arm`.
+
+    The goal is the task's, so that a policy for a task with a goal cannot ship without it.
+
+    Parameters
+    ----------
+    name
+        Name of the bundle.
+    task, arm
+        The task and arm that were trained.
+    camera
+        The camera whose images the encoder was trained with.
+    encoder
+        Names and shapes of the encoder's input and outputs, from `encoder_contract` or another bundle.
+    observed
+        What the policy sees beside the features.
+    state_size
+        Number of values in the policy's memory; 1 for a policy without one.
+    action, base_controller
+        Meaning of the policy's output, and what it is added to.
+    latency
+        Delays modelled in training.
+    feature_statistics
+        Reference of the domain-shift score.
+    provenance
+        How the bundle was made, as JSON.
+
+    Raises
+    ------
+    ConfigurationError
+        If the parts contradict each other.
+    """
+    try:
+        policy = PolicyContract(
+            inputs=POLICY_INPUTS, outputs=POLICY_OUTPUTS, feature_stack=observed.feature_stack, state_size=state_size
+        )
+        return Contract(
+            schema=1,
+            name=name,
+            task=task.settings.task,
+            arm=arm_contract(arm),
+            camera=camera,
+            image=ImageContract(),
+            encoder=encoder,
+            policy=policy,
+            proprioception=observed.proprioception,
+            goal=getattr(task.settings, "goal", "none"),
+            normalisation=Normalisation(),
+            action=action,
+            base_controller=base_controller,
+            latency=latency,
+            feature_statistics=feature_statistics,
+            provenance=provenance,
+        )
+    except ValidationError as error:
+        raise refusal(error, f"contract of {name}") from None
+
+
+def arm_contract(arm: Arm) -> ArmContract:
+    """The part of a contract that names the arm, its joints and its frames."""
+    return ArmContract(name=arm.name, joint_names=arm.joint_names, base_frame=arm.base_frame, tool_frame=arm.tool_frame)
+
+
+def arm_files(arm: Arm) -> dict[str, bytes]:
+    """The files by which a bundle carries the arm that was trained, by name."""
+    document: dict[str, Any] = arm.model_dump(mode="json", exclude_defaults=True)
+    return {ARM_FILE: yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120).encode()}
+
+
+def encoder_contract(encoder: nn.Module, image: np.ndarray) -> EncoderContract:
+    """Names and shapes of a `deployed_encoder`, measured on the example `image` uint8 [H, W, 3]."""
+    with torch.no_grad():
+        outputs = encoder(torch.from_numpy(image[None].copy()))
+    shapes = {name: tuple(output.shape) for name, output in zip(ENCODER_OUTPUTS, outputs, strict=True)}
+    height, width, channels = image.shape
+    return EncoderContract(inputs={"image": (1, height, width, channels)}, outputs=shapes)

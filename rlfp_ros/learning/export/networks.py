@@ -1,0 +1,128 @@
+"""Networks on their way to deployment: the modules that are exported, their ONNX files, and both as functions."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from rlfp_ros.contract import onnx_session
+from rlfp_ros.learning.encoders.novelty import Novelty
+from rlfp_ros.learning.encoders.spatial import ExportedEncoder
+from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_OUTPUTS
+from rlfp_ros.learning.objectives.objective import AnyEncoder
+
+Arrays = dict[str, np.ndarray]
+
+
+class RecurrentActor(Protocol):
+    """An actor with a memory, as it is exported: a module with this method."""
+
+    state_size: int  # S
+
+    def step(self, observation: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean action before tanh [B, A], its log standard deviation [B, A] and the next state [B, S]."""
+
+
+class ExportedPolicy(nn.Module):
+    """An actor's mean action, with the inputs and outputs that a bundle declares."""
+
+    def __init__(self, actor: RecurrentActor) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def forward(
+        self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute action [1, A] in [-1, 1] and next_state [1, S] of features [1, stack, K, 3] or [1, stack, Z] and the
+        rest."""
+        observation = torch.cat([features.flatten(1), proprioception, goal, goal_mask], dim=-1)
+        mean, _, next_state = self.actor.step(observation, state)
+        return torch.tanh(mean).float(), next_state
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Encoder and policy as functions of the inputs that a bundle declares, batch 1, outputs in the declared order."""
+
+    encode: Callable[[Arrays], tuple[np.ndarray, ...]]
+    act: Callable[[Arrays], tuple[np.ndarray, ...]]
+
+
+def deployed_encoder(encoder: AnyEncoder, novelty: Novelty | None = None) -> nn.Module:
+    """The module that becomes `encoder.onnx`."""
+    contiguous = encoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return ExportedEncoder(contiguous, novelty).eval()
+
+
+def export_encoder(encoder: AnyEncoder, image: np.ndarray) -> bytes:
+    """Export an encoder to ONNX for training to play with; `image` uint8 [H, W, 3] is an example."""
+    return onnx_of(deployed_encoder(encoder), {"image": torch.from_numpy(image[None].copy())}, ENCODER_OUTPUTS)
+
+
+def onnx_of(module: Any, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> bytes:
+    """Export a module or a `torch.export` program to ONNX, with the fixed shapes of the example `inputs`."""
+    buffer = io.BytesIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamo=True,
+            verbose=False,
+            optimize=True,
+        )
+    assert program is not None
+    program.save(buffer)  # type: ignore[arg-type]  # any file object works
+    return without_traces(buffer.getvalue())
+
+
+def without_traces(model_file: bytes) -> bytes:
+    """Remove the exporter's stack traces from an ONNX file: they hold this machine's paths and triple its size."""
+    model = onnx.load_from_string(model_file)
+    model.doc_string = ""
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    return bytes(model.SerializeToString())
+
+
+def program_to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> bytes:
+    """Export a `torch.export` program to ONNX with named inputs and outputs."""
+    examples = program.example_inputs[0]
+    return onnx_of(program, dict(zip(inputs, examples, strict=True)), outputs)
+
+
+def in_pytorch(program: Any) -> Callable[[Arrays], tuple[np.ndarray, ...]]:
+    """A `torch.export` program as a function of arrays."""
+    module = program.module()
+
+    def run(inputs: Arrays) -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            return tuple(output.numpy() for output in module(*(torch.from_numpy(value) for value in inputs.values())))
+
+    return run
+
+
+def in_onnx_runtime(file: bytes, outputs: tuple[str, ...]) -> Callable[[Arrays], tuple[np.ndarray, ...]]:
+    """An ONNX file as a function of arrays."""
+    session = onnx_session(file)
+    return lambda inputs: tuple(session.run(outputs, inputs))
+
+
+def deployed(files: dict[str, bytes]) -> Networks:
+    """A bundle's two ONNX files as functions."""
+    return Networks(
+        in_onnx_runtime(files["encoder.onnx"], ENCODER_OUTPUTS), in_onnx_runtime(files["policy.onnx"], POLICY_OUTPUTS)
+    )
