@@ -291,6 +291,20 @@ def test_two_first_starts_at_once_make_one_environment_and_a_further_start_is_qu
     assert min(times) - (time.monotonic() - began) < 0.3
 
 
+def test_start_waits_for_another_that_makes_a_broken_environment_anew(project: Path, bootstrap: Any) -> None:
+    directory = project / ".venv"
+    (directory / "bin").mkdir(parents=True)
+    (directory / "bin" / "python").write_text("broken")
+    with bootstrap.one_at_a_time(directory):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(directory)], check=True)
+        process = start(project, "demo")
+        assert process.stderr is not None
+        assert "waiting for another ./rlfp" in process.stderr.readline()
+    out, error = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, error
+    assert out.startswith("42")
+
+
 def test_requirement_that_cannot_be_installed_is_said_and_the_command_does_not_run(project: Path) -> None:
     write_setup(project, core=f"tiny @ {(project / 'missing-1.0-py3-none-any.whl').as_uri()}")
     process = start(project, "demo")

@@ -259,7 +259,7 @@ def test_camera_without_calibration_gives_pictures_for_its_intrinsics_but_nothin
 
 def test_live_look_leaves_no_recorder_behind_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stubborn = f"trap '' INT; echo $$ > {tmp_path / 'process'}; exec sleep 60"
-    monkeypatch.setattr(calibrate, "node_command", lambda *_: ["sh", "-c", stubborn])
+    monkeypatch.setattr(live_bag, "node_command", lambda *_: ["sh", "-c", stubborn])
     monkeypatch.setattr(live_bag, "LIVE_S", 0.5)
     monkeypatch.setattr(live_bag, "CLOSING_S", 0.1)
     with pytest.raises(ConfigurationError, match="the recorder did not close its bag"):
