@@ -14,7 +14,6 @@ from sensor_msgs.msg import CameraInfo
 from written_bag import write_bag
 
 from rlfp_ros import cli
-from rlfp_ros.commissioning import calibrate
 from rlfp_ros.commissioning.board import (
     Board,
     View,
