@@ -519,7 +519,3 @@ def test_a_policy_from_features_ships_in_a_bundle_and_acts_as_it_did(tmp_path: P
         np.testing.assert_allclose(residual.twist[:3], action * bundle.contract.action.scale, atol=1e-5)
         observation, *_ = env.step(action)
     env.close()
-
-
-def test_the_command_lines_algorithms_are_the_ones_that_exist() -> None:
-    assert tuple(ALGORITHMS) == cli.ALGORITHMS

@@ -332,3 +332,8 @@ def test_command_line_starts_with_the_mark_of_another_environment_removed(projec
     marked = start(project, "--help", _ROS_WHEELS_BOOTSTRAP_COMPLETE="1", RLFP_PYTHON=str(python))
     out, _ = marked.communicate(timeout=LIMIT_S)
     assert out.strip() == "None"
+
+
+@pytest.mark.parametrize("words", [["--plugin", "my_task.py", "train", "reach"], ["--plugin=my_task.py", "train"]])
+def test_file_of_the_plugin_option_is_not_taken_for_the_command(bootstrap: Any, words: list[str]) -> None:
+    assert bootstrap.command_of(words) == "train"

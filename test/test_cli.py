@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from conftest import load_or_skip
 from python_process import run_python
 
 from rlfp_ros import cli
-from rlfp_ros.cli import doctor
+from rlfp_ros.cli import doctor, parsing
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.graph.description import REAL_ARM, SIM
 
@@ -105,7 +107,7 @@ def test_benchmark_gets_the_words_after_its_name(tmp_path: Path, monkeypatch: py
     (tmp_path / "benchmarks").mkdir()
     script = "def main(argv):\n    return 5 if argv == ['--json', 'f'] else 1\n"
     (tmp_path / "benchmarks" / "speed.py").write_text(script)
-    monkeypatch.setattr(cli, "_source_tree", lambda folder: tmp_path)
+    monkeypatch.setattr(parsing, "source_tree", lambda folder: tmp_path)
     assert cli.main(["bench", "speed", "--json", "f"]) == 5
 
 
@@ -115,7 +117,7 @@ def test_missing_python_package_is_named_with_the_way_out(
     def fail(_: Any) -> int:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(cli, "_doctor", fail)
+    monkeypatch.setattr(doctor, "run", fail)
     assert cli.main(["doctor"]) == 2
     assert "the Python package 'torch' is missing" in capsys.readouterr().err
 
@@ -124,9 +126,39 @@ def test_error_of_the_program_itself_is_not_hidden(monkeypatch: pytest.MonkeyPat
     def fail(_: Any) -> int:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr(cli, "_doctor", fail)
+    monkeypatch.setattr(doctor, "run", fail)
     with pytest.raises(ValueError, match="of ours"):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_plugin_file_is_named_before_or_after_the_command(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlfp_ros import plugins
+
+    monkeypatch.setattr(doctor, "run", lambda _: 0)
+    file = tmp_path / f"plugin_{tmp_path.name}.py"
+    file.write_text("LOADED = True\n")
+    option = ["--plugin", str(file)]
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    assert cli.main([*option, "doctor"] if first else ["doctor", *option]) == 0
+    assert os.environ[plugins.VARIABLE] == str(file)  # child processes load it too
+    assert sys.modules[f"rlfp_plugin_{file.stem}"].LOADED
+
+
+def test_plugin_file_that_fails_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlfp_ros import plugins
+
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    file = tmp_path / "broken_plugin.py"
+    file.write_text("x = 1\nimport no_such_module\n")
+    assert cli.main(["--plugin", str(file), "doctor"]) == 2
+    error = capsys.readouterr().err
+    assert f"{file}: line 2: ModuleNotFoundError" in error
+    assert error.count("\n") == 1
 
 
 # --- inspect and doctor ----------------------------------------------------------------------------------------------

@@ -768,3 +768,16 @@ def find_graph(name: str) -> Graph:
         files = ", ".join(f"{graph}.launch.py" for graph in GRAPHS)
         raise ConfigurationError(f"{name}: no such launch file; there is: {files}")
     return graph
+
+
+def describe(graph: Graph) -> str:
+    """Return a graph's nodes and launch arguments as text."""
+    lines = [graph.description, "", "Nodes:"]
+    lines += [f"  {node.executable:<20} {node.description}" for node in graph.nodes]
+    lines += ["", "Arguments (name:=value):"]
+    for argument in graph.arguments:
+        lines.append(f"  {argument.name}:={argument.default}")
+        lines.append(
+            f"      {argument.description}" + (f" [{' | '.join(argument.choices)}]" if argument.choices else "")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""Commands for bringing up an arm and a camera: `calibrate`, `align` and `gap`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rlfp_ros.cli.parsing import ARMS, Commands, add_command
+
+CALIBRATIONS = {
+    "board": "write the image of a board to print",
+    "intrinsics": "the camera's K and lens, from images of the board",
+    "extrinsics": "the camera's place, from the board on the arm's tool at several postures",
+}
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add this file's commands."""
+    _add_calibrate(commands)
+
+    command = add_command(
+        commands, "align", _align, "overlay the simulator's arm on the real one and measure the offset in pixels"
+    )
+    command.add_argument(
+        "topics", nargs="*", metavar="NAME:=VALUE", help="arguments of real_arm.launch.py, for example camera:=usb_cam"
+    )
+    command.add_argument(
+        "--bag", type=Path, metavar="DIR", help="a recorded bag with an arm at rest (default: record the live topics)"
+    )
+    command.add_argument("--bundle", default="reach_panda", help="for its camera's tolerance (default: %(default)s)")
+    command.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
+    command.add_argument(
+        "--extrinsics",
+        default="bundle",
+        metavar="FILE",
+        help="written by `calibrate extrinsics`, or bundle (default: %(default)s)",
+    )
+    command.add_argument(
+        "--meshes",
+        default="visual",
+        choices=("visual", "collision"),
+        help="collision for mock hardware, which shows those (default: %(default)s)",
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/align"), metavar="DIR", help="for the overlays (default: %(default)s)"
+    )
+
+    command = add_command(
+        commands, "gap", _gap, "find the stage at which a recorded run diverges from how its policy was trained"
+    )
+    command.add_argument("--bag", type=Path, required=True, metavar="DIR", help="a recorded bag of the running graph")
+    command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
+    command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the stages to FILE")
+
+
+def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = add_command(
+        commands, "calibrate", _calibrate, "measure a camera's lens and its place: board, intrinsics, extrinsics"
+    )
+    parts = command.add_subparsers(title="what", metavar="WHAT", required=True)
+    for name, text in CALIBRATIONS.items():
+        part = add_command(parts, name, _calibrate, text)
+        part.set_defaults(what=name)
+        part.add_argument("--squares", default="7x5", metavar="CxR", help="columns x rows (default: %(default)s)")
+        part.add_argument(
+            "--square", type=float, default=0.03, metavar="M", help="side of a square in m (default: %(default)s)"
+        )
+        part.add_argument(
+            "--marker",
+            type=float,
+            default=0.022,
+            metavar="M",
+            help="ChArUco marker's side in m; 0: checkerboard (default: %(default)s)",
+        )
+        part.add_argument("--dictionary", default="DICT_5X5_100", help="of the markers (default: %(default)s)")
+        suffix = "png" if name == "board" else "yaml"
+        part.add_argument(
+            "--out",
+            type=Path,
+            default=Path(f"runs/calibration/{name}.{suffix}"),
+            metavar="FILE",
+            help="(default: %(default)s)",
+        )
+        if name != "board":
+            part.add_argument("--bag", type=Path, required=name == "extrinsics", metavar="DIR", help="a recorded bag")
+        if name == "intrinsics":
+            part.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image files, instead of a bag")
+        if name == "extrinsics":
+            part.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
+            part.add_argument("--bundle", help="also compare with the place of this bundle's camera")
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from rlfp_ros.commissioning import calibrate
+
+    board = calibrate.parse_board(options.squares, options.square, options.marker, options.dictionary)
+    if options.what == "board":
+        return calibrate.board(board, options.out)
+    if options.what == "intrinsics":
+        return calibrate.intrinsics(board, options.bag, options.images, options.out)
+    return calibrate.extrinsics(board, options.bag, options.arm, options.bundle, options.out)
+
+
+def _align(options: argparse.Namespace) -> int:
+    from rlfp_ros.commissioning import calibrate
+    from rlfp_ros.graph.live_bag import record_live
+
+    bag = options.bag or record_live(options.arm, options.topics, options.out)
+    return calibrate.overlay(bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out)
+
+
+def _gap(options: argparse.Namespace) -> int:
+    from rlfp_ros.commissioning import gap
+
+    return gap.run(options.bag, options.bundle, options.arm, options.json)

@@ -1,0 +1,32 @@
+"""Commands that report what is there: `inspect`, `doctor` and `plugins`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rlfp_ros.cli.parsing import Commands, add_command
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add this file's commands."""
+    command = add_command(commands, "inspect", _inspect, "describe a policy bundle and check it")
+    command.add_argument("bundle", help="a bundle folder, or the name of one in models/")
+
+    command = add_command(
+        commands, "doctor", _doctor, "report what is installed, what is missing and the command that fixes it"
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to FILE")
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from rlfp_ros.evaluation.inspection import inspect_bundle
+
+    inspect_bundle(options.bundle)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rlfp_ros.cli import doctor
+
+    return doctor.run(options.json)

@@ -1,0 +1,86 @@
+"""What the files of this package share: adding a command, and types of option values."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[[argparse.Namespace], int]
+Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers() returns
+
+PROFILES = "the name of a file in sim/randomization/, or a path"
+ROOMS = "the name of a file in sim/scenes/, or a path"
+ARMS = "the name of a file in config/arms/, or a path"
+TASKS = "a task; `rlfp plugins` lists them"
+
+
+def add_command(
+    commands: Commands[argparse.ArgumentParser], name: str, run: Run, text: str, passes_on: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command that calls `run` with its parsed options.
+
+    Parameters
+    ----------
+    commands
+        Answer of `add_subparsers`.
+    text
+        One line for the list of commands, without a capital letter and a full stop.
+    passes_on
+        The words after the command are another program's options.
+    """
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(run=run)
+    if passes_on:
+        command.usage = f"rlfp {name} ..."
+    add_plugin_option(command, "command_plugins")
+    return command
+
+
+def add_plugin_option(parser: argparse.ArgumentParser, destination: str) -> None:
+    """Add `--plugin FILE`, which may be given before and after the command."""
+    parser.add_argument(
+        "--plugin",
+        dest=destination,
+        action="append",
+        default=argparse.SUPPRESS,
+        type=Path,
+        metavar="FILE",
+        help="load a Python file with your own tasks, arms, encoders or algorithms; can be repeated",
+    )
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def natural(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Parse a number above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0 and at most 1")
+    return value
+
+
+def source_tree(folder: str) -> Path:
+    """Return the root of the source tree. Raises ConfigurationError if the package is installed without `folder`."""
+    from rlfp_ros.schema import ConfigurationError
+
+    root = Path(__file__).resolve().parents[2]
+    if not (root / folder).is_dir():
+        raise ConfigurationError(
+            f"{folder}/ is only in the source tree, not beside {root / 'rlfp_ros'}; use ./rlfp of a clone"
+        )
+    return root

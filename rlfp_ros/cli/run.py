@@ -1,0 +1,69 @@
+"""Commands that run the ROS 2 graph: `demo` and `launch`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rlfp_ros.cli.parsing import ROOMS, TASKS, Commands, add_command, positive
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add this file's commands."""
+    command = add_command(commands, "demo", _demo, "run episodes on the real ROS 2 graph and show what happened")
+    command.add_argument("--task", default="reach", help=f"{TASKS} (default: %(default)s)")
+    command.add_argument(
+        "--episodes", type=positive, default=10, metavar="N", help="number of episodes (default: %(default)s)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: %(default)s)"
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    command.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/<time>)")
+    command.add_argument(
+        "--hardware",
+        default="none",
+        choices=("none", "mock"),
+        help="mock: the real-arm graph against the MuJoCo twin (default: %(default)s)",
+    )
+    command.add_argument("--room", default="twin_near", help=f"the twin's room: {ROOMS} (default: %(default)s)")
+
+    command = add_command(commands, "launch", _launch, "run a launch file's graph without a ROS installation")
+    command.add_argument("file", nargs="?", metavar="FILE", help="a launch file; without it the command lists them")
+    command.add_argument("arguments", nargs="*", metavar="NAME:=VALUE", help="launch arguments; -s lists them")
+    command.add_argument("-s", "--show-args", action="store_true", help="show the launch file's arguments")
+    command.add_argument("--log-file", type=Path, metavar="FILE", help="also write every line of output to FILE")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from rlfp_ros.graph import demo
+
+    return demo.run(
+        task=options.task,
+        episodes=options.episodes,
+        seed=options.seed,
+        json_path=options.json,
+        out=options.out,
+        hardware=options.hardware,
+        room=options.room,
+    )
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from rlfp_ros.graph import description
+    from rlfp_ros.schema import ConfigurationError
+
+    if options.file is None:
+        files = ", ".join(f"{name}.launch.py" for name in description.GRAPHS)
+        raise ConfigurationError(f"launch: which launch file? There is: {files}")
+    graph = description.find_graph(options.file)
+    if options.show_args:
+        print(description.describe(graph))
+        return 0
+    assignments = description.parse_assignments(options.arguments, f"{graph.name}.launch.py")
+    resolved = description.resolve(graph, assignments)
+
+    from rlfp_ros.graph.runner import Runner
+
+    with Runner(resolved, log_file=options.log_file) as runner:
+        return runner.wait()

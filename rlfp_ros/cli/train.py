@@ -1,0 +1,179 @@
+"""Commands that make policy bundles: `train` and `export`.
+
+`train` runs the whole recipe, or with `--algorithm` one algorithm by itself. The options that only one of the two uses
+have no default here: an option that was not given is absent, and the recipe's or the algorithm's own default holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlfp_ros.cli.parsing import ARMS, PROFILES, TASKS, Commands, add_command, fraction, natural, positive
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add this file's commands."""
+    command = add_command(commands, "train", _train, "train a task from nothing to a policy bundle")
+    command.add_argument("task", help=TASKS)
+    command.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
+    command.add_argument("--profile", default="train", help=f"randomisation: {PROFILES} (default: %(default)s)")
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the whole training (default: %(default)s)"
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: models/<task>_<arm>)")
+    command.add_argument(
+        "--run",
+        dest="run_folder",
+        type=Path,
+        metavar="DIR",
+        help="checkpoints and logs (default: runs/train_<task>_<arm>)",
+    )
+    command.add_argument("--resume", action="store_true", help="continue the training in the run folder")
+    _add_evaluation_episodes(command)
+    command.add_argument(
+        "--algorithm", metavar="NAME", help="run one algorithm instead of the recipe; `rlfp plugins` lists them"
+    )
+    recipe, algorithm = _recipe_options(command), _algorithm_options(command)
+    command.set_defaults(recipe_options=recipe, algorithm_options=algorithm)
+
+    command = add_command(
+        commands, "export", _export, "write a policy bundle from a finished training, or an older one anew"
+    )
+    command.add_argument("source", metavar="RUN", type=Path, help="a run folder of `rlfp train`, or a bundle folder")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, for example models/NAME")
+    _add_evaluation_episodes(command)
+
+
+def _add_evaluation_episodes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--evaluation-episodes",
+        type=natural,
+        default=100,
+        metavar="N",
+        help="episodes per profile at the end (default: %(default)s)",
+    )
+
+
+def _recipe_options(command: argparse.ArgumentParser) -> Sequence[argparse.Action]:
+    group = command.add_argument_group("the recipe", "without --algorithm", argument_default=argparse.SUPPRESS)
+    return (
+        group.add_argument("--encoder", metavar="KIND", help="the encoder; `rlfp plugins` lists them"),
+        group.add_argument(
+            "--representation",
+            metavar="NAME[+NAME...]",
+            help="the objectives that train the encoder; `rlfp plugins` lists them",
+        ),
+        group.add_argument(
+            "--feature-stack", type=positive, metavar="N", help="images whose features the policy sees (default: 2)"
+        ),
+        group.add_argument(
+            "--memory", type=natural, metavar="N", help="units of the policy's memory, a GRU (default: 0, no memory)"
+        ),
+        group.add_argument("--work", type=fraction, metavar="F", help="share of the full training (default: 1)"),
+    )
+
+
+def _algorithm_options(command: argparse.ArgumentParser) -> Sequence[argparse.Action]:
+    group = command.add_argument_group(
+        "one algorithm by itself",
+        "with --algorithm; leaves a policy in the run folder, and with --out a bundle",
+        argument_default=argparse.SUPPRESS,
+    )
+    return (
+        group.add_argument(
+            "--observation",
+            metavar="KIND",
+            help="input beside joints and goal: pixels, features or state (default: pixels)",
+        ),
+        group.add_argument("--image-size", type=positive, metavar="PX", help="side of the image in px (default: 32)"),
+        group.add_argument("--frame-stack", type=positive, metavar="N", help="images in an observation (default: 1)"),
+        group.add_argument(
+            "--encoder-from",
+            dest="encoder_bundle",
+            metavar="BUNDLE",
+            help="the bundle whose encoder computes the features (default: <task>_<arm>)",
+        ),
+        group.add_argument(
+            "--steps", type=positive, metavar="N", help="environment steps (default: the algorithm's own)"
+        ),
+        group.add_argument(
+            "--set",
+            dest="settings",
+            action="append",
+            metavar="NAME=VALUE",
+            help="change one of the algorithm's settings; can be repeated",
+        ),
+    )
+
+
+def _given(options: argparse.Namespace, actions: Sequence[argparse.Action]) -> dict[str, Any]:
+    """The options of one group that stand on the command line."""
+    values = vars(options)
+    return {action.dest: values[action.dest] for action in actions if action.dest in values}
+
+
+def _refuse(options: argparse.Namespace, actions: Sequence[argparse.Action], reason: str) -> None:
+    from rlfp_ros.schema import ConfigurationError
+
+    given = [action.option_strings[0] for action in actions if action.dest in vars(options)]
+    if given:
+        raise ConfigurationError(f"{reason} {', '.join(given)}; leave that out")
+
+
+def _train(options: argparse.Namespace) -> int:
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does: children and clock too
+    if options.algorithm:
+        _refuse(options, options.recipe_options, f"--algorithm {options.algorithm} does not use")
+        return _train_by_algorithm(options)
+    _refuse(options, options.algorithm_options, "only --algorithm uses")
+    return _train_by_recipe(options)
+
+
+def _train_by_recipe(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from rlfp_ros.learning.objectives.representation import encoder_settings
+    from rlfp_ros.learning.recipes import train
+    from rlfp_ros.learning.recipes.privileged_sac import SacSettings
+
+    given = _given(options, options.recipe_options)
+    recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed)
+    if "encoder" in given:
+        recipe = replace(recipe, encoder=encoder_settings(given["encoder"]))
+    if "memory" in given:
+        recipe = replace(recipe, policy=SacSettings(memory=given["memory"]))
+    recipe = replace(recipe, **{name: given[name] for name in ("representation", "feature_stack") if name in given})
+    if given.get("work", 1) < 1:
+        recipe = recipe.shortened(given["work"])
+    name = f"{options.task}_{options.arm}"
+    out = options.out or Path("models") / name
+    run = options.run_folder or Path("runs") / f"train_{name}"
+    train.main(recipe, out, run, resume=options.resume, evaluation_episodes=options.evaluation_episodes)
+    return 0
+
+
+def _train_by_algorithm(options: argparse.Namespace) -> int:
+    from rlfp_ros.learning.algorithms import run as algorithms
+
+    given = _given(options, options.algorithm_options)
+    if "encoder_bundle" in given:
+        given["encoder"] = given.pop("encoder_bundle")
+    given["settings"] = tuple(given.get("settings", ()))
+    plan = algorithms.Plan(options.algorithm, options.task, options.arm, options.profile, options.seed, **given)
+    name = f"{options.algorithm}_{plan.observation}_{options.task}_{options.arm}"
+    run = options.run_folder or Path("runs") / name
+    algorithms.main(plan, run, options.out, options.resume, options.evaluation_episodes)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from rlfp_ros.learning.export.export import export_bundle
+
+    bundle = export_bundle(options.source, options.out, options.evaluation_episodes)
+    print(f"wrote {bundle.directory}")
+    return 0
