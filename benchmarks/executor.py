@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.graph import description as graph
-from rlfp_ros.graph.runner import reserved_domain
+from rlfp_ros.graph import dds
+from rlfp_ros.graph.domains import reserved_domain
 
 SUBSCRIPTIONS, SERVICES = 9, 5  # beside the one that is measured: the residual controller's
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     with reserved_domain() as domain:
-        os.environ.update(graph.environment("local", str(domain)))
+        os.environ.update(dds.environment("local", str(domain)))
         result = measure(options.messages)
     result["ratio"] = round(result["rclpy_us"] / result["ours_us"], 1)
     print("  ".join(f"{key} {value}" for key, value in result.items()))

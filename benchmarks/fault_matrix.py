@@ -42,8 +42,12 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.graph import description as graph
-from rlfp_ros.graph.runner import Runner, reserved_domain
+from rlfp_ros.graph import dds
+from rlfp_ros.graph.description import OnExit, Respawn
+from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.resolution import resolve
+from rlfp_ros.graph.runner import Runner
+from rlfp_ros.graph.sim import SIM
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 BUNDLE = os.environ.get("RLFP_BUNDLE", "reach_panda")  # of arm panda and task reach
@@ -322,18 +326,18 @@ def driver(name: str) -> str:
 @contextlib.contextmanager
 def quiet_graph(names: list[str], controller: dict[str, Any], relayed: bool = False) -> Iterator[Harness]:
     """Nodes of sim.launch.py in a domain of their own, with `controller`'s parameters for the safety node."""
-    respawn = graph.Respawn(attempts=1000, delay_s=FAULT_S, factor=1.0)
+    respawn = Respawn(attempts=1000, delay_s=FAULT_S, factor=1.0)
     with contextlib.ExitStack() as stack:
         domain = stack.enter_context(reserved_domain())
         arguments = {"transport": "local", "domain_id": str(domain), "use_sim_time": relayed}
-        resolved = graph.resolve(graph.SIM, arguments | {"bundle": BUNDLE})
+        resolved = resolve(SIM, arguments | {"bundle": BUNDLE})
         sent = {"simulator": ("joint_states", "camera/image_raw", "/clock"), "policy": ("policy/residual",)}
         processes = tuple(
             dataclasses.replace(
                 process,
                 parameters=process.parameters | (controller if process.name == "residual_controller" else {}),
                 remappings={name: driver(name) for name in sent.get(process.name, ())} if relayed else {},
-                on_exit=graph.OnExit.CONTINUE,
+                on_exit=OnExit.CONTINUE,
                 respawn=respawn,
             )
             for process in resolved.processes
@@ -342,7 +346,7 @@ def quiet_graph(names: list[str], controller: dict[str, Any], relayed: bool = Fa
         kept = dict(os.environ)
         stack.callback(os.environ.update, kept)  # the last to be called back comes first
         stack.callback(os.environ.clear)
-        os.environ.update(graph.environment("local", str(domain)))  # before DDS starts here
+        os.environ.update(dds.environment("local", str(domain)))  # before DDS starts here
         runner = stack.enter_context(
             Runner(dataclasses.replace(resolved, processes=processes), console="quiet", handle_signals=False)
         )

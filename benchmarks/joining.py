@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.graph import description as graph
-from rlfp_ros.graph.runner import child_environment, reserved_domain
+from rlfp_ros.graph import dds
+from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.node_process import child_environment
 from rlfp_ros.schema import ConfigurationError
 
 PATIENCE_S = 8.0  # for a first message
@@ -81,7 +82,7 @@ def measure(transport: str, own: str, joining: str, joins: int) -> dict[str, Any
         default = {"ROS_DOMAIN_ID": str(domain)}
         if transport == "local":
             default["FASTDDS_BUILTIN_TRANSPORTS"] = "SHM"
-        environments = {"default": default, "graph": graph.dds_environment(transport, str(domain))}
+        environments = {"default": default, "graph": dds.dds_environment(transport, str(domain))}
         heard = []
         with _running(PUBLISHER, environments[own]) as publisher:
             _line(publisher)

@@ -22,9 +22,12 @@ from rlfp_ros.cli.doctor import may_run_in_real_time
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.graph import description as graph
+from rlfp_ros.graph import dds
+from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.real_arm import REAL_ARM
+from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.rollout import latency_summary, observe_graph
-from rlfp_ros.graph.runner import Runner, reserved_domain
+from rlfp_ros.graph.runner import Runner
 from rlfp_ros.nodes.spin import REALTIME
 
 BUNDLE = "reach_panda"
@@ -88,12 +91,12 @@ def replay(seconds: float) -> dict[str, Any]:
     from rlfp_ros.nodes.observer import Observer
 
     with reserved_domain() as domain:
-        resolved = graph.resolve(
-            graph.REAL_ARM,
+        resolved = resolve(
+            REAL_ARM,
             {"bundle": BUNDLE, "transport": "local", "domain_id": domain, "require_heartbeat": False,
              "extrinsics": "bundle"},
         )  # fmt: skip
-        os.environ.update(graph.environment("local", str(domain)))
+        os.environ.update(dds.environment("local", str(domain)))
         publisher = multiprocessing.get_context("spawn").Process(target=_publish, args=(str(domain), seconds))
         with Runner(resolved, console="quiet") as runner, Observer(lambda episode: None, always=True) as observer:
             publisher.start()
@@ -118,7 +121,7 @@ def replay(seconds: float) -> dict[str, Any]:
 
 def _publish(domain: str, seconds: float) -> None:
     """A camera and an arm, as a driver would publish them."""
-    os.environ.update(graph.environment("local", domain, large_images=True))
+    os.environ.update(dds.environment("local", domain, large_images=True))
     import rclpy
     from rclpy.node import Node
     from std_srvs.srv import Trigger

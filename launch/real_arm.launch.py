@@ -1,11 +1,11 @@
 """A real arm and camera, driven from camera pixels. Starts DISABLED.
 
-What runs is in rlfp_ros/graph/description.py; `ros2 launch rlfp_ros real_arm.launch.py -s` lists the arguments.
+What runs is in rlfp_ros/graph/real_arm.py; `ros2 launch rlfp_ros real_arm.launch.py -s` lists the arguments.
 """
 
 from launch import LaunchDescription
 
-from rlfp_ros.graph.description import REAL_ARM
+from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.ros2_launch import launch_description
 
 

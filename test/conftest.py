@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from rlfp_ros.control.arm import Arm, load_arm
-from rlfp_ros.graph.description import dds_environment
-from rlfp_ros.graph.runner import reserved_domain
+from rlfp_ros.graph.dds import dds_environment
+from rlfp_ros.graph.domains import reserved_domain
 from rlfp_ros.schema import ConfigurationError
 
 TIMEOUT_S = 15.0  # for an event between processes; a loaded machine starts a node in 5 s

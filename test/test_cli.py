@@ -15,7 +15,8 @@ from python_process import run_python
 from rlfp_ros import cli
 from rlfp_ros.cli import doctor, parsing
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.graph.description import REAL_ARM, SIM
+from rlfp_ros.graph.real_arm import REAL_ARM
+from rlfp_ros.graph.sim import SIM
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +31,7 @@ def rlfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["inspect", "no_such_bundle"], "no_such_bundle: no such file, and models/ has no 'no_such_bundle'"),
         (["launch", "nothing.launch.py"], "nothing.launch.py: no such launch file; there is: sim.launch.py"),
         (["launch"], "which launch file? There is: sim.launch.py, real_arm.launch.py"),
-        (["launch", "sim.launch.py", "task:=juggle"], "task is 'juggle'; it can be: reach"),
+        (["launch", "sim.launch.py", "task:=juggle"], "task is 'juggle', expected one of: "),
         (["launch", "sim.launch.py", "task=reach"], "write task:=reach"),
         (["launch", "sim.launch.py", "bundle:=no_such_bundle"], "no_such_bundle: no such file"),
         (["calibrate", "board", "--squares", "7"], "--squares is '7', expected COLUMNSxROWS such as 7x5"),

@@ -97,9 +97,9 @@ def test_installed_command_runs_and_launch_files_are_on_the_ament_path(workspace
 def test_installed_package_reads_its_data_from_share_and_resolves_the_graph(workspace: Path) -> None:
     program = (
         "import rlfp_ros\nfrom rlfp_ros import paths\nfrom rlfp_ros.control.arm import load_arm\n"
-        "from rlfp_ros.graph import description as graph\n"
+        "from rlfp_ros.graph.resolution import resolve\nfrom rlfp_ros.graph.sim import SIM\n"
         "print(rlfp_ros.__file__)\nprint(paths.share_directory())\nprint(load_arm('panda').name)\n"
-        "print(*(p.name for p in graph.resolve(graph.SIM, {}, check=False).processes))\n"
+        "print(*(p.name for p in resolve(SIM, {}, check=False).processes))\n"
     )
     command = f'source install/setup.bash && "{sys.executable}" -P -c "$PROGRAM"'
     done = in_clean_shell(command, workspace, PROGRAM=program)

@@ -15,19 +15,16 @@ import yaml
 
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.supervisor import LATE
-from rlfp_ros.graph import description as graph
-from rlfp_ros.graph.description import (
-    GRAPHS,
-    REAL_ARM,
-    SIM,
-    Graph,
-    OnExit,
-    Resolved,
-    parse_arguments,
-    parse_assignments,
-    resolve,
-)
-from rlfp_ros.graph.runner import Runner, node_command
+from rlfp_ros.graph import resolution
+from rlfp_ros.graph.arguments import parse_arguments, parse_assignments
+from rlfp_ros.graph.catalogue import GRAPHS, find_graph
+from rlfp_ros.graph.dds import dds_environment, environment
+from rlfp_ros.graph.description import Graph, OnExit, Resolved
+from rlfp_ros.graph.node_process import node_command
+from rlfp_ros.graph.real_arm import CAMERAS, REAL_ARM
+from rlfp_ros.graph.resolution import resolve
+from rlfp_ros.graph.runner import Runner
+from rlfp_ros.graph.sim import SIM
 from rlfp_ros.schema import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,9 +94,9 @@ def test_real_arm_is_enabled_only_by_the_checklist_and_the_twins_camera_stands_w
     assert parameters(given, "residual_controller")["step_by_step"] is True
 
 
-@pytest.mark.parametrize("camera", graph.CAMERAS)
+@pytest.mark.parametrize("camera", CAMERAS)
 def test_camera_names_its_drivers_topics_and_an_explicit_topic_wins(camera: str) -> None:
-    driver = graph.CAMERAS[camera]
+    driver = CAMERAS[camera]
     topics = REAL_ARM.nodes[1].remappings(parse_arguments(REAL_ARM, {"camera": camera}))
     assert topics["camera/image_raw"] == driver.image_topic
     assert topics["camera/image_raw/compressed"] == f"{driver.image_topic}/compressed"
@@ -124,7 +121,7 @@ def test_robots_address_includes_its_driver_in_a_ros_launch_and_our_runner_says_
     (included,) = resolved.included
     assert (included.package, included.launch_file) == ("vendor_bringup", "arm.launch.py")
     assert included.arguments == {"ip": "172.16.0.2", "gripper": "true"}
-    assert included.environment == graph.dds_environment("lan", "7")
+    assert included.environment == dds_environment("lan", "7")
     assert included.environment["ROS_DOMAIN_ID"] == "7"
     with pytest.raises(ConfigurationError, match=r"ros2 launch vendor_bringup arm.*ip:=172.16.0.2"):
         Runner(resolved)
@@ -218,7 +215,7 @@ def test_local_transport_is_shared_memory_alone_for_participants_without_the_pro
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("transport", ["local", "lan"])
 def test_profile_of_every_transport_says_what_it_is_for(transport: str, large: bool) -> None:
-    profile = Path(graph.environment(transport, large_images=large)["FASTRTPS_DEFAULT_PROFILES_FILE"])
+    profile = Path(environment(transport, large_images=large)["FASTRTPS_DEFAULT_PROFILES_FILE"])
     (shared, *others) = ElementTree.parse(profile).findall(".//{*}transport_descriptor")
     assert shared.findtext("{*}type") == "SHM"
     assert [other.findtext("{*}type") for other in others] == (["UDPv4"] if transport == "lan" else [])
@@ -232,9 +229,9 @@ def test_profile_of_every_transport_says_what_it_is_for(transport: str, large: b
 @pytest.mark.parametrize("name", ["FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS"])
 def test_lan_takes_the_callers_own_choice_of_transports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "theirs")
-    assert name not in graph.environment("lan")
-    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in graph.environment("lan")
-    assert graph.environment("local")["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("fastdds_local.xml")
+    assert name not in environment("lan")
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in environment("lan")
+    assert environment("local")["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("fastdds_local.xml")
 
 
 def test_domain_id_reaches_every_node_and_every_node_has_one_thread() -> None:
@@ -250,7 +247,7 @@ def test_domain_id_reaches_every_node_and_every_node_has_one_thread() -> None:
     ("overrides", "expected"),
     [
         ({"epsiodes": "5"}, "sim.launch.py: has no argument epsiodes; it has: task, arm"),
-        ({"task": "juggle"}, "sim.launch.py: task is 'juggle'; it can be: reach"),
+        ({"world": "gazebo"}, "sim.launch.py: world is 'gazebo'; it can be: pybullet, mujoco"),
         ({"transport": "wifi"}, "transport is 'wifi'; it can be: lan, local"),
         ({"episodes": "many"}, "episodes is 'many', expected a whole number of at least 0"),
         ({"episodes": "-1"}, "episodes is '-1', expected a whole number of at least 0"),
@@ -303,9 +300,9 @@ def test_extrinsics_outside_the_bundles_tolerance_are_refused_before_anything_st
 
 
 def test_unknown_launch_file_lists_what_exists() -> None:
-    assert graph.find_graph("launch/sim.launch.py") is SIM
+    assert find_graph("launch/sim.launch.py") is SIM
     with pytest.raises(ConfigurationError, match=r"there is: sim\.launch\.py, real_arm\.launch\.py"):
-        graph.find_graph("simulation.launch.py")
+        find_graph("simulation.launch.py")
 
 
 @BOTH
@@ -338,11 +335,6 @@ def test_every_executable_is_declared_as_a_console_script() -> None:
     for which in GRAPHS.values():
         for node in which.nodes:
             assert declared[node.executable] == f"rlfp_ros.nodes.{node.executable}:main"
-
-
-def test_tasks_that_can_be_launched_are_those_that_exist() -> None:
-    choices = next(argument for argument in SIM.arguments if argument.name == "task").choices
-    assert sorted(choices) == sorted(path.stem for path in (ROOT / "sim" / "tasks").glob("*.yaml"))
 
 
 def test_controller_yaml_interpolates_from_the_desired_state_and_names_the_arms_joints() -> None:
@@ -441,7 +433,7 @@ def load_launch_file(name: str) -> Any:
 def test_launch_file_declares_the_arguments_and_starts_the_nodes_of_the_graph(
     which: Graph, launch_stand_in: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "_check", lambda *_: 0)  # no bundle needed here
+    monkeypatch.setattr(resolution, "check_arguments", lambda *_: 0)  # no bundle needed here
     overrides = {"namespace": "left", "record": "bags", "log_level": "debug"}
     (entities,) = load_launch_file(which.name).generate_launch_description().arguments
     declared = [entity for entity in entities if type(entity).__name__ == "DeclareLaunchArgument"]
@@ -474,7 +466,7 @@ def test_launch_file_declares_the_arguments_and_starts_the_nodes_of_the_graph(
 def test_launch_file_includes_the_arms_driver(
     launch_stand_in: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(graph, "_check", lambda *_: 0)
+    monkeypatch.setattr(resolution, "check_arguments", lambda *_: 0)
     (entities,) = load_launch_file("real_arm").generate_launch_description().arguments
     values = {argument.name: argument.default for argument in REAL_ARM.arguments}
     values |= {"arm": str(arm_with_driver(tmp_path)), "robot_ip": "10.0.0.2", "domain_id": "9"}
@@ -483,7 +475,7 @@ def test_launch_file_includes_the_arms_driver(
     assert type(group).__name__ == "GroupAction"  # scopes what is set in it
     *variables, driver = group.arguments[0]
     assert {type(variable).__name__ for variable in variables} == {"SetEnvironmentVariable"}
-    assert dict(variable.arguments for variable in variables) == graph.dds_environment("lan", "9")
+    assert dict(variable.arguments for variable in variables) == dds_environment("lan", "9")
     assert type(driver).__name__ == "IncludeLaunchDescription"
     assert dict(driver.options["launch_arguments"]) == {"ip": "10.0.0.2", "gripper": "true"}
     (path,) = driver.arguments[0].arguments
@@ -491,7 +483,7 @@ def test_launch_file_includes_the_arms_driver(
 
 
 def test_launch_file_says_which_argument_does_nothing(launch_stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "_check", lambda *_: 0)
+    monkeypatch.setattr(resolution, "check_arguments", lambda *_: 0)
     (entities,) = load_launch_file("sim").generate_launch_description().arguments
     values = {argument.name: argument.default for argument in SIM.arguments} | {"epsiodes": "3"}
     context = types.SimpleNamespace(launch_configurations=values, argv=["epsiodes:=3"])
@@ -504,7 +496,7 @@ def test_launch_files_under_the_real_launch(which: Graph, monkeypatch: pytest.Mo
     why = "runs where ROS 2 is installed and sourced; the stand-in above holds the files to the graph elsewhere"
     launch = pytest.importorskip("launch", reason=why)
     node_action = pytest.importorskip("launch_ros.actions", reason=why).Node
-    monkeypatch.setattr(graph, "_check", lambda *_: 0)
+    monkeypatch.setattr(resolution, "check_arguments", lambda *_: 0)
     monkeypatch.delitem(sys.modules, "rlfp_ros.graph.ros2_launch", raising=False)
     context = launch.LaunchContext()
     nodes = []

@@ -18,7 +18,7 @@ import pytest
 
 from rlfp_ros.graph import runner as runner_module
 from rlfp_ros.graph.description import Graph, NodeProcess, OnExit, Resolved, Respawn
-from rlfp_ros.graph.runner import reserved_domain
+from rlfp_ros.graph.domains import reserved_domain
 from rlfp_ros.schema import ConfigurationError  # noqa: F401 - for the programs below
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,7 +22,8 @@ from rlfp_ros.control.policy import residual_of
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation import rollout
 from rlfp_ros.evaluation.evaluate import evaluate
-from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.real_arm import REAL_ARM
+from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.arm_twin import refusal
 from rlfp_ros.perception.preprocess import Preprocessor
@@ -292,8 +293,8 @@ def test_twin_refuses_over_dds_what_it_must_and_says_so(
 
 
 def test_mock_hardware_adds_the_twin_to_the_real_arms_graph() -> None:
-    plain = graph.resolve(graph.REAL_ARM, {}, check=False)
-    mock = graph.resolve(graph.REAL_ARM, {"use_mock_hardware": True, "mock_room": "twin_dim"}, check=False)
+    plain = resolve(REAL_ARM, {}, check=False)
+    mock = resolve(REAL_ARM, {"use_mock_hardware": True, "mock_room": "twin_dim"}, check=False)
     assert [node.name for node in mock.processes] == ["arm_twin", *(node.name for node in plain.processes)]
     assert mock.processes[0].parameters["room"] == "twin_dim"
 

@@ -22,8 +22,9 @@ from rich.table import Table
 
 from rlfp_ros import __version__, paths
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.graph import description as graph
-from rlfp_ros.graph.runner import child_environment, reserved_domain
+from rlfp_ros.graph import dds
+from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.node_process import child_environment
 from rlfp_ros.requirements import install_command, requirement_sets
 from rlfp_ros.schema import ConfigurationError
 
@@ -125,7 +126,7 @@ def _ros() -> Iterator[Finding]:
     distro = os.environ.get("ROS_DISTRO")
     source = f"ROS 2 {distro}, sourced" if distro else "ROS 2 Jazzy from PyPI wheels"
     with reserved_domain() as domain:
-        environment = child_environment(graph.environment("local", str(domain)))
+        environment = child_environment(dds.environment("local", str(domain)))
         try:
             probe = subprocess.run(
                 [sys.executable, "-P", "-c", ROS_PROBE],
@@ -232,7 +233,7 @@ def _shared_memory() -> Finding:
     # About 0.6 MB for each participant, and the large segment for the camera.
     if usage.free < 16_000_000:
         return Finding("/dev/shm", Health.BAD, f"{text}, the graph needs 16", "docker run --shm-size=256m")
-    if usage.free < graph.LARGE_SEGMENT_BYTES + 16_000_000:
+    if usage.free < dds.LARGE_SEGMENT_BYTES + 16_000_000:
         return Finding("/dev/shm", Health.NOTE, f"{text}; images above 256x256 need 50", "docker run --shm-size=256m")
     return Finding("/dev/shm", Health.OK, text)
 

@@ -50,20 +50,20 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _launch(options: argparse.Namespace) -> int:
-    from rlfp_ros.graph import description
+    from rlfp_ros.graph.arguments import parse_assignments
+    from rlfp_ros.graph.catalogue import GRAPHS, find_graph
+    from rlfp_ros.graph.description import describe
+    from rlfp_ros.graph.resolution import resolve
+    from rlfp_ros.graph.runner import Runner
     from rlfp_ros.schema import ConfigurationError
 
     if options.file is None:
-        files = ", ".join(f"{name}.launch.py" for name in description.GRAPHS)
+        files = ", ".join(f"{name}.launch.py" for name in GRAPHS)
         raise ConfigurationError(f"launch: which launch file? There is: {files}")
-    graph = description.find_graph(options.file)
+    graph = find_graph(options.file)
     if options.show_args:
-        print(description.describe(graph))
+        print(describe(graph))
         return 0
-    assignments = description.parse_assignments(options.arguments, f"{graph.name}.launch.py")
-    resolved = description.resolve(graph, assignments)
-
-    from rlfp_ros.graph.runner import Runner
-
+    resolved = resolve(graph, parse_assignments(options.arguments, f"{graph.name}.launch.py"))
     with Runner(resolved, log_file=options.log_file) as runner:
         return runner.wait()

@@ -18,8 +18,9 @@ from rich.table import Table
 from rlfp_ros.contract import Contract, load_bundle
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.graph import description as graph
+from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.rollout import latency_summary, observe_graph, outcome_of
+from rlfp_ros.graph.sim import SIM
 from rlfp_ros.schema import ConfigurationError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run(
         arguments |= {"use_mock_hardware": True, "mock_room": room, "mock_episodes": episodes, "mock_seed": seed}
     else:
         arguments |= {"task": task, "profile": profile, "episodes": episodes, "seed": seed}
-    which = graph.REAL_ARM if mock else graph.SIM
+    which = REAL_ARM if mock else SIM
     observed = observe_graph(arguments, show, log_file=folder / "log.txt", which=which)
     outcomes = [outcome_of(episode) for episode in observed]
     world, profile = ("mujoco", room) if mock else ("pybullet", profile)

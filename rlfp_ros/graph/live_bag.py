@@ -11,8 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from rlfp_ros.graph import description
-from rlfp_ros.graph.runner import child_environment, node_command
+from rlfp_ros.graph.arguments import parse_assignments
+from rlfp_ros.graph.node_process import child_environment, node_command
+from rlfp_ros.graph.real_arm import REAL_ARM
+from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.schema import ConfigurationError
 
 LIVE_S = 6.0  # long enough for the recorder to start and to see the arm at rest
@@ -24,14 +26,14 @@ def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Pa
 
     `launch_arguments` (name:=value of real_arm.launch.py) say which topics. Raises ConfigurationError if nothing came.
     """
-    given = description.parse_assignments(launch_arguments, "real_arm.launch.py")
+    given = parse_assignments(launch_arguments, "real_arm.launch.py")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
     folder = Path(tempfile.mkdtemp(prefix="live_", dir=out))
     values = {"arm": arm_name, **given, "record": str(folder), "record_per_episode": False}
-    resolved = description.resolve(description.REAL_ARM, values, check=False)
+    resolved = resolve(REAL_ARM, values, check=False)
     recorder = next(process for process in resolved.processes if process.name == "recorder")
     parameters = folder / "recorder.yaml"
     parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": recorder.parameters}}), encoding="utf-8")

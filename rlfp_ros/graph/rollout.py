@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlfp_ros.contract import Bundle
-from rlfp_ros.graph import description as graph
-from rlfp_ros.graph.runner import Runner, reserved_domain
+from rlfp_ros.graph.dds import environment
+from rlfp_ros.graph.description import Graph
+from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.real_arm import REAL_ARM
+from rlfp_ros.graph.resolution import resolve
+from rlfp_ros.graph.runner import Runner
+from rlfp_ros.graph.sim import SIM
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.ticked_world import Outcome
 
@@ -25,20 +30,20 @@ def observe_graph(
     arguments: dict[str, Any],
     on_episode: Callable[[ObservedEpisode], None],
     log_file: Path | None = None,
-    which: graph.Graph = graph.SIM,
+    which: Graph = SIM,
 ) -> list[ObservedEpisode]:
     """Run a graph with launch `arguments` to its end, and what was heard of each episode.
 
-    `graph.REAL_ARM` wants `use_mock_hardware`; this process is then its operator too (enable, heartbeat).
+    `REAL_ARM` wants `use_mock_hardware`; this process is then its operator too (enable, heartbeat).
     Raises ConfigurationError where the graph fails, with the reason that its runner gives.
     """
     from rlfp_ros.nodes.observer import Observer
 
     with reserved_domain() as domain:  # other graphs of this machine neither hear nor disturb this one
-        resolved = graph.resolve(which, {**arguments, "observed": True, "domain_id": str(domain)})
-        os.environ.update(graph.environment(resolved.arguments["transport"], str(domain)))  # before DDS starts here
+        resolved = resolve(which, {**arguments, "observed": True, "domain_id": str(domain)})
+        os.environ.update(environment(resolved.arguments["transport"], str(domain)))  # before DDS starts here
         with (
-            Observer(on_episode, operates=which is graph.REAL_ARM) as observer,
+            Observer(on_episode, operates=which is REAL_ARM) as observer,
             Runner(resolved, console="quiet", log_file=log_file) as runner,
         ):
             while runner.poll() is None:
@@ -50,7 +55,7 @@ def observe_graph(
     if code != 0:
         where = f"; the whole log is {log_file}" if log_file else ""
         raise ConfigurationError(f"the graph ended early: {runner.failure or f'exit code {code}'}{where}")
-    expected = int(resolved.arguments["episodes" if which is graph.SIM else "mock_episodes"])
+    expected = int(resolved.arguments["episodes" if which is SIM else "mock_episodes"])
     if expected and len(observer.episodes) != expected:
         raise ConfigurationError(
             f"the graph ended with {len(observer.episodes)} of {expected} episodes heard; run `./rlfp doctor`"

@@ -18,7 +18,9 @@ from launch.substitutions import PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
-from rlfp_ros.graph.description import Graph, Included, NodeProcess, OnExit, parse_assignments, resolve
+from rlfp_ros.graph.arguments import parse_assignments
+from rlfp_ros.graph.description import Graph, Included, NodeProcess, OnExit
+from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import SIGKILL_AFTER_S, SIGTERM_AFTER_S
 
 

@@ -11,11 +11,8 @@ standard library and psutil leave to do is small: a policy for exits, an escalat
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import queue
-import random
 import signal
 import subprocess
 import sys
@@ -23,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -33,6 +30,8 @@ import psutil
 import yaml
 
 from rlfp_ros.graph.description import NodeProcess, OnExit, Resolved
+from rlfp_ros.graph.domains import graph_lock
+from rlfp_ros.graph.node_process import child_environment, die_with_parent, node_command
 from rlfp_ros.schema import ConfigurationError
 
 # SIGINT at once, then harder. Every child is gone within 3 s of the first signal, with room for a loaded machine.
@@ -41,23 +40,8 @@ SIGKILL_AFTER_S = 2.3
 CONFIGURATION_EXIT_CODE = 2  # a node that was given something wrong: restarting it changes nothing
 TAIL_LINES = 12  # of a node that died, shown at the end of the run
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI, one for each node
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 Command = Callable[[NodeProcess, Path], list[str]]
-
-
-def node_command(process: NodeProcess, parameter_file: Path) -> list[str]:
-    """The command line of a node; `parameter_file` holds its `parameters`."""
-    # -P: the folder the user stands in must not shadow modules. -u: a crash must not swallow the last lines.
-    command = [sys.executable, "-P", "-u", "-m", f"rlfp_ros.nodes.{process.executable}", "--ros-args"]
-    command += ["-r", f"__node:={process.name}"]
-    if process.namespace:
-        command += ["-r", f"__ns:={process.namespace}"]
-    for name, target in process.remappings.items():
-        command += ["-r", f"{name}:={target}"]
-    for path in (*process.parameter_files, parameter_file):
-        command += ["--params-file", str(path)]
-    return [*command, "--log-level", process.log_level]
 
 
 @dataclass
@@ -139,7 +123,7 @@ class Runner:
         """Start everything. Raises ConfigurationError where another graph of ours already runs in the same domain."""
         self._began = time.monotonic()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_graph_lock(self._resolved))
+            stack.enter_context(graph_lock(self._resolved))
             self._parameters = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rlfp_ros-")))
             if self._log_path is not None:
                 self._log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +248,7 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 env=child_environment(child.spec.environment),
                 start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
+                preexec_fn=die_with_parent(os.getpid()),
             )
         except OSError as error:
             raise ConfigurationError(f"{child.spec.name}: cannot be started ({error})") from None
@@ -356,102 +340,3 @@ class Runner:
             self._say(f"the last lines of {child.spec.name}:", always=True)
             for line in list(child.tail)[-TAIL_LINES:]:
                 self._say(f"  {line}", always=True)
-
-
-def child_environment(changes: dict[str, str]) -> dict[str, str]:
-    """The environment of a node: this process's, and `changes`."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **changes}
-    # The runner's prefix already says who speaks.
-    environment.setdefault("RCUTILS_CONSOLE_OUTPUT_FORMAT", "[{severity}] {message}")
-    environment.setdefault("RCUTILS_COLORIZED_OUTPUT", "0")
-    # In a source tree the package is found through the path, not because it is installed.
-    root = Path(__file__).resolve().parents[2]
-    if (root / "setup.cfg").exists():
-        path = [str(root), *(entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry)]
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
-    # The ROS wheels' start-up hook leaves this mark once LD_LIBRARY_PATH is set; the one is no good without the other.
-    if "LD_LIBRARY_PATH" not in environment:
-        environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
-    return environment
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """For the child, between fork and exec: be killed when the parent dies. None where the system has no such thing."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
-
-    def die_with_parent() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return die_with_parent
-
-
-# --- one graph for each domain ---------------------------------------------------------------------------------------
-
-
-def _locks_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"rlfp_ros-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def _lock(path: Path) -> IO[str] | None:
-    """An open file that is locked until it is closed or its process dies; None where another process holds it."""
-    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open, it is the lock
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
-
-
-@contextlib.contextmanager
-def _graph_lock(resolved: Resolved) -> Iterator[None]:
-    """Two graphs with the same node names in one domain would drive each other's arm: refuse the second."""
-    first = resolved.processes[0] if resolved.processes else None
-    domain = (first.environment.get("ROS_DOMAIN_ID") if first else None) or os.environ.get("ROS_DOMAIN_ID") or "0"
-    namespace = first.namespace if first else ""
-    path = _locks_folder() / f"domain_{domain}{namespace.replace('/', '.')}.graph"
-    file = _lock(path)
-    if file is None:
-        holder = path.read_text(encoding="utf-8").strip() or "unknown"
-        where = f"ROS_DOMAIN_ID {domain}" + (f", namespace {namespace}" if namespace else "")
-        raise ConfigurationError(
-            f"{where}: another rlfp_ros graph runs there (process {holder}); "
-            "stop it, or give domain_id:= or namespace:= another value"
-        )
-    with file:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-@contextlib.contextmanager
-def reserved_domain() -> Iterator[int]:
-    """A ROS_DOMAIN_ID that no other graph of this user has, held until the block ends. For demo, evaluation and tests.
-
-    From 10 to 101: below are those that people type, above collide with Linux's ephemeral ports.
-    """
-    for domain in random.SystemRandom().sample(range(10, 102), 92):
-        file = _lock(_locks_folder() / f"domain_{domain}.reserved")
-        if file is None:
-            continue
-        with file:
-            busy = [other for other in _locks_folder().glob(f"domain_{domain}.*graph") if _is_locked(other)]
-            if not busy:
-                yield domain
-                return
-    raise ConfigurationError("every ROS_DOMAIN_ID from 10 to 101 is taken by another rlfp_ros graph; stop some of them")
-
-
-def _is_locked(path: Path) -> bool:
-    file = _lock(path)
-    if file is None:
-        return True
-    file.close()
-    return False

@@ -1,0 +1,82 @@
+"""The grammar of launch arguments: `name:=value`, each read as its argument's kind says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlfp_ros.graph.description import Argument, Arguments, Graph
+from rlfp_ros.schema import ConfigurationError
+
+
+def parse_assignments(words: Sequence[str], source: str) -> dict[str, str]:
+    """`["task:=reach", ...]` as a dictionary. Raises ConfigurationError for a word that is no assignment."""
+    values = {}
+    for word in words:
+        name, assigned, value = word.partition(":=")
+        if not assigned or not name:
+            hint = word.replace("=", ":=", 1) if "=" in word else f"{word.lstrip('-')}:=VALUE"
+            raise ConfigurationError(f"{source}: {word!r} is not of the form name:=value; write {hint}")
+        values[name] = value
+    return values
+
+
+def parse_arguments(graph: Graph, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults and overrides, each as its kind says. Raises ConfigurationError naming what is possible."""
+    source = f"{graph.name}.launch.py"
+    known = {argument.name: argument for argument in graph.arguments}
+    unknown = [name for name in overrides if name not in known]
+    if unknown:
+        raise ConfigurationError(f"{source}: has no argument {', '.join(unknown)}; it has: {', '.join(known)}")
+    given = {name: _text(value) for name, value in overrides.items()}
+    texts = {name: given.get(name, argument.default) for name, argument in known.items()}
+    for name, argument in known.items():
+        if name not in given and "{" in argument.default:
+            texts[name] = argument.default.format_map(texts)
+    return {name: _parse(argument, texts[name], source) for name, argument in known.items()}
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parse(argument: Argument, text: str, source: str) -> Any:
+    where = f"{source}: {argument.name} is {text!r}"
+    value: Any = text.strip()
+    if argument.choices and value not in argument.choices:
+        raise ConfigurationError(f"{where}; it can be: {', '.join(argument.choices)}")
+    if argument.kind == "flag":
+        if value.lower() not in ("true", "false"):
+            raise ConfigurationError(f"{where}; it can be: true, false")
+        return value.lower() == "true"
+    if argument.kind in ("integer", "number"):
+        try:
+            value = int(value) if argument.kind == "integer" else float(value)
+        except ValueError:
+            raise ConfigurationError(f"{where}, expected {_range(argument)}") from None
+        low = -float("inf") if argument.minimum is None else argument.minimum
+        high = float("inf") if argument.maximum is None else argument.maximum
+        if not low <= value <= high or value in (float("inf"), -float("inf")):
+            raise ConfigurationError(f"{where}, expected {_range(argument)}")
+    elif argument.pattern and not re.fullmatch(argument.pattern, value):
+        raise ConfigurationError(f"{where}, expected {argument.description}")
+    return value
+
+
+def _range(argument: Argument) -> str:
+    noun = "a whole number" if argument.kind == "integer" else "a number"
+    if argument.minimum is not None and argument.maximum is not None:
+        return f"{noun} from {argument.minimum:g} to {argument.maximum:g}"
+    if argument.minimum is not None:
+        return f"{noun} of at least {argument.minimum:g}"
+    return noun
+
+
+def image_size(arguments: Arguments) -> tuple[int, int] | None:
+    """(width, height) px that the `image_size` argument asks for; None: as the bundle says."""
+    text = arguments.get("image_size", "bundle")
+    if text == "bundle":
+        return None
+    width, _, height = text.partition("x")
+    return int(width), int(height or width)

@@ -1,0 +1,59 @@
+"""How a node becomes a process: its command line, its environment, and its end with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rlfp_ros.graph.description import NodeProcess
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def node_command(process: NodeProcess, parameter_file: Path) -> list[str]:
+    """The command line of a node; `parameter_file` holds its `parameters`."""
+    # -P: the folder the user stands in must not shadow modules. -u: a crash must not swallow the last lines.
+    command = [sys.executable, "-P", "-u", "-m", f"rlfp_ros.nodes.{process.executable}", "--ros-args"]
+    command += ["-r", f"__node:={process.name}"]
+    if process.namespace:
+        command += ["-r", f"__ns:={process.namespace}"]
+    for name, target in process.remappings.items():
+        command += ["-r", f"{name}:={target}"]
+    for path in (*process.parameter_files, parameter_file):
+        command += ["--params-file", str(path)]
+    return [*command, "--log-level", process.log_level]
+
+
+def child_environment(changes: dict[str, str]) -> dict[str, str]:
+    """The environment of a node: this process's, and `changes`."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **changes}
+    # The runner's prefix already says who speaks.
+    environment.setdefault("RCUTILS_CONSOLE_OUTPUT_FORMAT", "[{severity}] {message}")
+    environment.setdefault("RCUTILS_COLORIZED_OUTPUT", "0")
+    # In a source tree the package is found through the path, not because it is installed.
+    root = Path(__file__).resolve().parents[2]
+    if (root / "setup.cfg").exists():
+        path = [str(root), *(entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry)]
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
+    # The ROS wheels' start-up hook leaves this mark once LD_LIBRARY_PATH is set; the one is no good without the other.
+    if "LD_LIBRARY_PATH" not in environment:
+        environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
+    return environment
+
+
+def die_with_parent(parent: int) -> Callable[[], None] | None:
+    """For the child, between fork and exec: be killed when the parent dies. None where the system has no such thing."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
+
+    def die_with_parent() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    return die_with_parent

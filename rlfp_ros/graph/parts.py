@@ -1,0 +1,69 @@
+"""Arguments and nodes that both graphs have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlfp_ros.graph.description import Argument, Arguments, Node
+
+COMMON = (
+    Argument(
+        "namespace", "", "a ROS namespace that the whole graph moves into, for example arm_1", pattern=r"[A-Za-z0-9_/]*"
+    ),
+    Argument(
+        "transport",
+        "lan",
+        "lan: DDS over shared memory and UDP, seen by RViz, `ros2 topic` and other machines; "
+        "local: shared memory alone, opens no network socket and is seen by this graph only",
+        choices=("lan", "local"),
+    ),
+    Argument(
+        "domain_id",
+        "",
+        "the ROS_DOMAIN_ID of the graph, 0 to 101; empty: the environment's",
+        pattern=r"(\d|\d\d|10[01])?",
+    ),
+    Argument(
+        "params_file",
+        "",
+        "a YAML file with more node parameters, written as config/sim.yaml is; it wins over that file, and launch "
+        "arguments win over both; empty: none",
+    ),
+    Argument(
+        "log_level", "info", "the least severe log message shown", choices=("debug", "info", "warn", "error", "fatal")
+    ),
+)
+
+RECORD = (
+    Argument("record", "", "a folder to write rosbag2 (MCAP) recordings into; empty: record nothing"),
+    Argument("record_per_episode", "true", "one bag for each episode (true) or one for the run (false)", kind="flag"),
+)
+
+ARM = Argument("arm", "panda", "the arm: the name of a file in config/arms/ without .yaml, or a path")
+
+
+def waited_for(arguments: Arguments) -> list[str]:
+    """The nodes whose answer the simulator awaits before an episode."""
+    waited_for = ["policy", "residual_controller"]
+    waited_for += ["recorder"] if arguments["record"] else []
+    return waited_for + (["observer"] if arguments["observed"] else [])
+
+
+def _of_bundle(arguments: Arguments) -> dict[str, Any]:
+    return {"bundle": arguments["bundle"], "use_sim_time": arguments["use_sim_time"]}
+
+
+# The nodes of both graphs, as the simulated one has them.
+PERCEPTION = Node("perception", "camera images to feature points", parameters=_of_bundle)
+POLICY = Node("policy", "features and joints to the residual motion", parameters=_of_bundle)
+CONTROLLER = Node("residual_controller", "base controller and residual, inside every limit, to the arm's command")
+RECORDER = Node(
+    "recorder",
+    "rosbag2 recordings",
+    parameters=lambda a: {
+        "directory": a["record"],
+        "per_episode": a["record_per_episode"],
+        "use_sim_time": a["use_sim_time"],
+    },
+    condition=lambda a: bool(a["record"]),
+)

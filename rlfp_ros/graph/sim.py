@@ -1,0 +1,124 @@
+"""The simulated graph: `sim.launch.py`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from rlfp_ros.graph.arguments import image_size
+from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit
+from rlfp_ros.graph.parts import ARM, COMMON, CONTROLLER, PERCEPTION, POLICY, RECORD, RECORDER, waited_for
+
+_BUNDLE = Argument(
+    "bundle",
+    "{task}_{arm}",
+    "the policy bundle: a folder, or the name of one in models/ (its default is made of task and arm)",
+)
+
+
+def _simulator(arguments: Arguments) -> dict[str, Any]:
+    parameters = {
+        "task": arguments["task"],
+        "arm": arguments["arm"],
+        "bundle": arguments["bundle"],
+        "profile": arguments["profile"],
+        "world": arguments["world"],
+        "seed": arguments["seed"],
+        "episodes": arguments["episodes"],
+        "real_time_factor": arguments["real_time_factor"],
+        "lock_step": arguments["lock_step"],
+        "wait_for": waited_for(arguments),
+    }
+    size = image_size(arguments)
+    if size:
+        parameters["image_width"], parameters["image_height"] = size
+    if arguments["rate"]:
+        parameters["image_rate_hz"] = arguments["rate"]
+    return parameters
+
+
+SIM = Graph(
+    name="sim",
+    description="The simulated arm, driven from camera pixels: simulator, perception, policy and residual controller.",
+    arguments=(
+        Argument("task", "reach", "the task; `./rlfp plugins` lists them"),
+        ARM,
+        _BUNDLE,
+        Argument(
+            "profile",
+            "train",
+            "how much is randomised: a name in sim/randomization/ or a path; with world:=mujoco a room in sim/scenes/",
+        ),
+        Argument("world", "pybullet", "which simulator; mujoco is the foreign one", choices=("pybullet", "mujoco")),
+        Argument(
+            "seed", "0", "the first episode's seed; each further episode takes the next", kind="integer", minimum=0
+        ),
+        Argument(
+            "episodes",
+            "0",
+            "how many episodes to run before the graph ends; 0: until it is stopped",
+            kind="integer",
+            minimum=0,
+        ),
+        Argument(
+            "image_size",
+            "bundle",
+            "the camera image's size in pixels, WIDTHxHEIGHT or one number for both; bundle: as the policy was trained",
+            pattern=r"bundle|[1-9]\d{1,3}(x[1-9]\d{1,3})?",
+        ),
+        Argument(
+            "rate",
+            "0",
+            "the camera's rate in Hz, a whole fraction of 240; 0: as the policy was trained",
+            kind="number",
+            minimum=0,
+            maximum=240,
+        ),
+        Argument(
+            "real_time_factor",
+            "1.0",
+            "simulated seconds for each second of wall time, 0.01 to 10; lock_step ignores it",
+            kind="number",
+            minimum=0.01,
+            maximum=10,
+        ),
+        Argument(
+            "lock_step",
+            "false",
+            "true: simulator and controller wait for each other, as fast as they can and the same for the same seed",
+            kind="flag",
+        ),
+        *RECORD,
+        Argument(
+            "observed",
+            "false",
+            "true: episodes also wait for the observer that `./rlfp demo` and `./rlfp evaluate --graph` run",
+            kind="flag",
+        ),
+        Argument("use_sim_time", "true", "the nodes' clocks follow the simulator's /clock", kind="flag"),
+        *COMMON,
+    ),
+    nodes=(
+        Node(
+            "simulator",
+            "PyBullet: camera, joints and the arm's trajectory controller",
+            parameters=_simulator,
+            on_exit=OnExit.FINISH,
+            publishes_images=True,
+        ),
+        PERCEPTION,
+        POLICY,
+        replace(
+            CONTROLLER,
+            parameters=lambda a: {
+                "bundle": a["bundle"],
+                "arm": a["arm"],
+                # On a busy machine simulated time falls behind: the controller follows it, tick by tick.
+                "tick_on": "joint_states",
+                "start_enabled": True,
+                "use_sim_time": a["use_sim_time"],
+            },
+        ),
+        RECORDER,
+    ),
+)
