@@ -22,6 +22,7 @@ from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.encoder import Perception
 
 WARM_UP = 100
@@ -82,6 +83,7 @@ def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
     contract, golden = bundle.contract, bundle.golden_frames()
     perception, policy = Perception(bundle), Policy(bundle, load_arm(contract.arm.name))
     picture, K = live_picture(golden.images[0], contract.camera.intrinsics.matrix())
+    camera = CameraModel(picture.shape[1], picture.shape[0], K)
     no_effort = np.zeros(len(golden.joint_names))
     interval = round(1e9 / contract.action.rate_hz)
     taken = np.zeros(count + WARM_UP)
@@ -90,7 +92,7 @@ def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
         joints = JointState(number * interval, golden.positions[frame], golden.velocities[frame], no_effort,
                             float(golden.gripper_widths[frame]))  # fmt: skip
         started = time.perf_counter()
-        percept = perception(picture, K)
+        percept = perception(picture, camera)
         policy.act(percept.features, joints, joints.stamp_ns)
         taken[number] = time.perf_counter() - started
     return {"perception_policy": taken[WARM_UP:]}

@@ -13,7 +13,6 @@ import pytest
 
 from rlfp_ros import cli
 from rlfp_ros.commissioning.align import Alignment, align, write_overlays
-from rlfp_ros.commissioning.board import project
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.perception.camera import CameraModel
@@ -69,7 +68,7 @@ def true_error_px(snapshots: list[Snapshot], truth: np.ndarray, given: np.ndarra
         assert snapshot.joints is not None
         assert snapshot.camera is not None
         points = kinematics.tool_position(snapshot.joints.positions)[None] + np.array([[0.0, 0, 0], [-0.1, 0, 0.15]])
-        ends = [project(snapshot.camera, np.linalg.inv(T), points) for T in (truth, given)]
+        ends = [snapshot.camera.project(points, np.linalg.inv(T)) for T in (truth, given)]
         distances.append(np.linalg.norm(ends[0] - ends[1], axis=1))
     return float(np.mean(distances))
 
@@ -82,7 +81,7 @@ def test_renderer_draws_the_arm_where_the_camera_model_projects_it(renderer: Arm
     T = load_scene().camera.contract().T_base_camera.matrix()
     drawn = renderer(camera, T, np.array(ARM.home), 0.04)
     tool = Kinematics(ARM).tool_position(np.array(ARM.home))
-    u, v = project(camera, np.linalg.inv(T), tool[None])[0]
+    u, v = camera.project(tool[None], np.linalg.inv(T))[0]
     near = drawn.mask[round(v) - 8 : round(v) + 9, round(u) - 8 : round(u) + 9]
     assert near.sum() > 10, "no part of the hand is near the tool's centre point"
     y, x = (np.argwhere(drawn.mask)[0]).tolist()

@@ -19,6 +19,7 @@ from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
@@ -33,8 +34,8 @@ START = 1_800_000_000_000_000_000  # ns, a wall clock
 
 
 @pytest.fixture(scope="module")
-def taken() -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, np.ndarray]:
-    """Pictures [H, W, 3] of a moving arm in the twin's room with its joints [7], and the camera's K and lens."""
+def taken() -> tuple[list[tuple[np.ndarray, np.ndarray]], CameraModel]:
+    """Images [H, W, 3] of a moving arm in the twin's room with its joints [7], and the camera."""
     world = MujocoWorld(ARM, load_task("reach"), load_room("twin_near"), load_scene(), BUNDLE.contract.camera)
     world.reset(3)
     frames = []
@@ -42,11 +43,11 @@ def taken() -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, np.ndarray
         joints = np.array(ARM.home) + 0.03 * frame * np.array([1, -0.5, 0.6, 0.8, 0.3, 0.5, -1.0])
         world.move_arm(joints, 0.04)
         frames.append((world.picture(), joints))
-    K, distortion = world.calibration
+    camera = world.calibration
     world.close()
-    assert K is not None
-    assert distortion is not None
-    return frames, K, distortion
+    assert camera is not None
+    assert camera.distortion is not None
+    return frames, camera
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Deployment:
 
 def record(folder: Path, taken: Any, planted: Deployment) -> Path:
     """Run the deployment over the pictures and record what went over the topics."""
-    frames, K, distortion = taken
+    frames, camera = taken
     perception, policy, preprocess = Perception(BUNDLE), Policy(BUNDLE, ARM), Preprocessor(BUNDLE.contract)
     if planted.reverse_stack:
         observe = policy._observer.observe
@@ -90,12 +91,14 @@ def record(folder: Path, taken: Any, planted: Deployment) -> Path:
             for name in ("name", "position", "velocity", "effort"):  # this driver has an order of its own
                 setattr(message, name, list(getattr(message, name))[::-1])
             rows.append((m.JOINT_STATES, message, now))
-        rows.append((m.CAMERA_INFO, m.camera_info_message(stamp, "optical", 160, 120, K, distortion), received))
+        rows.append(
+            (m.CAMERA_INFO, m.camera_info_message(stamp, "optical", 160, 120, camera.K, camera.distortion), received)
+        )
         rows.append((m.IMAGE, m.image_message(stamp, image, "optical"), received))
         if planted.picture is None:
-            features = perception(image, K, distortion).features
+            features = perception(image, camera).features
         else:
-            features = perception._encoder(planted.picture(preprocess(image, K, distortion)))[0]
+            features = perception._encoder(planted.picture(preprocess(image, camera)))[0]
         if planted.one_frame_late:
             last, features = features, last if last is not None else features
         rows.append((m.FEATURES, m.features_message(stamp, features, "optical"), received + 5_000_000))
@@ -162,7 +165,7 @@ def test_planted_mistake_is_named_by_its_stage(
 
 
 def test_pictures_that_were_cut_or_resized_without_their_lens(taken: Any, tmp_path: Path) -> None:
-    frames, _, _ = taken
+    frames, _ = taken
     for name, change in (("crop", lambda image: plain_resize(image[:, 20:140])), ("size", plain_resize)):
         images = iter([change(image) for image, _ in frames])
         planted = Deployment(picture=lambda _, images=images: next(images))

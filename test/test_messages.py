@@ -269,9 +269,10 @@ def test_camera_info_survives() -> None:
 def test_cameras_without_a_usable_calibration_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="calibrate the camera"):
         camera_model(CameraInfo(width=640, height=480))
-    message = messages.camera_info_message(0, "c", 640, 480, np.diag([400.0, 400, 1]), [0.1, 0.2, 0.3, 0.4])
-    message.distortion_model = "equidistant"
-    with pytest.raises(ConfigurationError, match="distortion_model is 'equidistant'"):
+    K = np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]])
+    message = messages.camera_info_message(0, "c", 640, 480, K, [0.1, 0.2, 0.3, 0.4])
+    message.distortion_model = "fov"
+    with pytest.raises(ConfigurationError, match="distortion_model is 'fov'"):
         camera_model(message)
 
 

@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.nodes import messages
-from rlfp_ros.perception.encoder import Perception, in_base_frame
+from rlfp_ros.perception.encoder import Perception
 
 pytestmark = pytest.mark.graph
 FRAME = "camera_optical_frame"
@@ -106,10 +106,10 @@ def test_features_pose_and_shift_are_those_in_process_with_the_image_s_stamp(
     assert features.header.frame_id == FRAME
     np.testing.assert_array_equal(messages.features_from_message(features), expected.features)
     T_base_camera = bundle.contract.camera.T_base_camera.matrix()
-    position, covariance = in_base_frame(expected, T_base_camera)
+    truth = expected.in_base(T_base_camera)
     pose, found = messages.object_pose_from_message(camera.poses[0], "panda_link0")
-    np.testing.assert_array_equal(pose[:3], position)
-    np.testing.assert_array_equal(found, covariance)
+    np.testing.assert_array_equal(pose, np.concatenate([truth.position, truth.orientation]))
+    np.testing.assert_array_equal(found, truth.covariance)
     assert messages.stamp_ns(camera.poses[0].header.stamp) == stamp
     assert camera.shifts[0].data == np.float32(expected.domain_shift)
     status = camera.diagnosis("running|camera runs")
@@ -136,12 +136,12 @@ def test_a_camera_that_does_not_fit_is_refused_until_it_does(
     camera.connected()
     narrow = np.array([[300.0, 0, 31.5], [0, 300.0, 23.5], [0, 0, 1]])
     camera.send_info(matrix=narrow)
-    status = camera.diagnosis("sees .* of the bundle's picture")
+    status = camera.diagnosis("sees .* of the bundle's image")
     assert status.level == b"\x02"
     camera.image.publish(messages.image_message(5, PICTURE, FRAME))
     camera.node.spin_for(0.3)
     assert not camera.features
-    assert process.output.count("of the bundle's picture") == 1
+    assert process.output.count("of the bundle's image") == 1
     camera.answered(lambda: camera.send(6))
     assert messages.stamp_ns(camera.features[0].header.stamp) == 6
 

@@ -35,15 +35,19 @@ def test_the_bundle_s_own_picture_passes_through_untouched(contract: Contract) -
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     preprocess = Preprocessor(contract)
     assert preprocess(image) is image
-    assert preprocess(image, contract.camera.intrinsics.matrix(), None) is image
-    assert preprocess(image, contract.camera.intrinsics.matrix() + 0.01, None) is image
+    K = contract.camera.intrinsics.matrix()
+    assert preprocess(image, CameraModel(WIDTH, HEIGHT, K)) is image
+    assert (
+        preprocess(image, CameraModel(WIDTH, HEIGHT, K + np.array([[0.01, 0, 0.01], [0, 0.01, 0.01], [0, 0, 0]])))
+        is image
+    )
 
 
 def test_the_same_field_of_view_at_another_size_is_resized_by_area(contract: Contract) -> None:
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT * 4, WIDTH * 4, 3), dtype=np.uint8)
     expected = image.reshape(HEIGHT, 4, WIDTH, 4, 3).mean(axis=(1, 3))
     K = scaled_intrinsics(contract.camera.intrinsics.matrix(), 4, 4)
-    for found in (Preprocessor(contract)(image), Preprocessor(contract)(image, K)):
+    for found in (Preprocessor(contract)(image), Preprocessor(contract)(image, CameraModel(4 * WIDTH, 4 * HEIGHT, K))):
         assert np.abs(found - expected).max() <= 0.51
 
 
@@ -67,7 +71,7 @@ def test_another_camera_is_undistorted_and_re_projected_into_the_bundle_s(
     K = np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
     D = None if distortion is None else np.array(distortion)
     preprocess = Preprocessor(contract)
-    found = preprocess(_scene(width, height, K, D), K, D)
+    found = preprocess(_scene(width, height, K, D), CameraModel(width, height, K, D))
     expected = _scene(WIDTH, HEIGHT, contract.camera.intrinsics.matrix())
     error = np.abs(found.astype(int) - expected)
     assert found.shape == (HEIGHT, WIDTH, 3)
@@ -81,7 +85,7 @@ def test_a_fine_pattern_does_not_alias_when_it_is_made_smaller(contract: Contrac
     image = np.zeros((480, 640, 3), np.uint8)
     image[:, ::2] = 255
     K = np.array([[430.0, 0, 320], [0, 430.0, 240], [0, 0, 1]])
-    found = Preprocessor(contract)(image, K, np.array([-0.1, 0.0, 0.0, 0.0, 0.0]))
+    found = Preprocessor(contract)(image, CameraModel(640, 480, K, np.array([-0.1, 0.0, 0.0, 0.0, 0.0])))
     assert np.abs(found.astype(int) - 127).max() < 60
     assert abs(found.mean() - 127) < 3
 
@@ -90,16 +94,16 @@ def test_the_plan_is_made_once_for_a_camera(contract: Contract, monkeypatch: pyt
     preprocess = Preprocessor(contract)
     K = np.array([[430.0, 0, 320], [0, 430.0, 240], [0, 0, 1]])
     image = np.zeros((480, 640, 3), np.uint8)
-    preprocess(image, K)
+    preprocess(image, CameraModel(640, 480, K))
     monkeypatch.setattr(preprocess, "_plan", lambda *_: pytest.fail("planned again"))
-    preprocess(image, K.copy())
+    preprocess(image, CameraModel(640, 480, K.copy()))
 
 
 @pytest.mark.parametrize(
     ("camera", "words"),
     [
         (CameraModel(640, 480, np.array([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]])), "degrees; use a wider lens"),
-        (CameraModel(640, 480, np.array([[450.0, 0, 120], [0, 450, 240], [0, 0, 1]])), "of the bundle's picture"),
+        (CameraModel(640, 480, np.array([[450.0, 0, 120], [0, 450, 240], [0, 0, 1]])), "of the bundle's image"),
         (CameraModel(24, 18, np.array([[15.0, 0, 11.5], [0, 15, 8.5], [0, 0, 1]])), "set a larger image size"),
         (
             CameraModel(640, 480, np.array([[430.0, 0, 320], [0, 430, 240], [0, 0, 1]]), np.array([-1.5, 0, 0, 0, 0])),
@@ -111,7 +115,7 @@ def test_a_camera_that_cannot_serve_is_refused_in_one_sentence(
     contract: Contract, camera: CameraModel, words: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=words) as caught:
-        Preprocessor(contract).use(camera, "topic /camera/camera_info")
+        Preprocessor(contract).use_camera(camera, "topic /camera/camera_info")
     assert str(caught.value).startswith("topic /camera/camera_info: ")
     assert "\n" not in str(caught.value)
 

@@ -131,7 +131,7 @@ def test_every_rooms_camera_covers_what_the_policy_was_trained_to_see(name: str,
     world = make_world(room=name)
     world.reset(0)
     try:
-        assert preprocess(world.image, *world.calibration).shape[2] == 3
+        assert preprocess(world.image, world.calibration).shape[2] == 3
     finally:
         world.close()
 

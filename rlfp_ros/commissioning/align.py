@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rlfp_ros.commissioning.board import project
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.extrinsics import pose_difference
@@ -81,7 +80,7 @@ def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: n
     errors = []
     for snapshot, (_, camera) in zip(snapshots, seen, strict=True):
         points = _outline(_draw(renderer, camera, T, snapshot), camera, T).points
-        ends = [project(camera, np.linalg.inv(place), points) for place in (given, T)]
+        ends = [camera.project(points, np.linalg.inv(place)) for place in (given, T)]
         errors.append(np.linalg.norm(ends[0] - ends[1], axis=1))
     distance, angle = pose_difference(given, T)
     return Alignment(float(np.mean(np.concatenate(errors))), left, found, T, distance, angle)
@@ -111,13 +110,9 @@ def write_overlays(
 
 
 def _undistorted(snapshot: Snapshot) -> tuple[np.ndarray, CameraModel]:
-    """The picture without its lens's distortion, and the pinhole camera that it is of."""
-    camera = snapshot.camera
-    assert camera is not None
-    plain = CameraModel(camera.width, camera.height, camera.K, None, camera.optical_frame)
-    if camera.distortion is None:
-        return snapshot.image, plain
-    return np.asarray(cv2.undistort(snapshot.image, camera.K, camera.distortion)), plain
+    """Return the image without its lens, and the pinhole camera that would take it."""
+    assert snapshot.camera is not None
+    return snapshot.camera.undistort(snapshot.image), snapshot.camera.pinhole()
 
 
 def _draw(renderer: ArmRenderer, camera: CameraModel, T: np.ndarray, snapshot: Snapshot) -> Rendering:

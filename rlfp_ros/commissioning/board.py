@@ -158,7 +158,7 @@ def calibrate_hand_eye(
         camera_place, board_place = X @ _transform(change[:6]), Y @ _transform(change[6:])
         T_camera_base = np.linalg.inv(camera_place)
         return np.concatenate([
-            (project(camera, T_camera_base @ tool @ board_place, view.points) - view.pixels).ravel()
+            (camera.project(view.points, T_camera_base @ tool @ board_place) - view.pixels).ravel()
             for view, tool in zip(views, T_base_tool, strict=True)
         ])  # fmt: skip
 
@@ -173,7 +173,7 @@ def calibrate_hand_eye(
 def _board_pose(view: View, camera: CameraModel) -> np.ndarray:
     """T_camera_board of one view."""
     found, rotation, translation = cv2.solvePnP(
-        view.points, view.pixels, camera.K, camera.distortion, flags=cv2.SOLVEPNP_IPPE
+        view.points, camera.rays(view.pixels), np.eye(3), None, flags=cv2.SOLVEPNP_IPPE
     )
     if not found:
         raise ConfigurationError("a view's corners fit no pose of the board; compare --squares with the board")
@@ -206,15 +206,6 @@ def _park_martin(T_base_tool: Sequence[np.ndarray], T_camera_board: Sequence[np.
     X = np.eye(4)
     X[:3, :3], X[:3, 3] = R, np.linalg.lstsq(left, right, rcond=None)[0]
     return X
-
-
-def project(camera: CameraModel, T_camera_body: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Pixels [N, 2] of points [N, 3] of a body at `T_camera_body`."""
-    rotation, _ = cv2.Rodrigues(T_camera_body[:3, :3])
-    pixels, _ = cv2.projectPoints(
-        np.asarray(points, np.float64), rotation, T_camera_body[:3, 3], camera.K, camera.distortion
-    )
-    return np.asarray(pixels).reshape(-1, 2)
 
 
 def least_squares(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarray, steps: int = 30) -> np.ndarray:

@@ -256,7 +256,6 @@ def _error(made: dict[int, np.ndarray], recorded: dict[int, np.ndarray]) -> floa
 def _compare_features(bundle: Bundle, seen: Observations, parted: dict[str, str], notes: dict[str, str]) -> None:
     contract, camera = bundle.contract, seen.camera
     preprocessor = Preprocessor(contract)
-    calibration = (camera.K, camera.distortion) if camera is not None else (None, None)
     some = next(iter(seen.images.values()))
     if camera is not None and (camera.width, camera.height) != (some.shape[1], some.shape[0]):
         raise ConfigurationError(
@@ -265,10 +264,10 @@ def _compare_features(bundle: Bundle, seen: Observations, parted: dict[str, str]
         )
 
     def preprocess(image: np.ndarray) -> np.ndarray:
-        return preprocessor(image, *calibration)
+        return preprocessor(image, camera)
 
     perception = Perception(bundle)
-    percepts = {stamp: perception(image, *calibration) for stamp, image in seen.images.items()}
+    percepts = {stamp: perception(image, camera) for stamp, image in seen.images.items()}
     shift = float(np.median([percept.domain_shift for percept in percepts.values()]))
     preprocess(some)
     notes["size"] = preprocessor.description

@@ -13,6 +13,7 @@ from rlfp_ros.contract import Contract
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.episode import Episode, Phase
+from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.overlay import draw
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.recording.reader import BagReader, RecordedMessage
@@ -31,7 +32,7 @@ class RecordedEpisode:
     """One episode out of a bag. Keys are stamps, ns."""
 
     episode: Episode
-    calibration: tuple[np.ndarray, np.ndarray] | None = None  # K [3, 3] px and distortion [n], from camera_info
+    camera: CameraModel | None = None  # from camera_info
     images: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] rgb
     features: dict[int, np.ndarray] = field(default_factory=dict)  # [K, 3] x, y, confidence
     residual: dict[int, np.ndarray] = field(default_factory=dict)  # [3] m/s, as the policy asked
@@ -61,8 +62,7 @@ def read_episodes(bag_folder: Path) -> list[RecordedEpisode]:
 
 def _take(episode: RecordedEpisode, name: str, bag: BagReader, message: RecordedMessage) -> None:
     if name == "camera/camera_info":
-        content = bag.decode(message)
-        episode.calibration = np.asarray(content.k).reshape(3, 3), np.asarray(content.d)
+        episode.camera = camera_model(bag.decode(message), message.topic)
     if name not in ("camera/image_raw", "perception/features", "policy/residual", "policy/residual_applied",
                     "joint_trajectory_controller/joint_trajectory"):  # fmt: skip
         return
@@ -95,7 +95,7 @@ def write_pictures(episode: RecordedEpisode, contract: Contract, folder: Path) -
     preprocess = Preprocessor(contract)  # what the network saw of a camera with another size and lens
     pictures = []
     for stamp in stamps:
-        image = preprocess(episode.images[stamp], *(episode.calibration or (None, None)))
+        image = preprocess(episode.images[stamp], episode.camera)
         pictures.append(draw(image, contract.camera.intrinsics, episode.features[stamp]))
     frames = [Image.fromarray(picture) for picture in pictures]
     gif, strip, actions = folder / "episode.gif", folder / "episode.png", folder / "actions.png"

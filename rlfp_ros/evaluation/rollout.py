@@ -64,7 +64,7 @@ class Rollout:
         world, residuals = self.world, []
         going = True
         while going:
-            percept = self._perception(world.image, *world.calibration)
+            percept = self._perception(world.image, world.calibration)
             goal = world.task.goal(world)  # type: ignore[arg-type]  # tasks say PyBullet, and use what both worlds have
             residual = self._policy.act(
                 percept.features, self._deployment.frame_joint_state, world.image_stamp_ns, goal

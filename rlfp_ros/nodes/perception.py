@@ -20,10 +20,9 @@ from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.messages import CAMERA_SUBSCRIPTION
 from rlfp_ros.perception import images, overlay
-from rlfp_ros.perception.camera import CameraModel, camera_model
-from rlfp_ros.perception.encoder import Percept, Perception, in_base_frame
-from rlfp_ros.perception.extrinsics import load_extrinsics, orientation_in_base
-from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.perception.camera import CameraModel, ImageKind, camera_model, is_rectified
+from rlfp_ros.perception.encoder import Percept, Perception
+from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError, Schema
 
 LOOK_FOR_PUBLISHERS_S = 0.5
@@ -36,15 +35,20 @@ class PerceptionSettings(Schema):
 
     bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
     extrinsics: str = Field(
-        default="", description="YAML file with T_base_camera, where the camera was calibrated; empty: the bundle's"
+        default="", description="YAML file with T_base_camera of the calibrated camera; empty: the bundle's"
     )
     image_transport: Literal["auto", "raw", "compressed"] = Field(
-        default="auto", description="which images to take; auto: raw where somebody publishes it, else compressed"
+        default="auto", description="which images to take; auto: raw if it is published, else compressed"
+    )
+    image_kind: ImageKind = Field(
+        default="auto",
+        description="whether images still show the lens (raw), or image_proc has removed it (rectified) and p of "
+        "camera_info describes them; auto: rectified if the topic is named image_rect...",
     )
 
 
 class PerceptionNode(Node):
-    """See the module."""
+    """Turns each image into features, object pose and domain shift."""
 
     def __init__(self) -> None:
         super().__init__("perception")
@@ -53,7 +57,6 @@ class PerceptionNode(Node):
         bundle = load_bundle(settings.bundle)
         self._contract = bundle.contract
         self._T_base_camera = load_extrinsics(settings.extrinsics, self._contract.camera)
-        self._preprocessor = Preprocessor(self._contract)
         self._perception = Perception(bundle)
         # As camera messages in OpenCV's colour order; and ONNX Runtime's first run takes longer than the next.
         self._perception.rehearse(
@@ -65,9 +68,11 @@ class PerceptionNode(Node):
         self._transport = settings.image_transport
         self._raw_topic = self.resolve_topic_name(messages.IMAGE.name)
         self._compressed_topic = self._resolve_compressed()
+        self._rectified = is_rectified(self._raw_topic, settings.image_kind)
         self._camera: CameraModel | None = None  # None until a camera_info fits
         self._camera_info: CameraInfo | None = None
         self._waiting: Image | CompressedImage | None = None  # the newest image that came before its camera_info
+        self._preprocessing = ""  # how images become the network's; empty until a camera fits
         self._camera_fault = ""
         self._image_fault = ""
         self._discarded = 0
@@ -124,16 +129,22 @@ class PerceptionNode(Node):
             return
         self._camera_info = message
         self._camera = None
+        topic = self.resolve_topic_name(messages.CAMERA_INFO.name)
         try:
-            camera = camera_model(message, self.resolve_topic_name(messages.CAMERA_INFO.name))
-            self._preprocessor.use(camera, f"topic {self.resolve_topic_name(messages.CAMERA_INFO.name)}")
+            camera = camera_model(message, topic, self._rectified)
+            self._perception.use_camera(camera, f"topic {topic}")
         except ConfigurationError as error:
-            self._camera_fault = str(error)
-            self.get_logger().error(self._camera_fault)
-            self.diagnostics.publish()
+            if str(error) != self._camera_fault:
+                self._camera_fault = str(error)
+                self.get_logger().error(self._camera_fault)
+                self.diagnostics.publish()
             return
+        recovered = bool(self._camera_fault)
         self._camera, self._camera_fault = camera, ""
-        self.get_logger().info(f"camera fits the bundle: {self._preprocessor.description}")
+        description = ("rectified, " if self._rectified else "") + self._perception.preprocessing
+        if recovered or description != self._preprocessing:
+            self._preprocessing = description
+            self.get_logger().info(f"camera fits the bundle: {description}")
         if self._waiting is not None:
             held, self._waiting = self._waiting, None
             self._see(held, time.monotonic())
@@ -159,13 +170,7 @@ class PerceptionNode(Node):
                 )
             else:
                 image = images.from_compressed(message.format, message.data, self._compressed_topic)
-            if image.shape[:2] != (camera.height, camera.width):
-                raise ConfigurationError(
-                    f"topic {self._image_subscription.topic_name}: image is {image.shape[1]} x {image.shape[0]}, but "
-                    f"camera_info says {camera.width} x {camera.height}; let the driver publish both for the same size"
-                )
-            picture = self._preprocessor(image, camera.K, camera.distortion)
-            percept = self._perception(picture)
+            percept = self._perception(image, camera, f"topic {self._image_subscription.topic_name}")
         except ConfigurationError as error:
             self._discarded += 1
             if self._image_fault != str(error):
@@ -178,7 +183,7 @@ class PerceptionNode(Node):
         self._processing.add(time.monotonic() - began)
         self._shift = percept.domain_shift
         if self._overlay.get_subscription_count():
-            self._publish_overlay(message, picture, percept)
+            self._publish_overlay(message, percept)
 
     # ---- publications ----
 
@@ -186,15 +191,15 @@ class PerceptionNode(Node):
         # Features first: the policy waits for them. The pose last: the controller takes it for the whole percept.
         stamp = messages.stamp_ns(message.header.stamp)
         self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
-        position, covariance = in_base_frame(percept, self._T_base_camera)
-        pose = np.concatenate([position, orientation_in_base(self._T_base_camera, percept.object_pose[3:])])
+        found = percept.in_base(self._T_base_camera)
+        pose = np.concatenate([found.position, found.orientation])
+        base_frame = self._contract.arm.base_frame
         self._domain_shift.publish(Float32(data=float(percept.domain_shift)))
-        self._object_pose.publish(messages.object_pose_message(stamp, pose, covariance, self._contract.arm.base_frame))
+        self._object_pose.publish(messages.object_pose_message(stamp, pose, found.covariance, base_frame))
 
-    def _publish_overlay(self, message: Image | CompressedImage, picture: np.ndarray, percept: Percept) -> None:
-        drawn = overlay.draw(
-            picture, self._contract.camera.intrinsics, percept.features, percept.object_pose, percept.domain_shift
-        )
+    def _publish_overlay(self, message: Image | CompressedImage, percept: Percept) -> None:
+        intrinsics = self._contract.camera.intrinsics
+        drawn = overlay.draw(percept.image, intrinsics, percept.features, percept.object_pose, percept.domain_shift)
         stamp = messages.stamp_ns(message.header.stamp)
         self._overlay.publish(messages.image_message(stamp, drawn, message.header.frame_id))
 
@@ -205,7 +210,7 @@ class PerceptionNode(Node):
             "discarded": self._discarded,
             "camera_rate_hz": self._camera_rate_hz(),
             "domain_shift": self._shift,
-            "preprocessing": self._preprocessor.description,
+            "preprocessing": self._preprocessing,
             "transport": "raw" if self._image_subscription.msg_type is Image else "compressed",
         }
         if self._camera_fault or self._image_fault:
@@ -232,6 +237,7 @@ def _same_camera(a: CameraInfo, b: CameraInfo) -> bool:
         (a.width, a.height, a.distortion_model, a.binning_x, a.binning_y, a.header.frame_id)
         == (b.width, b.height, b.distortion_model, b.binning_x, b.binning_y, b.header.frame_id)
         and np.array_equal(a.k, b.k)
+        and np.array_equal(a.p, b.p)
         and a.d == b.d
         and a.roi == b.roi
     )

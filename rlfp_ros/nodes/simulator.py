@@ -190,10 +190,10 @@ class Simulator(Node):
         """Publish pictures, each with its camera_info."""
         self._shown_at = time.monotonic()
         for frame in frames:
-            K, distortion = self._world.calibration
-            K = self._camera.intrinsics.matrix() if K is None else K
+            live = self._world.calibration
+            K = self._camera.intrinsics.matrix() if live is None else live.K
             height, width = frame.image.shape[:2]
-            lens = () if distortion is None else distortion
+            lens = () if live is None or live.distortion is None else live.distortion
             self._camera_info.publish(m.camera_info_message(frame.stamp_ns, OPTICAL_FRAME, width, height, K, lens))
             self._image.publish(m.image_message(frame.stamp_ns, frame.image, OPTICAL_FRAME))
 

@@ -1,4 +1,4 @@
-"""The bundle's encoder on ONNX Runtime: from the picture a policy was trained for to what it sees in it."""
+"""The bundle's encoder on ONNX Runtime: from a camera's image to what the policy is given of it."""
 
 from __future__ import annotations
 
@@ -9,43 +9,87 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros.contract import GOLDEN_TOLERANCE, Bundle, GoldenFrames
+from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.domain_shift import DomainShift
+from rlfp_ros.perception.extrinsics import orientation_in_base
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError
 
-# Added to a picture that is repeated three times each way, it is gone after averaging by area, and only then.
+# Added to an image that is repeated three times each way; averaging by area removes it, any other filter does not.
 DITHER = np.array([[-2, 1, 0], [1, 2, -1], [0, -1, 0]])
 DITHER_COUNTS = 12
 
 
 @dataclass(frozen=True)
-class Percept:
-    """What one picture says."""
+class ObjectPose:
+    """The object's pose in the arm's base frame, float64.
 
-    features: np.ndarray  # float32 [K, 3]: x, y on the plane z = 1 of the optical frame, confidence in [0, 1]
-    object_pose: np.ndarray  # float32 [7]: xyz m and quaternion xyzw, optical frame of the bundle's camera
-    pose_cov: np.ndarray  # float32 [6, 6]: m^2, rad^2
-    embedding: np.ndarray  # float32 [E], what the domain-shift score looks at
-    domain_shift: float  # in [0, 1]
+    Attributes
+    ----------
+    position
+        [3] m.
+    orientation
+        [4], quaternion xyzw.
+    covariance
+        [6, 6] m^2, rad^2.
+    """
+
+    position: np.ndarray
+    orientation: np.ndarray
+    covariance: np.ndarray
+
+
+@dataclass(frozen=True)
+class Percept:
+    """Perception's result for one image.
+
+    Attributes
+    ----------
+    image
+        The network's input: uint8 [h, w, 3] rgb, of the bundle's camera.
+    features
+        float32 [K, 3]: x, y on the plane z = 1 of the optical frame, confidence in [0, 1].
+    object_pose
+        float32 [7]: xyz in m and quaternion xyzw, in the optical frame of the bundle's camera.
+    pose_cov
+        float32 [6, 6] m^2, rad^2, in the optical frame.
+    embedding
+        float32 [E], from which the domain shift is computed.
+    domain_shift
+        In [0, 1].
+    """
+
+    image: np.ndarray
+    features: np.ndarray
+    object_pose: np.ndarray
+    pose_cov: np.ndarray
+    embedding: np.ndarray
+    domain_shift: float
+
+    def in_base(self, T_base_camera: np.ndarray) -> ObjectPose:
+        """Return the object's pose in the base frame, for a camera at `T_base_camera` (4 x 4)."""
+        rotation = T_base_camera[:3, :3]
+        position = rotation @ self.object_pose[:3].astype(np.float64) + T_base_camera[:3, 3]
+        turn = np.zeros((6, 6))
+        turn[:3, :3] = turn[3:, 3:] = rotation
+        covariance = turn @ self.pose_cov.astype(np.float64) @ turn.T
+        return ObjectPose(position, orientation_in_base(T_base_camera, self.object_pose[3:]), covariance)
 
 
 def in_base_frame(percept: Percept, T_base_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Object position [3] m and pose covariance [6, 6] in the base frame; float64."""
-    rotation = T_base_camera[:3, :3]
-    position = rotation @ percept.object_pose[:3].astype(np.float64) + T_base_camera[:3, 3]
-    turn = np.zeros((6, 6))
-    turn[:3, :3] = turn[3:, 3:] = rotation
-    return position, turn @ percept.pose_cov.astype(np.float64) @ turn.T
+    """Return position [3] m and covariance [6, 6] of `Percept.in_base`."""
+    pose = percept.in_base(T_base_camera)
+    return pose.position, pose.covariance
 
 
 class OnnxEncoder:
-    """`encoder.onnx` as a function of one picture."""
+    """`encoder.onnx` as a function of one image."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """features [K, 3], object_pose [7], pose_cov [6, 6], embedding [E] of uint8 [H, W, 3] rgb."""
+        """Return features [K, 3], object_pose [7], pose_cov [6, 6] and embedding [E] of uint8 [H, W, 3] rgb."""
         outputs = self._session.run(
             ("features", "object_pose", "pose_cov", "embedding"), {"image": np.ascontiguousarray(image)[None]}
         )
@@ -54,7 +98,7 @@ class OnnxEncoder:
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
-    """A picture uint8 [3 H, 3 W, 3] that gives `image` back where it is resized by area, and another one elsewhere."""
+    """Make an image uint8 [3 H, 3 W, 3] that gives `image` back if it is resized by area, and another one if not."""
     room = np.minimum(np.minimum(image, 255 - image), 2 * DITHER_COUNTS) // 2
     larger = np.repeat(np.repeat(image.astype(np.int16), 3, axis=0), 3, axis=1)
     dither = np.einsum("hwc,ij->hiwjc", room.astype(np.int16), DITHER)
@@ -62,7 +106,7 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 
 
 class Perception:
-    """Preprocessing, encoder and domain-shift score of a bundle. The only way pictures reach a policy."""
+    """Preprocessing, encoder and domain-shift score of a bundle. The only way images reach a policy."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.contract = bundle.contract
@@ -72,11 +116,37 @@ class Perception:
         self._source = bundle.directory
         self.rehearse(bundle.golden_frames())
 
-    def rehearse(self, golden: GoldenFrames, receive: Callable[[np.ndarray], np.ndarray] = lambda image: image) -> None:
-        """Raises ConfigurationError where training's pictures give other features here than in training.
+    @property
+    def preprocessing(self) -> str:
+        """How the last camera's images become the network's, for a log line; empty before the first camera."""
+        return self._preprocessor.description
 
-        They come as from a camera of three times the resolution, through `receive`, which stands for the way from a
-        camera's message to rgb uint8 [H, W, 3].
+    def use_camera(self, camera: CameraModel, source: str = "camera_info") -> None:
+        """Plan the preprocessing of a camera before its first image comes.
+
+        Raises
+        ------
+        ConfigurationError
+            If the camera does not see what the bundle's camera saw; names `source`.
+        """
+        self._preprocessor.use_camera(camera, source)
+
+    def rehearse(self, golden: GoldenFrames, receive: Callable[[np.ndarray], np.ndarray] = lambda image: image) -> None:
+        """Check that training's images give the features here that they gave in training.
+
+        They come as from a camera of three times the resolution.
+
+        Parameters
+        ----------
+        golden
+            Images of training with their features and domain shifts.
+        receive
+            Stands for the way from a camera's message to rgb uint8 [H, W, 3].
+
+        Raises
+        ------
+        ConfigurationError
+            If features or domain shift differ by more than `GOLDEN_TOLERANCE`.
         """
         for number, image in enumerate(golden.images):
             percept = self(receive(enlarged(image)))
@@ -87,12 +157,28 @@ class Perception:
                 error = float(np.max(np.abs(found - expected)))
                 if not error <= GOLDEN_TOLERANCE:
                     raise ConfigurationError(
-                        f"{self._source / 'golden.npz'}: {name} of golden picture {number} differ by {error:.2g} from "
+                        f"{self._source / 'golden.npz'}: {name} of golden image {number} differ by {error:.2g} from "
                         f"training's, expected at most {GOLDEN_TOLERANCE:g}; the resize filter, the colour order or "
                         "the encoder's normalisation is not training's: use the rlfp_ros that wrote the bundle"
                     )
 
-    def __call__(self, image: np.ndarray, K: np.ndarray | None = None, distortion: np.ndarray | None = None) -> Percept:
-        """What uint8 [H, W, 3] rgb shows. `K` [3, 3] and `distortion` [n] of the live camera; None: the bundle's."""
-        features, object_pose, pose_cov, embedding = self._encoder(self._preprocessor(image, K, distortion))
-        return Percept(features, object_pose, pose_cov, embedding, self.domain_shift(embedding))
+    def __call__(self, image: np.ndarray, camera: CameraModel | None = None, source: str = "camera") -> Percept:
+        """Find features, object and domain shift in an image.
+
+        Parameters
+        ----------
+        image
+            uint8 [H, W, 3], rgb.
+        camera
+            The camera that took it; None: the bundle's own, at any resolution of its aspect ratio.
+        source
+            What to name in an error: a topic or a file.
+
+        Raises
+        ------
+        ConfigurationError
+            If the image is not of the camera's size, or the camera does not see what the bundle's camera saw.
+        """
+        given = self._preprocessor(image, camera, source)
+        features, object_pose, pose_cov, embedding = self._encoder(given)
+        return Percept(given, features, object_pose, pose_cov, embedding, self.domain_shift(embedding))

@@ -1,13 +1,13 @@
-"""From the live camera's picture to the picture that the encoder was trained on.
+"""From a live camera's image to the image that the encoder was trained on.
 
 Every caller (training's own evaluation, the simulator, bag replay, the live node) goes through `Preprocessor`, so that
-the network sees the same pixels everywhere. Three cases, decided once for each camera and then kept:
+the network sees the same pixels everywhere. There are three cases, decided once per camera:
 
-- the picture is the bundle's already: it passes through untouched;
-- the camera sees the bundle's field of view at another resolution: area resize;
-- anything else (other focal length, aspect ratio, principal point, lens distortion): one `cv2.remap` undistorts and
-  re-projects it into the bundle's pinhole camera, oversampled and then averaged by area, so that a 640 x 480 camera
-  does not alias in an 84 x 84 picture.
+- the image already is the bundle's: it passes through untouched;
+- the camera sees the bundle's field of view at another resolution: resized by area;
+- anything else (other focal length, aspect ratio, principal point, lens): one `cv2.remap` removes the lens and
+  re-projects the image into the bundle's pinhole camera, oversampled and then averaged by area, so that a 640 x 480
+  camera does not alias in an 84 x 84 image.
 
 Pixel centres are at integer coordinates (OpenCV's convention).
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -24,17 +25,16 @@ from rlfp_ros.contract import Contract
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
-# A camera whose pixels fall this near to where a plain resize puts them is not worth a re-projection.
-SAME_CAMERA_PX = 0.05
-# How far beyond the live picture's border the bundle's may look; the border pixels are repeated there.
-BORDER_PX = 0.5
-COARSEST = 0.5  # live pixels for each bundle pixel below which a picture is too coarse to be of use
+SAME_CAMERA_PX = 0.05  # a camera whose pixels are this close to those of a plain resize is not re-projected
+BORDER_PX = 0.5  # how far the bundle's image may reach beyond the live one's border, whose pixels are repeated there
+AZIMUTHS, RADII = 8, 100  # where a lens is looked at for turning back
+COARSEST = 0.5  # live pixels per bundle pixel; a coarser image does not show enough
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
 class Preprocessor:
-    """The encoder's input from a live picture. Keeps the plan for one camera; another camera makes a new plan."""
+    """Makes the encoder's input from live images. Keeps the plan for one camera; another camera makes a new plan."""
 
     def __init__(self, contract: Contract) -> None:
         if contract.image.stack != 1:
@@ -49,35 +49,59 @@ class Preprocessor:
         self._transform: Transform = _unchanged
         self.description = ""  # of the plan in use, for a log line
 
-    def __call__(
-        self, image: np.ndarray, K: np.ndarray | None = None, distortion: np.ndarray | None = None
-    ) -> np.ndarray:
-        """uint8 [h, w, 3] for the encoder from rgb uint8 [H, W, 3] of a camera with `K` [3, 3] px and `distortion` [n].
+    def __call__(self, image: np.ndarray, camera: CameraModel | None = None, source: str = "camera") -> np.ndarray:
+        """Make the encoder's input from a live image.
 
-        `K` None means the bundle's field of view, at any resolution of its aspect ratio. The result may share memory
-        with `image`. Raises ConfigurationError where the camera cannot serve.
+        Parameters
+        ----------
+        image
+            uint8 [H, W, 3], rgb.
+        camera
+            The camera that took it. None means the bundle's field of view, at any resolution of its aspect ratio.
+        source
+            What to name in an error: a topic or a file.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8 [h, w, 3], of the size that the bundle says. It may share memory with `image`.
+
+        Raises
+        ------
+        ConfigurationError
+            If the camera does not see what the bundle's camera saw, or the image is not of the camera's size.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ConfigurationError(f"image is {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3] rgb")
+            raise ConfigurationError(
+                f"{source}: image is {image.dtype} {list(image.shape)}, expected uint8 [H, W, 3] rgb"
+            )
         height, width = image.shape[:2]
-        if K is None:
-            K = scaled_intrinsics(self._own_K, width / self._camera.width, height / self._camera.height)
-            if abs(width * self._camera.height - height * self._camera.width) > max(
-                self._camera.width, self._camera.height
-            ):
-                raise ConfigurationError(
-                    f"image is {width} x {height} px, but the bundle's camera is {self._camera.width} x "
-                    f"{self._camera.height}, another aspect ratio; give the camera's intrinsics (camera_info)"
-                )
-        self.use(CameraModel(width, height, K, distortion))
+        if camera is None:
+            camera = self._like_own(width, height, source)
+        elif (width, height) != (camera.width, camera.height):
+            raise ConfigurationError(
+                f"{source}: image is {width} x {height}, but camera_info says {camera.width} x {camera.height}; let "
+                "the driver publish both for the same size"
+            )
+        self.use_camera(camera, source)
         return self._transform(image)
 
-    def use(self, live: CameraModel, source: str = "camera_info") -> None:
-        """Plan for this camera. Raises ConfigurationError, naming `source`, where it cannot see what is needed."""
-        if self._live is not None and self._live.same(live):
+    def use_camera(self, camera: CameraModel, source: str = "camera_info") -> None:
+        """Plan for a camera. Raises ConfigurationError, naming `source`, if it cannot see what is needed."""
+        if self._live is not None and self._live.same(camera):
             return
-        transform, description = self._plan(live, source)
-        self._live, self._transform, self.description = live, transform, description
+        transform, description = self._plan(camera, source)
+        self._live, self._transform, self.description = camera, transform, description
+
+    def _like_own(self, width: int, height: int, source: str) -> CameraModel:
+        """Return the bundle's camera with images of another resolution."""
+        own = self._camera
+        if abs(width * own.height - height * own.width) > max(own.width, own.height):
+            raise ConfigurationError(
+                f"{source}: image is {width} x {height} px, but the bundle's camera is {own.width} x {own.height}, "
+                "another aspect ratio; give the camera's intrinsics (camera_info)"
+            )
+        return CameraModel(width, height, scaled_intrinsics(self._own_K, width / own.width, height / own.height))
 
     def _plan(self, live: CameraModel, source: str) -> tuple[Transform, str]:
         own = self._camera
@@ -106,34 +130,18 @@ class Preprocessor:
                 return oversampled
             return cv2.resize(oversampled, (own.width, own.height), interpolation=cv2.INTER_AREA)
 
-        lens = "undistorted and " if live.distortion is not None else ""
-        return reproject, f"{sizes}, {lens}re-projected with {samples} x {samples} samples a pixel"
+        lens = f"{live.lens.value} lens removed and " if live.bends_lines else ""
+        return reproject, f"{sizes}, {lens}re-projected with {samples} x {samples} samples per pixel"
 
     def _project(self, grid: np.ndarray, live: CameraModel, source: str) -> np.ndarray:
-        """Where the bundle's pixels `grid` [h, w, 2] lie in the live picture, px."""
+        """Find the bundle's pixels `grid` [h, w, 2] in the live image, px."""
         own = self._own_K
         rays = np.ones((*grid.shape[:2], 3))
         rays[..., 0] = (grid[..., 0] - own[0, 2]) / own[0, 0]
         rays[..., 1] = (grid[..., 1] - own[1, 2]) / own[1, 1]
         if live.distortion is not None:
-            self._check_unfolded(rays, live.distortion, source)
-        pixels, _ = cv2.projectPoints(rays.reshape(-1, 1, 3), np.zeros(3), np.zeros(3), live.K, live.distortion)
-        return np.asarray(pixels).reshape(*grid.shape[:2], 2)
-
-    def _check_unfolded(self, rays: np.ndarray, distortion: np.ndarray, source: str) -> None:
-        """A distortion polynomial holds inside the calibrated picture; far outside, it turns back on itself."""
-        farthest = float(np.max(np.linalg.norm(rays[..., :2], axis=-1)))
-        radii = np.linspace(0.0, farthest, 100)
-        line = np.stack([radii, np.zeros_like(radii), np.ones_like(radii)], axis=-1).reshape(-1, 1, 3)
-        radial = np.array(distortion, dtype=np.float64)
-        radial[2:4] = 0.0  # tangential terms only shift
-        distorted, _ = cv2.projectPoints(line, np.zeros(3), np.zeros(3), np.eye(3), radial)
-        if np.any(np.diff(distorted.reshape(-1, 2)[:, 0]) <= 0):
-            raise ConfigurationError(
-                f"{source}: distortion {np.round(distortion, 4).tolist()} is not usable up to "
-                f"{math.degrees(math.atan(farthest)):.0f} degrees off axis, which the bundle's picture needs; "
-                "calibrate again with the board near the corners, or use a lens with less distortion"
-            )
+            _check_unfolded(rays, live, source)
+        return live.project(rays.reshape(-1, 3)).reshape(*grid.shape[:2], 2)
 
     def _check_coverage(self, live_pixels: np.ndarray, live: CameraModel, source: str) -> None:
         own = self._camera
@@ -141,23 +149,23 @@ class Preprocessor:
         margin = BORDER_PX * np.maximum(1.0, np.array([live.width / own.width, live.height / own.height])) + 0.5
         covered = np.all((live_pixels >= -margin) & (live_pixels <= last + margin), axis=-1)
         if not np.all(covered):
-            found = _field_of_view(live.K, live.width, live.height)
-            wanted = _field_of_view(self._own_K, own.width, own.height)
+            found = live.field_of_view()
+            wanted = CameraModel(own.width, own.height, self._own_K).field_of_view()
             raise ConfigurationError(
                 f"{source}: the camera ({live.width} x {live.height}, {found[0]:.0f} x {found[1]:.0f} degrees) sees "
-                f"{covered.mean():.0%} of the bundle's picture, expected all of its {wanted[0]:.0f} x {wanted[1]:.0f} "
+                f"{covered.mean():.0%} of the bundle's image, expected all of its {wanted[0]:.0f} x {wanted[1]:.0f} "
                 "degrees; use a wider lens or another image size, or train for this camera"
             )
         coarseness = min(live.K[0, 0] / self._own_K[0, 0], live.K[1, 1] / self._own_K[1, 1])
         if coarseness < COARSEST:
             raise ConfigurationError(
-                f"{source}: the camera ({live.width} x {live.height}) has {coarseness:.2f} pixels for each one of "
+                f"{source}: the camera ({live.width} x {live.height}) has {coarseness:.2f} pixels per pixel of "
                 f"the bundle's {own.width} x {own.height}, expected at least {COARSEST:g}; set a larger image size"
             )
 
 
 def scaled_intrinsics(K: np.ndarray, x: float, y: float) -> np.ndarray:
-    """K [3, 3] of the same camera with its picture resized by `x` and `y`."""
+    """K [3, 3] of the same camera with its image resized by `x` and `y`."""
     scaled = np.array(K, dtype=np.float64)
     scaled[0, 0] *= x
     scaled[1, 1] *= y
@@ -167,17 +175,27 @@ def scaled_intrinsics(K: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def _pixel_grid(width: int, height: int, samples: int) -> np.ndarray:
-    """Coordinates [h * samples, w * samples, 2] of `samples` x `samples` points spread evenly in every pixel."""
+    """Coordinates [h * samples, w * samples, 2] of `samples` x `samples` points spread evenly in each pixel."""
     x = (np.arange(width * samples) + 0.5) / samples - 0.5
     y = (np.arange(height * samples) + 0.5) / samples - 0.5
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
-def _field_of_view(K: np.ndarray, width: int, height: int) -> tuple[float, float]:
-    return (
-        math.degrees(2 * math.atan(width / 2 / K[0, 0])),
-        math.degrees(2 * math.atan(height / 2 / K[1, 1])),
-    )
+def _check_unfolded(rays: np.ndarray, live: CameraModel, source: str) -> None:
+    """Refuse a lens whose polynomial turns back on itself: it holds inside the calibrated image only."""
+    farthest = float(np.max(np.linalg.norm(rays[..., :2], axis=-1)))
+    angles, radii = np.linspace(0, 2 * np.pi, AZIMUTHS, endpoint=False), np.linspace(0.0, farthest, RADII)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    lines = np.ones((AZIMUTHS, RADII, 3))
+    lines[..., :2] = directions[:, None] * radii[:, None]
+    plane = replace(live, K=np.eye(3)).project(lines.reshape(-1, 3)).reshape(AZIMUTHS, RADII, 2)
+    if np.any(np.sum(np.diff(plane, axis=1) * directions[:, None], axis=-1) <= 0):
+        assert live.distortion is not None
+        raise ConfigurationError(
+            f"{source}: distortion {np.round(live.distortion, 4).tolist()} ({live.lens.value}) is not usable up to "
+            f"{math.degrees(math.atan(farthest)):.0f} degrees off axis, which the bundle's image needs; "
+            "calibrate again with the board near the corners, or use a lens with less distortion"
+        )
 
 
 def _unchanged(image: np.ndarray) -> np.ndarray:

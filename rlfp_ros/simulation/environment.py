@@ -55,6 +55,7 @@ class Behaviour:
 HOLD = BaseController(name="hold")
 GUIDED = ("servo", "mpc")  # base controllers that go by the object's pose
 NO_FEATURES = np.zeros((1, 3), np.float32)
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 BEHAVIOURS = {
     "reach": Behaviour(REACH_ACTION, HOLD),
     "push": Behaviour(REACH_ACTION, HOLD),
@@ -221,7 +222,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         pose = np.zeros(7, np.float32)
         position, _ = self.world.task.object_pose(self.world)
         pose[:3], pose[6] = T_camera_base[:3, :3] @ position + T_camera_base[:3, 3], 1.0
-        return Percept(NO_FEATURES, pose, np.zeros((6, 6), np.float32), np.zeros(0, np.float32), 0.0)
+        return Percept(NO_IMAGE, NO_FEATURES, pose, np.zeros((6, 6), np.float32), np.zeros(0, np.float32), 0.0)
 
     def _observe(self) -> dict[str, np.ndarray]:
         world = self.world

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.mujoco_arm import THING_CONTACT, MujocoArm, arm_spec
 from rlfp_ros.simulation.mujoco_headless import mujoco
@@ -21,7 +22,7 @@ from rlfp_ros.simulation.room import Room, Surface, load_texture
 from rlfp_ros.simulation.room_camera import MujocoCamera
 from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.tasks.task import HAND_BEHIND_TOOL, Task
-from rlfp_ros.simulation.ticked_world import DT, Calibration, TickedWorld
+from rlfp_ros.simulation.ticked_world import DT, TickedWorld
 
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, where clutter waits that an episode does not use
 FINGER_STIFFNESS, FINGER_DAMPING = 2000.0, 60.0  # N/m, N s/m
@@ -60,9 +61,9 @@ class MujocoWorld(TickedWorld):
         self.camera = MujocoCamera(contract, room.camera, self.model)
 
     @property
-    def calibration(self) -> Calibration:
-        """K [3, 3] px and distortion [5] of the live camera, as its camera_info says."""
-        return self.camera.model.K, self.camera.model.distortion
+    def calibration(self) -> CameraModel | None:
+        """The live camera, as its camera_info says."""
+        return self.camera.model
 
     def close(self) -> None:
         """Give back the renderer's memory."""

@@ -21,6 +21,7 @@ import pybullet_data
 
 from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.brick import brick
 from rlfp_ros.simulation.bullet import connect
@@ -146,9 +147,9 @@ class World(TickedWorld):
             self.client.disconnect()
 
     @property
-    def calibration(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """K and distortion that perception is told of. None: the bundle's; what it deviates by is randomisation."""
-        return None, None
+    def calibration(self) -> CameraModel | None:
+        """The camera that perception is told of. None: the bundle's; what it deviates by is randomisation."""
+        return None
 
     # --- what tasks and teachers may ask ----------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import numpy as np
 from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.simulation.camera import Frame
 from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.tasks.task import Task
@@ -27,8 +28,6 @@ DT = 1 / TICKS_PER_SECOND  # s
 # Ticks are no whole number of ns: their stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts
 # at its beginning, or the same seed would differ by a nanosecond's motion.
 STAMP_CYCLE = TICKS_PER_SECOND // math.gcd(TICKS_PER_SECOND, 1_000_000_000)
-
-Calibration = tuple[np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class ArmWorld(Protocol):
     def stamp_ns(self) -> int: ...
 
     @property
-    def calibration(self) -> Calibration: ...  # K and distortion of the live camera; None: the bundle's
+    def calibration(self) -> CameraModel | None: ...  # the live camera; None: the bundle's
 
     def stamp_of(self, tick: int) -> int: ...
 
