@@ -186,7 +186,7 @@ def _publish(domain: str, seconds: float) -> None:
 def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
     """Pictures of the scene at 640 x 480, uint8 rgb, and their camera matrix [3, 3]."""
     from rlfp_ros.contract import Intrinsics
-    from rlfp_ros.simulation.pybullet_world import World
+    from rlfp_ros.simulation.pybullet_world import PybulletWorld
     from rlfp_ros.simulation.randomization import load_profile
     from rlfp_ros.simulation.scene import load_scene
     from rlfp_ros.simulation.tasks.task import load_task
@@ -195,7 +195,9 @@ def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
     focal = contract.camera.intrinsics.fy * HEIGHT / contract.camera.height
     intrinsics = Intrinsics(fx=focal, fy=focal, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
     camera = contract.camera.model_copy(update={"width": WIDTH, "height": HEIGHT, "intrinsics": intrinsics})
-    world = World(load_arm(contract.arm.name), load_task(contract.task), load_profile("none"), load_scene(), camera)
+    world = PybulletWorld(
+        load_arm(contract.arm.name), load_task(contract.task), load_profile("none"), load_scene(), camera
+    )
     pictures = []
     for seed in range(PICTURES):
         world.reset(seed)

@@ -20,7 +20,7 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.postures import arrange
-from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
@@ -54,7 +54,7 @@ def measure(bundle: str, profile: Profile, scenes: int) -> dict[str, dict[str, f
     loaded = load_bundle(bundle)
     contract = loaded.contract
     arm, task = load_arm(contract.arm.name), load_task(contract.task)
-    world, kinematics = World(arm, task, profile, load_scene(arm=arm.name), contract.camera), Kinematics(arm)
+    world, kinematics = PybulletWorld(arm, task, profile, load_scene(arm=arm.name), contract.camera), Kinematics(arm)
     encoder, intrinsics = OnnxEncoder(loaded.session("encoder.onnx")), contract.camera.intrinsics
     centre, size = np.array([intrinsics.cx, intrinsics.cy]), (contract.camera.width, contract.camera.height)
     errors = []

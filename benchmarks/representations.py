@@ -39,7 +39,7 @@ from rlfp_ros.learning.objectives.representation import encoder_settings, make_e
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.recipes.privileged_sac import Normaliser
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder
-from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.scene import load_scene
 
@@ -231,7 +231,7 @@ def play(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
 def success(encoder: AnyEncoder, scale: Normaliser, actor: nn.Module, profile: str) -> float:
     env = ManipulationEnv(
         TASK, profile=profile, observation="features", observed=ObservationContract(feature_stack=1),
-        perceiver=lambda image: encoder(torch.from_numpy(image[None]))[0][0].numpy(), seed=EPISODE_SEEDS,
+        perceiver=lambda image: encoder(torch.from_numpy(image[None]))[0][0].numpy(), seeds=CountedSeeds(EPISODE_SEEDS),
     )  # fmt: skip
     won = 0
     for _ in range(EPISODES):

@@ -180,10 +180,10 @@ def own_step(profile: str, size: int) -> Step:
     import cv2
     import numpy as np
 
-    from rlfp_ros.simulation.environment import ManipulationEnv
+    from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
     cv2.setNumThreads(1)
-    env = ManipulationEnv(TASK, profile=profile, observation="pixels", image_size=size)
+    env = ManipulationEnv(TASK, profile=profile, observation="pixels", image_size=size, seeds=CountedSeeds())
     stages: dict[str, float] = {}
     inside = [0.0]  # time already counted for stages within the one that runs
 

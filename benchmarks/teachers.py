@@ -27,14 +27,14 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
-from rlfp_ros.simulation.tasks.task import NAMES
+from rlfp_ros.simulation.tasks.task import TASKS
 
 IMAGE_SIZE = 16  # px; nobody looks
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench teachers", description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--tasks", nargs="+", default=TASKS.names(), choices=TASKS.names())
     parser.add_argument("--arms", nargs="+", default=["panda"], help="names in config/arms/ (default: panda)")
     parser.add_argument("--through", metavar="BUNDLE", help="the teacher sees through this bundle's encoder")
     parser.add_argument("--profile", default="train", help="with --through also a room (default: %(default)s)")

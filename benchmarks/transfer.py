@@ -43,7 +43,7 @@ from rlfp_ros.evaluation.results import figure_text, put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import SIMULATION_SETTINGS
+from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS
 from rlfp_ros.simulation.randomization import Profile, Range, load_profile
 from rlfp_ros.simulation.room import load_room
 

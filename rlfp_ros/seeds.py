@@ -80,7 +80,8 @@ EXPERIENCE = SeedRange(
     100_000_000_000 + MOST_STEPS * MOST_WORKERS * (LARGEST_TRAINING_SEED + 1),
     MOST_STEPS * MOST_WORKERS,
 )
-RANGES = (EVALUATION, FRAMES, SELECTION, HELD_OUT, GOLDEN, BENCHMARKS, EXPERIENCE)
+DRAWN = SeedRange("episodes of a Gymnasium environment", 2**50, 2**51)  # what `reset()` draws without a seed
+RANGES = (EVALUATION, FRAMES, SELECTION, HELD_OUT, GOLDEN, BENCHMARKS, EXPERIENCE, DRAWN)
 
 
 def check_training_seed(seed: int, name: str = "--seed") -> int:

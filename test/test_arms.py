@@ -19,13 +19,13 @@ from rlfp_ros.control.kinematics import Distances, Kinematics
 from rlfp_ros.control.policy import residual_of
 from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import BEHAVIOURS, SIMULATION_SETTINGS, Deployment
+from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
-from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.tasks.task import TASKS, load_task
 from rlfp_ros.simulation.urdf import read_urdf, simulation_urdf
 
 NAMES = sorted(path.stem for path in (paths.share_directory() / "config" / "arms").glob("*.yaml"))
@@ -173,13 +173,13 @@ def test_a_controller_is_made_for_each(arm: Arm) -> None:
 )
 def test_the_arm_plays_in_both_simulators(name: str, plays: str, world: str) -> None:
     """The task's teacher, with the block and the regions that sim/tasks/<task>.yaml has for the arm."""
-    arm, task, action = load_or_skip(name), load_task(plays), BEHAVIOURS[plays].action
+    arm, task, action = load_or_skip(name), load_task(plays), TASKS[plays].action
     if world == "pybullet":
-        made = World(arm, task, load_profile("none"), load_scene(image_size=16))
+        made = PybulletWorld(arm, task, load_profile("none"), load_scene(image_size=16))
         made.blind = True
     else:
         made = MujocoWorld(arm, task, load_room("twin_near"), load_scene(image_size=16))
-    deployment = Deployment(made, BEHAVIOURS[plays], SIMULATION_SETTINGS)
+    deployment = Deployment(made, TASKS[plays], SIMULATION_SETTINGS)
     for seed in (1, 2, 3):
         deployment.reset(seed)
         deployment.answer(residual_of(np.zeros(len(action.components)), action, made.stamp_ns))
@@ -199,7 +199,7 @@ def test_the_rods_end_is_at_the_same_place_for_kinematics_and_both_simulators(na
         Kinematics(arm.model_copy(update={"pointer": None, "tool_frame": pointer.link})),
     )
     scene = load_scene(image_size=16)
-    bullet = World(arm, load_task("reach"), load_profile("none"), scene)
+    bullet = PybulletWorld(arm, load_task("reach"), load_profile("none"), scene)
     mujoco = MujocoWorld(arm, load_task("reach"), load_room("twin_near"), scene)
     bullet.reset(0)
     mujoco.reset(0)
@@ -235,7 +235,7 @@ def test_a_pointer_that_does_not_fit_the_arm_is_refused_by_field() -> None:
 
 def test_moments_that_no_body_can_have_become_their_mean(capfd: pytest.CaptureFixture[str]) -> None:
     """Two links of the stock xArm6; PyBullet would say so on every load and turn them without inertia."""
-    world = World(load_arm("xarm6"), load_task("reach"), load_profile("none"), load_scene(image_size=16))
+    world = PybulletWorld(load_arm("xarm6"), load_task("reach"), load_profile("none"), load_scene(image_size=16))
     inertias = [world.client.getDynamicsInfo(world._body, link)[2] for link in world._links[1:]]
     world.close()
     assert np.array(inertias).min() > 0
@@ -274,7 +274,7 @@ def test_a_small_arm_has_its_camera_near() -> None:
     assert (so101.width, so101.height) == (32, 32)
     load_or_skip("so101")
     task = load_task("push")
-    world = World(load_arm("so101"), task, load_profile("train"), load_scene(image_size=32, arm="so101"))
+    world = PybulletWorld(load_arm("so101"), task, load_profile("train"), load_scene(image_size=32, arm="so101"))
     for seed in range(5):
         world.reset(seed)
         pixels = world.camera.project(task.keypoint_positions(world)[:2])  # brick and tool

@@ -10,9 +10,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rlfp_ros.contract import BaseController
+from rlfp_ros.evaluation.feature_errors import measure_feature_errors
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import BEHAVIOURS, Behaviour, ManipulationEnv
-from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors, fit, measure
+from rlfp_ros.simulation.deployment import Behaviour
+from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors, fit
+from rlfp_ros.simulation.tasks.task import TASKS
 
 
 def teacher_episode(env: ManipulationEnv, seed: int) -> tuple[list[np.ndarray], bool]:
@@ -65,9 +68,11 @@ def test_an_error_model_is_fitted_to_errors_like_those_it_makes() -> None:
 
 
 def test_features_from_the_truth_have_an_encoders_errors_and_need_no_picture() -> None:
-    env = ManipulationEnv("reach", profile="train", image_size=16, seed=3)
+    env = ManipulationEnv("reach", profile="train", image_size=16, seeds=CountedSeeds(3))
     shift = np.array([0.05, 0.02])
-    model = measure(env, lambda image: np.insert(env.world.keypoints() + shift, 2, 0.9, axis=1), episodes=1)
+    model = measure_feature_errors(
+        env, lambda image: np.insert(env.world.keypoints() + shift, 2, 0.9, axis=1), episodes=1
+    )
     env.close()
     fast = ManipulationEnv("reach", profile="train", observation="features", perceiver=model)
     check_env(fast, skip_render_check=True)
@@ -91,7 +96,7 @@ def test_a_saved_error_model_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_base_controller_that_follows_the_object_sees_the_truth_in_training() -> None:
-    action = BEHAVIOURS["reach"].action
+    action = TASKS["reach"].action
     servo = Behaviour(action, BaseController(name="servo", parameters={"rate_hz": 4.0, "speed": 0.25}))
     env = ManipulationEnv("reach", profile="none", observation="state", behaviour=servo)
     env.reset(seed=1)

@@ -29,7 +29,8 @@ from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
 from rlfp_ros.simulation.scene import load_scene  # noqa: E402
 from rlfp_ros.simulation.tasks.reach import Reach  # noqa: E402
-from rlfp_ros.simulation.tasks.task import ARM_FOOT, HAND_BEHIND_TOOL  # noqa: E402
+from rlfp_ros.simulation.tasks.task import ARM_FOOT  # noqa: E402
+from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL  # noqa: E402
 
 CAMERA = load_scene().camera.contract()
 SIZES = {"observation": 6, "state": 2, "action": 1, "teacher": 1, "reward": 1, "next_observation": 6, "next_state": 2,

@@ -10,7 +10,7 @@ import pytest
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.pybullet_world import BLOCK_MASS, World
+from rlfp_ros.simulation.pybullet_world import BLOCK_MASS, PybulletWorld
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
@@ -34,11 +34,11 @@ IN_TIME = ("camera_latency", "camera_jitter", "dropped_frames", "dropped_run", "
 ELSEWHERE = ("fill_azimuth", "arm_tint")
 
 
-def make_world(task: str = "reach", textures: str = "plain", **values: float) -> World:
+def make_world(task: str = "reach", textures: str = "plain", **values: float) -> PybulletWorld:
     """A world in which these parameters have these values and all others their nominal ones."""
     ranges = {name: Range(low=value, high=value, unit=PARAMETERS[name].unit) for name, value in values.items()}
     profile = Profile(name="given", textures=textures, ranges=ranges)  # type: ignore[arg-type]
-    return World(load_arm("panda"), load_task(task), profile, load_scene())
+    return PybulletWorld(load_arm("panda"), load_task(task), profile, load_scene())
 
 
 def first_picture(seed: int, **values: float) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_photographs_and_objects_of_validation_are_not_those_of_training() -> No
 def test_a_photograph_leaves_with_its_episode() -> None:
     sometimes = Range(low=0.5, high=0.5, unit="probability")
     profile = Profile(name="sometimes", textures="plain", ranges={"photographs": sometimes})
-    world, plain = World(load_arm("panda"), load_task("reach"), profile, load_scene()), make_world()
+    world, plain = PybulletWorld(load_arm("panda"), load_task("reach"), profile, load_scene()), make_world()
     same = []
     for seed in range(8):
         world.reset(seed)

@@ -29,12 +29,12 @@ from rlfp_ros.nodes.arm_twin import refusal
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.bullet import connect
-from rlfp_ros.simulation.environment import BEHAVIOURS, SIMULATION_SETTINGS, Deployment
+from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
 from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
 from rlfp_ros.simulation.room import Room, load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.tasks.task import TASKS, load_task
 from rlfp_ros.simulation.urdf import simulation_urdf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,7 +151,7 @@ def test_an_episode_repeats_from_its_seed() -> None:
 
 @pytest.mark.parametrize("task", ["push", "lift"])
 def test_the_tasks_teacher_succeeds_in_other_physics(task: str) -> None:
-    world, behaviour = make_world(task), BEHAVIOURS[task]
+    world, behaviour = make_world(task), TASKS[task]
     world.picture = lambda: np.zeros((8, 8, 3), np.uint8)  # type: ignore[method-assign]  # a teacher needs none
     deployment = Deployment(world, behaviour, SIMULATION_SETTINGS)
     deployment.reset(1)

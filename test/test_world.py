@@ -11,7 +11,7 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
@@ -19,22 +19,22 @@ from rlfp_ros.simulation.ticked_world import TICKS_PER_SECOND
 from rlfp_ros.simulation.urdf import simulation_urdf
 
 
-def make_world(profile: str | Profile = "none", arm: str = "panda") -> World:
+def make_world(profile: str | Profile = "none", arm: str = "panda") -> PybulletWorld:
     profile = load_profile(profile) if isinstance(profile, str) else profile
-    return World(load_arm(arm), load_task("reach"), profile, load_scene())
+    return PybulletWorld(load_arm(arm), load_task("reach"), profile, load_scene())
 
 
 @pytest.fixture(scope="module")
-def nominal() -> World:
+def nominal() -> PybulletWorld:
     return make_world("none")
 
 
 @pytest.fixture(scope="module")
-def randomised() -> World:
+def randomised() -> PybulletWorld:
     return make_world("train")
 
 
-def play(world: World, seed: int, ticks: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def play(world: PybulletWorld, seed: int, ticks: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Pictures and joint positions of an episode in which nothing is commanded."""
     world.reset(seed)
     pictures, joints = [world.image], []
@@ -46,7 +46,7 @@ def play(world: World, seed: int, ticks: int) -> tuple[list[np.ndarray], list[np
     return pictures, joints
 
 
-def test_a_block_on_the_table_stays_where_it_is(nominal: World) -> None:
+def test_a_block_on_the_table_stays_where_it_is(nominal: PybulletWorld) -> None:
     nominal.reset(3)
     before, _ = nominal.task.object_pose(nominal)
     for _ in range(TICKS_PER_SECOND):
@@ -55,7 +55,7 @@ def test_a_block_on_the_table_stays_where_it_is(nominal: World) -> None:
     assert np.linalg.norm(after - before) < 1e-3
 
 
-def test_an_uncommanded_arm_holds_its_posture(nominal: World) -> None:
+def test_an_uncommanded_arm_holds_its_posture(nominal: PybulletWorld) -> None:
     nominal.reset(0)
     start = nominal.joint_state().positions
     for _ in range(TICKS_PER_SECOND):
@@ -63,7 +63,7 @@ def test_an_uncommanded_arm_holds_its_posture(nominal: World) -> None:
     assert np.abs(nominal.joint_state().positions - start).max() < 2e-3
 
 
-def test_the_arm_follows_a_trajectory_to_its_end(nominal: World) -> None:
+def test_the_arm_follows_a_trajectory_to_its_end(nominal: PybulletWorld) -> None:
     nominal.reset(0)
     start = nominal.joint_state().positions
     goal = start + 0.1
@@ -73,7 +73,7 @@ def test_the_arm_follows_a_trajectory_to_its_end(nominal: World) -> None:
     assert np.abs(nominal.joint_state().positions - goal).max() < 3e-3
 
 
-def test_simulated_and_pinocchio_kinematics_agree(nominal: World) -> None:
+def test_simulated_and_pinocchio_kinematics_agree(nominal: PybulletWorld) -> None:
     kinematics = Kinematics(nominal.arm)
     rng = np.random.default_rng(1)
     limits = nominal.arm.limits
@@ -84,18 +84,18 @@ def test_simulated_and_pinocchio_kinematics_agree(nominal: World) -> None:
         np.testing.assert_allclose(nominal.tool_position(), kinematics.tool_position(q), atol=1e-6)
 
 
-def test_the_same_seed_gives_the_same_pixels_and_joints(randomised: World) -> None:
+def test_the_same_seed_gives_the_same_pixels_and_joints(randomised: PybulletWorld) -> None:
     first = play(randomised, 11, 40)
     other = play(make_world("train"), 11, 40)
     for one, two in zip(first[0] + first[1], other[0] + other[1], strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-def test_another_seed_gives_another_picture(randomised: World) -> None:
+def test_another_seed_gives_another_picture(randomised: PybulletWorld) -> None:
     assert not np.array_equal(play(randomised, 1, 1)[0][0], play(randomised, 2, 1)[0][0])
 
 
-def test_stamps_increase_over_episodes_and_frames_come_in_order(randomised: World) -> None:
+def test_stamps_increase_over_episodes_and_frames_come_in_order(randomised: PybulletWorld) -> None:
     last = 0
     for seed in range(3):
         randomised.reset(seed)
@@ -170,18 +170,18 @@ def test_an_arm_whose_joint_is_not_in_its_urdf_is_refused() -> None:
     arm = load_arm("panda")
     wrong = arm.model_copy(update={"joint_names": ("panda_joint1", "elbow", *arm.joint_names[2:])})
     with pytest.raises(ConfigurationError, match="joint elbow is not in"):
-        World(wrong, load_task("reach"), load_profile("none"), load_scene())
+        PybulletWorld(wrong, load_task("reach"), load_profile("none"), load_scene())
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="expected one of: reach"):
+    with pytest.raises(ConfigurationError, match="expected one of: lift, place, push, reach"):
         load_task("juggle")
 
 
 def test_coarse_visuals_have_fewer_triangles_in_the_same_place() -> None:
     fine = make_world()
     arm = load_arm("panda").model_copy(update={"visuals": "low_polygon"})
-    rough = World(arm, load_task("reach"), load_profile("none"), load_scene())
+    rough = PybulletWorld(arm, load_task("reach"), load_profile("none"), load_scene())
     triangles = []
     for world in (fine, rough):
         shapes = [shape[4].decode() for shape in world.client.getVisualShapeData(world._body)]
@@ -197,7 +197,7 @@ def test_low_polygon_visuals_are_the_collision_meshes() -> None:
     assert "visual/link1.obj" not in text
 
 
-def test_a_slow_renderer_costs_pictures_and_never_physics(randomised: World) -> None:
+def test_a_slow_renderer_costs_pictures_and_never_physics(randomised: PybulletWorld) -> None:
     pictures, joints = play(randomised, 4, 96)
     randomised.frame_stride = 3
     fewer, same_joints = play(randomised, 4, 96)

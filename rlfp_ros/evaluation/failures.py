@@ -89,8 +89,8 @@ class TracedRollout:
 
     def _watch(self, percept: Percept) -> None:
         trace, world, controller = self._trace, self.rollout.world, self.rollout.controller
-        position, _ = world.task.object_pose(world)  # type: ignore[arg-type]
-        tool = world.tool_position()  # type: ignore[attr-defined]
+        position, _ = world.task.object_pose(world)
+        tool = world.tool_position()
         if not trace.object_errors_m:
             self._start_height = float(position[2])
         seen, _ = in_base_frame(percept, self._T_base_camera)

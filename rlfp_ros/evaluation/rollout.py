@@ -12,8 +12,8 @@ from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept, Perception
-from rlfp_ros.simulation.environment import SIMULATION_SETTINGS, Deployment
-from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import Profile
 from rlfp_ros.simulation.room import Room
 from rlfp_ros.simulation.scene import load_scene
@@ -41,7 +41,7 @@ def make_world(bundle: Bundle, profile: Profile | Room) -> ArmWorld:
         from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
 
         return MujocoWorld(arm, task, profile, scene, contract.camera)
-    return World(arm, task, profile, scene, contract.camera)
+    return PybulletWorld(arm, task, profile, scene, contract.camera)
 
 
 class Rollout:
@@ -65,7 +65,7 @@ class Rollout:
         going = True
         while going:
             percept = self._perception(world.image, world.calibration)
-            goal = world.task.goal(world)  # type: ignore[arg-type]  # tasks say PyBullet, and use what both worlds have
+            goal = world.task.goal(world)
             residual = self._policy.act(
                 percept.features, self._deployment.frame_joint_state, world.image_stamp_ns, goal
             )

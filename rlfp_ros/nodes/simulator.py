@@ -2,7 +2,7 @@
 
 In real time a steady timer paces the physics. In lock step the world waits, at every tick, for what the graph owes it:
 the residual that answers a delivered picture, and the arm command of the tick. The order of events is that of
-`simulation.environment.Deployment`, so that both play the same episode from the same seed.
+`simulation.deployment.Deployment`, so that both play the same episode from the same seed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.spin import Finished, run
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.camera import Frame
-from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
@@ -394,7 +394,7 @@ def _make_world(arm: Arm, settings: Settings, camera: CameraContract) -> ArmWorl
         from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
 
         return MujocoWorld(arm, task, load_room(settings.profile), scene, camera)
-    return World(arm, task, load_profile(settings.profile), scene, camera)
+    return PybulletWorld(arm, task, load_profile(settings.profile), scene, camera)
 
 
 def _camera(contract: CameraContract, settings: Settings) -> CameraContract:

@@ -1,220 +1,228 @@
-"""The Gymnasium environment: the world stepped from one camera frame to the next, with the deployed controller inside.
+"""The Gymnasium environment: a world stepped from one camera frame to the next, with the deployed controller inside.
 
-One `step` is one frame the camera delivers. The action given for it takes effect when that frame would have reached the
-policy, through the same residual controller and limits that run on an arm.
+One `step` is one frame that the camera delivers. The action given for it takes effect when that frame would have
+reached the policy, through the same residual controller and limits that run on an arm.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import gymnasium
 import numpy as np
 
-from rlfp_ros.contract import ActionContract, BaseController, Contract
 from rlfp_ros.control.arm import Arm, JointState, load_arm
-from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
-from rlfp_ros.control.residual_controller import ResidualController
-from rlfp_ros.control.trajectory import Residual
-from rlfp_ros.perception.encoder import Percept, in_base_frame
+from rlfp_ros.control.residual_controller import ActionAndBase
+from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.seeds import DRAWN, check_seed
+from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors
-from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
-from rlfp_ros.simulation.scene import Scene, load_scene
-from rlfp_ros.simulation.tasks.task import load_task
-from rlfp_ros.simulation.ticked_world import ArmWorld
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.tasks.task import Task, load_task
 
-Perceiver = Callable[[np.ndarray], np.ndarray]  # picture uint8 [H, W, 3] -> features float32 [K, 3]
+Perceiver = Callable[[np.ndarray], np.ndarray]  # image uint8 [H, W, 3] -> features float32 [K, 3]
 ObservationKind = Literal["pixels", "features", "state", "both"]
 
-SIMULATION_SETTINGS = ControllerSettings(start_enabled=True, tick_on="joint_states", episode_reset_clears_stop=True)
-REACH_ACTION = ActionContract(
-    components=("vx", "vy", "vz"), scale=(0.25, 0.25, 0.25), units=("m/s", "m/s", "m/s"), rate_hz=30.0
-)
-GRIPPING_ACTION = ActionContract(
-    components=("vx", "vy", "vz", "gripper"),
-    scale=(0.25, 0.25, 0.25, 0.04),
-    units=("m/s", "m/s", "m/s", "m"),
-    rate_hz=30.0,
-)
+GUIDED = ("servo", "mpc")  # base controllers that follow the object's pose
+NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
+NO_FEATURES = np.zeros((1, 3), np.float32)
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """What moves the arm: the policy's action, and the base controller it is added to."""
+class CountedSeeds:
+    """Episode n has seed `first + n * step`, and `reset(seed=s)` starts the count again at s.
 
-    action: ActionContract
-    base_controller: BaseController
-
-
-HOLD = BaseController(name="hold")
-GUIDED = ("servo", "mpc")  # base controllers that go by the object's pose
-NO_FEATURES = np.zeros((1, 3), np.float32)
-NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
-BEHAVIOURS = {
-    "reach": Behaviour(REACH_ACTION, HOLD),
-    "push": Behaviour(REACH_ACTION, HOLD),
-    "lift": Behaviour(GRIPPING_ACTION, HOLD),
-    "place": Behaviour(GRIPPING_ACTION, HOLD),
-}
-
-
-class Deployment:
-    """A world with the residual controller on its arm: what both the environment and evaluation step.
-
-    For every tick: frames that are due are delivered, the residual that answers each takes effect, the controller
-    ticks on the measured joints, and its command goes to the arm. The simulator node does the same through topics.
+    Trainings and evaluations of this project count, so that several environments share one series of episodes.
     """
 
-    def __init__(self, world: ArmWorld, behaviour: Behaviour | Contract, settings: ControllerSettings) -> None:
-        self.world = world
-        self.controller = ResidualController(world.arm, behaviour, settings)
-        self._T_base_camera = world.camera.contract.T_base_camera.matrix()
-        self._answers: deque[tuple[Residual, Percept | None]] = deque()
+    first: int = 0
+    step: int = 1
 
-    def reset(self, seed: int) -> None:
-        """A new episode."""
-        self.controller.on_episode_reset(self.world.stamp_ns)
-        self.world.reset(seed)
-        self._answers.clear()
-        self.frame_joint_state = self.world.joint_state()
+    def __post_init__(self) -> None:
+        check_seed(self.first)
+        if self.step < 1:
+            raise ConfigurationError(f"step of the seeds is {self.step}, expected 1 or more")
 
-    def answer(self, residual: Residual, percept: Percept | None = None) -> None:
-        """What policy and perception make of a captured frame; held back until that frame's delivery."""
-        self._answers.append((residual, percept))
 
-    def advance(self) -> bool:
-        """Run to the next captured frame; False where the episode ended instead."""
-        world, controller = self.world, self.controller
-        while True:
-            now = world.stamp_ns
-            for frame in world.delivered_frames():
-                # Pictures come before the joints of their tick: the controller's clock still shows the tick before.
-                received = world.stamp_of(world.tick - 1)
-                while self._answers and self._answers[0][0].stamp_ns <= frame.stamp_ns:
-                    residual, percept = self._answers.popleft()
-                    if percept is not None:
-                        xyz, covariance = in_base_frame(percept, self._T_base_camera)
-                        controller.on_object_pose(xyz, covariance, frame.stamp_ns, received)
-                        controller.on_domain_shift(percept.domain_shift, frame.stamp_ns, received)
-                    controller.on_residual(residual, received)
-            controller.on_joint_state(world.joint_state(), now)
-            command = controller.tick(now, now)
-            world.step(command.trajectory, command.gripper_width)
-            if world.outcome is not None:
-                return False
-            if world.captured:
-                self.frame_joint_state = world.joint_state()
-                return True
+class _Phase(enum.Enum):
+    NEW = enum.auto()  # not reset yet
+    RUNNING = enum.auto()
+    ENDED = enum.auto()
+    CLOSED = enum.auto()
 
 
 class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
-    """One arm, one task, one camera.
+    """One arm, one task and one camera in PyBullet.
 
-    `observation`: "pixels" (image uint8 [H, W, 3]), "features" (of `perceiver`, stacked as the policy sees them),
-    "state" (privileged, float32), or "both" (pixels and state); joints and goal come with each. Actions are [-1, 1] for
-    each component of the task's action contract. `info` has the privileged state, the episode's sample and `success`.
+    Actions are [A] in [-1, 1], one for each component of the task's action contract. Observations are a dictionary
+    with `proprioception`, `goal` [3] m and `goal_mask` [1], and what `observation` adds. `info` holds the privileged
+    state, the episode's sample of the profile, `success` and `distance_m`.
 
-    `perceiver` is an encoder, or a `FeatureErrorModel`: the truth with an encoder's errors. With that, and with
-    "state" unless it is rendered, no picture is drawn at all. A base controller that goes by the object's pose is given
-    the true one here, which is for training; evaluation plays a `Deployment` with what perception says.
+    `reset(seed=s)` plays episode s, the same one everywhere. Without a seed, the seeds of episodes are drawn from a
+    stream that the last given seed starts, or from fresh entropy if none was given.
 
-    `seed` fixes all episodes: episode n has seed `seed + n * seed_step`; `reset(seed=...)` starts that count anew.
+    Parameters
+    ----------
+    task
+        Name of a task, or a task.
+    arm
+        Name of an arm in `config/arms`, path of an arm file, or an arm.
+    profile
+        Name of a randomisation profile, path of one, or a profile.
+    observation
+        "pixels" adds `image` (uint8 [H, W, 3]), "state" adds `state` (privileged, float32), "both" adds both, and
+        "features" adds `features` (float32 [stack, K, 3]) of `perceiver`.
+    perceiver
+        For "features": an encoder (image -> float32 [K, 3]), or a `FeatureErrorModel`, which adds an encoder's errors
+        to the true keypoints. Nothing is rendered then, nor with "state", unless `render_mode` is given.
+    image_size
+        Width and height of the image, pixels; by default the scene's.
+    behaviour
+        Action contract and base controller, by default the task's. A base controller that follows the object's pose
+        is given the true one here; evaluation plays a `Deployment` with what perception reports.
+    observed
+        How features and joints are stacked into the observation.
+    seeds
+        Counts the seeds of episodes instead of drawing them.
+    render_mode
+        "rgb_array" or None.
+
+    Raises
+    ------
+    ConfigurationError
+        If an argument is unknown or does not fit the others.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's own declaration
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
 
     def __init__(
         self,
-        task: str = "reach",
-        arm: str | Arm = "panda",
-        profile: str | Profile = "train",
+        task: str | Task = "reach",
+        arm: str | Path | Arm = "panda",
+        profile: str | Path | Profile = "train",
         observation: ObservationKind = "pixels",
         perceiver: Perceiver | FeatureErrorModel | None = None,
         image_size: int | None = None,
-        scene: Scene | None = None,
-        behaviour: Behaviour | None = None,
-        settings: ControllerSettings = SIMULATION_SETTINGS,
+        *,
+        behaviour: ActionAndBase | None = None,
         observed: ObservationContract | None = None,
-        seed: int = 0,
-        seed_step: int = 1,
+        seeds: CountedSeeds | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if (observation == "features") != (perceiver is not None):
-            raise ConfigurationError(
-                f"observation is {observation!r} and perceiver is {perceiver!r}; give a perceiver with 'features' only"
-            )
-        arm = load_arm(arm) if isinstance(arm, str) else arm
-        profile = load_profile(profile) if isinstance(profile, str) else profile
-        self.world = World(arm, load_task(task), profile, scene or load_scene(image_size=image_size, arm=arm.name))
-        self.behaviour = behaviour or BEHAVIOURS[task]
-        self._deployment = Deployment(self.world, self.behaviour, settings)
+        self._phase = _Phase.CLOSED  # until there is something to close
+        _check(observation, perceiver, render_mode)
+        arm = arm if isinstance(arm, Arm) else load_arm(arm)
+        task = task if isinstance(task, Task) else load_task(task)
+        profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        self.world = PybulletWorld(arm, task, profile, load_scene(image_size=image_size, arm=arm.name))
+        self.behaviour = behaviour or task
+        self._deployment = Deployment(self.world, self.behaviour, SIMULATION_SETTINGS)
         self._observed = observed or ObservationContract()
         self._observer = Observer(arm, self._observed)
-        self._kind, self._perceiver = observation, perceiver
+        self._kind = observation
+        self._error_model = perceiver if isinstance(perceiver, FeatureErrorModel) else None
+        self._perceive = None if isinstance(perceiver, FeatureErrorModel) else perceiver
         self._errors: FeatureErrors | None = None
-        self.world.blind = render_mode is None and (observation == "state" or isinstance(perceiver, FeatureErrorModel))
+        self.world.blind = render_mode is None and (observation == "state" or self._error_model is not None)
         self._guided = self.behaviour.base_controller.name in GUIDED
         self.render_mode = render_mode
-        self._next_seed, self._seed_step = seed, seed_step
+        self.metadata = {**self.metadata, "render_fps": round(self.world.camera.contract.rate_hz)}
+        self._seeds, self._next_seed = seeds, seeds.first if seeds else 0
         self.action_size = len(self.behaviour.action.components)
         self.action_space = gymnasium.spaces.Box(-1, 1, (self.action_size,), np.float32)
         self.observation_space = self._space()
+        self._phase = _Phase.NEW
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode; see the class for its seed. There are no `options`, and any is refused."""
+        self._require_open("reset")
+        if options:
+            raise ConfigurationError(
+                f"options has {', '.join(map(str, options))}, but reset takes none; leave them out"
+            )
         super().reset(seed=seed)
-        if seed is not None:
-            self._next_seed = seed
-        self._begin(self._next_seed)
-        self._next_seed += self._seed_step
-        self._ended = False
+        self._begin(self._episode_seed(seed))
+        self._phase = _Phase.RUNNING
         return self._observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Answer the newest frame with `action` [A] and run to the next one.
+
+        Raises
+        ------
+        ValueError
+            If the action has another shape or is not finite.
+        gymnasium.error.ResetNeeded
+            If no episode runs.
+        """
+        self._require_open("step")
+        if self._phase is not _Phase.RUNNING:
+            began = "has ended" if self._phase is _Phase.ENDED else "has not begun"
+            raise gymnasium.error.ResetNeeded(f"the episode {began}; call reset() before step()")
         action = np.asarray(action, np.float64)
         if action.shape != (self.action_size,) or not np.isfinite(action).all():
             raise ValueError(f"action is {action}, expected {self.action_size} finite values in [-1, 1]")
-        if self._ended:
-            raise gymnasium.error.ResetNeeded("the episode has ended; call reset() before step()")
         residual = residual_of(
             np.clip(action, -1, 1), self.behaviour.action, self.world.image_stamp_ns, self.world.arm.joint_names
         )
         self._deployment.answer(residual, self._true_percept() if self._guided else None)
-        self._ended = not self._deployment.advance()
+        ended = not self._deployment.advance()
+        if ended:
+            self._phase = _Phase.ENDED
         outcome = self.world.outcome
         success = outcome is not None and outcome.success
         reward = self.world.task.reward(self.world, success)
-        return self._observe(), reward, success, self._ended and not success, self._info()
+        return self._observe(), reward, success, ended and not success, self._info()
 
     def render(self) -> np.ndarray:
-        """The last picture, uint8 [H, W, 3]."""
+        """Return the newest image, uint8 [H, W, 3] rgb."""
+        self._require_open("render")
+        if self._phase is _Phase.NEW:
+            raise gymnasium.error.ResetNeeded("there is no image yet; call reset() before render()")
         return self.world.picture() if self.world.blind else self.world.image
 
     @property
     def joint_state(self) -> JointState:
-        """The measured joints at the time of the last picture, as in the last observation."""
+        """The measured joints at the time of the newest image, as in the last observation."""
         return self._deployment.frame_joint_state
 
     def close(self) -> None:
-        self.world.close()
+        """Free the simulator's memory. Closing again does nothing."""
+        if self._phase is not _Phase.CLOSED:
+            self._phase = _Phase.CLOSED
+            self.world.close()
+
+    def _require_open(self, called: str) -> None:
+        if self._phase is _Phase.CLOSED:
+            raise gymnasium.error.ClosedEnvironmentError(f"{called}() after close(); make another environment")
+
+    def _episode_seed(self, given: int | None) -> int:
+        if self._seeds is None:
+            return int(self.np_random.integers(DRAWN.first, DRAWN.stop)) if given is None else given
+        seed = self._next_seed if given is None else given
+        self._next_seed = seed + self._seeds.step
+        return seed
 
     def _begin(self, seed: int) -> None:
         self._deployment.reset(seed)
         self._observer.reset()
-        if isinstance(self._perceiver, FeatureErrorModel):
-            self._errors = FeatureErrors(self._perceiver, stream(seed, "features"))
+        if self._error_model is not None:
+            self._errors = FeatureErrors(self._error_model, stream(seed, "features"))
 
     def _features(self) -> np.ndarray:
         if self._errors is not None:
             return self._errors(self.world.keypoints())
-        return NO_FEATURES if self._perceiver is None else self._perceiver(self.world.image)  # type: ignore[operator]
+        return NO_FEATURES if self._perceive is None else self._perceive(self.world.image)
 
     def _true_percept(self) -> Percept:
         """The object as a perfect perception would see it in the frame just captured."""
@@ -226,10 +234,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _observe(self) -> dict[str, np.ndarray]:
         world = self.world
-        joint_state = self.joint_state
-        goal = world.task.goal(world)
-        features = self._features()
-        observation = self._observer.observe(features, joint_state, goal)
+        observation = self._observer.observe(self._features(), self.joint_state, world.task.goal(world))
         if self._kind != "features":
             del observation["features"]
         if self._kind in ("pixels", "both"):
@@ -257,24 +262,27 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             "goal": real(3),
             "goal_mask": gymnasium.spaces.Box(0, 1, (1,), np.float32),
         }
-        self._begin(0)  # sizes of features and state are the perceiver's and the task's own affair
-        if self._perceiver is not None:
+        self._begin(0)  # only the perceiver and the task know the sizes of features and state
+        if self._kind == "features":
             spaces["features"] = real(self._observed.feature_stack, *self._features().shape)
         if self._kind in ("pixels", "both"):
             spaces["image"] = gymnasium.spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
         if self._kind in ("state", "both"):
             spaces["state"] = real(*self.world.task.privileged_state(self.world).shape)
-        return gymnasium.spaces.Dict(spaces)  # type: ignore[return-value]
+        return gymnasium.spaces.Dict(spaces)  # type: ignore[return-value]  # Gymnasium types a Dict space by Any
 
 
-def register_environments() -> None:
-    """Make `gymnasium.make("rlfp_ros/Reach-v0")` work; called when `rlfp_ros.simulation.environment` is imported."""
-    for task in BEHAVIOURS:
-        identifier = f"rlfp_ros/{task.capitalize()}-v0"
-        if identifier not in gymnasium.registry:
-            gymnasium.register(
-                identifier, entry_point="rlfp_ros.simulation.environment:ManipulationEnv", kwargs={"task": task}
-            )
-
-
-register_environments()
+def _check(observation: str, perceiver: Any, render_mode: str | None) -> None:
+    kinds = get_args(ObservationKind)
+    if observation not in kinds:
+        raise ConfigurationError(f"observation is {observation!r}, expected one of: {', '.join(kinds)}")
+    if (observation == "features") != (perceiver is not None):
+        raise ConfigurationError(
+            f"observation is {observation!r} and perceiver is {perceiver!r}; give a perceiver with 'features' only"
+        )
+    if perceiver is not None and not callable(perceiver) and not isinstance(perceiver, FeatureErrorModel):
+        raise ConfigurationError(f"perceiver is {perceiver!r}, expected a function of an image or a FeatureErrorModel")
+    if render_mode not in (None, "rgb_array"):
+        raise ConfigurationError(
+            f"render_mode is {render_mode!r}, expected 'rgb_array' or None; gymnasium.make shows a window for 'human'"
+        )

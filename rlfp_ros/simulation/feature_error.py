@@ -1,23 +1,18 @@
-"""The truth with an encoder's errors: feature points for learning a policy without rendering a picture.
+"""The true keypoints with an encoder's errors: features for learning a policy without rendering an image.
 
-An encoder's points are off by a bias, by an error that lasts for some frames (first-order autoregressive, Gaussian),
-and now and then by a gross mistake. `fit` takes these from what a real encoder said beside the truth; a policy then
+An encoder's points are off by a bias, by an error that lasts for some frames (first-order autoregressive, Gaussian)
+and occasionally by a gross mistake. `fit` estimates these from an encoder's points and the true ones. A policy then
 learns on `FeatureErrors` several times faster, and sees pixels again when it is fine-tuned or evaluated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlfp_ros.schema import ConfigurationError
-
-if TYPE_CHECKING:
-    from rlfp_ros.simulation.environment import ManipulationEnv
 
 OUTLIER_DEVIATIONS = 4.0  # errors beyond so many (robust) standard deviations are gross mistakes
 NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation of a Gaussian
@@ -25,7 +20,7 @@ NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation of a Ga
 
 @dataclass(frozen=True)
 class FeatureErrorModel:
-    """Errors of N feature points on the plane z = 1 of the optical frame, as an encoder makes them."""
+    """An encoder's errors at N feature points, on the plane z = 1 of the optical frame."""
 
     bias: np.ndarray  # [N, 2]
     covariance: np.ndarray  # [N, 2, 2] of the ordinary error
@@ -40,7 +35,7 @@ class FeatureErrorModel:
 
     @classmethod
     def load(cls, path: Path) -> FeatureErrorModel:
-        """Raises ConfigurationError where the file is not one of these."""
+        """Read an .npz file. Raises ConfigurationError if it is not an error model."""
         try:
             with np.load(path) as file:
                 return cls(**{field.name: file[field.name] for field in fields(cls)})
@@ -49,7 +44,7 @@ class FeatureErrorModel:
 
 
 class FeatureErrors:
-    """One episode of an encoder's errors."""
+    """The errors of one episode."""
 
     def __init__(self, model: FeatureErrorModel, rng: np.random.Generator) -> None:
         self._model, self._rng = model, rng
@@ -61,7 +56,7 @@ class FeatureErrors:
         return np.asarray((self._scale @ drawn)[..., 0])
 
     def __call__(self, keypoints: np.ndarray) -> np.ndarray:
-        """What the encoder would say, float32 [N, 3], where the truth is `keypoints` [N, 2]."""
+        """Return the features, float32 [N, 3], that an encoder would give for true `keypoints` [N, 2]."""
         model, rng = self._model, self._rng
         kept = model.persistence[:, None]
         self._error = kept * self._error + np.sqrt(1 - kept**2) * self._fresh()
@@ -72,13 +67,20 @@ class FeatureErrors:
         return np.hstack((points, np.clip(confidence, 0, 1))).astype(np.float32)
 
 
-def fit(said: np.ndarray, true: np.ndarray, starts: np.ndarray) -> FeatureErrorModel:
-    """The model of an encoder that said `said` [T, K, 3] where the truth was `true` [T, N, 2], K >= N.
+def fit(given: np.ndarray, true: np.ndarray, starts: np.ndarray) -> FeatureErrorModel:
+    """Estimate an encoder's errors.
 
-    `starts` [T] is true where an episode begins. Points beyond the first N have no truth and are left out.
+    Parameters
+    ----------
+    given
+        The encoder's feature points, [T, K, 3]. Points beyond the first N have no truth and are left out.
+    true
+        The true keypoints, [T, N, 2], K >= N.
+    starts
+        Whether an episode begins at a frame, [T].
     """
     points = true.shape[1]
-    errors = said[:, :points, :2] - true
+    errors = given[:, :points, :2] - true
     bias = np.median(errors, axis=0)
     centred = errors - bias
     robust = NORMAL_MAD * np.median(np.abs(centred), axis=0) + 1e-9  # [N, 2]
@@ -91,21 +93,5 @@ def fit(said: np.ndarray, true: np.ndarray, starts: np.ndarray) -> FeatureErrorM
         before, after = centred[:-1][pair, point], centred[1:][pair, point]
         persistence[point] = np.sum(before * after) / max(np.sum(before**2), 1e-12)
         spread[point] = np.sqrt(np.mean(centred[gross[:, point], point] ** 2)) if gross[:, point].any() else 0.0
-    confidence = np.stack([said[:, :points, 2].mean(axis=0), said[:, :points, 2].std(axis=0)], axis=-1)
+    confidence = np.stack([given[:, :points, 2].mean(axis=0), given[:, :points, 2].std(axis=0)], axis=-1)
     return FeatureErrorModel(bias, covariance, np.clip(persistence, 0, 0.999), gross.mean(axis=0), spread, confidence)
-
-
-def measure(env: ManipulationEnv, encoder: Callable[[np.ndarray], np.ndarray], episodes: int) -> FeatureErrorModel:
-    """Fit to `encoder` (picture -> [K, 3]) over the teacher's episodes in an environment that renders."""
-    said, true, starts = [], [], []
-    for _ in range(episodes):
-        env.reset()
-        ended, first = False, True
-        while not ended:
-            said.append(encoder(env.world.image))
-            true.append(env.world.keypoints())
-            starts.append(first)
-            action = env.world.task.teacher(env.world, env.behaviour.action)
-            _, _, terminated, truncated, _ = env.step(action)
-            ended, first = terminated or truncated, False
-    return fit(np.stack(said), np.stack(true), np.array(starts))

@@ -1,7 +1,7 @@
 """The twin: the same arms and tasks in MuJoCo, in a room that training has never seen.
 
-Its surface is that of `simulation.world.World`; physics, drives, contacts, renderer, lens and delays are its own. What
-a policy does here is a sim-to-sim proxy for what it does on an arm, and is called that.
+It offers the interface of `pybullet_world.PybulletWorld`; physics, drives, contacts, renderer, lens and delays are its
+own. What a policy does here is a sim-to-sim proxy for what it does on an arm, and is called that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.room import Room, Surface, load_texture
 from rlfp_ros.simulation.room_camera import MujocoCamera
 from rlfp_ros.simulation.scene import Scene
-from rlfp_ros.simulation.tasks.task import HAND_BEHIND_TOOL, Task
+from rlfp_ros.simulation.tasks.task import Task
+from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body
 from rlfp_ros.simulation.ticked_world import DT, TickedWorld
 
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, where clutter waits that an episode does not use
@@ -31,8 +32,6 @@ MARKER_THICKNESS = 0.002  # m
 FLOOR_HEIGHT = -0.75  # m below the table's top
 WALLS = (((-1.6, 0.0), (0.0, 1.0)), ((0.0, -1.8), (1.0, 0.0)))  # m: middle, direction along the wall
 TABLE_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, where clutter stands
-
-Body = int
 
 
 @dataclass
@@ -95,6 +94,16 @@ class MujocoWorld(TickedWorld):
         """True opening, m."""
         gripper = self.arm.gripper
         return 0.0 if gripper is None else gripper.width(self.data.qpos[self._index.finger_positions])
+
+    def contacts(self, body: Body) -> np.ndarray:
+        """Points [N, 3] m, base frame, at which the arm touches a body now."""
+        number = self.model.body(self._things[body]).id
+        touching = []
+        for contact in self.data.contact:
+            bodies = {int(self.model.geom_bodyid[geom]) for geom in contact.geom}
+            if number in bodies and bodies & self._arm_bodies:
+                touching.append(contact.pos.copy())
+        return np.array(touching).reshape(-1, 3)
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
         """A free box in the colour of the task's object; for a task's `build` only.
@@ -186,7 +195,7 @@ class MujocoWorld(TickedWorld):
         self._furnish()
         self._add_drives()
         self._gear_fingers()
-        self.task.build(self)  # type: ignore[arg-type]
+        self.task.build(self)
         for number, light in enumerate(room.lights):
             kind = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL if light.directional else mujoco.mjtLightType.mjLIGHT_SPOT
             direction = np.subtract(light.towards, light.position)
@@ -204,6 +213,7 @@ class MujocoWorld(TickedWorld):
         block_bodies = [self.model.body(name).id for name in self._things if name.startswith("block")]
         self._block_geoms = [g for g in range(self.model.ngeom) if self.model.geom_bodyid[g] in block_bodies]
         self._block_bodies = block_bodies
+        self._arm_bodies = {int(self.model.geom_bodyid[g]) for g in range(self.model.ngeom)} - {0, *block_bodies}
         self._geoms_of = {
             "arm": [g for g in range(self.model.ngeom) if self.model.geom_contype[g] == 1],
             "block": self._block_geoms,
@@ -311,7 +321,7 @@ class MujocoWorld(TickedWorld):
         start = np.array(self.arm.home) + stream(seed, "room home").uniform(-offset, offset, len(self.arm.home))
         self.move_arm(np.clip(start, limits.lower, limits.upper), self._starting_width())
         self._tune()
-        self.task.reset(self, stream(seed, "task"))  # type: ignore[arg-type]
+        self.task.reset(self, stream(seed, "task"))
         self._dress(seed)
         mujoco.mj_forward(model, self.data)
         self.camera.reset(drawn)

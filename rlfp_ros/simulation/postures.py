@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix, rotation_vector
-
-if TYPE_CHECKING:
-    from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 
 ITERATIONS = 12
 DAMPING = 0.03  # of the damped least squares; large enough to stay calm near singular postures
@@ -49,7 +45,7 @@ def random_posture(kinematics: Kinematics, near: np.ndarray, rng: np.random.Gene
     return tool_at(kinematics, np.clip(position, lower, upper), rotation)
 
 
-def arrange(world: World, kinematics: Kinematics, lying: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def arrange(world: PybulletWorld, kinematics: Kinematics, lying: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Move the arm somewhere, and the object into its fingers or back to `lying` [3] m; where the object is, [3] m."""
     arm, task = world.arm, world.task
     width = 0.0 if arm.gripper is None else arm.gripper.open_width * rng.uniform(0.3, 1.0)

@@ -28,7 +28,8 @@ from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.camera import Camera
 from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
-from rlfp_ros.simulation.tasks.task import HAND_BEHIND_TOOL, Task
+from rlfp_ros.simulation.tasks.task import Task
+from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body
 from rlfp_ros.simulation.textures import photograph_set, texture_set
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
 from rlfp_ros.simulation.urdf import simulation_urdf
@@ -58,12 +59,10 @@ HOUSEHOLD_SIZE = 0.035  # m, half of the longest extent
 RANDOM_OBJECTS = 1000  # there are; even numbers for training, odd ones for validation
 DISTRACTOR_CLEARANCE = 0.11  # m, from the task's blocks: a swing and half of the largest distractor
 
-Body = int
-
 
 @dataclass(frozen=True)
 class WorldState:
-    """All that a world is at one tick, from `World.save`: plain data, for any world of the same make.
+    """All that a world is at one tick, from `PybulletWorld.save`: plain data, for any world of the same make.
 
     PyBullet's own snapshots lose the order of contacts and so drift by rounding; this is what was sent to it.
     """
@@ -74,7 +73,7 @@ class WorldState:
     commands: tuple[tuple[tuple[np.ndarray, np.ndarray] | None, float | None], ...]  # setpoint and width of each tick
     values: dict[str, Any]  # attributes of the world
     electronics: Any  # the camera's
-    task: dict[str, Any]  # attributes of the task
+    task: Any  # the task's `state`
 
 
 # What changes between a world's ticks, besides the physics server's own state.
@@ -84,7 +83,7 @@ STEPPED = (
 )  # fmt: skip
 
 
-class World(TickedWorld):
+class PybulletWorld(TickedWorld):
     """One arm, one task, one camera. `reset(seed)` before anything else.
 
     `profile` says what each episode randomises, `camera` what picture the policy expects, `texture_pool` which
@@ -123,7 +122,7 @@ class World(TickedWorld):
             commands=tuple(self._commands),
             values=copy.deepcopy({name: getattr(self, name) for name in STEPPED}),
             electronics=copy.deepcopy(self.camera.electronics),
-            task=copy.deepcopy(vars(self.task)),
+            task=copy.deepcopy(self.task.state),
         )
 
     def restore(self, state: WorldState) -> None:
@@ -139,7 +138,7 @@ class World(TickedWorld):
         for name, value in copy.deepcopy(state.values).items():
             setattr(self, name, value)
         self.camera.electronics = copy.deepcopy(state.electronics)
-        vars(self.task).update(copy.deepcopy(state.task))
+        self.task.state = copy.deepcopy(state.task)
 
     def close(self) -> None:
         """Give back the physics server's memory."""
@@ -185,6 +184,11 @@ class World(TickedWorld):
 
     def _width(self, positions: Sequence[float]) -> float:
         return 0.0 if self.arm.gripper is None else self.arm.gripper.width(positions)
+
+    def contacts(self, body: Body) -> np.ndarray:
+        """Points [N, 3] m, base frame, at which the arm touches a body now."""
+        points = [contact[5] for contact in self.client.getContactPoints(self._body, body)]
+        return np.array(points, dtype=float).reshape(-1, 3)
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
         """A free box that takes the colour of the task's object and the sampled mass and friction.

@@ -1,4 +1,4 @@
-"""What stands around the arm: the table and the nominal camera, from `sim/scenes/<name>.yaml`."""
+"""The table and the nominal camera around an arm, from `sim/scenes/<name>.yaml`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pydantic import Field
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
-from rlfp_ros.schema import Pose, Schema
+from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
 Vector = tuple[float, float, float]
+SMALLEST_IMAGE, LARGEST_IMAGE = 8, 4096  # px
 
 
 class SceneCamera(Schema):
-    """The nominal camera, placed by where it stands and what it looks at."""
+    """The nominal camera: its position and the point that it looks at."""
 
-    width: int = Field(ge=8)  # px
-    height: int = Field(ge=8)  # px
+    width: int = Field(ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)  # px
+    height: int = Field(ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)  # px
     field_of_view_deg: float = Field(gt=1, lt=170)  # vertical
     position: Vector  # m, base frame
     target: Vector  # m, base frame
     rate_hz: float = Field(gt=0)
 
     def contract(self) -> CameraContract:
-        """The camera as a bundle describes it."""
+        """Return the camera as a bundle describes it."""
         forward = np.subtract(self.target, self.position)
         forward = forward / np.linalg.norm(forward)
         right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -50,7 +51,7 @@ class Box(Schema):
 
 
 class CameraPlace(Schema):
-    """Where the camera stands for an arm of another reach."""
+    """The camera's place for an arm of another reach."""
 
     position: Vector  # m, base frame
     target: Vector  # m, base frame
@@ -60,23 +61,44 @@ class Scene(Schema):
     """`sim/scenes/<name>.yaml`."""
 
     camera: SceneCamera
-    cameras: dict[str, CameraPlace] = Field(default_factory=dict)  # by arm, where it does not stand as above
+    cameras: dict[str, CameraPlace] = Field(default_factory=dict)  # by arm, if it stands elsewhere
     table: Box
 
 
 def load_scene(name_or_path: str | Path = "table", image_size: int | None = None, arm: str | None = None) -> Scene:
-    """The scene `sim/scenes/<name>.yaml` as it is around `arm`; `image_size` replaces the camera's width and height."""
+    """Return the scene `sim/scenes/<name>.yaml`, or one of the user's, as it is around an arm.
+
+    Parameters
+    ----------
+    name_or_path
+        Name of a scene that ships, or the path of a file.
+    image_size
+        Replaces the camera's width and height, pixels.
+    arm
+        Name of the arm; for one of another reach the file may place the camera elsewhere.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is missing or wrong, or the image size is not a number of pixels.
+    """
     scene = schema.load(paths.resolve(name_or_path, "sim/scenes", ".yaml"), Scene)
     changes: dict[str, object] = {}
     if arm in scene.cameras:
         changes |= dict(scene.cameras[arm])
     if image_size is not None:
-        changes |= {"width": image_size, "height": image_size}
+        whole = isinstance(image_size, (int, np.integer)) and not isinstance(image_size, bool)
+        if not whole or not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
+            raise ConfigurationError(
+                f"image_size is {image_size!r}, expected a whole number of pixels from {SMALLEST_IMAGE} to "
+                f"{LARGEST_IMAGE}"
+            )
+        changes |= {"width": int(image_size), "height": int(image_size)}
     return scene.model_copy(update={"camera": scene.camera.model_copy(update=changes)})
 
 
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
-    """x, y, z, w of a 3 x 3 rotation matrix (largest-component method)."""
+    """Return x, y, z, w of a 3 x 3 rotation matrix (largest-component method)."""
     m = rotation
     candidates = np.array([1 + m[0, 0] - m[1, 1] - m[2, 2], 1 - m[0, 0] + m[1, 1] - m[2, 2],
                            1 - m[0, 0] - m[1, 1] + m[2, 2], 1 + m[0, 0] + m[1, 1] + m[2, 2]])  # fmt: skip

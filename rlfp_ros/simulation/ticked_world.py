@@ -1,7 +1,7 @@
 """Time, frames, delays and the verdict: what an episode is, whichever simulator plays it.
 
-`simulation.world.World` (PyBullet) and `simulation.mujoco_world.MujocoWorld` offer the same surface to the deployment
-loop, to tasks and to nodes. `ArmWorld` is that surface; `TickedWorld` is the part of it that knows no physics.
+`pybullet_world.PybulletWorld` and `mujoco_world.MujocoWorld` offer the same interface to the deployment loop, to tasks
+and to nodes. `ArmWorld` is that interface; `TickedWorld` is the part of a world that knows no physics.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.simulation.camera import Frame
 from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.tasks.task import Task
+from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 TICKS_PER_SECOND = 240
@@ -45,7 +46,7 @@ class WorldCamera(Protocol):
     contract: CameraContract  # of the bundle
 
 
-class ArmWorld(Protocol):
+class ArmWorld(TaskScene, Protocol):
     """One arm, one task, one camera in any simulator."""
 
     arm: Arm
@@ -84,7 +85,7 @@ class ArmWorld(Protocol):
     def close(self) -> None: ...
 
 
-class TickedWorld(ABC):
+class TickedWorld(TaskScene, SceneBuilder, ABC):
     """The clock of an episode. A simulator fills in what is abstract; every random number comes from the seed."""
 
     def __init__(self, arm: Arm, task: Task, rate_hz: float) -> None:
@@ -193,7 +194,7 @@ class TickedWorld(ABC):
         """The picture that the camera takes at the end of a frame, uint8 [H, W, 3] rgb."""
         return self.picture()
 
-    def _expose(self, ticks_left: int) -> None:  # noqa: B027 - most need not
+    def _expose(self, ticks_left: int) -> None:
         """A tick within a frame, so many before its end, for cameras that look longer than a moment."""
 
     # --- the camera's schedule --------------------------------------------------------------------------------------
@@ -203,12 +204,11 @@ class TickedWorld(ABC):
         self._frames += 1
         if not self.judged:
             return
-        distance = float(self.task.distance(self))  # type: ignore[arg-type]
         settings, frame_s = self.task.settings, self.ticks_per_frame * DT
-        self._held_frames = self._held_frames + 1 if distance < settings.success_distance else 0
+        self._held_frames = self._held_frames + 1 if self.task.success(self) else 0
         success = self._held_frames * frame_s >= settings.hold and self._held_frames > 0
         if success or self._frames * frame_s >= settings.time_limit:
-            self.outcome = Outcome(success, self._frames, distance)
+            self.outcome = Outcome(success, self._frames, float(self.task.distance(self)))
 
     def _capture(self) -> None:
         """Take a picture, unless this frame is dropped, and schedule its delivery."""

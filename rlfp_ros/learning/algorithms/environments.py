@@ -99,7 +99,7 @@ class TaskEnvironment:
 
     def __call__(self) -> Environment:
         from rlfp_ros.perception.encoder import OnnxEncoder
-        from rlfp_ros.simulation.environment import ManipulationEnv
+        from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
         profile = load_profile(self.profile) if isinstance(self.profile, str) else self.profile
         perceiver, size = None, self.image_size
@@ -108,5 +108,5 @@ class TaskEnvironment:
             session = onnx_session(self.encoder)
             encoder = OnnxEncoder(session)
             perceiver, size = (lambda image: encoder(image)[0]), int(session.get_inputs()[0].shape[1])
-        env = ManipulationEnv(self.task, self.arm, profile, self.observation, perceiver, size)
+        env = ManipulationEnv(self.task, self.arm, profile, self.observation, perceiver, size, seeds=CountedSeeds())
         return LearningObservation(env, self.frame_stack)

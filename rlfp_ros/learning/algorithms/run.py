@@ -33,9 +33,8 @@ from rlfp_ros.learning.runs.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.runs.progress import RunClock, TrainingProgress
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import BEHAVIOURS
 from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
 EVALUATION_SEEDS = 450_000_000
 SMALLEST_STEPS = 2_000  # environment steps; with fewer, some algorithms would not have begun to learn
@@ -172,7 +171,7 @@ class DeployedPolicy(nn.Module):
 def save_policy(plan: Plan, agent: nn.Module, run: Path) -> None:
     """Leave an agent that learnt from features in `run`, with the encoder that gave them, for `rlfp export`."""
     source = load_bundle(_encoder_bundle(plan))
-    arm, behaviour = load_arm(plan.arm), BEHAVIOURS[plan.task]
+    arm, behaviour = load_arm(plan.arm), TASKS[plan.task]
     contract = build_contract(
         name=f"{plan.algorithm}_{plan.task}_{arm.name}",
         task=load_task(plan.task),

@@ -14,7 +14,7 @@ from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_INPUTS, POLIC
 from rlfp_ros.learning.export.networks import Networks
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import Behaviour, ManipulationEnv
+from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
 AGREEMENT = 1e-5  # between PyTorch and ONNX Runtime: absolute below 1, relative above
 GOLDEN_FRAMES = 5  # enough for the stack to fill and the arm to move
@@ -59,9 +59,9 @@ def play(contract: Contract, arm: Arm, networks: Networks, count: int) -> Iterat
         "features",
         perceive,
         image_size=camera.height,
-        behaviour=Behaviour(contract.action, contract.base_controller),
+        behaviour=contract,
         observed=ObservationContract.of(contract),
-        seed=GOLDEN_SEED,
+        seeds=CountedSeeds(GOLDEN_SEED),
     )
     if env.world.camera.contract.model_dump(exclude={"tolerance"}) != camera.model_dump(exclude={"tolerance"}):
         raise ConfigurationError(

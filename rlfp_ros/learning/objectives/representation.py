@@ -21,7 +21,7 @@ from rlfp_ros.learning.objectives.reward_prediction import RewardPrediction
 from rlfp_ros.learning.objectives.variational_autoencoder import L1VariationalAutoencoder, VariationalAutoencoder
 from rlfp_ros.learning.recipes.frames import POSTURES_PER_EPISODE, Frames, FrameSource, discrete_actions
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import BEHAVIOURS
+from rlfp_ros.simulation.tasks.task import TASKS
 
 AnyEncoderSettings = EncoderSettings | CnnSettings | VitSettings
 ENCODERS: dict[str, type[EncoderSettings] | type[CnnSettings] | type[VitSettings]] = {
@@ -83,7 +83,7 @@ class Representation(nn.Module):
     def __init__(self, name: str, encoder: AnyEncoder, source: FrameSource) -> None:
         super().__init__()
         self.supervised, kinds = objectives_of(name)
-        actions = discrete_actions(BEHAVIOURS[source.task].action)
+        actions = discrete_actions(TASKS[source.task].action)
         sizes = Sizes(source.camera.height, source.camera.width, len(actions))
         self.objectives = nn.ModuleList(kind(encoder, sizes) for kind in kinds)
         self.length = max((kind.length for kind in kinds), default=1)

@@ -20,7 +20,7 @@ from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.recipes.privileged_sac import FIELDS, Actor, make_actor
 from rlfp_ros.learning.runs.player import Player
 from rlfp_ros.perception.encoder import OnnxEncoder
-from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile
 
 
@@ -88,7 +88,7 @@ def _environment(experience: Experience) -> ManipulationEnv:
     encoder = OnnxEncoder(onnx_session(experience.encoder))
     return ManipulationEnv(
         experience.task, experience.arm, experience.profile, "features",
-        perceiver=lambda image: encoder(image)[0], observed=observed, seed=experience.seed,
+        perceiver=lambda image: encoder(image)[0], observed=observed, seeds=CountedSeeds(experience.seed),
     )  # fmt: skip
 
 

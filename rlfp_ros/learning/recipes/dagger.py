@@ -23,9 +23,8 @@ from rlfp_ros.learning.recipes.estimator import Belief, SeeingActor
 from rlfp_ros.learning.recipes.frames import POSTURES_PER_EPISODE
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
-from rlfp_ros.simulation.environment import BEHAVIOURS
 from rlfp_ros.simulation.tasks.goal import GoalTask
-from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
 TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
 CHECKPOINT_ROUNDS = 2  # an interrupted training plays at most these again
@@ -98,11 +97,11 @@ def picture_demonstrations(
             )  # fmt: skip
     teacher: np.ndarray = arrays["teacher"].numpy()
     if lessons.teacher_sees == "estimate":
-        task, action = load_task(lessons.task), BEHAVIOURS[lessons.task].action
+        task, action = load_task(lessons.task), TASKS[lessons.task].action
         for row, (seen, goal) in enumerate(zip(inputs.numpy(), arrays["goal"].numpy(), strict=True)):
             if isinstance(task, GoalTask):
                 task.goal_position = goal[:3].astype(float)
-            teacher[row] = task.teacher(Belief(seen, seen[estimator.proprioception]), action)  # type: ignore[arg-type]
+            teacher[row] = task.teacher(Belief(seen, seen[estimator.proprioception]), action)
     return inputs.numpy(), teacher
 
 

@@ -22,10 +22,11 @@ from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.recipes.estimator import Belief, SceneEstimator, SeeingActor, estimator_for
 from rlfp_ros.learning.runs.player import Player
 from rlfp_ros.perception.encoder import OnnxEncoder
-from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
+from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.tasks.task import TASKS, load_task
+from rlfp_ros.simulation.tasks.task_scene import TeacherScene
 
 TeacherSees = Literal["state", "estimate"]  # the simulator's truth, or what the estimator makes of the pictures
 
@@ -57,7 +58,7 @@ class Lessons:
 
     def actor(self) -> SeeingActor:
         """An actor that has learnt nothing."""
-        return SeeingActor(self.estimator(), self.points, len(BEHAVIOURS[self.task].action.components), self.hidden)
+        return SeeingActor(self.estimator(), self.points, len(TASKS[self.task].action.components), self.hidden)
 
 
 class Collectors(ExitStack):
@@ -110,7 +111,7 @@ def _environment(lessons: Lessons) -> ManipulationEnv:
     return ManipulationEnv(
         lessons.task, lessons.arm, lessons.profile, "features",
         perceiver=lambda image: encoder(image)[0], image_size=lessons.image_size,
-        observed=ObservationContract(feature_stack=lessons.feature_stack), seed=lessons.seed,
+        observed=ObservationContract(feature_stack=lessons.feature_stack), seeds=CountedSeeds(lessons.seed),
     )  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def _play(lessons: Lessons, connection: Connection) -> None:
         actor.load_state_dict(weights)
         seen, said, successes = [], [], []
         for _ in range(steps):
-            world: Any = env.world
+            world: TeacherScene = env.world
             if lessons.teacher_sees == "estimate":
                 world = Belief(inputs, inputs[proprioception])
             teacher = env.world.task.teacher(world, env.behaviour.action)

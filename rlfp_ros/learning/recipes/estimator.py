@@ -19,7 +19,8 @@ from rlfp_ros.contract import CameraContract
 from rlfp_ros.learning.algorithms.networks import layers
 from rlfp_ros.learning.export.networks import onnx_of
 from rlfp_ros.learning.recipes.privileged_sac import Normaliser
-from rlfp_ros.simulation.tasks.task import ARM_FOOT, HAND_BEHIND_TOOL, Task
+from rlfp_ros.simulation.tasks.task import ARM_FOOT, Task
+from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, TeacherScene
 
 # Standard deviations before the first picture: turn [3] rad, shift [3] m, zoom [1] ratio.
 PRIOR = (0.029, 0.029, 0.029, 0.017, 0.017, 0.017, 0.023)
@@ -40,7 +41,7 @@ CLOSE = (0.05, 0.015)  # m, scales on which small distances are also given
 REACH = 1.2  # m, estimates farther than this from the base are cut off there
 
 
-class Belief:
+class Belief(TeacherScene):
     """A world as the estimator sees it, for a task's teacher to look at; from the actor's inputs [I] of one picture."""
 
     def __init__(self, inputs: np.ndarray, proprioception: np.ndarray) -> None:

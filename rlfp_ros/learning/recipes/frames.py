@@ -22,11 +22,10 @@ from rlfp_ros.contract import TWIST_COMPONENTS, ActionContract, CameraContract
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix
 from rlfp_ros.control.policy import ObservationContract, Observer
-from rlfp_ros.simulation.environment import BEHAVIOURS
 from rlfp_ros.simulation.postures import arrange, random_posture, tool_at
 from rlfp_ros.simulation.randomization import Profile, stream
 from rlfp_ros.simulation.scene import Scene
-from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
 JOINT_SPEED = 0.15  # rad/s, of the made-up velocities that teach a policy what does not matter
 POSTURES_PER_EPISODE = 3  # pictures with the same appearance: dressing a scene anew costs as much as a picture
@@ -86,7 +85,7 @@ class Frames:
             "positions": (np.float32, (3,)),
             "proprioception": (np.float32, (Observer(arm, ObservationContract()).proprioception_size,)),
             "goal": (np.float32, (4,)),
-            "teacher": (np.float32, (len(BEHAVIOURS[source.task].action.components),)),
+            "teacher": (np.float32, (len(TASKS[source.task].action.components),)),
         }
         if source.sequences:
             widths |= {"actions": (np.int64, ()), "rewards": (np.float32, ()), "depths": (np.float32, (rows, columns))}
@@ -159,7 +158,7 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
     """Render from where the last run stopped."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us too; the trainer ends us
     trainer = multiprocessing.parent_process()
-    from rlfp_ros.simulation.pybullet_world import World
+    from rlfp_ros.simulation.pybullet_world import PybulletWorld
 
     def opened(*names: str) -> list[np.memmap]:
         return [np.lib.format.open_memmap(directory / f"{name}.npy", "r+") for name in names]
@@ -172,7 +171,7 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
     arm = load_arm(source.arm)
     world, pool = None, -1
     kinematics, observer = Kinematics(arm), Observer(arm, ObservationContract())
-    action = BEHAVIOURS[source.task].action
+    action = TASKS[source.task].action
     choices = discrete_actions(action)
     T_camera_base = np.linalg.inv(source.camera.T_base_camera.matrix())
     index = ready.value
@@ -182,7 +181,7 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
             if world is not None:
                 world.close()
             pool = index // POOL_FRAMES
-            world = World(arm, load_task(source.task), source.profile, source.scene, source.camera, pool)
+            world = PybulletWorld(arm, load_task(source.task), source.profile, source.scene, source.camera, pool)
         world.reset(seed)
         rng, lying = stream(seed, "postures"), world.task.object_pose(world)[0]
         for place in range(min(POSTURES_PER_EPISODE, source.count - index)):

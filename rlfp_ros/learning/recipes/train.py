@@ -42,10 +42,10 @@ from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_c
 from rlfp_ros.learning.runs.progress import RunClock, Show, TrainingProgress
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import BEHAVIOURS, ManipulationEnv
+from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, load_profile
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.tasks.task import load_task, parameters
+from rlfp_ros.simulation.tasks.task import TASKS, load_task, parameters
 
 FRAME_SEEDS = 1_000_000  # frames, experience and evaluation draw from seeds that never meet
 EXPERIENCE_SEEDS = 500_000_000
@@ -119,23 +119,11 @@ class Recipe:
         )  # fmt: skip
 
 
-# Where a task's training differs from `Recipe`'s own sizes: each keeps within its minutes on two cores.
-SIZES: dict[str, dict[str, Any]] = {
-    "reach": {
-        "encoder_training": EncoderTraining(frames=42_000, updates=1_450),
-        "dagger": DaggerTraining(steps=30_000, final_updates=8_000),
-    },
-    "push": {"dagger": DaggerTraining(steps=54_000)},
-    "lift": {
-        "encoder_training": EncoderTraining(frames=66_000, updates=2_700),
-        "dagger": DaggerTraining(steps=75_000, final_updates=14_000),
-    },
-}
-
-
 def recipe_for(task: str, arm: str = "panda", profile: str = "train", seed: int = 0) -> Recipe:
-    """The recipe that `rlfp train` uses. A task without sizes of its own takes the common ones."""
-    return replace(Recipe(task, arm, profile, seed), **SIZES.get(task, {}))
+    """The recipe that `rlfp train` uses, with the sizes that the task gives."""
+    recipe = Recipe(task, arm, profile, seed)
+    sizes = TASKS[task].training
+    return replace(recipe, **{part: replace(getattr(recipe, part), **sizes[part]) for part in sizes})
 
 
 def main(
@@ -201,8 +189,8 @@ def main(
         encoder=encoder_contract(deployed, images[0]),
         observed=ObservationContract(feature_stack=recipe.feature_stack),
         state_size=actor.state_size,
-        action=BEHAVIOURS[recipe.task].action,
-        base_controller=BEHAVIOURS[recipe.task].base_controller,
+        action=TASKS[recipe.task].action,
+        base_controller=TASKS[recipe.task].base_controller,
         latency=Latency(camera_s=_middle(profile, "camera_latency"), command_s=_middle(profile, "command_latency")),
         feature_statistics=statistics,
         provenance=_provenance(recipe, profile, report, minutes)
@@ -340,10 +328,7 @@ def _pixels(report: EncoderReport) -> str:
 def _check_task(recipe: Recipe) -> None:
     """Refuse, before anything is written, a task whose critics and teacher would have nothing to go by."""
     task = load_task(recipe.task)
-    if recipe.task not in BEHAVIOURS:
-        raise ConfigurationError(
-            f"task {recipe.task}: BEHAVIOURS of simulation/environment.py has no action for it; add one to train it"
-        )
+    task.require_teacher("the recipe imitates one")
     env = ManipulationEnv(task.settings.task, recipe.arm, load_profile("none"), "state", image_size=16)
     env.reset(seed=0)
     size = env.world.task.privileged_state(env.world).size

@@ -1,1 +1,1 @@
-"""The tasks, one file each, with their settings in `sim/tasks/`."""
+"""The tasks: one file per task, with its settings in `sim/tasks/`."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.tasks.task import ARM_FOOT, GoalSettings, Task, TaskSettings
-
-if TYPE_CHECKING:
-    from rlfp_ros.simulation.pybullet_world import World
+from rlfp_ros.simulation.tasks.task import GoalSettings, Task, TaskSettings
+from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene
 
 MARKER_RADIUS = 0.03  # m
 ATTEMPTS = 1000  # to draw a goal at the wanted distance
+
+
+@dataclass
+class GoalState:
+    """What an episode of a goal task decides."""
+
+    goal_position: np.ndarray  # [3] m, base frame
 
 
 class GoalTask(Task):
@@ -21,18 +26,30 @@ class GoalTask(Task):
 
     settings: GoalSettings
     settings_schema = GoalSettings
+    state: GoalState
+    largest_yaw = float(np.pi)  # rad, of the brick at the start
 
-    def __init__(self, settings: TaskSettings) -> None:
-        super().__init__(settings)
-        self.keypoints = ("object", "tool", "hand", "base")
+    def __init__(self, settings: TaskSettings, source: str = "") -> None:
+        super().__init__(settings, source)
         if self.settings.goal == "marker":
             self.keypoints = ("object", "goal", "tool", "hand", "base")
 
-    def build(self, world: World) -> None:
-        self.block = world.add_block(self.settings.block_size, studs=True)
-        self._marker = world.add_marker(MARKER_RADIUS) if self.settings.goal == "marker" else None
+    @property
+    def goal_position(self) -> np.ndarray:
+        """The goal of this episode, [3] m, base frame."""
+        return self.state.goal_position
 
-    def reset(self, world: World, rng: np.random.Generator) -> None:
+    @goal_position.setter
+    def goal_position(self, position: np.ndarray) -> None:
+        self.state = GoalState(position)
+
+    def build(self, builder: SceneBuilder) -> None:
+        """Create the brick, and the disc if the goal is shown."""
+        self.block = builder.add_block(self.settings.block_size, studs=True)
+        self._marker = builder.add_marker(MARKER_RADIUS) if self.settings.goal == "marker" else None
+
+    def reset(self, builder: SceneBuilder, rng: np.random.Generator) -> None:
+        """Draw brick and goal within their regions, `goal_distance` apart."""
         settings, height = self.settings, self.settings.block_size[2] / 2
         least, most = settings.goal_distance
         for _ in range(ATTEMPTS):
@@ -42,34 +59,22 @@ class GoalTask(Task):
                 break
         else:
             raise ConfigurationError(
-                f"sim/tasks/{settings.task}.yaml: goal_distance is {list(settings.goal_distance)}, but no point of "
+                f"{self.source}: goal_distance is {list(settings.goal_distance)}, but no point of "
                 "goal_region is that far from one of region; widen one of them"
             )
-        world.place(self.block, (*block, height), yaw=rng.uniform(-self.largest_yaw, self.largest_yaw))
+        builder.place(self.block, (*block, height), yaw=rng.uniform(-self.largest_yaw, self.largest_yaw))
         self.goal_position = np.array([*goal, height])
         if self._marker is not None:
-            world.place(self._marker, (*goal, 0.001))
+            builder.place(self._marker, (*goal, 0.001))
 
-    largest_yaw = float(np.pi)  # rad, of the brick at the start
+    def goal_point(self) -> np.ndarray | None:
+        """Return the goal of this episode, [3] m, base frame."""
+        return self.goal_position
 
-    def goal(self, world: World) -> np.ndarray | None:
+    def goal(self, scene: TaskScene) -> np.ndarray | None:
+        """Return the goal that the policy is told, or None if it has to see the disc."""
         return self.goal_position if self.settings.goal == "point" else None
 
-    def object_pose(self, world: World) -> tuple[np.ndarray, np.ndarray]:
-        return world.body_pose(self.block)
-
-    def keypoint_positions(self, world: World) -> np.ndarray:
-        points = {
-            "object": self.object_pose(world)[0],
-            "goal": self.goal_position,
-            "tool": world.tool_position(),
-            "hand": world.hand_position(),
-            "base": np.array(ARM_FOOT),
-        }
-        return np.stack([points[name] for name in self.keypoints])
-
-    def privileged_state(self, world: World) -> np.ndarray:
-        block, turned = self.object_pose(world)
-        tool, width = world.tool_position(), [world.gripper_width()]
-        parts = [block, turned, tool, block - tool, self.goal_position - block, world.tool_velocity(), width]
-        return np.concatenate(parts).astype(np.float32)
+    def keypoint(self, name: str, scene: TaskScene) -> np.ndarray:
+        """Return the position [3] m, base frame, of one of `keypoints`, the goal included."""
+        return self.goal_position if name == "goal" else super().keypoint(name, scene)

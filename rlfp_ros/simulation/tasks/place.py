@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.goal import GoalTask
 from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, reach_for
-from rlfp_ros.simulation.tasks.task import register
+from rlfp_ros.simulation.tasks.task import GRIPPING_ACTION, TASKS
+from rlfp_ros.simulation.tasks.task_scene import TaskScene, TeacherScene
 
-if TYPE_CHECKING:
-    from rlfp_ros.simulation.pybullet_world import World
-
-TOOL_COST = 1.0  # per metre between tool and brick, and frame
-GOAL_COST = 5.0  # per metre between brick and goal, and frame
+TOOL_COST = 1.0  # per metre between tool and brick, per frame
+GOAL_COST = 5.0  # per metre between brick and goal, per frame
 SUCCESS_REWARD = 10.0
-LET_GO = 0.016  # m wider than the brick is open, even when it lies turned: nothing holds it
+LET_GO = 0.016  # m wider than the brick: then the fingers hold nothing, even if the brick is turned
 
-# The teacher's own.
+# Of the teacher.
 RATE = 4.0  # 1/s
 CARRY_HEIGHT = 0.07  # m, of the brick's middle
 OVER_GOAL = 0.008  # m beside the goal
@@ -27,34 +23,37 @@ PUT_DOWN = 0.004  # m above the table
 LEAVE_HEIGHT = 0.12  # m, of the tool
 
 
-@register("place")
+@TASKS.register("place")
 class Place(GoalTask):
-    """Success: the brick lies within `success_distance` of the goal, let go, for `hold`."""
+    """Won if the brick lies within `success_distance` of the goal, let go, for `hold`."""
 
+    action = GRIPPING_ACTION
     grips = True
     largest_yaw = 0.4  # rad; the gripper does not turn
 
-    def distance(self, world: World) -> float:
-        """m from brick to goal; while the gripper holds the brick, at least twice `success_distance`."""
-        away = float(np.linalg.norm(self.goal_position - self.object_pose(world)[0]))
-        return away if self._let_go(world) else max(away, 2 * self.settings.success_distance)
+    def distance(self, scene: TaskScene) -> float:
+        """Return the distance from brick to goal, m; while the gripper holds it, at least twice `success_distance`."""
+        away = float(np.linalg.norm(self.goal_position - self.object_pose(scene)[0]))
+        return away if self._let_go(scene) else max(away, 2 * self.settings.success_distance)
 
-    def reward(self, world: World, success: bool) -> float:
-        block, _ = self.object_pose(world)
+    def reward(self, scene: TaskScene, success: bool) -> float:
+        """Penalise the ways from brick to goal and from tool to brick; reward success."""
+        block, _ = self.object_pose(scene)
         away = float(np.linalg.norm(self.goal_position - block))
-        tool = float(np.linalg.norm(world.tool_position() - block))
+        tool = float(np.linalg.norm(scene.tool_position() - block))
         return -GOAL_COST * away - TOOL_COST * tool + SUCCESS_REWARD * success
 
-    def teacher(self, world: World, action: ActionContract) -> np.ndarray:
-        block, _ = self.object_pose(world)
-        size, tool, goal = self.settings.block_size, world.tool_position(), self.goal_position
+    def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
+        """Take hold of the brick, carry it over the goal, put it down, let go and leave."""
+        block, _ = self.object_pose(scene)
+        size, tool, goal = self.settings.block_size, scene.tool_position(), self.goal_position
         beside = float(np.linalg.norm((goal - block)[:2]))
         lying = block[2] < goal[2] + PUT_DOWN
         if beside < 2 * OVER_GOAL and lying:
-            velocity = np.array([0.0, 0.0, RATE * (LEAVE_HEIGHT - tool[2])]) if self._let_go(world) else np.zeros(3)
+            velocity = np.array([0.0, 0.0, RATE * (LEAVE_HEIGHT - tool[2])]) if self._let_go(scene) else np.zeros(3)
             return gripping_action(velocity, closed=False, action=action)
-        if not grasped(world, block, size):
-            return reach_for(world, block, action)
+        if not grasped(scene, block, size):
+            return reach_for(scene, block, action)
         velocity = RATE * (goal - block)
         if beside > OVER_GOAL and not (beside < 2 * OVER_GOAL and block[2] < CARRY_HEIGHT - 0.02):
             velocity[2] = RATE * (CARRY_HEIGHT - block[2])
@@ -62,5 +61,5 @@ class Place(GoalTask):
                 velocity[:2] = 0.0  # first up
         return gripping_action(velocity, closed=True, action=action)
 
-    def _let_go(self, world: World) -> bool:
-        return world.gripper_width() > self.settings.block_size[0] + LET_GO
+    def _let_go(self, scene: TeacherScene) -> bool:
+        return scene.gripper_width() > self.settings.block_size[0] + LET_GO

@@ -1,0 +1,34 @@
+"""An encoder's errors, measured over episodes of the task's teacher."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlfp_ros.simulation.environment import ManipulationEnv, Perceiver
+from rlfp_ros.simulation.feature_error import FeatureErrorModel, fit
+
+
+def measure_feature_errors(env: ManipulationEnv, encoder: Perceiver, episodes: int) -> FeatureErrorModel:
+    """Fit an error model to an encoder.
+
+    Parameters
+    ----------
+    env
+        An environment that renders, of a task with a teacher, which plays the episodes.
+    encoder
+        Gives feature points [K, 3] for an image, uint8 [H, W, 3].
+    episodes
+        Number of episodes.
+    """
+    given, true, starts = [], [], []
+    for _ in range(episodes):
+        env.reset()
+        ended, first = False, True
+        while not ended:
+            given.append(encoder(env.world.image))
+            true.append(env.world.keypoints())
+            starts.append(first)
+            action = env.world.task.teacher(env.world, env.behaviour.action)
+            _, _, terminated, truncated, _ = env.step(action)
+            ended, first = terminated or truncated, False
+    return fit(np.stack(given), np.stack(true), np.array(starts))

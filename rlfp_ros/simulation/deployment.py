@@ -1,0 +1,72 @@
+"""The deployed controller on a simulated arm: what the Gymnasium environment and evaluation both step."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.residual_controller import ActionAndBase, ResidualController
+from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.perception.encoder import Percept, in_base_frame
+from rlfp_ros.simulation.ticked_world import ArmWorld
+
+SIMULATION_SETTINGS = ControllerSettings(start_enabled=True, tick_on="joint_states", episode_reset_clears_stop=True)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """An action and a base controller other than the task's own."""
+
+    action: ActionContract
+    base_controller: BaseController
+
+
+class Deployment:
+    """A world with the residual controller on its arm: what both the environment and evaluation step.
+
+    For every tick: frames that are due are delivered, the residual that answers each takes effect, the controller
+    ticks on the measured joints, and its command goes to the arm. The simulator node does the same through topics.
+    """
+
+    def __init__(self, world: ArmWorld, behaviour: ActionAndBase, settings: ControllerSettings) -> None:
+        self.world = world
+        self.controller = ResidualController(world.arm, behaviour, settings)
+        self._T_base_camera = world.camera.contract.T_base_camera.matrix()
+        self._answers: deque[tuple[Residual, Percept | None]] = deque()
+
+    def reset(self, seed: int) -> None:
+        """A new episode."""
+        self.controller.on_episode_reset(self.world.stamp_ns)
+        self.world.reset(seed)
+        self._answers.clear()
+        self.frame_joint_state = self.world.joint_state()
+
+    def answer(self, residual: Residual, percept: Percept | None = None) -> None:
+        """What policy and perception make of a captured frame; held back until that frame's delivery."""
+        self._answers.append((residual, percept))
+
+    def advance(self) -> bool:
+        """Run to the next captured frame; False where the episode ended instead."""
+        world, controller = self.world, self.controller
+        while True:
+            now = world.stamp_ns
+            for frame in world.delivered_frames():
+                # Pictures come before the joints of their tick: the controller's clock still shows the tick before.
+                received = world.stamp_of(world.tick - 1)
+                while self._answers and self._answers[0][0].stamp_ns <= frame.stamp_ns:
+                    residual, percept = self._answers.popleft()
+                    if percept is not None:
+                        xyz, covariance = in_base_frame(percept, self._T_base_camera)
+                        controller.on_object_pose(xyz, covariance, frame.stamp_ns, received)
+                        controller.on_domain_shift(percept.domain_shift, frame.stamp_ns, received)
+                    controller.on_residual(residual, received)
+            controller.on_joint_state(world.joint_state(), now)
+            command = controller.tick(now, now)
+            world.step(command.trajectory, command.gripper_width)
+            if world.outcome is not None:
+                return False
+            if world.captured:
+                self.frame_joint_state = world.joint_state()
+                return True
