@@ -18,7 +18,9 @@ from benchmarks.safety import Judge, run_hostile, stamp
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.residual_controller import ControllerSettings
+from rlfp_ros.control.safety.checks import Refusal
 from rlfp_ros.control.safety.filter import SafetyFilter
+from rlfp_ros.control.safety.stop import plan_stop, stop_shapes
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,8 @@ def test_motion_keeps_the_scaled_limits_of_the_settings(arm: Arm) -> None:
     safety.advance(100)
     for _ in range(200):
         before = safety.end.rows
-        safety.locate()
-        safety.extend(safety.joint_velocity(np.array([0.3, 0.2, -0.1, 0, 0, 0.5]), np.zeros(7)))
+        here = safety.locate()
+        safety.extend(here, safety.joint_velocity(here, np.array([0.3, 0.2, -0.1, 0, 0, 0.5]), np.zeros(7)))
         after = safety.end.rows
         assert (np.abs(after[2]) <= settings.acceleration_scale * np.array(arm.limits.acceleration) + 1e-9).all()
         change = np.abs(after[2] - before[2]) * settings.control_rate_hz
@@ -58,8 +60,8 @@ def test_every_trajectory_ends_at_rest_and_agrees_with_the_one_before(arm: Arm) 
     random = np.random.default_rng(3)
     previous = None
     for tick in range(300):
-        safety.locate()
-        safety.extend(safety.joint_velocity(random.uniform(-0.3, 0.3, 6), np.zeros(7)))
+        here = safety.locate()
+        safety.extend(here, safety.joint_velocity(here, random.uniform(-0.3, 0.3, 6), np.zeros(7)))
         trajectory = safety.trajectory(stamp(tick))
         assert len(trajectory.times) <= 8
         assert not trajectory.velocities[-1].any()
@@ -73,7 +75,7 @@ def test_every_trajectory_ends_at_rest_and_agrees_with_the_one_before(arm: Arm) 
 
 def test_a_stop_takes_little_longer_than_the_time_optimal_one(arm: Arm) -> None:
     settings = ControllerSettings()
-    safety = SafetyFilter(arm, Kinematics(arm), settings)
+    shapes = stop_shapes(arm, settings)
     best, problem, answer = ruckig.Ruckig(7), ruckig.InputParameter(7), ruckig.Trajectory(7)
     problem.control_interface = ruckig.ControlInterface.Velocity
     problem.max_velocity = list(arm.limits.velocity)
@@ -83,13 +85,14 @@ def test_a_stop_takes_little_longer_than_the_time_optimal_one(arm: Arm) -> None:
     for _ in range(50):
         velocity = random.uniform(-0.8, 0.8, 7) * np.array(arm.limits.velocity)
         acceleration = random.uniform(-0.35, 0.35, 7) * np.array(arm.limits.acceleration)
-        stop = safety._plan_stop(np.array((arm.home, velocity, acceleration)))
+        plan = plan_stop(shapes, np.array((arm.home, velocity, acceleration)))
+        assert plan is not None
         problem.current_position, problem.current_velocity = list(arm.home), velocity.tolist()
         problem.current_acceleration, problem.target_velocity = acceleration.tolist(), [0.0] * 7
         best.calculate(problem, answer)
-        duration = sum(ticks for ticks, _ in stop) * safety.dt
+        duration = sum(segment.ticks for segment in plan.segments()) * shapes.dt
         assert duration <= answer.duration + 0.03
-        plateau = stop[0][1].rows[2]
+        plateau = plan.points[0][2]
         assert (np.abs(plateau) <= settings.stop_acceleration_scale * np.array(arm.limits.acceleration) + 1e-9).all()
 
 
@@ -108,11 +111,11 @@ def drive(arm: Arm, twist: np.ndarray, ticks: int) -> Driven:
     safety.advance(100)
     joints, places, twists = [], [], []
     for _ in range(ticks):
-        place, _, jacobian = safety.locate()
+        here = safety.locate()
         joints.append(safety.end.position)
-        places.append(place)
-        twists.append(jacobian @ safety.end.velocity)
-        safety.extend(safety.joint_velocity(twist, np.zeros(len(arm.joint_names))))
+        places.append(here.position)
+        twists.append(here.jacobian @ safety.end.velocity)
+        safety.extend(here, safety.joint_velocity(here, twist, np.zeros(len(arm.joint_names))))
         safety.advance()
     return Driven(np.array(joints), np.array(places), np.array(twists))
 
@@ -146,12 +149,12 @@ def test_what_is_too_fast_becomes_slower_and_keeps_its_direction(arm: Arm, slowe
     slow = arm.model_copy(update={"limits": arm.limits.model_copy(update={"velocity": tuple(speeds)})})
     safety, settings = SafetyFilter(slow, Kinematics(slow), ControllerSettings()), ControllerSettings()
     safety.start(np.array(arm.home))
-    _, _, jacobian = safety.locate()
+    here = safety.locate()
     random = np.random.default_rng(4)
     for _ in range(20):
         asked = random.uniform(-1, 1, 6) * np.array([1.5, 1.5, 1.5, 4.0, 4.0, 4.0])
-        velocity = safety.joint_velocity(asked, np.zeros(7))
-        moved = jacobian @ velocity
+        velocity = safety.joint_velocity(here, asked, np.zeros(7))
+        moved = here.jacobian @ velocity
         assert moved / np.linalg.norm(moved) == pytest.approx(asked / np.linalg.norm(asked), abs=1e-5)
         at_its_limit = np.append(
             np.abs(velocity) / (settings.velocity_scale * np.array(speeds)),
@@ -205,10 +208,10 @@ def test_an_fr3_keeps_the_speed_that_falls_towards_its_joints_ends() -> None:
             safety.start(np.array(arm.home))
             safety.advance(100)
             for tick in range(600):
-                safety.locate()
+                here = safety.locate()
                 wanted = np.zeros(7)
                 wanted[tick // 100] = 3.0 * towards
-                safety.extend(safety.joint_velocity(np.zeros(6), np.zeros(7), wanted))
+                safety.extend(here, safety.joint_velocity(here, np.zeros(6), np.zeros(7), wanted))
                 safety.advance()
                 if arm is free:
                     judge.see_speed_near_ends(*safety.end.rows[:2])
@@ -232,26 +235,91 @@ def test_an_arm_outside_its_limits_may_come_back_but_not_go_further(arm: Arm) ->
         safety.start(np.array(arm.home))
         safety.advance(100)
         for _ in range(400):
-            place, _, _ = safety.locate()
-            safety.extend(safety.joint_velocity(np.array([0, 0, vertical, 0, 0, 0.0]), np.zeros(7)))
+            here = safety.locate()
+            safety.extend(here, safety.joint_velocity(here, np.array([0, 0, vertical, 0, 0, 0.0]), np.zeros(7)))
             safety.advance()
-        assert check(place[2])
+        assert check(here.position[2])
 
 
-@pytest.mark.parametrize("joint", [slice(None), 0, 3, 6])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6])
-def test_wanted_motion_that_is_not_finite_stops_the_arm(arm: Arm, bad: float, joint: slice | int) -> None:
+def moving(arm: Arm) -> SafetyFilter:
+    """A filter whose arm moves all joints at 0.1 rad/s."""
     safety = SafetyFilter(arm, Kinematics(arm), ControllerSettings())
     safety.start(np.array(arm.home))
     safety.advance(100)
-    for tick in range(300):
-        safety.locate()
-        wanted = np.full(7, 0.1)
-        if tick >= 60:
-            wanted[joint] = bad
-        safety.extend(wanted)
-        trajectory = safety.trajectory(stamp(tick))
-        assert np.isfinite(trajectory.positions).all()
-        assert np.isfinite(trajectory.accelerations).all()
+    for _ in range(60):
+        safety.extend(safety.locate(), np.full(7, 0.1))
         safety.advance()
-    assert safety.resting or not np.isnan(bad)  # the others are large, but a direction to go: the limits bound it
+    assert safety.now.velocity == pytest.approx(np.full(7, 0.1), abs=0.01)
+    return safety
+
+
+def stop_ticks(safety: SafetyFilter) -> int:
+    """Ticks until the arm rests along the command that it has."""
+    return round(safety.trajectory(0).times[-1] / safety.dt)
+
+
+@pytest.mark.parametrize("joint", [slice(None), 0, 3, 6])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_wanted_motion_that_is_not_finite_brings_the_arm_to_rest_along_the_stop_it_carries(
+    arm: Arm, bad: float, joint: slice | int
+) -> None:
+    safety, judge = moving(arm), Judge(arm)
+    wanted = np.full(7, 0.1)
+    wanted[joint] = bad
+    allowed = stop_ticks(safety)
+    for tick in range(allowed + 100):
+        assert not safety.extend(safety.locate(), wanted)
+        safety.advance()
+        judge.see([(stamp(tick), safety.now.rows)])
+        if tick >= allowed:
+            assert safety.resting
+            assert not safety.now.rows[1:].any()
+    assert safety.counts.refused == {Refusal.NOT_FINITE: allowed + 100}
+    safety.extend(safety.locate(), np.full(7, 0.1))
+    safety.advance(3)
+    assert safety.now.velocity.all()  # a finite one moves it again
+
+
+@pytest.mark.parametrize("part", ["twist", "posture", "joints"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_twist_posture_or_joint_velocity_that_is_not_finite_brings_the_arm_to_rest(
+    arm: Arm, bad: float, part: str
+) -> None:
+    safety = moving(arm)
+    wanted = {"twist": np.zeros(6), "posture": np.full(7, 0.1), "joints": np.full(7, 0.1)}
+    wanted[part][2] = bad
+    for _ in range(stop_ticks(safety) + 1):
+        here = safety.locate()
+        safety.extend(here, safety.joint_velocity(here, **wanted))
+        safety.advance()
+    assert safety.resting
+    assert safety.counts.refused == {Refusal.NOT_FINITE: safety.counts.stop_followed}
+
+
+@pytest.mark.parametrize("joint", [slice(None), 0, 3, 6])
+@pytest.mark.parametrize("large", [1e6, -1e6, 1e300])
+def test_a_large_wanted_motion_is_bounded_by_the_limits(arm: Arm, large: float, joint: slice | int) -> None:
+    """At each tick the published limits hold, and the arm moves as far as they let it."""
+    safety, judge = moving(arm), Judge(arm)
+    wanted = np.zeros(7)
+    wanted[joint] = large
+    fastest, start = 0.0, safety.now.position
+    for tick in range(300):
+        safety.extend(safety.locate(), wanted)
+        safety.advance()
+        judge.see([(stamp(tick), safety.now.rows)])
+        judge.see_distances(safety.now.position)
+        fastest = max(fastest, float(np.abs(safety.now.velocity).max()))
+    assert fastest > 0.2
+    assert (np.sign(safety.now.position - start)[joint] == np.sign(large)).all()
+    assert Refusal.NOT_FINITE not in safety.counts.refused
+
+
+def test_a_step_from_where_the_tool_no_longer_is_is_refused(arm: Arm) -> None:
+    safety = moving(arm)
+    here = safety.locate()
+    safety.extend(here, np.full(7, 0.1))
+    with pytest.raises(ValueError, match="once per tick"):
+        safety.extend(here, np.full(7, 0.1))
+    with pytest.raises(ValueError, match="once per tick"):
+        safety.joint_velocity(here, np.zeros(6), np.zeros(7))

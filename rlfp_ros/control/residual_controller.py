@@ -18,10 +18,11 @@ import numpy as np
 
 from rlfp_ros.contract import ActionContract, BaseController
 from rlfp_ros.control.arm import Arm, JointState
-from rlfp_ros.control.base_controllers import Situation, make_base_controller
+from rlfp_ros.control.base_controllers.base_controller import Situation, make_base_controller
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Kinematics
-from rlfp_ros.control.safety.filter import SafetyFilter, largest
+from rlfp_ros.control.safety.filter import SafetyFilter
+from rlfp_ros.control.safety.motion import Located, largest
 from rlfp_ros.control.safety.supervisor import NEVER, Reason, State, Supervisor, Verdict
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.schema import ConfigurationError
@@ -293,7 +294,7 @@ class ResidualController:
 
     def as_twist(self, admitted: np.ndarray) -> np.ndarray:
         """What `on_residual` admitted as a twist [6] of the tool; joint velocities through the Jacobian."""
-        return self.filter.locate()[2] @ admitted if self.in_joint_space else admitted
+        return self.filter.locate().jacobian @ admitted if self.in_joint_space else admitted
 
     def reject_residual(self, reason: Reason, now_ns: int) -> None:
         """A residual that could not even be read (wrong frame or type) came: gain to 0."""
@@ -448,7 +449,7 @@ class ResidualController:
             self._verdict = Verdict(State.STOPPED, tuple(self.supervisor.latched), 0.0, 0.0)
             self._stamp_ns, self._now_ns = stamp_ns, now_ns
             if self._forward and self._running and not self.settings.dry_run:
-                self.filter.extend(None)
+                self.filter.follow_stop()
                 return Command(self.filter.trajectory(stamp_ns))
             return NOTHING  # the trajectory that was sent last ends at rest by itself
 
@@ -478,9 +479,12 @@ class ResidualController:
                 if verdict.state is State.DISABLED:
                     self._running, supervisor.initialised = False, False
                 return NOTHING
-            safety.extend(None)
+            safety.follow_stop()
+        elif verdict.state is State.HOLDING:
+            safety.follow_stop()
         else:
-            safety.extend(None if verdict.state is State.HOLDING else self._wanted(verdict))
+            here = safety.locate()
+            safety.extend(here, self._wanted(here, verdict))
         self._window.append(safety.now.position)
         trajectory = safety.trajectory(stamp_ns)
         self._sent = True
@@ -521,7 +525,7 @@ class ResidualController:
         moving = float(np.max(np.abs(joint_state.velocities))) > STANDING_RAD_S
         self._began_at = joint_state.positions
         self.filter.start(joint_state.positions, joint_state.velocities if moving else None)
-        self.base.start(self._situation())
+        self.base.start(self._situation(self.filter.locate()))
         if self.arm.gripper is not None and np.isfinite(joint_state.gripper_width):
             gripper = self.arm.gripper
             width = min(max(float(joint_state.gripper_width), gripper.closed_width), gripper.open_width)
@@ -534,28 +538,27 @@ class ResidualController:
         self._window.clear()
         self._window.append(joint_state.positions)
 
-    def _situation(self) -> Situation:
-        position, rotation, jacobian = self.filter.locate()
+    def _situation(self, here: Located) -> Situation:
         return Situation(
-            joints=self.filter.end.position,
-            jacobian=jacobian,
-            position=position,
-            rotation=rotation,
+            joints=here.rows[0],
+            jacobian=here.jacobian,
+            position=here.position,
+            rotation=here.rotation,
             object_position=self.object_position,
             goal=self.goal,
             dt=self._dt,
         )
 
-    def _wanted(self, verdict: Verdict) -> np.ndarray:
+    def _wanted(self, here: Located, verdict: Verdict) -> np.ndarray:
         """Joint velocities [J] rad/s that base controller and residual ask for, inside the limits."""
-        situation = self._situation()
+        situation = self._situation(here)
         residual = verdict.gain * self._residual
         if self.in_joint_space:
             motion = self.base.wanted(situation, situation.jacobian @ residual)
-            velocity = self.filter.joint_velocity(motion.twist, motion.posture, residual)
+            velocity = self.filter.joint_velocity(here, motion.twist, motion.posture, residual)
         else:
             motion = self.base.wanted(situation, residual)
-            velocity = self.filter.joint_velocity(motion.twist + residual, motion.posture)
+            velocity = self.filter.joint_velocity(here, motion.twist + residual, motion.posture)
         return verdict.base_scale * velocity
 
     def _gripper(self, verdict: Verdict) -> float | None:

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from rlfp_ros.control.arm import Arm, JointState, load_arm
+from rlfp_ros.control.base_controllers.base_controller import BASE_CONTROLLERS
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.control.residual_controller import ActionAndBase
 from rlfp_ros.perception.encoder import Percept
@@ -31,7 +32,6 @@ from rlfp_ros.simulation.tasks.task import Task, load_task
 Perceiver = Callable[[np.ndarray], np.ndarray]  # image uint8 [H, W, 3] -> features float32 [K, 3]
 ObservationKind = Literal["pixels", "features", "state", "both"]
 
-GUIDED = ("servo", "mpc")  # base controllers that follow the object's pose
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 NO_FEATURES = np.zeros((1, 3), np.float32)
 
@@ -132,7 +132,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._perceive = None if isinstance(perceiver, FeatureErrorModel) else perceiver
         self._errors: FeatureErrors | None = None
         self.world.blind = render_mode is None and (observation == "state" or self._error_model is not None)
-        self._guided = self.behaviour.base_controller.name in GUIDED
+        self._guided = BASE_CONTROLLERS[self.behaviour.base_controller.name].follows_object
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(self.world.camera.contract.rate_hz)}
         self._seeds, self._next_seed = seeds, seeds.first if seeds else 0

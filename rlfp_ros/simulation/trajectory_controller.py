@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rlfp_ros.control.safety.filter import everywhere
+from rlfp_ros.control.safety.motion import everywhere
 from rlfp_ros.control.trajectory import Trajectory
 
 

@@ -1,0 +1,119 @@
+"""The interface of a base controller, and the registry from which a bundle chooses one by name.
+
+Each works alone, without a policy. A base controller turns the situation into a wanted tool twist (base frame) and a
+wanted posture of the joints that the tool pose leaves free; the safety filter keeps the limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from rlfp_ros import plugins, schema
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.plugins import Registry
+from rlfp_ros.schema import ConfigurationError, Schema
+
+
+@dataclass
+class Situation:
+    """What a base controller may know at one tick. Joints are commanded, not measured: no delay, no noise.
+
+    Attributes
+    ----------
+    joints
+        [J] rad.
+    jacobian
+        [6, J] of the tool in the base frame.
+    position
+        [3] m, tool in the base frame.
+    rotation
+        [3, 3], T_base_tool.
+    object_position
+        [3] m in the base frame, of the last accepted percept; None before there is one.
+    goal
+        [3] m in the base frame; None if there is none.
+    dt
+        s since the last tick.
+    """
+
+    joints: np.ndarray
+    jacobian: np.ndarray
+    position: np.ndarray
+    rotation: np.ndarray
+    object_position: np.ndarray | None
+    goal: np.ndarray | None
+    dt: float
+
+
+@dataclass
+class Wanted:
+    """A tool twist [6] (m/s, rad/s, base frame) and joint velocities [J] rad/s for what the twist leaves free."""
+
+    twist: np.ndarray
+    posture: np.ndarray
+
+
+class BaseController(Protocol):
+    """Moves the arm without a policy, or under one. One instance serves one controller."""
+
+    def start(self, situation: Situation) -> None:
+        """Capture what has to be kept. Called whenever the arm is initialised from measured joints."""
+
+    def wanted(self, situation: Situation, residual: np.ndarray) -> Wanted:
+        """Return the motion for this tick; `residual` [6] is the twist that will be added to it."""
+
+
+class NoParameters(Schema):
+    """For controllers without parameters."""
+
+
+class BaseControllerClass(Protocol):
+    """What the registry holds: a class that makes a base controller from a bundle's parameters.
+
+    Attributes
+    ----------
+    Parameters
+        Schema of `base_controller.parameters` in the bundle.
+    follows_object
+        Whether it uses `Situation.object_position`: training then supplies the object's pose.
+    """
+
+    Parameters: ClassVar[type[Schema]]
+    follows_object: ClassVar[bool]
+
+    def __call__(self, parameters: Any, arm: Arm, settings: ControllerSettings) -> BaseController:
+        """Make the controller; `parameters` is an instance of `Parameters`."""
+
+
+BASE_CONTROLLERS = Registry[BaseControllerClass]("base controller", builtin="rlfp_ros.control.base_controllers")
+
+
+def make_base_controller(
+    name: str, parameters: dict[str, Any], arm: Arm, settings: ControllerSettings
+) -> BaseController:
+    """Make the controller that a bundle names.
+
+    Raises
+    ------
+    ConfigurationError
+        If no base controller has this name, or it does not take these parameters.
+    """
+    if name not in BASE_CONTROLLERS:
+        raise ConfigurationError(
+            f"bundle.yaml: base_controller.name is {name!r}, expected one of {', '.join(BASE_CONTROLLERS)}; if it "
+            f"comes from a plugin, name its file in the environment variable {plugins.VARIABLE} or install its package"
+        )
+    controller = BASE_CONTROLLERS[name]
+    checked = schema.validate(parameters, controller.Parameters, "bundle.yaml: base_controller.parameters")
+    return controller(checked, arm, settings)
+
+
+def limited(vector: np.ndarray, length: float) -> np.ndarray:
+    """Return `vector` [3], shortened to `length` if it is longer."""
+    x, y, z = vector.tolist()
+    found = (x * x + y * y + z * z) ** 0.5
+    return vector * (length / found) if found > length else vector

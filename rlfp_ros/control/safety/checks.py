@@ -1,0 +1,203 @@
+"""Checks of one step and the complete stop after it, as a whole: joints, tool speed, workspace, distances.
+
+The points of a stop stand for the path between them: it overruns them by less than a thousandth of a radian, where a
+joint turns round within a ramp, and `position_margin_rad` is larger. Comparisons are written so that NaN fails them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from rlfp_ros.control.kinematics import Distances, Kinematics
+from rlfp_ros.control.safety.limits import CheckedLimits, inside_box, inside_joint_limits, slow_near_ends
+from rlfp_ros.control.safety.motion import ROUNDING, Located, everywhere
+from rlfp_ros.control.safety.stop import StopPlan, StopShapes
+
+LOOK_EVERY = (
+    4  # ticks between looks at the way of a stop, if the Jacobian turns too much for its ends to bound the speed
+)
+LINEAR_AND_ANGULAR = np.kron(np.eye(2), np.ones((3, 1)))  # [6, 2]
+
+
+class Refusal(StrEnum):
+    """Why a step may not be made."""
+
+    NOT_FINITE = "not_finite"
+    POSITION = "position"
+    VELOCITY = "velocity"
+    TOOL_SPEED = "tool_speed"
+    TOOL_ANGULAR_SPEED = "tool_angular_speed"
+    WORKSPACE = "workspace"
+    DISTANCE = "distance"
+
+
+class CheckResult(NamedTuple):
+    """What the checks say about a step.
+
+    Attributes
+    ----------
+    refusal
+        Why it may not be made, or None if it may.
+    located
+        The tool at the end of the step, if the checks got so far.
+    """
+
+    refusal: Refusal | None
+    located: Located | None
+
+
+class ToolSpeed(NamedTuple):
+    """The tool's speed squared: (m/s)^2 and (rad/s)^2."""
+
+    linear: float
+    angular: float
+
+
+def fastest_tool_speed(jacobian: np.ndarray, velocities: np.ndarray) -> ToolSpeed:
+    """Return the highest tool speeds among joint velocities [N, J] rad/s at a posture with this Jacobian [6, J]."""
+    along = velocities.dot(jacobian.T)
+    linear, angular = np.maximum.reduce((along * along).dot(LINEAR_AND_ANGULAR)).tolist()
+    return ToolSpeed(linear, angular)
+
+
+def too_fast(limits: CheckedLimits, speed: ToolSpeed) -> Refusal | None:
+    """Return which of the tool's speeds is beyond its limit, or None."""
+    if not speed.linear <= limits.tool_speed_squared:
+        return Refusal.TOOL_SPEED
+    if not speed.angular <= limits.tool_angular_speed_squared:
+        return Refusal.TOOL_ANGULAR_SPEED
+    return None
+
+
+def check_joints(
+    limits: CheckedLimits,
+    shapes: StopShapes,
+    here: np.ndarray,
+    step: np.ndarray,
+    stop: StopPlan,
+    fastest: np.ndarray,
+) -> Refusal | None:
+    """Return why the joints may not make this step and its stop, or None if they may.
+
+    Parameters
+    ----------
+    here
+        [3, J], the motion from which the step begins.
+    step
+        [3, J], the motion at its end.
+    fastest
+        [J] rad/s, a bound on the speed of each joint during the step and its stop.
+    """
+    if not inside_joint_limits(limits, stop.points[:, 0], here[0]):
+        return Refusal.POSITION
+    if not everywhere(fastest <= limits.velocity):
+        return Refusal.VELOCITY
+    if limits.near_ends is not None:
+        samples = shapes.samples(stop.plateau)
+        positions = np.vstack((step[:1], samples.positions @ step))
+        velocities = np.vstack((step[1:2], samples.velocities @ step))
+        if not slow_near_ends(limits.near_ends, positions, velocities):
+            return Refusal.VELOCITY
+    return None
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Everything that a step is checked against. Holds no results: each method returns what it finds."""
+
+    limits: CheckedLimits
+    shapes: StopShapes
+    kinematics: Kinematics
+    distances: Distances
+
+    def locate(self, rows: np.ndarray) -> Located:
+        """Evaluate the kinematics at a motion [3, J]."""
+        return Located(rows, *self.kinematics.evaluate(rows[0]))
+
+    def step(self, here: Located, step: np.ndarray, stop: StopPlan | None) -> CheckResult:
+        """Check the step from `here` to the motion `step` [3, J], with the stop planned from there."""
+        if stop is None:
+            return CheckResult(Refusal.NOT_FINITE, None)
+        # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
+        fastest = self.shapes.growth.dot(np.abs(step))
+        refusal = check_joints(self.limits, self.shapes, here.rows, step, stop, fastest)
+        if refusal is not None:
+            return CheckResult(refusal, None)
+        located = self.locate(step)
+        return CheckResult(self._tool(here, located, stop, fastest), located)
+
+    def _tool(self, here: Located, located: Located, stop: StopPlan, fastest: np.ndarray) -> Refusal | None:
+        """Return why the tool and the links may not make this step and its stop, or None if they may."""
+        limits, reach, step = self.limits, self.distances.reach, located.rows
+        ramped, last = stop.points[0], stop.points[-1]
+        # Speed can still grow while the first ramp turns the acceleration round; after it all joints slow down alike.
+        refusal = self._place(here, step[0], located.position)
+        if refusal is not None:
+            return refusal
+        speed = fastest_tool_speed(located.jacobian, stop.matrices.ramp_velocities.dot(step))
+        refusal = too_fast(limits, speed)
+        if refusal is not None:
+            return refusal
+        # How far any point of the arm can get from here, and how much the Jacobian's turning on the way can add to the
+        # tool's speed. In most cases these bounds settle the rest.
+        way = np.abs(last[0] - here.rows[0])
+        swept, turn = float(fastest.dot(reach)), sum(way.tolist())
+        far = float(way.dot(reach)) + self.shapes.ramp_time * swept
+        fast = math.sqrt(speed.linear) + turn * swept > limits.tool_speed
+        fast = fast or math.sqrt(speed.angular) + turn * sum(fastest.tolist()) > limits.tool_angular_speed
+        x0, y0, z0, x1, y1, z1 = limits.box
+        x, y, z = here.position.tolist()
+        near_wall = min(x - x0, y - y0, z - z0, x1 - x, y1 - y, z1 - z) <= far
+        if near_wall or fast or not self.distances.clear(last[0]):
+            for rows in (ramped, last):
+                place, _, jacobian = self.kinematics.evaluate(rows[0])
+                refusal = self._place(here, rows[0], place) or too_fast(
+                    limits, fastest_tool_speed(jacobian, self.shapes.constant_samples.dot(rows))
+                )
+                if refusal is not None:
+                    return refusal
+            if fast or self.shapes.ramp > LOOK_EVERY:
+                return self._way(here, step, stop)
+        return None
+
+    def _way(self, here: Located, step: np.ndarray, stop: StopPlan) -> Refusal | None:
+        """Return why the tool may not go along the stop of `step`, or None; looks until the tool is slow for good.
+
+        Joints that turn fast against one another leave the tool slow only as long as the Jacobian stays as it is.
+        """
+        limits, reach, last = self.limits, self.distances.reach, stop.points[-1]
+        to_position, to_velocity = self.shapes.samples(stop.plateau)
+        for tick in range(LOOK_EVERY, len(to_position), LOOK_EVERY):
+            position, velocity = to_position[tick - 1].dot(step), to_velocity[tick - 1].dot(step)
+            place, _, jacobian = self.kinematics.evaluate(position)
+            vx, vy, vz, wx, wy, wz = jacobian.dot(velocity).tolist()
+            speed = ToolSpeed(vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz)
+            refusal = too_fast(limits, speed) or self._place(here, position, place)
+            if refusal is not None:
+                return refusal
+            speeds, left = np.abs(velocity), float(np.abs(last[0] - position).sum())
+            if (
+                tick >= self.shapes.ramp
+                and math.sqrt(speed.linear) + left * float(speeds.dot(reach)) <= limits.tool_speed
+                and math.sqrt(speed.angular) + left * float(speeds.sum()) <= limits.tool_angular_speed
+            ):
+                break
+        return None
+
+    def _place(self, here: Located, position: np.ndarray, place: np.ndarray) -> Refusal | None:
+        """Return why the arm may not be at joints `position` [J] rad, with its tool at `place` [3] m, or None.
+
+        An arm that is already outside may stay or go inwards, never farther out.
+        """
+        if not inside_box(self.limits.box, place, here.position):
+            return Refusal.WORKSPACE
+        if not self.distances.clear(position):
+            before = np.minimum(self.distances.spare(here.rows[0]), 0.0)
+            if not (self.distances.spare(position) >= before - ROUNDING).all():
+                return Refusal.DISTANCE
+        return None

@@ -1,0 +1,200 @@
+"""Complete stops: from any motion to exact rest, in three pieces of constant jerk.
+
+All joints ramp to a deceleration, keep it, and ramp it out together. (Ruckig's stops switch at times of their own for
+every joint: 21 points for seven joints, or an interpolation that overshoots the jerk. Its time-optimal stop is the
+yardstick in the tests.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.safety.motion import ROUNDING, Motion, propagation
+
+LONGEST_STOP_S = 10.0  # a start above every speed limit, or not a number, has no plan
+RAMP_SAMPLES = 4  # of the tool's speed while a stop sets in
+
+
+class Segment(NamedTuple):
+    """A piece of a stop that is still to come: its length in ticks, and the motion at its end."""
+
+    ticks: int
+    end: Motion
+
+
+Stop = tuple[Segment, ...]  # empty: at rest
+
+
+class StopMatrices(NamedTuple):
+    """Linear maps from a motion's rows [3, J] to its stop with one length of the plateau.
+
+    Attributes
+    ----------
+    points
+        [3 n, 3]: to the rows of the n points at which the jerk changes.
+    ticks
+        [n], the lengths of the pieces that end in those points.
+    ramp_velocities
+        [`RAMP_SAMPLES`, 3]: to velocities while the first ramp sets in.
+    """
+
+    points: np.ndarray
+    ticks: tuple[int, ...]
+    ramp_velocities: np.ndarray
+
+
+class StopSamples(NamedTuple):
+    """[n, 3] each: from a motion's rows to position and velocity after every tick of its stop."""
+
+    positions: np.ndarray
+    velocities: np.ndarray
+
+
+class StopPlan(NamedTuple):
+    """A stop from one motion.
+
+    Attributes
+    ----------
+    plateau
+        Ticks for which the full deceleration lasts.
+    matrices
+        The maps that made it.
+    points
+        [n, 3, J], the motions at which the jerk changes; the last is at rest.
+    """
+
+    plateau: int
+    matrices: StopMatrices
+    points: np.ndarray
+
+    def segments(self) -> Stop:
+        """Return the plan as what is still to come."""
+        ticks, points = self.matrices.ticks, self.points
+        last = len(ticks) - 1
+        return tuple(Segment(ticks[i], Motion(points[i], i == last)) for i in range(last + 1))
+
+
+@dataclass(frozen=True)
+class StopShapes:
+    """What stops may use, and the maps to stops of every length, made as they are needed.
+
+    Attributes
+    ----------
+    dt
+        s per tick.
+    ramp
+        Length of both ramps in ticks, from full acceleration of a step to full deceleration.
+    ramp_time
+        The same in s.
+    per_deceleration
+        [J] s^2/rad, one over the deceleration in use.
+    impulse
+        [3], of (position, velocity, acceleration): twice the velocity that is to be taken out.
+    growth
+        [3], of the magnitudes: velocity still grows by at most half of the first ramp times the acceleration.
+    constant_samples
+        [`RAMP_SAMPLES`, 3], velocities while a plateau's deceleration is ramped out.
+    """
+
+    dt: float
+    ramp: int
+    ramp_time: float
+    per_deceleration: np.ndarray
+    impulse: np.ndarray
+    growth: np.ndarray
+    ramp_samples: np.ndarray
+    constant_samples: np.ndarray
+    _matrices: dict[int, StopMatrices] = field(default_factory=dict)
+    _samples: dict[int, StopSamples] = field(default_factory=dict)
+
+    def matrices(self, plateau: int) -> StopMatrices:
+        """Return the maps for a plateau of so many ticks.
+
+        With both ramps T_r and the plateau T_p long, -(2 v + a T_r) / (2 (T_r + T_p)) is the deceleration that ends
+        at rest.
+        """
+        found = self._matrices.get(plateau)
+        if found is None:
+            deceleration = -self.impulse / (2.0 * (self.ramp_time + plateau * self.dt))
+            ramp, keep = propagation(self.ramp * self.dt), propagation(max(plateau, 1) * self.dt)
+            first = ramp @ np.vstack((np.eye(3), deceleration))
+            second = keep @ np.vstack((first, deceleration)) if plateau else first
+            last = ramp @ np.vstack((second, np.zeros(3)))
+            last[1:] = 0.0  # rest exactly, not to rounding
+            points = (first, second, last) if plateau else (first, last)
+            ticks = (self.ramp, plateau, self.ramp) if plateau else (self.ramp, self.ramp)
+            ramp_velocities = self.ramp_samples.dot(np.vstack(((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), deceleration)))
+            found = self._matrices[plateau] = StopMatrices(np.vstack(points), ticks, ramp_velocities)
+        return found
+
+    def samples(self, plateau: int) -> StopSamples:
+        """Return the maps to every tick of a stop with this plateau."""
+        found = self._samples.get(plateau)
+        if found is None:
+            points, ticks, _ = self.matrices(plateau)
+            here, positions, velocities = np.eye(3), [], []
+            for length, target in zip(ticks, points.reshape(-1, 3, 3), strict=True):
+                time = self.dt * np.arange(1, length + 1)[:, None]
+                jerk = (target[2] - here[2]) / (length * self.dt)
+                positions.append(here[0] + time * here[1] + 0.5 * time**2 * here[2] + time**3 / 6.0 * jerk)
+                velocities.append(here[1] + time * here[2] + 0.5 * time**2 * jerk)
+                here = target
+            found = self._samples[plateau] = StopSamples(np.vstack(positions), np.vstack(velocities))
+        return found
+
+
+def stop_shapes(arm: Arm, settings: ControllerSettings) -> StopShapes:
+    """Lay out the stops that the settings allow this arm."""
+    dt = 1.0 / settings.control_rate_hz
+    acceleration = settings.acceleration_scale * np.array(arm.limits.acceleration)
+    per_deceleration = 1.0 / (settings.stop_acceleration_scale * np.array(arm.limits.acceleration))
+    jerk_dt = settings.stop_jerk_scale * np.array(arm.limits.jerk) * dt
+    ramp = max(2, math.ceil(np.max((acceleration + 1.0 / per_deceleration) / jerk_dt) - ROUNDING))
+    ramp_time = ramp * dt
+    share = np.linspace(0.0, 1.0, RAMP_SAMPLES)[:, None]  # of the ramp: v + a t + (a_end - a) t^2 / (2 T)
+    time = share * ramp_time
+    samples = np.hstack((np.ones_like(share), time * (1.0 - 0.5 * share), 0.5 * time * share))
+    return StopShapes(
+        dt=dt,
+        ramp=ramp,
+        ramp_time=ramp_time,
+        per_deceleration=per_deceleration,
+        impulse=np.array((0.0, 2.0, ramp_time)),
+        growth=np.array((0.0, 1.0, 0.5 * ramp_time)),
+        ramp_samples=samples,
+        constant_samples=samples.dot(((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.0, 1.0))),
+    )
+
+
+def plan_stop(shapes: StopShapes, rows: np.ndarray) -> StopPlan | None:
+    """Return the shortest stop from `rows` [3, J] inside the stop's acceleration, or None if `rows` are not finite.
+
+    Jerk is inside its limit by the ramps' length.
+    """
+    durations = (shapes.impulse.dot(rows) * shapes.per_deceleration).tolist()
+    hardest = max(max(durations), -min(durations))
+    if not math.isfinite(sum(durations)) or hardest >= LONGEST_STOP_S:  # max and min may overlook a NaN
+        return None
+    needed = 0.5 * hardest - shapes.ramp_time
+    plateau = math.ceil(needed / shapes.dt - ROUNDING) if needed > 0.0 else 0
+    matrices = shapes.matrices(plateau)
+    points = matrices.points.dot(rows).reshape(len(matrices.ticks), 3, rows.shape[1])
+    return StopPlan(plateau, matrices, points)
+
+
+def follow(stop: Stop, here: Motion, to_step: np.ndarray) -> tuple[Motion, Stop]:
+    """Return the motion one tick after `here` along `stop`, and what is left of it. At rest, `here` itself."""
+    if not stop:
+        return here, stop  # a stop ends at rest, and so does a start
+    left, target = stop[0]
+    if left == 1:
+        return target, stop[1:]
+    rows = here.rows
+    acceleration = rows[2] + (target.rows[2] - rows[2]) / left
+    return Motion(to_step @ np.vstack((rows, acceleration)), False), (Segment(left - 1, target), *stop[1:])
