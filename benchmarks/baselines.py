@@ -24,9 +24,9 @@ import numpy as np
 
 from rlfp_ros.contract import BaseController, Bundle, load_bundle
 from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.evaluation.episodes import count
 from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.evaluation.rollout import Episode, Rollout
-from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.simulation.randomization import load_profile
 
@@ -68,11 +68,10 @@ def play(bundle: Bundle, profile: str, episodes: int) -> dict[str, dict[str, Any
     for name, (base, change) in VARIANTS.items():
         rollout = Rollout(with_base(bundle, base) if base else bundle, load_profile(profile))
         change(rollout)
-        successes = sum(rollout.play(seed).outcome.success for seed in range(episodes))
+        score = count(rollout.play(seed).outcome for seed in range(episodes))
         rollout.close()
-        low, high = wilson95(successes, episodes)
-        found[name] = {"successes": successes, "episodes": episodes, "wilson95": [round(low, 4), round(high, 4)]}
-        print(f"{bundle.contract.name}, {name}: {successes} of {episodes}", flush=True)
+        found[name] = score.document()
+        print(f"{bundle.contract.name}, {name}: {score.successes} of {episodes}", flush=True)
     return found
 
 

@@ -21,6 +21,7 @@ from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
 from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.evaluation.episodes import play_episodes
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.schema import ConfigurationError
@@ -61,19 +62,12 @@ def main(argv: list[str]) -> int:
 def play(task: str, arm: str, profile: str, seeds: range) -> dict[str, Any]:
     """The teacher on the true state."""
     env = ManipulationEnv(task, arm, profile, observation="state", image_size=IMAGE_SIZE)
-    steps, failed = [], []
-    for seed in seeds:
-        env.reset(seed=seed)
-        ended, count = False, 0
-        while not ended:
-            action = env.world.task.teacher(env.world, env.behaviour.action)
-            *_, terminated, truncated, info = env.step(action)
-            ended, count = terminated or truncated, count + 1
-        steps.append(count)
-        if not info["success"]:
-            failed.append(seed)
+    env.world.task.require_teacher("this measures it")
+    act = lambda observation: env.world.task.teacher(env.world, env.behaviour.action)  # noqa: E731
+    played = list(play_episodes(env, act, seeds))
     env.close()
-    return _summary(seeds, failed, steps)
+    failed = [episode.seed for episode in played if not episode.success]
+    return _summary(seeds, failed, [episode.steps for episode in played])
 
 
 def play_through(bundle: str, profile: str, seeds: range) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import pytest
 
 from benchmarks import parity
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.evaluation.episodes import count, play_episodes
 from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95, wilson95
 from rlfp_ros.graph.demo import complaints
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 
 BUNDLE = "reach_panda"
@@ -36,6 +38,26 @@ def rollout(profile: str = "train") -> Rollout:
 )
 def test_wilson_intervals_are_the_published_ones(successes: int, episodes: int, low: float, high: float) -> None:
     assert wilson95(successes, episodes) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_episodes_of_an_environment_are_played_by_their_seeds_and_counted() -> None:
+    env = ManipulationEnv("reach", profile="none", observation="state", image_size=16)
+    began: list[int] = []
+
+    def teach(observation: dict[str, np.ndarray]) -> np.ndarray:
+        return env.world.task.teacher(env.world, env.behaviour.action)
+
+    won = list(play_episodes(env, teach, range(3, 6), begin=lambda: began.append(env.world.sample.seed)))
+    lost = list(play_episodes(env, lambda observation: np.zeros(3, np.float32), [3]))
+    env.close()
+    assert [episode.seed for episode in won] == began == [3, 4, 5]
+    assert all(episode.success for episode in won)
+    assert lost[0].steps == round(env.world.task.settings.time_limit * 30)
+    assert lost[0].episode_return < won[0].episode_return
+    score = count([*won, *lost])
+    assert (score.episodes, score.successes, score.success_rate) == (4, 3, 0.75)
+    assert score.wilson95 == wilson95(3, 4)
+    assert score.mean_steps == np.mean([episode.steps for episode in [*won, *lost]])
 
 
 def test_the_interquartile_mean_leaves_out_the_outer_quarters() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlfp_ros.contract import Bundle, load_bundle
+from rlfp_ros.evaluation.episodes import count
 from rlfp_ros.evaluation.results import code_commit, write_json
 from rlfp_ros.evaluation.rollout import Rollout
-from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
@@ -71,19 +71,13 @@ def summary(
     bundle: Bundle, world: str, profile: str, seed: int, outcomes: list[Outcome], wall_s: float
 ) -> dict[str, Any]:
     """The figures of a number of episodes, under the keys that every command's JSON has."""
-    successes = sum(outcome.success for outcome in outcomes)
-    low, high = wilson95(successes, len(outcomes))
     return {
         "bundle": bundle.contract.name,
         "task": bundle.contract.task,
         "world": world,
         "profile": profile,
-        "episodes": len(outcomes),
         "seed": seed,
-        "successes": successes,
-        "success_rate": successes / max(1, len(outcomes)),
-        "wilson95": [round(low, 4), round(high, 4)],
-        "mean_steps": sum(outcome.steps for outcome in outcomes) / max(1, len(outcomes)),
+        **count(outcomes).document(),
         "wall_s": round(wall_s, 2),
         "commit": code_commit(),
         "trained_at_commit": bundle.contract.provenance.get("commit", "unknown"),
