@@ -58,7 +58,7 @@ class JointMatcher:
     def __init__(self, arm: arms.Arm, topic: str = topics.JOINT_STATES) -> None:
         self.arm = arm
         self.topic = topic
-        self._names: list[str] = []
+        self._names: list[str] | None = None  # of the last message; None until one fits
         self._arm_index = np.empty(0, dtype=np.intp)
         self._gripper_index = np.empty(0, dtype=np.intp)
 
@@ -75,7 +75,7 @@ class JointMatcher:
         """
         if message.name != self._names:
             self._match(message.name)
-        count = len(self._names)
+        count = len(message.name)
         position = self._field("position", message.position, count)
         velocity = self._field("velocity", message.velocity, count)
         effort = self._field("effort", message.effort, count) if len(message.effort) else np.zeros(count)

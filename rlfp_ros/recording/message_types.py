@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from rlfp_ros.schema import ConfigurationError
@@ -18,6 +20,34 @@ DISTRIBUTION = "jazzy"
 def typestore() -> Any:
     """rosbags' store of the distribution's message types; types found on this machine are added as they are needed."""
     return get_typestore(Stores.ROS2_JAZZY)
+
+
+def register(typename: str, text: str) -> None:
+    """Learn `pkg/msg/Type` and the types in it from a `ros2msg` text, unless they are known already."""
+    if typename not in typestore().fielddefs:
+        types = get_types_from_msg(text, typename)
+        typestore().register({name: fields for name, fields in types.items() if name not in typestore().fielddefs})
+
+
+def deserialise(data: bytes, typename: str) -> Any:
+    """Fields of a CDR message as an object; sequences of numbers are numpy arrays.
+
+    As in ROS, bytes behind the last field do not matter: rclpy leaves some behind a message with empty sequences, and
+    rosbags' own `deserialize_cdr` refuses those.
+
+    Raises
+    ------
+    ValueError
+        If the data is not a message of this type.
+    """
+    if len(data) < 4 or data[0] != 0 or data[1] > 1:
+        raise ValueError(f"its encapsulation is {bytes(data[:4]).hex(' ') or 'missing'}, expected CDR")
+    message = typestore().get_msgdef(typename)
+    decode = message.deserialize_cdr_le if data[1] else message.deserialize_cdr_be
+    try:
+        return decode(memoryview(data)[4:], 0, message.cls, typestore())[0]
+    except (struct.error, SerdeError, IndexError, MemoryError) as error:
+        raise ValueError(str(error)) from None
 
 
 @functools.cache

@@ -141,6 +141,15 @@ def parse_offered_qos_profiles(text: str) -> tuple[QualityOfService, ...]:
         return ()
 
 
+def listed_files(directory: Path) -> list[str] | None:
+    """Names of the files that metadata.yaml lists, or None if it is missing or not readable."""
+    try:
+        document = yaml.safe_load((directory / FILE_NAME).read_text(encoding="utf-8"))
+        return [Path(name).name for name in document["rosbag2_bagfile_information"]["relative_file_paths"]]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
 class _Dumper(yaml.SafeDumper):
     """Without anchors: yaml-cpp reads them, people do not."""
 
