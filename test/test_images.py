@@ -1,16 +1,19 @@
-"""Every encoding gives the pixels that arithmetic gives, and whatever is no picture gives one sentence."""
+"""Every encoding gives the pixels that arithmetic gives, and whatever is not an image is refused in one sentence."""
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import types
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from rlfp_ros.perception import images
 from rlfp_ros.schema import ConfigurationError
@@ -90,7 +93,7 @@ def test_rgb8_without_padding_is_not_copied() -> None:
         (("yuv422", 6, 7, 14, bytes(84)), "width is 7, expected an even one"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_sentence(arguments: tuple, field: str) -> None:
+def test_what_is_not_an_image_is_refused_in_one_sentence(arguments: tuple, field: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(field)) as caught:
         images.from_raw(*arguments, topic="/cam/image")
     assert "/cam/image" in str(caught.value)
@@ -125,15 +128,113 @@ def test_a_compressed_image_that_was_cut_is_refused(kind: str) -> None:
             images.from_compressed(kind, content[:length])
 
 
-def test_a_picture_that_claims_to_be_enormous_is_refused_before_it_is_decoded() -> None:
+def test_an_image_that_claims_to_be_enormous_is_refused_before_it_is_decoded() -> None:
     content = bytearray(cv2.imencode(".png", RGB)[1].tobytes())
     content[16:24] = (60000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     with pytest.raises(ConfigurationError, match="60000 x 60000"):
         images.from_compressed("png", bytes(content))
 
 
+SMOOTH = np.dstack([np.tile(np.linspace(20, 230, 64), (48, 1))] * 3).astype(np.uint8) // [2, 1, 3]
+SMOOTH = SMOOTH.astype(np.uint8)
+
+
+def _file(kind: str, image: np.ndarray) -> bytes:
+    return cv2.imencode(f".{kind}", image)[1].tobytes()
+
+
+def _jpeg_of(mode: str) -> bytes:
+    """A JPEG that OpenCV cannot write: of inks, or progressive."""
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).convert(mode).save(file, "jpeg", progressive=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+@pytest.mark.parametrize("count", [1, 62, 63, 64, 200, 4096, 100_000])
+def test_bytes_behind_the_end_are_ignored_and_logged_once(
+    kind: str, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Drivers hand over their whole buffer, in which the image before was larger."""
+    content = _file(kind, SMOOTH[..., ::-1])
+    expected = images.from_compressed(kind, content)
+    assert caplog.messages == []
+    images._report_trailing_bytes.cache_clear()
+    for trailing in (bytes(count), b"\xff\xd9" * (count // 2), (content * 30)[-count:]):
+        found = images.from_compressed(kind, content + trailing, "/cam/compressed")
+        np.testing.assert_array_equal(found, expected)
+    assert caplog.messages == ["topic /cam/compressed: bytes behind the end of the compressed image are ignored"]
+
+
+def test_a_cut_image_with_a_thumbnail_is_refused() -> None:
+    """The thumbnail's end is not the image's."""
+    thumbnail = _file("jpeg", SMOOTH)
+    content = _file("jpeg", SMOOTH)
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    content = content[:2] + segment + content[2:]
+    assert images.from_compressed("jpeg", content).shape == (48, 64, 3)
+    with pytest.raises(ConfigurationError, match="not a whole"):
+        images.from_compressed("jpeg", content[:-20])
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_damaged_png_is_refused(place: float) -> None:
+    content = bytearray(_file("png", np.tile(RGB, (8, 8, 1))))
+    at = int(place * len(content))
+    content[at : at + 40] = bytes(40)
+    with pytest.raises(ConfigurationError, match="not a whole"):
+        images.from_compressed("png", bytes(content))
+
+
+@pytest.mark.parametrize("words", ["{kind}", "bgr8; {kind} compressed bgr8"])
+@pytest.mark.parametrize(
+    ("kind", "content", "expected"),
+    [
+        ("png", _file("png", SMOOTH[..., ::-1]), SMOOTH),
+        ("png", _file("png", np.dstack([SMOOTH[..., ::-1], SMOOTH[..., 0]])), SMOOTH),  # alpha is left out, as of rgba8
+        ("png", _file("png", SMOOTH[..., 0]), np.dstack([SMOOTH[..., 0]] * 3)),
+        ("jpeg", _file("jpeg", SMOOTH[..., ::-1]), SMOOTH),
+        ("jpeg", _file("jpeg", SMOOTH[..., 0]), np.dstack([SMOOTH[..., 0]] * 3)),
+        ("jpeg", _jpeg_of("RGB"), SMOOTH),
+        ("jpeg", _jpeg_of("L"), np.dstack([SMOOTH @ [0.299, 0.587, 0.114]] * 3)),
+    ],
+)
+def test_kinds_of_files_that_are_images(words: str, kind: str, content: bytes, expected: np.ndarray) -> None:
+    found = images.from_compressed(words.format(kind=kind), content).astype(int)
+    assert np.abs(found - expected).max() <= (0 if kind == "png" else 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "reason"),
+    [
+        ("16UC1; png compressed ", _file("png", np.full((48, 64), 700, np.uint16)), "a depth image"),
+        ("32FC1; png compressed ", _file("png", SMOOTH), "a depth image"),
+        ("png", _file("png", np.full((48, 64), 700, np.uint16)), "a PNG of 16-bit grey values"),
+        ("mono16; png compressed mono16", _file("png", np.full((48, 64), 700, np.uint16)), "16-bit grey values"),
+        ("rgb16; png compressed bgr16", _file("png", SMOOTH.astype(np.uint16) * 257), "a PNG of 16-bit colour"),
+        ("jpeg", _jpeg_of("CMYK"), "a JPEG of four inks"),
+    ],
+)
+def test_files_that_no_colour_camera_sends_are_refused_with_the_reason(words: str, content: bytes, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(reason)) as caught:
+        images.from_compressed(words, content, "/cam/compressed")
+    assert "/cam/compressed" in str(caught.value)
+    assert "publish colour images with 8 bits per channel" in str(caught.value)
+
+
+def test_refusals_of_cut_images_are_equal_so_that_a_node_can_log_them_once() -> None:
+    content = _file("jpeg", np.tile(RGB, (8, 8, 1)))
+    refusals = set()
+    for length in (100, 400, len(content) - 70):
+        with pytest.raises(ConfigurationError) as caught:
+            images.from_compressed("jpeg", content[:length])
+        refusals.add(str(caught.value))
+    assert len(refusals) == 1
+
+
 @pytest.mark.parametrize("words", ["", "16UC1; compressedDepth", "h264", "32FC1; compressedDepth png"])
-def test_formats_that_are_not_pictures_are_refused(words: str) -> None:
+def test_formats_that_are_not_images_are_refused(words: str) -> None:
     with pytest.raises(ConfigurationError, match="expected jpeg or png"):
         images.from_compressed(words, b"x" * 100)
 
@@ -146,7 +247,7 @@ def test_formats_that_are_not_pictures_are_refused(words: str) -> None:
     st.integers(0, 200),
     st.binary(max_size=4000),
 )
-def test_any_message_gives_a_picture_or_a_sentence(
+def test_any_message_gives_an_image_or_a_sentence(
     encoding: str, height: int, width: int, step: int, data: bytes
 ) -> None:
     try:
@@ -159,7 +260,7 @@ def test_any_message_gives_a_picture_or_a_sentence(
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=600), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"]), st.booleans())
-def test_any_bytes_called_jpeg_give_a_picture_or_a_sentence(body: bytes, head: bytes, ended: bool) -> None:
+def test_any_bytes_called_jpeg_give_an_image_or_a_sentence(body: bytes, head: bytes, ended: bool) -> None:
     with pytest.raises(ConfigurationError):
         images.from_compressed("jpeg", head + body + (b"\xff\xd9IEND" if ended else b""))
 

@@ -1,8 +1,8 @@
-"""What a camera driver sends -> rgb uint8 [H, W, 3]. ROS-free: takes the fields of Image and CompressedImage.
+"""Images of a camera driver -> rgb uint8 [H, W, 3]. ROS-free: takes the fields of Image and CompressedImage.
 
-The distribution's `cv_bridge` converts where it is installed and usable, OpenCV elsewhere; both give the same pixels.
-Every message that cannot be a picture ends in a ConfigurationError that names the field: a camera that is set up
-wrongly is for the user to put right.
+The distribution's `cv_bridge` converts if it is installed and usable, otherwise OpenCV; both give the same pixels.
+Every message that cannot be an image ends in a ConfigurationError that names the field, because a camera with wrong
+settings is for the user to put right.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 import struct
+import zlib
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +26,15 @@ Buffer = Any  # bytes, bytearray, memoryview, array.array or a numpy array of ui
 
 MAX_SIDE = 16384  # px; larger than any camera, small enough that a wrong header cannot take all memory
 MAX_PIXELS = 1 << 26
+# Source encodings of CompressedImage.format, in lower case, that hold distances instead of colour.
+DEPTH_ENCODINGS = ("16uc1", "16sc1", "32fc1", "64fc1")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Encoding:
-    channels: int  # bytes for each pixel
+    channels: int  # bytes per pixel
     to_rgb: int | None  # OpenCV's conversion code; None: already rgb
 
 
@@ -49,11 +55,26 @@ ENCODINGS = tuple(_ENCODINGS)
 def from_raw(
     encoding: str, height: int, width: int, step: int, data: Buffer, topic: str = "camera/image_raw"
 ) -> np.ndarray:
-    """The fields of a sensor_msgs/Image -> rgb uint8 [H, W, 3].
+    """Decode the fields of a sensor_msgs/Image.
 
-    `step` is the length of a row in bytes and may be longer than the row's pixels. The result is a view of `data`
-    where `encoding` is rgb8 without padding: do not write to it. Raises ConfigurationError naming the field of
-    `topic` that is wrong.
+    Parameters
+    ----------
+    encoding, height, width, data
+        As in the message.
+    step
+        Length of a row in bytes; it may be longer than the row's pixels.
+    topic
+        Named in messages.
+
+    Returns
+    -------
+    numpy.ndarray
+        rgb uint8 [H, W, 3]. For rgb8 without padding a view of `data`: do not write to it.
+
+    Raises
+    ------
+    ConfigurationError
+        If a field is wrong; names it.
     """
     kind = _ENCODINGS.get(encoding)
     if kind is None:
@@ -86,10 +107,27 @@ def from_raw(
 
 
 def from_compressed(format: str, data: Buffer, topic: str = "camera/image_raw/compressed") -> np.ndarray:
-    """The fields of a sensor_msgs/CompressedImage (jpeg or png) -> rgb uint8 [H, W, 3].
+    """Decode the fields of a sensor_msgs/CompressedImage.
 
-    `format` is as image_transport writes it, "rgb8; jpeg compressed bgr8", or as some drivers do, "jpeg". Raises
-    ConfigurationError naming the field of `topic` that is wrong.
+    Parameters
+    ----------
+    format
+        As image_transport writes it, "rgb8; jpeg compressed bgr8", or as some drivers do, "jpeg".
+    data
+        A JPEG or PNG file. Bytes behind its end are ignored; that is logged once per topic.
+    topic
+        Named in messages.
+
+    Returns
+    -------
+    numpy.ndarray
+        rgb uint8 [H, W, 3]. Grey becomes rgb, and alpha is left out, as in the raw encodings.
+
+    Raises
+    ------
+    ConfigurationError
+        If the format is another one, the file is cut or damaged, or it holds what no colour camera sends: 16 bits per
+        channel (depth), or inks (CMYK).
     """
     words = format.lower()
     if "compresseddepth" in words.replace(" ", "") or not any(name in words for name in ("jpeg", "jpg", "png")):
@@ -97,21 +135,27 @@ def from_compressed(format: str, data: Buffer, topic: str = "camera/image_raw/co
             f"topic {topic}: format is {format!r}, expected jpeg or png; set it in the camera driver (image_transport "
             "parameter `format`)"
         )
+    if words.partition(";")[0].strip() in DEPTH_ENCODINGS:
+        raise ConfigurationError(f"topic {topic}: format is {format!r}, a depth image; {_COLOUR_ADVICE}")
     flat = np.frombuffer(data, dtype=np.uint8)
     content = flat.tobytes()
-    size = _png_size(content) if content.startswith(_PNG_MAGIC) else _jpeg_size(content)
-    if size is None:
+    header = _png_header(content) if content.startswith(_PNG_MAGIC) else _jpeg_header(content)
+    if header is None:
         raise ConfigurationError(
-            f"topic {topic}: data ({flat.size} bytes) is not a whole jpeg or png picture, expected one as format "
-            f"{format!r} says; look for lost packets or a full disk at the camera driver"
+            f"topic {topic}: data is not a whole jpeg or png image, expected one as format {format!r} says; look for "
+            "lost packets or a full disk at the camera driver"
         )
-    _check_size(topic, *size)
+    if header.refused:
+        raise ConfigurationError(f"topic {topic}: data is {header.refused}; {_COLOUR_ADVICE}")
+    _check_size(topic, header.height, header.width)
+    if header.length < len(content):
+        _report_trailing_bytes(topic)
     try:
-        image = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(flat[: header.length], cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:
-        raise ConfigurationError(f"topic {topic}: data ({flat.size} bytes) does not decode as {format!r}")
+        raise ConfigurationError(f"topic {topic}: data does not decode as {format!r}")
     # imdecode assumes that the file holds what its format defines. Old publishers compressed rgb as if it were bgr
     # and say so; then the two swaps cancel.
     return image if "compressed rgb" in words else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -124,48 +168,92 @@ def _check_size(topic: str, height: int, width: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What the beginning of a whole JPEG or PNG file says about it."""
+
+    height: int
+    width: int
+    length: int  # bytes up to the end of the image
+    refused: str = ""  # what it holds, if that cannot be used
+
+
+@functools.cache
+def _report_trailing_bytes(topic: str) -> None:
+    """Log once per topic that bytes are ignored."""
+    log.warning("topic %s: bytes behind the end of the compressed image are ignored", topic)
+
+
+_COLOUR_ADVICE = "let the camera driver publish colour images with 8 bits per channel"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_CHUNK = struct.Struct(">I4s")  # length of the content, type; a CRC of 4 bytes follows the content
+_FRAME = struct.Struct(">BHHB")  # bits per channel, height, width, channels
 
 
-def _png_size(content: bytes) -> tuple[int, int] | None:
-    """(height, width) of a whole PNG, from its first chunk; None where the last chunk is missing."""
-    if len(content) < 45 or b"IEND" not in content[-64:]:
+def _png_header(content: bytes) -> _Header | None:
+    """Walk through the chunks of a PNG; None if one is cut or damaged, or the last one is missing."""
+    place, header = len(_PNG_MAGIC), b""
+    while place + 12 <= len(content):
+        length, kind = _CHUNK.unpack_from(content, place)
+        end = place + 8 + length
+        if end + 4 > len(content) or zlib.crc32(content[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
+            return None
+        if kind == b"IHDR" and length == 13:
+            header = content[place + 8 : end]
+        place = end + 4
+        if kind == b"IEND":
+            break
+    else:
         return None
-    width, height = struct.unpack(">II", content[16:24])
-    return height, width
+    if not header:
+        return None
+    width, height, bits, colour = struct.unpack_from(">IIBB", header)
+    refused = f"a PNG of 16-bit {'colour' if colour & 2 else 'grey values (depth)'}" if bits == 16 else ""
+    return _Header(height, width, place, refused)
 
 
-def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(height, width) of a whole JPEG, from its start-of-frame segment; None where the end is missing.
+def _jpeg_header(content: bytes) -> _Header | None:
+    """Walk through the segments of a JPEG up to its pixels, then look for the end; None if it is missing.
 
-    libjpeg fills what is missing with grey and goes on: a policy must not act on that.
+    libjpeg fills missing pixels with grey and continues: a policy must not act on that. Bytes of an end marker in the
+    segments (a thumbnail's) do not count.
     """
-    if len(content) < 64 or content[:2] != b"\xff\xd8" or b"\xff\xd9" not in content[-64:]:
+    if content[:2] != b"\xff\xd8":
         return None
     place = 2
-    while place + 9 < len(content):
+    frame: tuple[int, int, int, int] | None = None
+    while place + 4 <= len(content):
         if content[place] != 0xFF:
             return None
         marker = content[place + 1]
         if marker == 0xFF:  # fill byte
             place += 1
             continue
-        (length,) = struct.unpack(">H", content[place + 2 : place + 4])
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", content[place + 5 : place + 9])
-            return height, width
-        if length < 2:
+        length = int.from_bytes(content[place + 2 : place + 4])
+        if length < 2 or place + 2 + length > len(content):
             return None
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if length < 2 + _FRAME.size:
+                return None
+            frame = _FRAME.unpack_from(content, place + 4)
         place += 2 + length
-    return None
+        if marker == 0xDA:  # the pixels follow, in which 0xFF is always followed by 0 or by a marker
+            break
+    end = content.find(b"\xff\xd9", place) + 2
+    if frame is None or end < 2:
+        return None
+    bits, height, width, channels = frame
+    refused = f"a JPEG with {bits} bits per channel" if bits != 8 else ""
+    refused = refused or ("a JPEG of four inks (CMYK)" if channels == 4 else "")
+    return _Header(height, width, end, refused)
 
 
 @functools.cache
 def cv_bridge() -> Any | None:
-    """A `CvBridge` where one is installed and safe to use, else None; see `cv_bridge_status` for the reason.
+    """A `CvBridge` if one is installed and safe to use, else None; see `cv_bridge_status` for the reason.
 
     The distributions build cv_bridge against NumPy 1. Under NumPy 2 importing it prints a page of warnings and
-    calling it can crash the process, so it is left alone there.
+    calling it can crash the process, so it is not used there.
     """
     if int(np.__version__.split(".")[0]) >= 2:
         return None
@@ -173,13 +261,13 @@ def cv_bridge() -> Any | None:
         bridge = importlib.import_module("cv_bridge").CvBridge()
         probe = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
         usable = np.array_equal(_with_cv_bridge(bridge, "bgr8", probe), probe[..., ::-1])
-    except Exception:  # a binary that was built for another NumPy or OpenCV raises what it likes
+    except Exception:  # a binary that was built for another NumPy or OpenCV can raise anything
         return None
     return bridge if usable else None
 
 
 def cv_bridge_status() -> str:
-    """Who converts images here, in words for a log line and for `doctor`."""
+    """Name of the library that converts images, for a log line and for `doctor`."""
     if cv_bridge() is not None:
         return "cv_bridge"
     if int(np.__version__.split(".")[0]) >= 2 and importlib.util.find_spec("cv_bridge") is not None:
@@ -188,7 +276,7 @@ def cv_bridge_status() -> str:
 
 
 def _with_cv_bridge(bridge: Any, encoding: str, pixels: np.ndarray) -> np.ndarray:
-    """Rows without padding only: imgmsg_to_cv2 keeps the padding of multi-channel images as pixels."""
+    """Convert rows without padding: imgmsg_to_cv2 keeps the padding of multi-channel images as pixels."""
     height, width, channels = pixels.shape
     aliases = {"uyvy": "yuv422", "yuyv": "yuv422_yuy2"}  # cv_bridge does not know the newer names
     message = SimpleNamespace(
