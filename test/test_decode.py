@@ -1,0 +1,421 @@
+"""A bag that is replayed through the tools gives what the live node saw: the same arrays, or the same refusal.
+
+Every message is made by ROS, then decoded twice: as a subscriber gets it, and out of a bag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from foreign_bags import row, write_bag
+from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, PointCloud2, PointField
+from std_msgs.msg import Float32, String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from rlfp_ros.control import arm as arms
+from rlfp_ros.nodes import messages
+from rlfp_ros.perception.camera import camera_model
+from rlfp_ros.recording import decode
+from rlfp_ros.recording.message_types import deserialise
+from rlfp_ros.recording.reader import BagReader
+from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
+from rlfp_ros.schema import ConfigurationError
+
+PANDA = arms.load_arm("panda")
+NAMES = [*PANDA.joint_names, *PANDA.gripper.joint_names]
+RGB = np.random.default_rng(5).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+START = 1_790_000_000_000_000_000
+STEP = 10_000_000  # ns between joint states
+
+
+def type_name(message: object) -> str:
+    kind = type(message)
+    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
+
+
+def outcome(decoder: Callable[[Any], Any], message: Any) -> Any:
+    """The decoder's answer as something that can be compared, or its refusal."""
+    try:
+        found = decoder(message)
+    except ConfigurationError as error:
+        return str(error)
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        found = tuple(getattr(found, field.name) for field in dataclasses.fields(found))
+    return found
+
+
+def assert_same(live: Any, bag: Any) -> None:
+    assert type(live) is type(bag)
+    if isinstance(live, tuple):
+        assert len(live) == len(bag)
+        for one, other in zip(live, bag, strict=True):
+            assert_same(one, other)
+    elif isinstance(live, np.ndarray):
+        assert live.dtype == bag.dtype
+        np.testing.assert_array_equal(live, bag)
+    else:
+        np.testing.assert_equal(live, bag)
+
+
+def both_paths(message: Any, decoder: Callable[[], Callable[[Any], Any]]) -> Any:
+    """The outcome, which is the same for the subscriber's message and for the bag's. `decoder` makes a fresh one."""
+    content = serialize_message(message)
+    live = outcome(decoder(), deserialize_message(content, type(message)))
+    bag = outcome(decoder(), deserialise(content, type_name(message)))
+    assert_same(live, bag)
+    assert not isinstance(live, str) or "\n" not in live
+    return live
+
+
+# ---- joint states ----
+
+
+def joints(**fields: Any) -> JointState:
+    values = {"position": 9, "velocity": 9, "effort": 9} | {
+        name: value for name, value in fields.items() if isinstance(value, int)
+    }
+    message = JointState(name=fields.get("name", NAMES))
+    message.header.stamp.sec = 3
+    for name, count in values.items():
+        setattr(message, name, [0.01 * (place + 1) for place in range(count)])
+    for name, value in fields.items():
+        if isinstance(value, list) and name != "name":
+            setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        (joints(), ""),
+        (joints(effort=0), ""),
+        (joints(velocity=0), "velocity has 0 values, expected 9"),
+        (joints(velocity=0, effort=0), "velocity has 0 values, expected 9"),
+        (joints(position=0), "position has 0 values, expected 9"),
+        (joints(position=8), "position has 8 values, expected 9"),
+        (joints(effort=3), "effort has 3 values, expected 9"),
+        (joints(velocity=[float("nan")] * 9), ""),
+        (joints(effort=[float("inf")] * 9), ""),
+        (joints(name=[], position=0, velocity=0, effort=0), "is missing, found no names"),
+        (joints(name=[""] * 9), "joint panda_joint1, panda_joint2"),
+        (joints(name=NAMES[:7], position=7, velocity=7, effort=7), "joint panda_finger_joint1, panda_finger_joint2 is"),
+        (joints(name=["left_" + name for name in NAMES]), "is missing, found left_panda_joint1"),
+        (joints(name=[*NAMES, "panda_joint1"], position=10, velocity=10, effort=10), "more than once"),
+        (joints(name=["wheel", *NAMES], position=10, velocity=10, effort=10), ""),
+        (joints(name=NAMES[::-1]), ""),
+    ],
+)
+def test_joint_states(message: JointState, refusal: str) -> None:
+    found = both_paths(message, lambda: decode.JointMatcher(PANDA))
+    if refusal:
+        assert refusal in found
+    else:
+        order = [message.name.index(name) for name in PANDA.joint_names]
+        np.testing.assert_array_equal(found[1], np.array(message.position)[order])
+        np.testing.assert_array_equal(found[2], np.array(message.velocity)[order])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.sampled_from([*NAMES, "", "wheel"]), max_size=12),
+    st.tuples(*[st.lists(st.floats(width=64), max_size=12)] * 3),
+)
+def test_any_joint_state(names: list[str], values: tuple[list[float], ...]) -> None:
+    message = JointState(name=names, position=values[0], velocity=values[1], effort=values[2])
+    both_paths(message, lambda: decode.JointMatcher(PANDA))
+    found = deserialise(serialize_message(message), "sensor_msgs/msg/JointState")
+    assert_same((names, *map(np.array, map(list, values))), (found.name, *(  # all fields, empty ones too
+        np.array(list(field)) for field in (found.position, found.velocity, found.effort))))  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [["gripper_width"], ["width"], [], ["gripper_width", "gripper_width"]])
+def test_gripper_widths(names: list[str]) -> None:
+    found = both_paths(JointState(name=names, position=[0.03] * len(names)), lambda: decode.gripper_from_message)
+    assert found == (0, 0.03) if names == ["gripper_width"] else "expected ['gripper_width'] with one" in found
+
+
+# ---- images ----
+
+
+def image(encoding: str, rows: np.ndarray, **fields: Any) -> Image:
+    values = {"height": 6, "width": 8, "step": rows.shape[1]} | fields
+    return Image(encoding=encoding, data=rows.tobytes(), **values)
+
+
+def padded(rows: np.ndarray, count: int = 5) -> np.ndarray:
+    return np.hstack([rows, np.full((len(rows), count), 77, np.uint8)])
+
+
+ROWS = RGB.reshape(6, -1)
+BGR_ROWS = RGB[..., ::-1].reshape(6, -1)
+GREY = RGB[..., 0].copy()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (image("rgb8", ROWS), RGB),
+        (image("rgb8", padded(ROWS)), RGB),
+        (image("bgr8", BGR_ROWS), RGB),
+        (image("bgr8", padded(BGR_ROWS)), RGB),
+        (image("mono8", GREY), np.dstack([GREY] * 3)),
+        (image("mono8", padded(GREY)), np.dstack([GREY] * 3)),
+        (image("yuv422_yuy2", np.full((6, 16), 128, np.uint8)), None),
+        (image("uyvy", padded(np.full((6, 16), 128, np.uint8), 48)), None),
+        (image("16UC1", np.zeros((6, 16), np.uint8)), "encoding is '16UC1', expected one of rgb8"),
+        (image("32FC1", np.zeros((6, 32), np.uint8)), "encoding is '32FC1'"),
+        (image("", ROWS), "encoding is ''"),
+        (image("rgb8", ROWS, width=9), "step is 24, expected at least 27"),
+        (image("rgb8", ROWS, height=7), "data has 144 bytes, expected 168"),
+        (image("rgb8", ROWS, step=0), "step is 0, expected at least 24"),
+        (image("rgb8", ROWS, height=0), "width x height is 8 x 0"),
+        (image("rgb8", ROWS, height=2**31, width=2**31), "width x height is 2147483648 x 2147483648"),
+        (image("rgb8", np.zeros((6, 0), np.uint8), step=24), "data has 0 bytes, expected 144"),
+    ],
+)
+def test_images(message: Image, expected: np.ndarray | str | None) -> None:
+    found = both_paths(message, lambda: decode.image_from_message)
+    if isinstance(expected, str):
+        assert expected in found
+    elif expected is None:
+        assert np.ptp(found) == 0  # a grey of one brightness
+        assert found.shape == (6, 8, 3)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+PNG = cv2.imencode(".png", RGB[..., ::-1])[1].tobytes()
+DEPTH = cv2.imencode(".png", np.full((6, 8), 700, np.uint16))[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("format", "data", "refusal"),
+    [
+        ("png", PNG, ""),
+        ("rgb8; png compressed bgr8", PNG, ""),
+        ("png", PNG[:-20], "not a whole"),
+        ("png", b"", "not a whole"),
+        ("16UC1; png compressed ", DEPTH, "16"),
+        ("png", DEPTH, "16"),
+        ("h264", PNG, "expected jpeg or png"),
+        ("", PNG, "expected jpeg or png"),
+    ],
+)
+def test_compressed_images(format: str, data: bytes, refusal: str) -> None:
+    found = both_paths(CompressedImage(format=format, data=data), lambda: decode.image_from_message)
+    if refusal:
+        assert isinstance(found, str)
+        assert refusal in found
+    else:
+        np.testing.assert_array_equal(found, RGB)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({}, ""),
+        ({"d": [0.1, 0.2, 0.0, 0.0, 0.0], "distortion_model": "plumb_bob"}, ""),
+        ({"d": [0.1] * 4, "distortion_model": "equidistant"}, "distortion_model is 'equidistant'"),
+        ({"d": [float("nan")] * 5, "distortion_model": "plumb_bob"}, "d is [nan"),
+        ({"k": [0.0] * 9}, "k has fx 0 and fy 0"),
+        ({"k": [float("nan")] * 9}, "k has fx nan"),
+    ],
+)
+def test_camera_infos(fields: dict[str, Any], refusal: str) -> None:
+    values = {"width": 84, "height": 84, "k": [90.0, 0, 42, 0, 90, 42, 0, 0, 1]} | fields
+    found = both_paths(CameraInfo(**values), lambda: camera_model)
+    assert (refusal in found) if refusal else found[:2] == (84, 84)
+
+
+# ---- what the graph publishes ----
+
+
+def cloud(**fields: Any) -> PointCloud2:
+    message = messages.features_message(7, np.arange(12, dtype=np.float32).reshape(4, 3), "camera")
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def point_field(name: str, offset: int, datatype: int = PointField.FLOAT32, count: int = 1) -> PointField:
+    return PointField(name=name, offset=offset, datatype=datatype, count=count)
+
+
+XYZ = [point_field("x", 0), point_field("y", 4), point_field("z", 8)]
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        (cloud(), ""),
+        (messages.features_message(7, np.arange(24, dtype=np.float32), "camera"), ""),
+        (PointCloud2(), "fields are none"),
+        (cloud(fields=XYZ), "fields are x, y, z in 16 bytes"),
+        (cloud(fields=[*XYZ, point_field("intensity", 12)]), "fields are x, y, z, intensity"),
+        (cloud(fields=[*XYZ, point_field("confidence", 16)]), "expected packed"),
+        (cloud(fields=[*XYZ, point_field("confidence", 12, PointField.FLOAT64)]), "expected packed"),
+        (cloud(fields=[*XYZ, point_field("confidence", 12, count=2)]), "expected packed"),
+        (cloud(is_bigendian=True), "expected packed little-endian"),
+        (cloud(point_step=20), "in 20 bytes"),
+        (cloud(width=5), "data has 64 bytes, expected 80"),
+        (cloud(data=b""), "data has 0 bytes, expected 64"),
+        (cloud(width=0, data=b""), ""),
+    ],
+)
+def test_features(message: PointCloud2, refusal: str) -> None:
+    found = both_paths(message, lambda: decode.features_from_message)
+    assert (refusal in found) if refusal else found.dtype == np.float32
+
+
+@pytest.mark.parametrize("frame", ["panda_link0", "", "world"])
+@pytest.mark.parametrize("value", [0.25, float("nan"), float("-inf")])
+def test_poses_twists_goals_and_scores(frame: str, value: float) -> None:
+    refused = frame != "panda_link0"
+    twist = TwistStamped()
+    twist.twist.linear.x, twist.twist.angular.z = value, 0.5
+    pose = PoseWithCovarianceStamped()
+    pose.pose.pose.position.y, pose.pose.covariance = value, np.arange(36.0)
+    goal = PointStamped()
+    goal.point.z = value
+    for message in (twist, pose, goal):
+        message.header.frame_id = frame
+    for message, decoder in ((twist, decode.twist_from_message), (pose, decode.object_pose_from_message)):
+        found = both_paths(message, lambda decoder=decoder: lambda m: decoder(m, "panda_link0"))
+        assert isinstance(found, str) == refused
+    found = both_paths(goal, lambda: lambda m: decode.goal_from_message(m, "panda_link0", "camera", np.eye(4)))
+    assert isinstance(found, str) == (refused or not np.isfinite(value))
+    np.testing.assert_equal(both_paths(Float32(data=value), lambda: decode.domain_shift_from_message), value)
+
+
+def trajectory(**fields: Any) -> JointTrajectory:
+    values = {"positions": [0.1] * 7, "velocities": [0.2] * 7, "accelerations": [0.3] * 7} | fields
+    points = [JointTrajectoryPoint(**values) for _ in range(2)]
+    points[0].time_from_start.nanosec, points[1].time_from_start.nanosec = 4_000_000, 8_000_000
+    return JointTrajectory(joint_names=list(PANDA.joint_names), points=points)
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        (trajectory(), ""),
+        (trajectory(accelerations=[]), r"points[0].accelerations has 0 values, expected 7"),
+        (trajectory(positions=[0.0] * 6), r"points[0].positions has 6 values"),
+        (trajectory(velocities=[float("nan")] * 7), ""),
+        (trajectory(effort=[1.0] * 7), ""),
+        (JointTrajectory(), "joint_names is []"),
+        (JointTrajectory(joint_names=list(PANDA.joint_names)), "points is empty"),
+    ],
+)
+def test_trajectories(message: JointTrajectory, refusal: str) -> None:
+    found = both_paths(message, lambda: lambda m: decode.trajectory_from_message(m, PANDA.joint_names))
+    assert (refusal in found) if refusal else found[2].shape == (2, 3, 7)
+    both_paths(message, lambda: lambda m: decode.joint_velocities_from_message(m, PANDA.joint_names))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1, "phase": "reset"}', '{"id": 1, "phase": "x"}', "ümläut"])
+def test_episodes(text: str) -> None:
+    for decoder in (decode.episode_from_message, decode.ready_from_message):
+        both_paths(String(data=text), lambda decoder=decoder: lambda m: str(decoder(m)))
+
+
+# ---- whole bags ----
+
+
+def recording(
+    folder: Path,
+    joint_state: Callable[[int], JointState],
+    stamp: Callable[[int], int] = lambda ns: ns,
+    kind: str = "mcap",
+) -> Path:
+    """One second: joints at 100 Hz that stand in one posture, then in another; an image every 50 ms."""
+    rows = []
+    for number in range(200):
+        time_ns = START + number * STEP
+        state = joint_state(number)
+        state.header.stamp = messages.stamp_message(time_ns)
+        rows.append(row("/joint_states", state, time_ns))
+        if number % 5 == 0:
+            picture = messages.image_message(stamp(time_ns), np.full((8, 8, 3), number, np.uint8), "camera")
+            rows.append(row("/camera/image_raw", picture, time_ns + 1))
+    return write_bag(folder, rows, kind)
+
+
+def still(number: int, **fields: Any) -> JointState:
+    message = joints(**fields)
+    message.position = [0.5 * (number >= 100)] * len(message.position)
+    message.velocity = [0.0] * len(message.velocity)
+    return message
+
+
+def test_joints_without_velocities_are_refused_in_a_bag_as_by_the_live_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = recording(tmp_path / "bag", lambda number: still(number, velocity=0))
+    with pytest.raises(ConfigurationError, match=r"velocity has 0 values, expected 9.*let the arm's driver publish"):
+        standing_snapshots(folder, PANDA)
+    assert "200 joint states are refused" in caplog.text
+    assert all(snapshot.joints is None for snapshot in read_snapshots(folder, PANDA))
+
+
+@pytest.mark.parametrize("kind", ["mcap", "db3"])
+def test_joints_without_efforts_and_of_other_devices_do_not_matter(tmp_path: Path, kind: str) -> None:
+    def state(number: int) -> JointState:
+        return still(number, effort=0) if number % 2 else JointState(name=["wheel"], position=[1.0])
+
+    snapshots = standing_snapshots(recording(tmp_path / "bag", state, kind=kind), PANDA)
+    assert [float(snapshot.joints.positions[0]) for snapshot in snapshots] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "reason"),
+    [
+        (lambda ns: 0, "message 1 has stamp 0"),
+        (lambda ns: ns if ns < START + 100 * STEP else ns - 10**12, "message 21 goes back by"),
+        (lambda ns: START, "39 of 40 messages have the stamp of the message before"),
+        (lambda ns: 0 if ns == START + 50 * STEP else ns, "message 11 has stamp 0"),
+    ],
+)
+def test_images_with_unusable_stamps_are_ordered_by_the_times_of_recording(
+    tmp_path: Path, stamp: Callable[[int], int], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = [snapshot.stamp_ns for snapshot in standing_snapshots(recording(tmp_path / "good", still), PANDA)]
+    assert caplog.messages == []
+    folder = recording(tmp_path / "bag", still, stamp)
+    found = list(read_snapshots(folder, PANDA))
+    assert len(found) == 40
+    assert len({snapshot.stamp_ns for snapshot in found}) == 40
+    assert reason in caplog.text
+    assert "the times of recording are used" in caplog.text
+    snapshots = standing_snapshots(folder, PANDA)
+    assert [float(snapshot.joints.positions[0]) for snapshot in snapshots] == [0.0, 0.5]
+    np.testing.assert_allclose([snapshot.stamp_ns for snapshot in snapshots], expected, atol=STEP)
+
+
+def test_two_images_that_swapped_places_do_not_make_stamps_unusable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    swapped = {START + 50 * STEP: START + 55 * STEP, START + 55 * STEP: START + 50 * STEP}
+    folder = recording(tmp_path / "bag", still, lambda ns: swapped.get(ns, ns))
+    found = [snapshot.stamp_ns for snapshot in read_snapshots(folder, PANDA)]
+    assert sorted(found) != found
+    assert caplog.messages == []
+
+
+def test_a_bag_of_compressed_images_gives_the_same_images(tmp_path: Path) -> None:
+    message = CompressedImage(format="rgb8; png compressed bgr8", data=PNG)
+    message.header.stamp.sec = 1
+    folder = write_bag(tmp_path / "bag", [row("/camera/image_raw/compressed", message, START)])
+    (snapshot,) = read_snapshots(folder)
+    np.testing.assert_array_equal(snapshot.image, RGB)
+    with BagReader(folder) as bag:
+        assert list(bag.topics) == ["/camera/image_raw/compressed"]
