@@ -225,7 +225,8 @@ def test_compressed_images(format: str, data: bytes, refusal: str) -> None:
     [
         ({}, ""),
         ({"d": [0.1, 0.2, 0.0, 0.0, 0.0], "distortion_model": "plumb_bob"}, ""),
-        ({"d": [0.1] * 4, "distortion_model": "equidistant"}, "distortion_model is 'equidistant'"),
+        ({"d": [0.1] * 4, "distortion_model": "equidistant"}, ""),
+        ({"d": [0.1] * 4, "distortion_model": "unknown"}, "distortion_model is 'unknown'"),
         ({"d": [float("nan")] * 5, "distortion_model": "plumb_bob"}, "d is [nan"),
         ({"k": [0.0] * 9}, "k has fx 0 and fy 0"),
         ({"k": [float("nan")] * 9}, "k has fx nan"),
