@@ -37,6 +37,8 @@ from rlfp_ros.schema import ConfigurationError
 # SIGINT at once, then harder. Every child is gone within 3 s of the first signal, with room for a loaded machine.
 SIGTERM_AFTER_S = 1.5
 SIGKILL_AFTER_S = 2.3
+# A terminal, a parent and `timeout` may each pass one Ctrl-C on: signals this close together are one.
+SAME_SIGNAL_S = 1.0
 CONFIGURATION_EXIT_CODE = 2  # a node that was given something wrong: restarting it changes nothing
 TAIL_LINES = 12  # of a node that died, shown at the end of the run
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI, one for each node
@@ -114,6 +116,9 @@ class Runner:
         self._thread: threading.Thread | None = None
         self._resources = contextlib.ExitStack()
         self._began = 0.0
+        self._signals = 0  # that the user sent, repetitions not counted
+        self._signalled_at = -SAME_SIGNAL_S
+        self._failed: _Child | None = None  # the node that ended the run
         self.failure: str | None = None  # one sentence, where the run failed
         self.restarts: dict[str, int] = {}
 
@@ -269,7 +274,7 @@ class Runner:
         child.process = None
 
     def _end_all(self) -> None:
-        """SIGINT, SIGTERM, SIGKILL, each to those that are left; then whatever they had started."""
+        """Send SIGINT, SIGTERM and SIGKILL, each to those that are left; then end whatever they had started."""
         alive = [child for child in self._children if child.process]
         offspring: list[psutil.Process] = []
         for child in alive:
@@ -278,31 +283,42 @@ class Runner:
                 offspring += psutil.Process(child.process.pid).children(recursive=True)
         started = time.monotonic()
         steps = [(0.0, signal.SIGINT), (SIGTERM_AFTER_S, signal.SIGTERM), (SIGKILL_AFTER_S, signal.SIGKILL)]
+        sent: list[str] = []
         while alive:
             if steps and time.monotonic() - started >= steps[0][0]:
                 _, number = steps.pop(0)
                 for child in alive:
-                    assert child.process
-                    if number is signal.SIGKILL:
-                        self._say(f"{child.spec.name} ignored SIGINT and SIGTERM and was killed")
-                        with contextlib.suppress(ProcessLookupError, PermissionError):
-                            os.killpg(child.process.pid, signal.SIGKILL)
-                    child.process.send_signal(number)
+                    self._send(child, number, sent)
+                sent.append(number.name)
             try:
                 remaining = started + steps[0][0] - time.monotonic() if steps else None
-                kind, child, code = self._events.get(timeout=None if remaining is None else max(0.0, remaining))
+                kind, child, _ = self._events.get(timeout=None if remaining is None else max(0.0, remaining))
             except queue.Empty:
                 continue
             if kind == "exited":
                 self._finish(child)
                 alive.remove(child)
-            elif code >= 128:  # the user's second Ctrl-C: no more patience
-                steps = [(0.0, signal.SIGKILL)]
+            elif self._signals > 1:  # the user's second Ctrl-C: wait no longer
+                steps = [step for step in steps if step[1] is signal.SIGKILL]
+                steps = [(0.0, number) for _, number in steps]
         for process in offspring:  # those in sessions of their own
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
+    def _send(self, child: _Child, number: signal.Signals, sent: list[str]) -> None:
+        assert child.process
+        if number is signal.SIGKILL:
+            self._say(f"{child.spec.name} did not end after {' and '.join(sent)} and was killed")
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+        child.process.send_signal(number)
+
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._signalled_at < SAME_SIGNAL_S:
+            return
+        self._signalled_at = now
+        self._signals += 1
         self._events.put(("stop", None, 128 + number))
 
     # --- output ------------------------------------------------------------------------------------------------------
@@ -334,7 +350,7 @@ class Runner:
         self._write("rlfp", text, always=always)
 
     def _report(self) -> None:
-        child: _Child | None = getattr(self, "_failed", None)
+        child = self._failed
         self._say(self.failure or "", always=True)
         if child is not None and child.tail:
             self._say(f"the last lines of {child.spec.name}:", always=True)
