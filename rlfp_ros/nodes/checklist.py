@@ -28,6 +28,7 @@ from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
 from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.schema import ConfigurationError
 
 PERIOD_S = 0.5  # between two lists
@@ -70,6 +71,7 @@ class ChecklistNode(Node):
         self.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
         self._joint_states_topic = arm.topics.joint_states
         self._frequent: list[Any] = []
+        self._joint_states: DriverSubscription | None = None
         self._listen()
         self.diagnostics = Diagnostics(self, self._report, hardware_id=arm.name)
         self.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -77,13 +79,14 @@ class ChecklistNode(Node):
     def _listen(self) -> None:
         """Take what comes often, from now on."""
         checklist = self._checklist
-        subscribe = self.create_subscription
+        self._joint_states = DriverSubscription(
+            self, JointState, self._joint_states_topic, self._on_joint_states, m.JOINT_STATES_LATEST
+        )
         self._frequent = [
             self._follow(PointCloud2, m.FEATURES.name, checklist.features),
             self._follow(TwistStamped, m.RESIDUAL.name, checklist.residual),
             self._follow(Header, m.HEARTBEAT.name, checklist.heartbeat),
-            subscribe(JointState, self._joint_states_topic, self._on_joint_states, m.JOINT_STATES_LATEST),
-            subscribe(Float32, m.DOMAIN_SHIFT.name, self._on_domain_shift, m.LATEST),
+            self.create_subscription(Float32, m.DOMAIN_SHIFT.name, self._on_domain_shift, m.LATEST),
         ]
 
     def _follow(self, message_type: Any, topic: str, flow: Flow) -> Any:
@@ -128,6 +131,8 @@ class ChecklistNode(Node):
         if self._enabled and not was_enabled:
             for subscription in self._frequent:
                 self.destroy_subscription(subscription)
+            if self._joint_states is not None:
+                self._joint_states.destroy()
         elif was_enabled and not self._enabled:
             self._listen()
 

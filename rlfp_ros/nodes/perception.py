@@ -19,6 +19,7 @@ from rlfp_ros.contract import load_bundle
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.messages import CAMERA_SUBSCRIPTION
+from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception import images, overlay
 from rlfp_ros.perception.camera import CameraModel, ImageKind, camera_model, is_rectified
 from rlfp_ros.perception.encoder import Percept, Perception
@@ -86,7 +87,9 @@ class PerceptionNode(Node):
         self._domain_shift = self._publisher(messages.DOMAIN_SHIFT)
         self._overlay = self._publisher(messages.OVERLAY)
         self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
-        self.create_subscription(CameraInfo, messages.CAMERA_INFO.name, self._on_camera_info, CAMERA_SUBSCRIPTION)
+        DriverSubscription(
+            self, CameraInfo, messages.CAMERA_INFO.name, self._on_camera_info, CAMERA_SUBSCRIPTION, keeps_latched=True
+        )
         self._image_subscription: Any = None
         self._choose_transport()
         self.create_timer(LOOK_FOR_PUBLISHERS_S, self._choose_transport, clock=Clock(clock_type=ClockType.STEADY_TIME))

@@ -24,6 +24,7 @@ from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.nodes.executor import take
+from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError, Schema
 
@@ -90,8 +91,8 @@ class PolicyNode(Node):
         self._gripper = self._publisher(messages.GRIPPER)
         self._ready = self._publisher(messages.EPISODE_READY)
         self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
-        self._joint_states = self.create_subscription(
-            JointState, messages.JOINT_STATES.name, self._on_joint_state, messages.JOINT_STATES_HISTORY, raw=True
+        self._joint_states = DriverSubscription(
+            self, JointState, messages.JOINT_STATES.name, self._on_joint_state, messages.JOINT_STATES_HISTORY, raw=True
         )
         self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self.create_subscription(PointStamped, messages.GOAL.name, self._on_goal, messages.LATCHED)
@@ -115,7 +116,7 @@ class PolicyNode(Node):
     @property
     def polled(self) -> tuple[Any, ...]:
         """For the executor: joints are taken with the next features, and wake this node only where those wait."""
-        return (self._joint_states,) if self._pending is None else ()
+        return (self._joint_states.current,) if self._pending is None else ()
 
     def _on_joint_state(self, message: bytes) -> None:
         stamp = messages.serialised_stamp_ns(message)
@@ -153,7 +154,7 @@ class PolicyNode(Node):
             self._say_fault(str(error))
             return
         seen = _Seen(stamp, features, message.header.frame_id)
-        while (taken := take(self._joint_states)) is not None:
+        while (taken := take(self._joint_states.current)) is not None:
             self._on_joint_state(taken[0])
         if self._history and self._history[-1][0] >= stamp:
             self._pending = None

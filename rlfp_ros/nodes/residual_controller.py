@@ -35,6 +35,7 @@ from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError
 
@@ -138,8 +139,8 @@ class ResidualControllerNode(Node):
             if qos.deadline == messages.DEADLINE:  # of a stream the newest alone counts
                 qos, events = messages.STREAM, self._streams.watch(topic.name)
             self.create_subscription(topic.type, topic.name, callback, qos, event_callbacks=events)
-        self.create_subscription(
-            JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
+        DriverSubscription(
+            self, JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
         if self.settings.require_checklist:
             # Not latched: a list from before this node's start, when another one moved the arm, is no list of now.
