@@ -1,8 +1,11 @@
-"""Installs what is data beside the Python package: `share/rlfp_ros` and the entry in the ament resource index.
+"""Installs the data beside the Python package, and what differs between pip and colcon. The rest is in setup.cfg.
 
-Everything else, requirements included, is in setup.cfg.
+- pip puts console scripts on PATH, so a wheel has only `rlfp`. colcon puts them into lib/rlfp_ros, where `ros2 run`
+  looks for a package's executables, so there every node is one.
+- pip needs `python_requires`. colcon cannot read it.
 """
 
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -26,4 +29,16 @@ def data_files():
     return entries
 
 
-setup(data_files=data_files())
+# colcon reads the options with --dry-run and builds with install or develop; pip and build call other commands.
+BY_COLCON = {"--dry-run", "install", "develop"} & set(sys.argv)
+NODES = sorted(path.stem for path in (ROOT / PACKAGE / "nodes").glob("*.py") if "\ndef main(" in path.read_text())
+COMMAND = f"rlfp = {PACKAGE}.cli:main"
+
+setup(
+    data_files=data_files(),
+    **(
+        {"entry_points": {"console_scripts": [COMMAND, *(f"{name} = {PACKAGE}.nodes.{name}:main" for name in NODES)]}}
+        if BY_COLCON
+        else {"entry_points": {"console_scripts": [COMMAND]}, "python_requires": ">=3.11,<3.13"}
+    ),
+)

@@ -325,18 +325,6 @@ def test_parameter_file_speaks_of_nodes_and_parameters_that_exist(which: Graph) 
     ControllerSettings(**document["/**/residual_controller"]["ros__parameters"])
 
 
-def test_every_executable_is_declared_as_a_console_script() -> None:
-    import configparser
-
-    config = configparser.ConfigParser(interpolation=None)
-    config.read(ROOT / "setup.cfg")
-    scripts = config["options.entry_points"]["console_scripts"].split("\n")
-    declared = dict(line.split(" = ") for line in scripts if line)
-    for which in GRAPHS.values():
-        for node in which.nodes:
-            assert declared[node.executable] == f"rlfp_ros.nodes.{node.executable}:main"
-
-
 def test_controller_yaml_interpolates_from_the_desired_state_and_names_the_arms_joints() -> None:
     from rlfp_ros.control.arm import load_arm
 
