@@ -8,7 +8,8 @@
 
 All on the same seeds, in process.
 
-    ./rlfp bench baselines [BUNDLE ...] [--episodes N] [--profile P] [--json FILE] [--document docs/results.md]
+    ./rlfp bench baselines [BUNDLE ...] [--episodes N] [--profile P] [--json FILE]
+                            [--document docs/explanation/results.md]
 """
 
 from __future__ import annotations

@@ -539,7 +539,7 @@ def measure_faults(
 
 
 def summary(fault: Fault, trials: list[Trial]) -> dict[str, Any]:
-    """One row of the table. `met`: the promise of docs/safety.md held in every trial."""
+    """One row of the table. `met`: the promise of docs/explanation/safety.md held in every trial."""
     figures = [f.name for f in dataclasses.fields(Trial) if f.name != "reasons"]
     rows = {name: np.array([getattr(t, name) for t in trials], dtype=float) for name in figures}
     stopped, resumed = rows["stopped"], rows["resumed"]

@@ -1,7 +1,8 @@
 """What each representation gives: the object's position read from its features, and a policy's success on them.
 
     ./rlfp bench representations [--only cnn/vae spatial] [--seeds 0 1 2] [--success] [--minutes 30]
-                                 [--folder runs/representations] [--json FILE] [--document docs/representations.md]
+                                 [--folder runs/representations] [--json FILE]
+                                 [--document docs/explanation/representations.md]
 
 All learn from the same pictures of `reach` under the profile `train`, with the same number of gradient steps on as
 many pictures each. Then the encoder is frozen, and two probes learn the object's position from its features: a linear

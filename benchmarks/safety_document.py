@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the generated parts of docs/safety.md: parameters, reason codes and, given their JSON, the measured tables.
+"""Writes the generated parts of docs/explanation/safety.md: its parameters, reason codes and measured tables.
 
     .venv/bin/python benchmarks/safety_document.py [--stops FILE] [--safety FILE] [--check]
 
@@ -24,7 +24,7 @@ from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.supervisor import Reason
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT = ROOT / "docs" / "safety.md"
+DOCUMENT = ROOT / "docs" / "explanation" / "safety.md"
 
 HOLD, STOP, GAIN, NONE = "HOLDING, clears itself", "STOPPED, latched", "residual gain 0, base goes on", "counted only"
 REASONS: dict[Reason, tuple[str, str]] = {

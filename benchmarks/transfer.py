@@ -2,9 +2,9 @@
 
     ./rlfp bench transfer reach_panda --episodes 200                       # every place, the same seeds
     ./rlfp bench transfer reach_panda --ablations --work 0.5 --episodes 200  # also policies of other quality
-    ./rlfp bench transfer reach_panda --ablations --only-table --document docs/transfer.md
+    ./rlfp bench transfer reach_panda --ablations --only-table --document docs/explanation/transfer.md
     ./rlfp bench transfer reach_panda --ablations --seeds 0 1 2 --work 0.5 --places train validation \
-        --episodes 100 --minutes 60 --results docs/results.md              # what each part of training is worth
+        --episodes 100 --minutes 60 --results docs/explanation/results.md  # what each part of training is worth
 
 Plays the same seeds in PyBullet under `train` and `validation` and in every MuJoCo room. With `--ablations` it also
 trains policies that lack one thing each, once for each of `--seeds`. Resumable: a training goes on where it stopped,
@@ -433,7 +433,7 @@ def _write_document(path: Path, marks: tuple[str, str], tables: list[Rows], play
     for title, header, rows in tables:
         if rows:
             lines = ["| " + " | ".join(cells) + " |" for cells in (header, tuple("---" for _ in header), *rows)]
-            parts.append("\n".join([f"### {title[0].upper()}{title[1:]}", "", *lines]))
+            parts.append("\n".join([f"## {title[0].upper()}{title[1:]}", "", *lines]))
     put_between(path, *marks, "\n\n".join(parts))
 
 

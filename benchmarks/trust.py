@@ -4,7 +4,7 @@ Pictures of fresh episodes, as training renders them. The score is to tell train
 profile `validation`, inverted colours, a blacked-out half, exchanged colour channels, and cameras that stand elsewhere.
 The pose head's nominal 50, 90 and 99 % regions are held against the true positions under `train` and `validation`.
 
-    ./rlfp bench trust [--bundle NAME] [--pictures N] [--json FILE] [--document docs/trust.md]
+    ./rlfp bench trust [--bundle NAME] [--pictures N] [--json FILE] [--document docs/explanation/trust.md]
 """
 
 from __future__ import annotations

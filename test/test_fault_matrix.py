@@ -9,7 +9,7 @@ pytest.importorskip("rclpy")
 from benchmarks import fault_matrix
 
 NAMES = ["estop", "nan_action", "joint_states_stale", "controller_killed"]
-BUSY_MS = 150.0  # what a loaded machine may add to the times that docs/safety.md promises
+BUSY_MS = 150.0  # what a loaded machine may add to the times that docs/explanation/safety.md promises
 
 
 def test_faults_stop_the_arm_in_time_latch_and_resume_as_documented() -> None:

@@ -17,7 +17,7 @@ from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.supervisor import LATE
 from rlfp_ros.graph import resolution
 from rlfp_ros.graph.arguments import parse_arguments, parse_assignments
-from rlfp_ros.graph.catalogue import GRAPHS, find_graph
+from rlfp_ros.graph.catalogue import find_graph
 from rlfp_ros.graph.dds import dds_environment, environment
 from rlfp_ros.graph.description import Graph, OnExit, Resolved
 from rlfp_ros.graph.node_process import node_command
@@ -139,7 +139,7 @@ def arms_with_a_driver() -> list[str]:
 def test_shipped_drivers_take_the_robots_address(arm: str) -> None:
     (included,) = run_of(REAL_ARM, arm=arm, robot_ip="10.0.0.7").included
     assert included.arguments["robot_ip"] == "10.0.0.7"
-    assert (ROOT / "docs" / "hardware" / f"{arm}.md").read_text().count(included.launch_file) >= 1
+    assert (ROOT / "docs" / "how-to" / "hardware" / f"{arm}.md").read_text().count(included.launch_file) >= 1
 
 
 def test_default_bundle_is_named_after_task_and_arm() -> None:

@@ -70,7 +70,7 @@ def test_imports_point_one_way(path: Path) -> None:
     part = part_of(path)
     if part == "rlfp_ros":
         return
-    assert part in PARTS, f"{part} has no place in the layout; give it one in docs/architecture.md and in this test"
+    assert part in PARTS, f"{part} has no place in the layout; give it one in PARTS"
     for line, module in imports(path):
         words = module.split(".")
         if words[0] == "rlfp_ros" and len(words) > 1:

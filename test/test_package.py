@@ -25,7 +25,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a virtual environment with the wheel in it; dependencies come from the test's own environment."""
+    """The bin folder of a virtual environment with the wheel; dependencies come from the test's own environment."""
     folder = tmp_path_factory.mktemp("package")
     ignored = shutil.ignore_patterns(".*", "runs", "build", "install", "log", "__pycache__", "*.egg-info", "dist")
     shutil.copytree(ROOT, folder / "source", ignore=ignored)

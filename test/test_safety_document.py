@@ -1,4 +1,4 @@
-"""docs/safety.md says what the code does: its tables are those that the code gives."""
+"""docs/explanation/safety.md says what the code does: its tables are those that the code gives."""
 
 from __future__ import annotations
 

@@ -140,7 +140,10 @@ class Checklist:
     # --- camera -----------------------------------------------------------------------------------------------------
 
     def _camera_line(self) -> Line:
-        fix = "correct it at the camera's driver (docs/hardware/) or with camera:=, image_topic:=, camera_info_topic:="
+        fix = (
+            "correct it at the camera's driver (docs/how-to/hardware/) or with camera:=, image_topic:=, "
+            "camera_info_topic:="
+        )
         if self.perception:
             return Line(name="camera", ok=False, found=self.perception, fix=fix)
         if not self.camera:

@@ -10,7 +10,7 @@ from rlfp_ros.graph.parts import ARM, COMMON, CONTROLLER, PERCEPTION, POLICY, RE
 
 @dataclass(frozen=True)
 class Camera:
-    """What a camera's driver calls its topics when it is started as docs/hardware/ says."""
+    """What a camera's driver calls its topics when it is started as docs/how-to/hardware/ says."""
 
     image_topic: str
     camera_info_topic: str
@@ -68,7 +68,10 @@ REAL_ARM = Graph(
             pattern=r"[A-Za-z0-9_.:-]*",
         ),
         Argument(
-            "camera", "custom", "the camera's driver, which names its topics (docs/hardware/)", choices=tuple(CAMERAS)
+            "camera",
+            "custom",
+            "the camera's driver, which names its topics (docs/how-to/hardware/)",
+            choices=tuple(CAMERAS),
         ),
         Argument(
             "image_topic",
