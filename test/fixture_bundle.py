@@ -26,7 +26,12 @@ T_BASE_CAMERA = {"xyz": [0.5, 0.0, 0.8], "quaternion_xyzw": [0.70710678, -0.7071
 
 
 def make_bundle(
-    directory: Path, name: str = "tiny", goal: str = "none", in_joint_space: bool = False, arm_name: str = "panda"
+    directory: Path,
+    name: str = "tiny",
+    goal: str = "none",
+    in_joint_space: bool = False,
+    arm_name: str = "panda",
+    task: str = "reach",
 ) -> Bundle:
     """Write the bundle into `directory / name`. Its action is a twist, or velocities of the joints 1, 4 and 6.
 
@@ -54,7 +59,7 @@ def make_bundle(
     document: dict[str, Any] = {
         "schema": 1,
         "name": name,
-        "task": "reach",
+        "task": task,
         "arm": {
             "name": arm.name,
             "joint_names": list(arm.joint_names),

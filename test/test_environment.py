@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,27 +13,31 @@ from gymnasium.utils.env_checker import check_env
 from rlfp_ros.contract import BaseController
 from rlfp_ros.evaluation.feature_errors import measure_feature_errors
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.seeds import DRAWN
 from rlfp_ros.simulation.deployment import Behaviour
 from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors, fit
+from rlfp_ros.simulation.gymnasium_ids import environment_id
 from rlfp_ros.simulation.tasks.task import TASKS
 
 
 def teacher_episode(env: ManipulationEnv, seed: int) -> tuple[list[np.ndarray], bool]:
     env.reset(seed=seed)
-    pictures, ended = [], False
+    images, ended = [], False
     while not ended:
         action = env.world.task.teacher(env.world, env.behaviour.action)
         _, _, terminated, truncated, info = env.step(action)
-        pictures.append(env.render().copy())
+        images.append(env.render().copy())
         ended = terminated or truncated
-    return pictures, info["success"]
+    return images, info["success"]
 
 
+@pytest.mark.parametrize("task", ["reach", "push", "lift", "place"])
 @pytest.mark.parametrize("observation", ["pixels", "state", "both"])
-def test_gymnasium_accepts_the_environment(observation: str) -> None:
-    env = gymnasium.make("rlfp_ros/Reach-v0", observation=observation, profile="train")
-    check_env(env.unwrapped, skip_render_check=True)
+def test_gymnasium_accepts_the_environment(task: str, observation: str) -> None:
+    env = gymnasium.make(environment_id(task), observation=observation, profile="train", render_mode="rgb_array")
+    check_env(env.unwrapped)
+    assert env.metadata["render_fps"] == 30
     env.close()
 
 
@@ -67,7 +72,7 @@ def test_an_error_model_is_fitted_to_errors_like_those_it_makes() -> None:
     np.testing.assert_allclose(found.confidence, ERRORS.confidence, atol=0.01)
 
 
-def test_features_from_the_truth_have_an_encoders_errors_and_need_no_picture() -> None:
+def test_features_from_the_truth_have_an_encoders_errors_and_need_no_image() -> None:
     env = ManipulationEnv("reach", profile="train", image_size=16, seeds=CountedSeeds(3))
     shift = np.array([0.05, 0.02])
     model = measure_feature_errors(
@@ -122,11 +127,6 @@ def test_a_stock_agent_learns_on_the_environment() -> None:
     env.close()
 
 
-def test_features_without_a_perceiver_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="give a perceiver"):
-        ManipulationEnv(observation="features")
-
-
 def test_the_teacher_reaches_and_standing_still_does_not() -> None:
     env = ManipulationEnv(profile="train", observation="state")
     assert all(teacher_episode(env, seed)[1] for seed in range(5))
@@ -156,9 +156,93 @@ def test_a_malformed_action_is_refused(action: np.ndarray) -> None:
     env.close()
 
 
-def test_a_step_after_the_end_is_refused() -> None:
+def test_a_step_or_an_image_outside_an_episode_is_refused() -> None:
     env = ManipulationEnv(profile="none", observation="state")
-    teacher_episode(env, 0)
-    with pytest.raises(gymnasium.error.ResetNeeded):
+    with pytest.raises(gymnasium.error.ResetNeeded, match="has not begun; call reset"):
         env.step(np.zeros(3))
+    with pytest.raises(gymnasium.error.ResetNeeded, match="no image yet; call reset"):
+        env.render()
+    teacher_episode(env, 0)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="has ended; call reset"):
+        env.step(np.zeros(3))
+    env.close()
+    env.close()
+    for use in (lambda: env.step(np.zeros(3)), env.reset, env.render):
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="after close"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"observation": "rgb"}, "observation is 'rgb', expected one of: pixels, features, state, both"),
+        ({"observation": "image"}, "observation is 'image', expected one of"),
+        ({"observation": "features"}, "give a perceiver with 'features' only"),
+        ({"perceiver": np.mean}, "give a perceiver with 'features' only"),
+        ({"observation": "features", "perceiver": "reach_panda"}, "perceiver is 'reach_panda', expected a function"),
+        ({"render_mode": "human"}, "render_mode is 'human', expected 'rgb_array' or None"),
+        ({"image_size": 0}, "image_size is 0, expected a whole number of pixels from 8 to 4096"),
+        ({"image_size": -4}, "image_size is -4, expected"),
+        ({"image_size": 7}, "image_size is 7, expected"),
+        ({"image_size": 33.5}, "image_size is 33.5, expected"),
+        ({"image_size": "64"}, "image_size is '64', expected"),
+        ({"image_size": True}, "image_size is True, expected"),
+        ({"image_size": 10**9}, "image_size is 1000000000, expected"),
+        ({"task": "Reach"}, "task is 'Reach', expected one of: lift, place, push, reach"),
+        ({"arm": "Panda"}, "config/arms/ has no 'Panda'"),
+        ({"profile": "nope"}, "sim/randomization/ has no 'nope'"),
+    ],
+)
+def test_a_wrong_argument_is_refused_in_one_sentence(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        ManipulationEnv(**arguments)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_gymnasium_wraps_the_environment_for_human_rendering() -> None:
+    """`gymnasium.make` applies a wrapper that shows what `rgb_array` gives, at `render_fps`."""
+    env = gymnasium.make("rlfp_ros/Reach-v0", observation="state", profile="none", render_mode="human")
+    assert env.render_mode == "human"
+    assert env.unwrapped.render_mode == "rgb_array"
+    env.close()
+
+
+def test_unknown_options_and_malformed_seeds_are_refused() -> None:
+    env = ManipulationEnv(profile="none", observation="state")
+    with pytest.raises(ConfigurationError, match="options has goal, but reset takes none"):
+        env.reset(options={"goal": 1})
+    env.reset(seed=1, options={})
+    for seed in (-1, 1.5, "7"):
+        with pytest.raises(gymnasium.error.Error, match=r"[Ss]eed"):
+            env.reset(seed=seed)
+    env.close()
+    with pytest.raises(ConfigurationError, match="seed is -5, expected 0 or more"):
+        CountedSeeds(-5)
+    with pytest.raises(ConfigurationError, match="step of the seeds is 0"):
+        CountedSeeds(0, 0)
+
+
+def test_later_episodes_come_from_a_stream_of_the_seed() -> None:
+    env, other = (ManipulationEnv(profile="train", observation="state") for _ in range(2))
+    sequence = lambda env, seed: (
+        [env.reset(seed=seed)[1]["sample"].seed] + [env.reset()[1]["sample"].seed for _ in range(3)]
+    )
+    first = sequence(env, 9)
+    assert first[0] == 9
+    assert len(set(first)) == 4
+    assert sequence(env, 9) == sequence(other, 9) == first
+    assert not set(first[1:]) & set(sequence(other, 10))
+    assert all(seed in range(DRAWN.first, DRAWN.stop) for seed in first[1:])  # never one that an evaluation plays
+    state = env.reset(seed=first[2])[0]["state"]  # a drawn episode can be played again by its seed
+    np.testing.assert_array_equal(other.reset(seed=first[2])[0]["state"], state)
+    env.close()
+    other.close()
+
+
+def test_counted_seeds_start_again_at_a_given_one() -> None:
+    env = ManipulationEnv(profile="none", observation="state", seeds=CountedSeeds(4, 3))
+    played = [env.reset()[1]["sample"].seed for _ in range(3)]
+    played += [env.reset(seed=20)[1]["sample"].seed, env.reset()[1]["sample"].seed]
+    assert played == [4, 7, 10, 20, 23]
     env.close()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import yaml
-from gymnasium.utils.env_checker import check_env
 
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
@@ -63,13 +61,6 @@ def test_standing_still_wins_nothing(task: str, environments) -> None:
         *_, terminated, _, info = env.step(still)
         assert not terminated
     assert info["distance_m"] > env.world.task.settings.success_distance
-
-
-@pytest.mark.parametrize("task", NEW)
-def test_gymnasium_accepts_the_task(task: str) -> None:
-    env = gymnasium.make(f"rlfp_ros/{task.capitalize()}-v0", observation="both", profile="none", image_size=16)
-    check_env(env.unwrapped, skip_render_check=True)
-    env.close()
 
 
 def test_every_settings_file_belongs_to_a_task_and_loads() -> None:

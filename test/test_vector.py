@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import gymnasium
 import numpy as np
 import pytest
 
@@ -18,28 +21,90 @@ def test_processes_give_the_pixels_of_a_single_environment() -> None:
     vector = make_vector(2, seed=10, **ARGUMENTS)
     try:
         observation, _ = vector.reset()
-        pictures = [observation["image"].copy()]
+        images = [observation["image"].copy()]
         for action in actions:
             observation, rewards, *_ = vector.step(action)
-            pictures.append(observation["image"].copy())
+            images.append(observation["image"].copy())
         assert rewards.shape == (2,)
         second, _ = vector.reset()  # each goes on with its own seeds
-        second_pictures = second["image"].copy()
+        second_images = second["image"].copy()
         sent = vector.reset(seed=10)[0]["image"]
-        np.testing.assert_array_equal(sent, pictures[0])
+        np.testing.assert_array_equal(sent, images[0])
         assert not sent.flags.owndata  # a view of the shared memory
     finally:
         vector.close()
     env = ManipulationEnv(**ARGUMENTS)
     for index in range(2):
-        np.testing.assert_array_equal(env.reset(seed=10 + index)[0]["image"], pictures[0][index])
+        np.testing.assert_array_equal(env.reset(seed=10 + index)[0]["image"], images[0][index])
         for step in range(STEPS):
             observation, *_ = env.step(actions[step, index])
-            np.testing.assert_array_equal(observation["image"], pictures[step + 1][index])
-        np.testing.assert_array_equal(env.reset(seed=12 + index)[0]["image"], second_pictures[index])
+            np.testing.assert_array_equal(observation["image"], images[step + 1][index])
+        np.testing.assert_array_equal(env.reset(seed=12 + index)[0]["image"], second_images[index])
     env.close()
 
 
 def test_an_empty_vector_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="count is 0"):
         make_vector(0)
+
+
+# --- stock vectors ---------------------------------------------------------------------------------------------------
+
+EPISODES, COUNT = 3, 3
+STOCK = {"profile": "train", "observation": "state"}
+
+
+def make_stock(kind: str):
+    if kind == "sync":
+        return gymnasium.make_vec("rlfp_ros/Reach-v0", num_envs=COUNT, vectorization_mode="sync", **STOCK)
+    return gymnasium.make_vec(
+        "rlfp_ros/Reach-v0", num_envs=COUNT, vectorization_mode="async", vector_kwargs={"context": kind}, **STOCK
+    )
+
+
+def starts(reset: Callable[[int | None], dict[str, np.ndarray]], seed: int | None) -> list[tuple[float, ...]]:
+    """The state at the start of EPISODES episodes of each environment, the first of them with the seed."""
+    found = []
+    for episode in range(EPISODES):
+        found += [tuple(row) for row in reset(seed if episode == 0 else None)["state"].tolist()]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["sync", "fork", "spawn"])
+def test_a_stock_vector_plays_different_episodes_and_a_seed_repeats_them(kind: str) -> None:
+    vector = make_stock(kind)
+    reset = lambda seed: vector.reset(seed=seed)[0]  # noqa: E731
+    try:
+        unseeded, seeded, again = starts(reset, None), starts(reset, 5), starts(reset, 5)
+    finally:
+        vector.close()
+    assert len({*unseeded, *seeded}) == 2 * COUNT * EPISODES
+    assert again == seeded
+    env = ManipulationEnv("reach", **STOCK)
+    for index in range(COUNT):  # Gymnasium gives environment i the seed 5 + i
+        assert tuple(env.reset(seed=5 + index)[0]["state"].tolist()) == seeded[index]
+        assert tuple(env.reset()[0]["state"].tolist()) == seeded[COUNT + index]
+    env.close()
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_stable_baselines3_plays_different_episodes(seed: int | None) -> None:
+    make_vec_env = pytest.importorskip("stable_baselines3.common.env_util").make_vec_env
+    vector = make_vec_env("rlfp_ros/Reach-v0", n_envs=COUNT, seed=seed, env_kwargs=STOCK)
+    found = starts(lambda _: vector.reset(), None)
+    vector.close()
+    assert len(set(found)) == COUNT * EPISODES
+
+
+def test_autoreset_goes_on_with_other_episodes() -> None:
+    """SyncVectorEnv resets an ended environment by itself, without a seed."""
+    vector = gymnasium.make_vec("rlfp_ros/Reach-v0", num_envs=2, vectorization_mode="sync", **STOCK)
+    vector.reset(seed=0)
+    seeds = [set(), set()]
+    for _ in range(330):  # two episodes of 5 s and a little more
+        *_, infos = vector.step(np.zeros((2, 3), np.float32))
+        for index in range(2):
+            seeds[index].add(infos["sample"][index].seed)
+    vector.close()
+    assert [len(found) for found in seeds] == [3, 3]
+    assert not seeds[0] & seeds[1]

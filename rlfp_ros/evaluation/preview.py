@@ -1,4 +1,4 @@
-"""`rlfp preview`: contact sheets of what a policy will see under a profile, for a person to look at."""
+"""`rlfp preview`: contact sheets of what a policy sees under a profile."""
 
 from __future__ import annotations
 
@@ -7,29 +7,47 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile
 
 COLUMNS, ROWS = 6, 6
-TILE = 168  # px of a picture on the sheet
-CAPTION = 18  # px below each picture
-LATER_FRAMES = 45  # an episode is shown at a frame below this, with the task's teacher at work: arm and objects move
+TILE = 168  # px of an image on the sheet
+CAPTION = 18  # px below each image
+LATER_FRAMES = 45  # an episode is shown at a random frame below this, so that arm and objects have moved
 
 
 def preview(
-    task: str, profile: str, arm: str = "panda", out: Path | None = None, sweep: str | None = None, seed: int = 0
+    task: str, profile: str, arm: str | Path = "panda", out: Path | None = None, sweep: str | None = None, seed: int = 0
 ) -> list[Path]:
-    """Write the sheet of 36 episodes and, with `sweep`, one with that parameter from low to high; the files written.
+    """Write a sheet of 36 episodes and, with `sweep`, one with that parameter from low to high.
 
-    Raises ConfigurationError for a task, profile, arm or parameter that does not exist.
+    Parameters
+    ----------
+    task, profile, arm
+        Names, or paths of files for profile and arm.
+    out
+        File of the first sheet; the other one gets the parameter's name too.
+    sweep
+        A parameter that the profile randomises.
+    seed
+        Seed of the first episode.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    ConfigurationError
+        If a task, profile, arm or parameter does not exist.
     """
     loaded = load_profile(profile)
     if sweep is not None:
         _check_sweep(sweep, loaded, profile)
     out = out or Path("runs") / f"preview_{task}_{loaded.name}.png"
-    env = ManipulationEnv(task, load_arm(arm), loaded)
+    env = ManipulationEnv(task, arm, loaded)
     try:
         written = [_write(out, episode_sheet(env, seed))]
         if sweep is not None:
@@ -40,7 +58,7 @@ def preview(
 
 
 def episode_sheet(env: ManipulationEnv, seed: int = 0) -> np.ndarray:
-    """36 episodes, each at another moment; uint8 [H, W, 3] rgb."""
+    """Return 36 episodes, each at a random frame, uint8 [H, W, 3] rgb."""
     moments = np.random.default_rng(seed).integers(0, LATER_FRAMES, COLUMNS * ROWS)
     tiles = []
     for index, moment in enumerate(moments):
@@ -50,7 +68,7 @@ def episode_sheet(env: ManipulationEnv, seed: int = 0) -> np.ndarray:
 
 
 def sweep_sheet(env: ManipulationEnv, parameter: str, seed: int = 0) -> np.ndarray:
-    """The same episode 36 times, one parameter from the low to the high end of its range; uint8 [H, W, 3] rgb.
+    """Return one episode 36 times, one parameter from the low to the high end of its range, uint8 [H, W, 3] rgb.
 
     A parameter with several draws has all of them at the same value.
     """
@@ -78,12 +96,15 @@ def _check_sweep(parameter: str, profile: Profile, name: str) -> None:
 
 
 def _play(env: ManipulationEnv, seed: int, frames: int) -> None:
-    """The teacher's first so many frames of an episode; only the first and the last picture are drawn."""
+    """Play the first frames of an episode, by the task's teacher or at random; render only the first and the last."""
     env.world.blind = False
     env.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    anyhow = rng.uniform(-1, 1, env.action_size)  # one direction per episode, so that the arm goes somewhere
+    task = env.world.task
     for frame in range(frames):
         env.world.blind = frame + 1 < frames
-        action = env.world.task.teacher(env.world, env.behaviour.action)
+        action = task.teacher(env.world, env.behaviour.action) if task.has_teacher else anyhow
         *_, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             return
