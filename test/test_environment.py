@@ -225,9 +225,11 @@ def test_unknown_options_and_malformed_seeds_are_refused() -> None:
 
 def test_later_episodes_come_from_a_stream_of_the_seed() -> None:
     env, other = (ManipulationEnv(profile="train", observation="state") for _ in range(2))
-    sequence = lambda env, seed: (
-        [env.reset(seed=seed)[1]["sample"].seed] + [env.reset()[1]["sample"].seed for _ in range(3)]
-    )
+
+    def sequence(env: ManipulationEnv, seed: int) -> list[int]:
+        first = env.reset(seed=seed)[1]["sample"].seed
+        return [first, *(env.reset()[1]["sample"].seed for _ in range(3))]
+
     first = sequence(env, 9)
     assert first[0] == 9
     assert len(set(first)) == 4
