@@ -188,7 +188,7 @@ def test_a_step_or_an_image_outside_an_episode_is_refused() -> None:
         ({"image_size": "64"}, "image_size is '64', expected"),
         ({"image_size": True}, "image_size is True, expected"),
         ({"image_size": 10**9}, "image_size is 1000000000, expected"),
-        ({"task": "Reach"}, "task is 'Reach', expected one of: lift, place, push, reach"),
+        ({"task": "Reach"}, "task is 'Reach', expected one of: "),
         ({"arm": "Panda"}, "config/arms/ has no 'Panda'"),
         ({"profile": "nope"}, "sim/randomization/ has no 'nope'"),
     ],
