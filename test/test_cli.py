@@ -162,6 +162,32 @@ def test_plugin_file_that_fails_is_one_line(
     assert error.count("\n") == 1
 
 
+TASK_PLUGIN = '''
+from rlfp_ros.simulation.tasks.reach import Reach
+from rlfp_ros.simulation.tasks.task import TASKS
+
+
+@TASKS.register("hover")
+class Hover(Reach):
+    """Keep the tool above the block."""
+'''
+
+
+def test_plugins_lists_every_registry_with_descriptions_and_the_file_of_a_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    file = tmp_path / "hover.py"
+    file.write_text(TASK_PLUGIN)
+    done = run_python("-P", "-m", "rlfp_ros.cli", "plugins", "--plugin", str(file), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert f"hover Keep the tool above the block. {file}" in rows
+    for kind in ("task", "base controller"):
+        assert kind in rows
+    assert any(row.startswith("reach ") and row.endswith("rlfp_ros.simulation.tasks.reach") for row in rows)
+
+
 # --- inspect and doctor ----------------------------------------------------------------------------------------------
 
 BUNDLES = sorted(path.parent for path in (ROOT / "models").glob("*/bundle.yaml"))

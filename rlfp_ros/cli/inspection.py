@@ -18,6 +18,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to FILE")
 
+    add_command(commands, "plugins", _plugins, "list everything that is selectable by name, plugins included")
+
 
 def _inspect(options: argparse.Namespace) -> int:
     from rlfp_ros.evaluation.inspection import inspect_bundle
@@ -30,3 +32,9 @@ def _doctor(options: argparse.Namespace) -> int:
     from rlfp_ros.cli import doctor
 
     return doctor.run(options.json)
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    from rlfp_ros.cli import plugin_list
+
+    return plugin_list.run()
