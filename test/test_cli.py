@@ -252,10 +252,25 @@ def test_doctor_takes_the_other_builds_of_opencv(monkeypatch: pytest.MonkeyPatch
     assert doctor._version("opencv-python-headless") == "4.10.0"
 
 
-def test_doctor_refuses_a_domain_that_ros_cannot_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", "500")
-    monkeypatch.setattr(doctor, "ROS_PROBE", "print('rmw_fastrtps_cpp heard x')")
-    assert any(finding.part == "domain" and finding.health is doctor.Health.BAD for finding in doctor._ros())
+def test_doctor_reports_every_problem_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    wrong = {
+        "ROS_DOMAIN_ID": "500",
+        "RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp",
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF",
+        "ROS_SECURITY_ENABLE": "true",
+    }
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    done = rlfp("doctor", "--json", str(tmp_path / "findings.json"))
+    findings = {row["part"]: row for row in json.loads((tmp_path / "findings.json").read_text())}
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    for name in wrong:
+        assert findings[name]["health"] == "missing"
+        assert name in findings[name]["text"]
+        assert findings[name]["fix"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from rlfp_ros import __version__, paths
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.environment_check import SHARED_MEMORY_BYTES, Problem, problems
 from rlfp_ros.graph.node_process import child_environment
 from rlfp_ros.requirements import install_command, requirement_sets
 from rlfp_ros.schema import ConfigurationError
@@ -97,6 +98,8 @@ def examine() -> Iterator[Finding]:
     yield Finding("rlfp_ros", Health.OK, f"{__version__} in {Path(__file__).resolve().parents[2]}")
     yield _python()
     yield _machine()
+    wrong = [_of_environment(problem) for problem in problems(child_environment({}))]
+    yield from wrong or [Finding("environment", Health.OK, "no variable keeps nodes from hearing each other")]
     yield from _ros()
     yield from _requirements()
     yield _cv_bridge()
@@ -120,6 +123,10 @@ def _machine() -> Finding:
     if cores < 2:
         return Finding("machine", Health.NOTE, f"{text}; the real-time graph wants two cores")
     return Finding("machine", Health.OK, text)
+
+
+def _of_environment(problem: Problem) -> Finding:
+    return Finding(problem.name, Health.BAD, problem.text, problem.fix)
 
 
 def _ros() -> Iterator[Finding]:
@@ -154,10 +161,6 @@ def _ros() -> Iterator[Finding]:
             f"RMW_IMPLEMENTATION is {wanted}; transport:= and the large-image profile are Fast DDS's",
             "unset RMW_IMPLEMENTATION",
         )
-    domain_id = os.environ.get("ROS_DOMAIN_ID", "0")
-    if not domain_id.isdecimal() or int(domain_id) > 101:
-        text = f"ROS_DOMAIN_ID is {domain_id!r}, expected 0 to 101"
-        yield Finding("domain", Health.BAD, text, "unset ROS_DOMAIN_ID")
 
 
 def _requirements() -> Iterator[Finding]:
@@ -224,16 +227,12 @@ def _opengl() -> Finding:
 
 
 def _shared_memory() -> Finding:
+    """The large images' segment; that there is enough for the graph itself is part of the environment's check."""
     if not os.path.isdir("/dev/shm"):
-        return Finding(
-            "/dev/shm", Health.BAD, "not there, and transport:=local needs it", "mount -t tmpfs tmpfs /dev/shm"
-        )
+        return Finding("/dev/shm", Health.NOTE, "not there")
     usage = shutil.disk_usage("/dev/shm")
     text = f"{usage.free / 1e6:,.0f} MB free of {usage.total / 1e6:,.0f}"
-    # About 0.6 MB for each participant, and the large segment for the camera.
-    if usage.free < 16_000_000:
-        return Finding("/dev/shm", Health.BAD, f"{text}, the graph needs 16", "docker run --shm-size=256m")
-    if usage.free < dds.LARGE_SEGMENT_BYTES + 16_000_000:
+    if usage.free < dds.LARGE_SEGMENT_BYTES + SHARED_MEMORY_BYTES:
         return Finding("/dev/shm", Health.NOTE, f"{text}; images above 256x256 need 50", "docker run --shm-size=256m")
     return Finding("/dev/shm", Health.OK, text)
 

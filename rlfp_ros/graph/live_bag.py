@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from rlfp_ros.graph.arguments import parse_assignments
+from rlfp_ros.graph.environment_check import check_environment
 from rlfp_ros.graph.node_process import child_environment, node_command
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
@@ -35,10 +36,12 @@ def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Pa
     values = {"arm": arm_name, **given, "record": str(folder), "record_per_episode": False}
     resolved = resolve(REAL_ARM, values, check=False)
     recorder = next(process for process in resolved.processes if process.name == "recorder")
+    surroundings = child_environment(recorder.environment)
+    check_environment(surroundings, resolved.arguments["transport"])
     parameters = folder / "recorder.yaml"
     parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": recorder.parameters}}), encoding="utf-8")
     process = subprocess.Popen(
-        node_command(recorder, parameters), env=child_environment(recorder.environment), stdin=subprocess.DEVNULL,
+        node_command(recorder, parameters), env=surroundings, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:

@@ -13,6 +13,8 @@ from rlfp_ros.contract import Bundle
 from rlfp_ros.graph.dds import environment
 from rlfp_ros.graph.description import Graph
 from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.environment_check import check_environment
+from rlfp_ros.graph.node_process import child_environment
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
@@ -37,11 +39,15 @@ def observe_graph(
     `REAL_ARM` wants `use_mock_hardware`; this process is then its operator too (enable, heartbeat).
     Raises ConfigurationError where the graph fails, with the reason that its runner gives.
     """
-    from rlfp_ros.nodes.observer import Observer
-
     with reserved_domain() as domain:  # other graphs of this machine neither hear nor disturb this one
         resolved = resolve(which, {**arguments, "observed": True, "domain_id": str(domain)})
-        os.environ.update(environment(resolved.arguments["transport"], str(domain)))  # before DDS starts here
+        transport = resolved.arguments["transport"]
+        variables = environment(transport, str(domain))
+        check_environment(child_environment(variables), transport)
+        os.environ.update(variables)  # before DDS starts here
+
+        from rlfp_ros.nodes.observer import Observer  # imports rclpy, which the environment may forbid
+
         with (
             Observer(on_episode, operates=which is REAL_ARM) as observer,
             Runner(resolved, console="quiet", log_file=log_file) as runner,

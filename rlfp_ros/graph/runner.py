@@ -31,6 +31,7 @@ import yaml
 
 from rlfp_ros.graph.description import NodeProcess, OnExit, Resolved
 from rlfp_ros.graph.domains import graph_lock
+from rlfp_ros.graph.environment_check import check_environment
 from rlfp_ros.graph.node_process import child_environment, die_with_parent, node_command
 from rlfp_ros.schema import ConfigurationError
 
@@ -125,7 +126,14 @@ class Runner:
     # --- what the caller uses ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Runner:
-        """Start everything. Raises ConfigurationError where another graph of ours already runs in the same domain."""
+        """Start everything.
+
+        Raises ConfigurationError if another graph of ours runs in the same domain, or if the environment keeps nodes
+        from starting or from hearing each other.
+        """
+        transport = str(self._resolved.arguments.get("transport", "lan"))
+        for child in self._children[:1]:  # the variables that are checked are the same for all
+            check_environment(child_environment(child.spec.environment), transport)
         self._began = time.monotonic()
         with contextlib.ExitStack() as stack:
             stack.enter_context(graph_lock(self._resolved))
@@ -219,6 +227,8 @@ class Runner:
         if code == 0 and spec.on_exit is OnExit.FINISH:
             return 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGBUS:
+            how += " (a full /dev/shm does that: df -h /dev/shm)"
         if spec.respawn and code != CONFIGURATION_EXIT_CODE:
             if time.monotonic() - child.started >= spec.respawn.healthy_s:
                 child.attempts = 0
