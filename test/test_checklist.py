@@ -121,7 +121,7 @@ def test_wrong_rate_and_another_clock_are_said(
         ({"positions": np.array(ARM.home) + 0.5 * np.eye(7)[3]}, "panda_joint4 is 0.500 rad from home"),
         ({"positions": np.degrees(ARM.home)}, "expected -"),  # degrees
         ({"velocities": np.full(7, 0.3)}, "the arm moves at 0.30 rad/s"),
-        ({"velocities": np.full(7, np.nan)}, "the arm moves at nan rad/s"),
+        ({"velocities": np.full(7, np.nan)}, "the velocity of panda_joint1 is nan"),
     ],
 )
 def test_arm_away_from_home_or_moving_is_red(checklist: Checklist, change: dict[str, Any], found: str) -> None:
@@ -158,6 +158,83 @@ def test_extrinsics_are_measured_against_the_bundle(contract: Contract, tmp_path
     assert line(str(near)).found.startswith("0.0100 m and 0.00 deg")
     with pytest.raises(ConfigurationError, match=r"0.050 m and 0.000 rad from the bundle's, expected at most 0.03 m"):
         line(str(far))
+
+
+# --- beside another robot's graph ------------------------------------------------------------------------------------
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("own", ["/arm_1", "/"], ids=["in a namespace", "in the root"])
+def test_only_statuses_of_its_own_namespace_count(
+    start_node: Callable[..., Any], test_node: Any, tiny_bundle: Path, own: str
+) -> None:
+    """Two robots report on /diagnostics: neither the other's fault nor its health is this one's."""
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    from std_msgs.msg import String
+
+    from rlfp_ros.nodes import messages as m
+
+    mine, other = ("arm_1/", "") if own == "/arm_1" else ("", "arm_1/")
+    reports = test_node.publisher(m.DIAGNOSTICS)
+    lists: list[String] = []
+    topic = m.CHECKLIST.name if own == "/" else f"{own}/{m.CHECKLIST.name}"
+    test_node.node.create_subscription(String, topic, lists.append, m.CHECKLIST.qos)
+    start_node("checklist", {"bundle": tiny_bundle, "extrinsics": "bundle"}, __ns=own)
+    test_node.connected(reports)
+
+    def status(prefix: str, node: str, fault: str) -> DiagnosticStatus:
+        values = [KeyValue(key="preprocessing", value=f"that of {prefix}{node}")]
+        level = DiagnosticStatus.ERROR if fault else DiagnosticStatus.OK
+        return DiagnosticStatus(level=level, name=f"{prefix}{node}", message=fault or "running", values=values)
+
+    def seen_with(my_fault: str, other_fault: str) -> set[str]:
+        """What `camera` and `policy` say while both robots report, this one first and then the other."""
+        for _ in range(8):
+            for prefix, fault in ((mine, my_fault), (other, other_fault)):
+                statuses = [status(prefix, node, fault) for node in ("perception", "policy")]
+                reports.publish(DiagnosticArray(status=statuses))
+            test_node.spin_for(0.3)
+        newest = [json.loads(message.data)["lines"] for message in lists[-2:]]
+        return {line["found"] for lines in newest for line in lines if line["name"] in ("camera", "policy")}
+
+    test_node.spin_until(lambda: lists, LIMIT_S, "a checklist")
+    healthy = seen_with("", "the other's lens is covered")
+    assert healthy == {f"that of {mine}perception", f"nothing comes on {own.rstrip('/')}/policy/residual"}
+    assert seen_with("my lens is covered", "") == {"my lens is covered"}
+
+
+@pytest.mark.graph
+def test_another_robot_s_controller_on_the_same_command_topic_is_said(
+    start_node: Callable[..., Any], test_node: Any, tiny_bundle: Path
+) -> None:
+    from rclpy.node import Node
+    from std_msgs.msg import String
+    from trajectory_msgs.msg import JointTrajectory
+
+    from rlfp_ros.nodes import messages as m
+
+    lists: list[String] = []
+    test_node.node.create_subscription(String, f"/arm_1/{m.CHECKLIST.name}", lists.append, m.CHECKLIST.qos)
+    shared = "/shared_controller/joint_trajectory"
+    test_node.node.create_subscription(JointTrajectory, shared, lambda _: None, 1)
+    remapped = {"__ns": "/arm_1", m.ARM_COMMAND.name: shared}
+    start_node("checklist", {"bundle": tiny_bundle, "extrinsics": "bundle"}, **remapped)
+
+    def controller_line() -> str:
+        lines = json.loads(lists[-1].data)["lines"] if lists else []
+        return next((str(line["found"]) for line in lines if line["name"] == "controller"), "")
+
+    context = test_node.node.context
+    own = Node("residual_controller", namespace="/arm_1", context=context)
+    own.create_publisher(JointTrajectory, shared, 1)
+    test_node.spin_until(lambda: controller_line().endswith(f"takes commands on {shared}"), LIMIT_S, "a taker")
+    other = Node("residual_controller", namespace="/arm_2", context=context)
+    other.create_publisher(JointTrajectory, shared, 1)
+    test_node.spin_until(
+        lambda: "arm_2/residual_controller sends commands" in controller_line(), LIMIT_S, "the other controller"
+    )
+    own.destroy_node()
+    other.destroy_node()
 
 
 # --- through the real graph ------------------------------------------------------------------------------------------

@@ -194,8 +194,15 @@ class Checklist:
                 name="home", ok=False, found=outside[0],
                 fix=f"move it inside its limits; where it is not there, correct config/arms/{arm.name}.yaml",
             )  # fmt: skip
+        unknown = np.flatnonzero(~np.isfinite(state.velocities))
+        if len(unknown):  # some drivers send NaN for velocities that they do not measure
+            name, value = arm.joint_names[unknown[0]], state.velocities[unknown[0]]
+            return Line(
+                name="home", ok=False, found=f"the velocity of {name} is {value}, expected a number in rad/s",
+                fix="let the arm's driver publish measured velocities",
+            )  # fmt: skip
         speed = float(np.abs(state.velocities).max())
-        if not speed <= STANDING_RAD_S:  # NaN, which some drivers send, is no standing arm
+        if speed > STANDING_RAD_S:
             found = f"the arm moves at {speed:.2f} rad/s"
             return Line(name="home", ok=False, found=found, fix="let it stand; end other programs that move it")
         distance = np.abs(state.positions - np.array(arm.home))

@@ -26,7 +26,7 @@ from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.supervisor import State
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
-from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
+from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report, status_name
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.schema import ConfigurationError
@@ -113,16 +113,15 @@ class ChecklistNode(Node):
         self._checklist.shift = message.data
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        namespace = self.get_namespace().strip("/")
+        namespace = self.get_namespace()
         for status in message.status:
-            name = status.name.removeprefix(f"{namespace}/")
             fault = "" if status.level == DiagnosticStatus.OK else status.message
-            if name == "perception":
+            if status.name == status_name(namespace, "perception"):
                 self._perception_at = time.monotonic()
                 values = {value.key: value.value for value in status.values}
                 self._checklist.perception = fault
                 self._checklist.camera = values.get("preprocessing", "")
-            elif name == "policy":
+            elif status.name == status_name(namespace, "policy"):
                 self._checklist.policy = fault
 
     def _on_safety_state(self, message: String) -> None:
@@ -145,8 +144,12 @@ class ChecklistNode(Node):
                 other_type = info.topic_type
             elif info.qos_profile.durability != DurabilityPolicy.TRANSIENT_LOCAL:  # such a one would hear nothing
                 takers.append(info.node_name)
-        senders = self.get_publishers_info_by_topic(self._command_topic)
-        strangers = [info.node_name for info in senders if info.node_name != "residual_controller"]
+        controller = status_name(self.get_namespace(), "residual_controller")  # another robot's is a stranger too
+        senders = [
+            status_name(info.node_namespace, info.node_name)
+            for info in self.get_publishers_info_by_topic(self._command_topic)
+        ]
+        strangers = [name for name in senders if name != controller]
         return CommandTaker(tuple(sorted(takers)), tuple(sorted(strangers)), other_type)
 
     def _on_timer(self) -> None:

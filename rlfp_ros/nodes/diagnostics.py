@@ -38,6 +38,14 @@ class Report:
     values: Mapping[str, object] = field(default_factory=dict)  # floats are written with 4 digits
 
 
+def status_name(namespace: str, name: str) -> str:
+    """Return the name under which the node `name` in `namespace` reports: its full name without the first slash.
+
+    All robots share the topic /diagnostics; by this name they are told apart.
+    """
+    return f"{namespace}/{name}".strip("/").replace("//", "/")
+
+
 class Diagnostics:
     """Publishes a node's Report once a second, on the steady clock: a frozen /clock must not silence it.
 
@@ -76,7 +84,7 @@ class Diagnostics:
                 level, message = Level.ERROR, f"exception in a callback: {self._last_exception}"
         status = DiagnosticStatus(
             level=level.value,
-            name=self._node.get_fully_qualified_name().lstrip("/"),
+            name=status_name(self._node.get_namespace(), self._node.get_name()),
             message=message,
             hardware_id=self._hardware_id,
             values=[
