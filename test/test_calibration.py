@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import yaml
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 from written_bag import write_bag
 
 from rlfp_ros import cli
@@ -177,10 +178,16 @@ def test_extrinsics_come_out_within_5_mm_and_half_a_degree(
 def test_command_calibrates_from_a_recorded_bag(
     taken: list[tuple[np.ndarray, np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Between the postures the arm moves: those pictures say nothing and are left out."""
-    rows, now = [], 1_000_000_000
+    """Between the postures the arm moves: those images say nothing and are left out.
+
+    A second camera, whose topics sort first, is left out too; its focal length would move the place by 45 mm.
+    """
+    rows: list[tuple[m.Topic, Any, int]] = []
+    now = 1_000_000_000
     info = m.camera_info_message(now, "optical", 640, 480, CAMERA.K, CAMERA.distortion)
     rows.append((m.CAMERA_INFO, info, now))
+    other = m.camera_info_message(now, "depth", 640, 480, CAMERA.K * [[0.9], [0.9], [1.0]])
+    rows.append((m.Topic("/a_depth/camera_info", CameraInfo, m.CAMERA_PUBLISHER), other, now))
     for joints, image in taken:
         for part in range(8):
             now += 100_000_000
@@ -192,7 +199,9 @@ def test_command_calibrates_from_a_recorded_bag(
                 rows.append((m.IMAGE, m.image_message(now, shown, "optical"), now + 20_000_000))
     bag, out = write_bag(tmp_path / "bag", rows), tmp_path / "place.yaml"
     assert cli.main(["calibrate", "extrinsics", "--bag", str(bag), "--out", str(out)]) == 0
-    assert "the arm stood in 10 postures, the board was found in 10 of them" in capsys.readouterr().out
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "images from /camera/image_raw, camera_info from /camera/camera_info, joints from /joint_states" in said
+    assert "the arm stood in 10 postures, the board was found in 10 of them" in said
     found = yaml.safe_load(out.read_text())["T_base_camera"]
     np.testing.assert_allclose(found["xyz"], camera_place()[:3, 3], atol=0.005)
     arguments = ["calibrate", "extrinsics", "--bag", str(bag), "--out", str(out), "--bundle", "reach_panda"]
@@ -200,6 +209,30 @@ def test_command_calibrates_from_a_recorded_bag(
     assert "move the camera or train for this place" in capsys.readouterr().err
     assert cli.main(["calibrate", "intrinsics", "--bag", str(bag), "--out", str(tmp_path / "camera.yaml")]) == 0
     assert "fx " in capsys.readouterr().out
+
+
+def test_intrinsics_of_two_cameras_are_never_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(7)
+    narrow = CameraModel(640, 480, np.array([[420.0, 0, 322], [0, 420, 236], [0, 0, 1]]))
+    rows: list[tuple[m.Topic, Any, int]] = []
+    for name, camera in (("/oak/left/image_raw", narrow), ("/oak/rgb/image_raw", CAMERA)):
+        topic = m.Topic(name, Image, m.CAMERA_PUBLISHER)
+        for number in range(8):
+            T = pose(rng.uniform(-0.5, 0.5, 3), np.array([-0.1, -0.07, 0.45]) + rng.uniform(-0.05, 0.05, 3))
+            stamp = 1_000_000_000 * (number + 1)
+            rows.append((topic, m.image_message(stamp, render(CHARUCO, T, camera, rng), "optical"), stamp))
+    bag, out = write_bag(tmp_path / "bag", sorted(rows, key=lambda row: row[2])), tmp_path / "camera.yaml"
+    arguments = ["calibrate", "intrinsics", "--bag", str(bag), "--out", str(out)]
+    assert cli.main(arguments) == 2
+    assert "images of several cameras (/oak/left/image_raw, /oak/rgb/image_raw)" in capsys.readouterr().err
+    assert not out.exists()
+    assert cli.main([*arguments, "--image-topic", "/oak/rgb/image_raw"]) == 0
+    assert "images from /oak/rgb/image_raw" in capsys.readouterr().out
+    assert yaml.safe_load(out.read_text())["camera_matrix"]["data"][0] == pytest.approx(610.0, rel=0.02)
+    rectified = [(m.Topic("/oak/rgb/image_rect", Image, m.CAMERA_PUBLISHER), *row[1:]) for row in rows]
+    bag = write_bag(tmp_path / "rectified", sorted(rectified, key=lambda row: row[2]))
+    assert cli.main(["calibrate", "intrinsics", "--bag", str(bag), "--out", str(out)]) == 2
+    assert "/oak/rgb/image_rect are rectified, expected raw ones" in capsys.readouterr().err
 
 
 def test_board_is_written_as_a_picture_in_which_it_is_found(tmp_path: Path) -> None:

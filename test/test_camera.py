@@ -13,7 +13,8 @@ from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from rlfp_ros.contract import Contract, load_bundle
 from rlfp_ros.nodes import messages
-from rlfp_ros.perception.camera import CameraModel, Lens, camera_model, is_rectified
+from rlfp_ros.perception.camera import CameraModel, Lens, camera_model
+from rlfp_ros.perception.image_topics import camera_info_beside, is_rectified
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError
 
@@ -142,6 +143,19 @@ def test_rectified_images_are_recognised_by_their_topic(topic: str, rectified: b
     assert is_rectified(topic) is rectified
     assert is_rectified(topic, "raw") is False
     assert is_rectified(topic, "rectified") is True
+
+
+@pytest.mark.parametrize(
+    ("image", "camera_info"),
+    [
+        ("image_raw", "camera_info"),
+        ("/image_raw", "/camera_info"),
+        ("camera/camera/color/image_raw", "camera/camera/color/camera_info"),
+        ("/wrist/image_raw/compressed", "/wrist/camera_info"),
+    ],
+)
+def test_camera_info_is_beside_its_image(image: str, camera_info: str) -> None:
+    assert camera_info_beside(image) == camera_info
 
 
 @pytest.mark.parametrize(

@@ -188,4 +188,4 @@ def test_bag_without_the_graph_is_one_sentence(tmp_path: Path, capsys: pytest.Ca
     info = m.camera_info_message(START, "optical", 160, 120, np.eye(3))
     bag = write_bag(tmp_path / "bag", [(m.CAMERA_INFO, info, START)])
     assert cli.main(["gap", "--bag", str(bag)]) == 2
-    assert "holds no pictures" in capsys.readouterr().err
+    assert "holds no images" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from rlfp_ros.graph.real_arm import CAMERAS, REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
 from rlfp_ros.graph.sim import SIM
+from rlfp_ros.perception.image_topics import camera_info_beside
 from rlfp_ros.schema import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,11 +99,16 @@ def test_real_arm_is_enabled_only_by_the_checklist_and_the_twins_camera_stands_w
 def test_camera_names_its_drivers_topics_and_an_explicit_topic_wins(camera: str) -> None:
     driver = CAMERAS[camera]
     topics = REAL_ARM.nodes[1].remappings(parse_arguments(REAL_ARM, {"camera": camera}))
-    assert topics["camera/image_raw"] == driver.image_topic
-    assert topics["camera/image_raw/compressed"] == f"{driver.image_topic}/compressed"
-    assert topics["camera/camera_info"] == driver.camera_info_topic
+    assert topics["camera/image_raw"] == driver
+    assert topics["camera/image_raw/compressed"] == f"{driver}/compressed"
+    assert topics["camera/camera_info"] == camera_info_beside(driver)
     topics = REAL_ARM.nodes[1].remappings(parse_arguments(REAL_ARM, {"camera": camera, "image_topic": "/wrist/rgb"}))
     assert topics["camera/image_raw"] == "/wrist/rgb"
+    assert topics["camera/camera_info"] == "/wrist/camera_info"  # that of the chosen camera
+
+
+def test_kind_of_the_images_reaches_perception() -> None:
+    assert parameters(run_of(REAL_ARM, image_kind="rectified"), "perception")["image_kind"] == "rectified"
 
 
 def arm_with_driver(folder: Path) -> Path:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlfp_ros.cli.parsing import ARMS, Commands, add_command
+
+if TYPE_CHECKING:
+    from rlfp_ros.recording.bag_topics import TopicChoice
 
 CALIBRATIONS = {
     "board": "write the image of a board to print",
@@ -44,6 +48,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--out", type=Path, default=Path("runs/align"), metavar="DIR", help="for the overlays (default: %(default)s)"
     )
+    _add_topics(command)
 
     command = add_command(
         commands, "gap", _gap, "find the stage at which a recorded run diverges from how its policy was trained"
@@ -52,6 +57,43 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
     command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the stages to FILE")
+    _add_topics(command)
+
+
+def _add_topics(command: argparse.ArgumentParser, images_only: bool = False) -> None:
+    """Add the options that choose a camera and a robot in a bag that holds several."""
+    command.add_argument(
+        "--image-topic", default="", metavar="NAME", help="which images of the bag (default: the only)"
+    )
+    command.add_argument(
+        "--image-kind",
+        default="auto",
+        choices=("auto", "raw", "rectified"),
+        help="whether the images still show the lens; auto: rectified if the topic is named image_rect... (default)",
+    )
+    command.add_argument(
+        "--namespace", default="", metavar="NAME", help="which robot of the bag; / is the root (default: the only one)"
+    )
+    if images_only:
+        return
+    command.add_argument(
+        "--camera-info-topic", default="", metavar="NAME", help="of the images (default: the one beside them)"
+    )
+    command.add_argument(
+        "--joint-states-topic", default="", metavar="NAME", help="of the arm (default: as its file says, or the only)"
+    )
+
+
+def _choice(options: argparse.Namespace) -> TopicChoice:
+    from rlfp_ros.recording.bag_topics import TopicChoice
+
+    return TopicChoice(
+        image=options.image_topic,
+        camera_info=getattr(options, "camera_info_topic", ""),
+        joint_states=getattr(options, "joint_states_topic", ""),
+        namespace=options.namespace,
+        image_kind=options.image_kind,
+    )
 
 
 def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -89,6 +131,8 @@ def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
         if name == "extrinsics":
             part.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
             part.add_argument("--bundle", help="also compare with the place of this bundle's camera")
+        if name != "board":
+            _add_topics(part, images_only=name == "intrinsics")
 
 
 def _calibrate(options: argparse.Namespace) -> int:
@@ -98,8 +142,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.what == "board":
         return calibrate.board(board, options.out)
     if options.what == "intrinsics":
-        return calibrate.intrinsics(board, options.bag, options.images, options.out)
-    return calibrate.extrinsics(board, options.bag, options.arm, options.bundle, options.out)
+        return calibrate.intrinsics(board, options.bag, options.images, options.out, _choice(options))
+    return calibrate.extrinsics(board, options.bag, options.arm, options.bundle, options.out, _choice(options))
 
 
 def _align(options: argparse.Namespace) -> int:
@@ -107,10 +151,12 @@ def _align(options: argparse.Namespace) -> int:
     from rlfp_ros.graph.live_bag import record_live
 
     bag = options.bag or record_live(options.arm, options.topics, options.out)
-    return calibrate.overlay(bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out)
+    return calibrate.overlay(
+        bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out, _choice(options)
+    )
 
 
 def _gap(options: argparse.Namespace) -> int:
     from rlfp_ros.commissioning import gap
 
-    return gap.run(options.bag, options.bundle, options.arm, options.json)
+    return gap.run(options.bag, options.bundle, options.arm, options.json, _choice(options))

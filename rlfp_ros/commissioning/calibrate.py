@@ -13,9 +13,12 @@ from rich.console import Console
 from rlfp_ros.commissioning.align import align, describe, write_overlays
 from rlfp_ros.commissioning.board import Board, View, calibrate_camera, calibrate_hand_eye, write_camera_info
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.perception.extrinsics import load_extrinsics, write_extrinsics
+from rlfp_ros.perception.image_topics import is_rectified
+from rlfp_ros.recording.bag_topics import ANY, TopicChoice, image_topic, robot_topics
+from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
@@ -45,12 +48,14 @@ def board(shape: Board, out: Path) -> int:
     return 0
 
 
-def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path) -> int:
+def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path, choice: TopicChoice = ANY) -> int:
     """K and lens of a camera from pictures of a board; writes the camera_info file that drivers read."""
     console = Console(highlight=False)
     views: list[View] = []
     size, looked_at = (0, 0), 0
-    for image in _pictures(bag, images):
+    if bag is not None:
+        console.print(f"images from {_raw_image_topic(bag, choice)}")
+    for image in _pictures(bag, images, choice):
         looked_at += 1
         if size not in ((0, 0), (image.shape[1], image.shape[0])):
             raise ConfigurationError(
@@ -75,13 +80,14 @@ def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path
     return 0
 
 
-def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: Path) -> int:
+def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: Path, choice: TopicChoice = ANY) -> int:
     """Where the camera stands, from a board on the tool and the arm's own poses; writes the file for extrinsics:=."""
     console = Console(highlight=False)
     arm = load_arm(arm_name)
     kinematics = Kinematics(arm)
     views, tools, camera = [], [], None
-    snapshots = standing_snapshots(bag, arm)
+    console.print(_topics(bag, arm, choice))
+    snapshots = standing_snapshots(bag, arm, choice)
     for snapshot in snapshots:
         camera = snapshot.camera or camera
         view = shape.find(snapshot.image)
@@ -108,13 +114,20 @@ def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: 
 
 
 def overlay(
-    bag: Path, arm_name: str, bundle: str, extrinsics_file: str, meshes: str, out: Path
-) -> int:  # fmt: skip
+    bag: Path,
+    arm_name: str,
+    bundle: str,
+    extrinsics_file: str,
+    meshes: str,
+    out: Path,
+    choice: TopicChoice = ANY,
+) -> int:
     """Draw the simulator's arm over the recorded one, and print the pixel error of its outline."""
     console = Console(highlight=False)
     arm = load_arm(arm_name)
     T_base_camera = load_extrinsics(extrinsics_file, load_bundle(bundle).contract.camera)
-    snapshots = [snapshot for snapshot in standing_snapshots(bag, arm) if snapshot.camera is not None][:8]
+    console.print(_topics(bag, arm, choice))
+    snapshots = [snapshot for snapshot in standing_snapshots(bag, arm, choice) if snapshot.camera is not None][:8]
     if not snapshots:
         raise ConfigurationError(f"{bag}: holds no camera_info, which the overlay is drawn with; record it too")
     renderer = ArmRenderer(arm, "collision" if meshes == "collision" else "visual")
@@ -128,7 +141,7 @@ def overlay(
     return 0
 
 
-def _pictures(bag: Path | None, paths: Sequence[Path]) -> Iterator[np.ndarray]:
+def _pictures(bag: Path | None, paths: Sequence[Path], choice: TopicChoice) -> Iterator[np.ndarray]:
     """rgb uint8 of every file, or of a bag every half second."""
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -140,10 +153,27 @@ def _pictures(bag: Path | None, paths: Sequence[Path]) -> Iterator[np.ndarray]:
             raise ConfigurationError("calibrate intrinsics: nothing to look at; give --bag FOLDER or picture files")
         return
     last = -np.inf
-    for snapshot in read_snapshots(bag):
+    for snapshot in read_snapshots(bag, choice=choice):
         if (snapshot.stamp_ns - last) * 1e-9 >= BETWEEN_S:
             last = snapshot.stamp_ns
             yield snapshot.image
+
+
+def _topics(bag: Path, arm: Arm, choice: TopicChoice) -> str:
+    with BagReader(bag) as reader:
+        return str(robot_topics(reader, arm, choice))
+
+
+def _raw_image_topic(bag: Path, choice: TopicChoice) -> str:
+    """Return the image topic of a bag. Raises ConfigurationError if its images no longer show the lens."""
+    with BagReader(bag) as reader:
+        topic = image_topic(reader, choice)
+    if is_rectified(topic, choice.image_kind):
+        raise ConfigurationError(
+            f"{bag}: the images of {topic} are rectified, expected raw ones, in which the lens shows; record the raw "
+            "topic, or say --image-kind raw if they are raw"
+        )
+    return topic
 
 
 def _new(view: View, views: Sequence[View]) -> bool:

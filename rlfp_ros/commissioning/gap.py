@@ -26,9 +26,10 @@ from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.encoder import OnnxEncoder, Perception
 from rlfp_ros.perception.preprocess import Preprocessor
-from rlfp_ros.recording import decode
+from rlfp_ros.recording import decode, topics
+from rlfp_ros.recording.bag_topics import ANY, TopicChoice, namespace_of, robot_topics
 from rlfp_ros.recording.reader import BagReader
-from rlfp_ros.recording.snapshots import BagJoints, find_topic
+from rlfp_ros.recording.snapshots import BagJoints
 from rlfp_ros.schema import ConfigurationError
 
 MOST_PICTURES = 150
@@ -55,6 +56,7 @@ class Stage:
 class Observations:
     """What a bag holds of one run, by stamp in ns."""
 
+    topics: str = ""  # which, for people
     camera: CameraModel | None = None
     images: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] rgb
     received: dict[int, int] = field(default_factory=dict)  # when the recorder got the picture, ns
@@ -71,15 +73,16 @@ class Observations:
         return place if place >= 0 else None
 
 
-def read_observations(folder: str | Path, arm: Arm) -> Observations:
+def read_observations(folder: str | Path, arm: Arm, choice: TopicChoice = ANY) -> Observations:
     """The first `MOST_PICTURES` pictures of a bag with all that belongs to them. Raises ConfigurationError."""
     seen = Observations()
     joints = BagJoints(arm)
     with BagReader(folder) as bag:
-        image = find_topic(bag, decode.IMAGE_TYPES, "image_raw", "pictures")
-        endings = ("camera_info", "perception/features", "policy/residual", "goal", "episode")
-        wanted = {name for name in bag.topics if name.endswith(endings)} | {image}
-        wanted |= {name for name, kind in bag.topics.items() if kind == "sensor_msgs/msg/JointState"}
+        chosen, namespace = robot_topics(bag, arm, choice), namespace_of(bag, choice)
+        seen.topics = str(chosen)
+        image = chosen.camera.image
+        own = (topics.FEATURES, topics.RESIDUAL, topics.GOAL, topics.EPISODE)
+        wanted = {image, chosen.camera.camera_info, *chosen.joint_states, *(f"{namespace}/{name}" for name in own)}
         for message in bag.messages(wanted):
             if len(seen.images) >= MOST_PICTURES:
                 break
@@ -89,7 +92,7 @@ def read_observations(folder: str | Path, arm: Arm) -> Observations:
                 seen.images[stamp] = decode.image_from_message(content, message.topic)
                 seen.received[stamp] = message.log_time_ns
             elif kind == "CameraInfo":
-                seen.camera = camera_model(content, message.topic)
+                seen.camera = camera_model(content, message.topic, chosen.camera.rectified)
             elif kind == "JointState":
                 state = joints(message, content)
                 if state is not None:
@@ -354,13 +357,14 @@ def _compare_residuals(
     )
 
 
-def run(bag: Path, bundle_name: str, arm_name: str | None, json_path: Path | None) -> int:
+def run(bag: Path, bundle_name: str, arm_name: str | None, json_path: Path | None, choice: TopicChoice = ANY) -> int:
     """Print the table. Exit code 0 where deployment is as training, 1 where it parts."""
     bundle = load_bundle(bundle_name)
     arm = load_arm(arm_name or bundle.contract.arm.name)
-    seen = read_observations(bag, arm)
+    seen = read_observations(bag, arm, choice)
     stages = compare(bundle, arm, seen)
     console = Console(highlight=False)
+    console.print(seen.topics)
     table = Table(title=f"{bag}: {len(seen.images)} pictures against {bundle.contract.name}", title_justify="left")
     for name in ("stage", "", "found"):
         table.add_column(name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +18,9 @@ from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.overlay import draw
 from rlfp_ros.perception.preprocess import Preprocessor
-from rlfp_ros.recording.reader import BagReader, RecordedMessage
+from rlfp_ros.recording import decode, topics
+from rlfp_ros.recording.bag_topics import camera_topics, namespace_of, own_topic
+from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 
 matplotlib.use("agg")  # no display needed
@@ -40,15 +44,19 @@ class RecordedEpisode:
     commands: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # joints [J] rad, [J] rad/s
 
 
+Taker = Callable[[RecordedEpisode, Any], None]
+
+
 def read_episodes(bag_folder: Path) -> list[RecordedEpisode]:
-    """All episodes of a bag that came to their end, with their outcome."""
+    """Read all episodes of a bag that came to their end, with their outcome."""
     found: list[RecordedEpisode] = []
     current: RecordedEpisode | None = None
     with BagReader(bag_folder) as bag:
-        for message in bag.messages():
-            name = message.topic.removeprefix("/")
-            if name == "episode":
-                episode = Episode.from_json(bag.decode(message).data)
+        takers = _takers(bag)
+        announced = f"{namespace_of(bag)}/{topics.EPISODE}"
+        for message in bag.messages({announced, *takers}):
+            if message.topic == announced:
+                episode = decode.episode_from_message(bag.decode(message))
                 if episode.phase is Phase.RUNNING:
                     current = RecordedEpisode(episode)
                 elif episode.phase is Phase.FINISHED and current is not None:
@@ -56,32 +64,56 @@ def read_episodes(bag_folder: Path) -> list[RecordedEpisode]:
                     found.append(current)
                     current = None
             elif current is not None:
-                _take(current, name, bag, message)
+                takers[message.topic](current, bag.decode(message))
     return found
 
 
-def _take(episode: RecordedEpisode, name: str, bag: BagReader, message: RecordedMessage) -> None:
-    if name == "camera/camera_info":
-        episode.camera = camera_model(bag.decode(message), message.topic)
-    if name not in ("camera/image_raw", "perception/features", "policy/residual", "policy/residual_applied",
-                    "joint_trajectory_controller/joint_trajectory"):  # fmt: skip
-        return
-    content = bag.decode(message)
-    stamp = content.header.stamp.sec * 1_000_000_000 + content.header.stamp.nanosec
-    if name == "camera/image_raw":
-        episode.images[stamp] = np.asarray(content.data).reshape(content.height, content.width, 3)
-    elif name == "perception/features":
-        table = np.frombuffer(np.asarray(content.data).tobytes(), np.float32).reshape(content.width, -1)
-        if table.shape[1] == 4:
-            episode.features[stamp] = table[:, [0, 1, 3]]
-    elif name == "joint_trajectory_controller/joint_trajectory":
+def _takers(bag: BagReader) -> dict[str, Taker]:
+    """What takes a message into an episode, by the topics of the bag."""
+    namespace, camera = namespace_of(bag), camera_topics(bag)
+
+    def camera_info(episode: RecordedEpisode, content: Any) -> None:
+        episode.camera = camera_model(content, camera.camera_info, camera.rectified)
+
+    def image(episode: RecordedEpisode, content: Any) -> None:
+        episode.images[_stamp(content)] = decode.image_from_message(content, camera.image)
+
+    def features(episode: RecordedEpisode, content: Any) -> None:
+        found = decode.features_from_message(content)
+        if found.ndim == 2:  # a latent vector has no place in the image
+            episode.features[_stamp(content)] = found
+
+    def residual(episode: RecordedEpisode, content: Any) -> None:
+        episode.residual[_stamp(content)] = _linear(content)
+
+    def applied(episode: RecordedEpisode, content: Any) -> None:
+        episode.applied[_stamp(content)] = _linear(content)
+
+    def command(episode: RecordedEpisode, content: Any) -> None:
         if content.points:
             point = content.points[0]
-            episode.commands[stamp] = (np.asarray(point.positions), np.asarray(point.velocities))
-    else:
-        linear = content.twist.linear
-        target = episode.residual if name == "policy/residual" else episode.applied
-        target[stamp] = np.array([linear.x, linear.y, linear.z])
+            episode.commands[_stamp(content)] = np.asarray(point.positions), np.asarray(point.velocities)
+
+    twist = ("geometry_msgs/msg/TwistStamped",)
+    takers: dict[str, Taker] = {camera.image: image, camera.camera_info: camera_info}
+    for name, types, taker in (
+        (topics.FEATURES, ("sensor_msgs/msg/PointCloud2",), features),
+        (topics.RESIDUAL, twist, residual),
+        (topics.RESIDUAL_APPLIED, twist, applied),
+        (topics.ARM_COMMAND, ("trajectory_msgs/msg/JointTrajectory",), command),
+    ):
+        takers[own_topic(bag, namespace, name, types)] = taker
+    takers.pop("", None)  # what the bag does not hold
+    return takers
+
+
+def _stamp(content: Any) -> int:
+    return decode.stamp_ns(content.header.stamp)
+
+
+def _linear(content: Any) -> np.ndarray:
+    linear = content.twist.linear
+    return np.array([linear.x, linear.y, linear.z])
 
 
 def write_pictures(episode: RecordedEpisode, contract: Contract, folder: Path) -> list[Path]:

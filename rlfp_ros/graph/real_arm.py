@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit, Respawn
 from rlfp_ros.graph.parts import ARM, COMMON, CONTROLLER, PERCEPTION, POLICY, RECORD, RECORDER, waited_for
+from rlfp_ros.perception.image_topics import camera_info_beside
 
-
-@dataclass(frozen=True)
-class Camera:
-    """What a camera's driver calls its topics when it is started as docs/how-to/hardware/ says."""
-
-    image_topic: str
-    camera_info_topic: str
-
-
+# Image topic of each camera whose driver is started as docs/how-to/hardware/ says; its camera_info is beside it.
 CAMERAS = {
-    "realsense": Camera("camera/camera/color/image_raw", "camera/camera/color/camera_info"),
-    "usb_cam": Camera("image_raw", "camera_info"),
-    "v4l2": Camera("image_raw", "camera_info"),
-    "custom": Camera("camera/image_raw", "camera/camera_info"),
+    "realsense": "camera/camera/color/image_raw",
+    "usb_cam": "image_raw",
+    "v4l2": "image_raw",
+    "custom": "camera/image_raw",
 }
 
 
@@ -28,12 +21,11 @@ def _real_topics(arguments: Arguments) -> dict[str, str]:
     """From the graph's own topic names to the drivers'."""
     controller = arguments["controller_name"]
     gripper = arguments["gripper_controller_name"]
-    camera = CAMERAS[arguments["camera"]]
-    image = arguments["image_topic"] or camera.image_topic
+    image = arguments["image_topic"] or CAMERAS[arguments["camera"]]
     return {
         "camera/image_raw": image,
         "camera/image_raw/compressed": f"{image}/compressed",
-        "camera/camera_info": arguments["camera_info_topic"] or camera.camera_info_topic,
+        "camera/camera_info": arguments["camera_info_topic"] or camera_info_beside(image),
         "joint_states": arguments["joint_states_topic"],
         "joint_trajectory_controller/joint_trajectory": f"{controller}/joint_trajectory",
         "forward_position_controller/commands": f"{controller}/commands",
@@ -82,8 +74,15 @@ REAL_ARM = Graph(
         Argument(
             "camera_info_topic",
             "",
-            "the camera driver's camera_info topic; empty: as camera says",
+            "the camera driver's camera_info topic; empty: the one beside the image topic",
             pattern=f"({_TOPIC})?",
+        ),
+        Argument(
+            "image_kind",
+            "auto",
+            "whether the images still show the lens (raw), or image_proc has removed it (rectified); auto: rectified "
+            "if the image topic is named image_rect...",
+            choices=("auto", "raw", "rectified"),
         ),
         Argument(
             "extrinsics",
@@ -171,6 +170,7 @@ REAL_ARM = Graph(
             PERCEPTION,
             parameters=lambda a: {
                 "bundle": a["bundle"],
+                "image_kind": a["image_kind"],
                 "extrinsics": _extrinsics(a),
                 "use_sim_time": a["use_sim_time"],
             },

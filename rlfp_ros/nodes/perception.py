@@ -21,9 +21,10 @@ from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.messages import CAMERA_SUBSCRIPTION
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception import images, overlay
-from rlfp_ros.perception.camera import CameraModel, ImageKind, camera_model, is_rectified
+from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.encoder import Percept, Perception
 from rlfp_ros.perception.extrinsics import load_extrinsics
+from rlfp_ros.perception.image_topics import ImageKind, is_rectified
 from rlfp_ros.schema import ConfigurationError, Schema
 
 LOOK_FOR_PUBLISHERS_S = 0.5

@@ -5,15 +5,12 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 
 from rlfp_ros.schema import ConfigurationError
-
-ImageKind = Literal["auto", "raw", "rectified"]  # whether the images still show the lens; auto: by the topic's name
-TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")  # last words that image_transport adds
 
 BROWN_CONRADY_MODELS = ("plumb_bob", "rational_polynomial")
 FISHEYE_MODELS = ("equidistant",)
@@ -138,22 +135,6 @@ class CameraModel:
 
     def _coefficients(self) -> np.ndarray:
         return np.zeros(4) if self.distortion is None else np.asarray(self.distortion, np.float64)
-
-
-def base_topic(image_topic: str) -> str:
-    """Return the name of an image topic without image_transport's last word: /camera/image_raw."""
-    parent, _, last = image_topic.rpartition("/")
-    return parent if last in TRANSPORTS else image_topic
-
-
-def is_rectified(image_topic: str, kind: ImageKind = "auto") -> bool:
-    """Decide whether a topic's images are rectified, so that the lens no longer shows in them.
-
-    image_proc names such topics image_rect, image_rect_color, ...; ZED cameras use a part named rect.
-    """
-    if kind != "auto":
-        return kind == "rectified"
-    return any(word == "rect" or word.startswith("image_rect") for word in base_topic(image_topic).split("/"))
 
 
 def camera_model(message: Any, topic: str = "camera/camera_info", rectified: bool = False) -> CameraModel:

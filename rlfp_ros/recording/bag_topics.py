@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+from rlfp_ros.control.arm import Arm
 from rlfp_ros.perception import images
-from rlfp_ros.perception.camera import ImageKind, base_topic, is_rectified
+from rlfp_ros.perception.image_topics import ImageKind, base_topic, camera_info_beside, is_rectified
+from rlfp_ros.recording import topics
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 
@@ -20,10 +23,10 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 JOINT_STATE = "sensor_msgs/msg/JointState"
 # By these the namespaces of the robots in a bag are found: name and type of what every graph publishes.
 MARKERS = {
-    "perception/features": ("sensor_msgs/msg/PointCloud2",),
-    "policy/residual": ("geometry_msgs/msg/TwistStamped", "trajectory_msgs/msg/JointTrajectory"),
+    topics.FEATURES: ("sensor_msgs/msg/PointCloud2",),
+    topics.RESIDUAL: ("geometry_msgs/msg/TwistStamped", "trajectory_msgs/msg/JointTrajectory"),
 }
-OVERLAY = "perception/overlay"
+LOOKED_AT = 50  # messages of a topic that are searched for the arm's joints
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,18 @@ class CameraTopics:
 
     def __str__(self) -> str:
         kind = " (rectified)" if self.rectified else ""
-        return f"images from {self.image}{kind}, camera_info from {self.camera_info or 'nowhere'}"
+        return f"images from {self.image}{kind}, camera_info from {self.camera_info or 'no topic'}"
+
+
+@dataclass(frozen=True)
+class RobotTopics:
+    """One robot's topics in a bag: its camera, and the joint states that carry its arm's joints."""
+
+    camera: CameraTopics
+    joint_states: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.camera}, joints from {', '.join(self.joint_states) or 'no topic'}"
 
 
 def namespace_of(bag: BagReader, choice: TopicChoice = ANY) -> str:
@@ -105,61 +119,68 @@ def camera_topics(bag: BagReader, choice: TopicChoice = ANY) -> CameraTopics:
     ConfigurationError
         If the bag holds no image, or images of several cameras and `choice` names none of them.
     """
-    image = _image_topic(bag, choice)
+    image = image_topic(bag, choice)
     return CameraTopics(image, _camera_info_topic(bag, image, choice), is_rectified(image, choice.image_kind))
 
 
-def joint_states_topics(bag: BagReader, usual: str, choice: TopicChoice = ANY) -> tuple[str, ...]:
-    """Choose the joint states of one robot.
+def robot_topics(bag: BagReader, arm: Arm, choice: TopicChoice = ANY) -> RobotTopics:
+    """Choose the topics of one robot. Raises ConfigurationError as `camera_topics` and `joint_states_topics` do."""
+    return RobotTopics(camera_topics(bag, choice), joint_states_topics(bag, arm, choice))
 
-    Parameters
-    ----------
-    bag
-        The bag.
-    usual
-        Relative or absolute name under which the arm's driver publishes them.
-    choice
-        What a person said.
+
+def joint_states_topics(bag: BagReader, arm: Arm, choice: TopicChoice = ANY) -> tuple[str, ...]:
+    """Choose the joint states of one robot.
 
     Returns
     -------
     tuple of str
-        The topic that was named, the usual one, or all JointState topics of the robot's namespace but the policy's
-        own: their messages say whose joints they are. Empty if the bag holds none.
+        The topic that was named, the one that the arm's file names, or the only one that carries the arm's joints.
+        Empty if the bag holds none.
 
     Raises
     ------
     ConfigurationError
-        If the topic that was named is not in the bag.
+        If the topic that was named is not in the bag, or several carry joints of these names.
     """
     if choice.joint_states:
         return (_given(bag, choice.joint_states, (JOINT_STATE,), choice, "--joint-states-topic"),)
     namespace = namespace_of(bag, choice)
+    usual = arm.topics.joint_states
     topic = usual if usual.startswith("/") else f"{namespace}/{usual}"
     if bag.topics.get(topic) == JOINT_STATE:
         return (topic,)
-    return tuple(
-        name for name in _of_robot(bag, [JOINT_STATE], namespace, choice) if not name.endswith("/policy/gripper")
-    )
+    wanted = set(arm.driver_names(arm.joint_names))
+    names = [
+        name
+        for name in _of_robot(bag, [JOINT_STATE], namespace, choice)
+        if any(wanted & set(bag.decode(message).name) for message in islice(bag.messages({name}), LOOKED_AT))
+    ]
+    if len(names) > 1:
+        raise ConfigurationError(
+            f"{bag.path}: holds joints of {arm.name} on several topics ({', '.join(names)}); choose one with "
+            "--joint-states-topic NAME, or a robot with --namespace NAME"
+        )
+    return tuple(names)
 
 
 def _namespaces(bag: BagReader) -> set[str]:
     found = set()
     for marker, types in MARKERS.items():
         for name, kind in bag.topics.items():
-            if kind in types and (name == f"/{marker}" or name.endswith(f"/{marker}")):
+            if kind in types and name.endswith(f"/{marker}"):
                 found.add(name.removesuffix(f"/{marker}"))
     return found
 
 
 def _of_robot(bag: BagReader, types: Sequence[str], namespace: str, choice: TopicChoice) -> list[str]:
-    """Topics of these types that may be this robot's: those in its namespace; if it has none, those of no robot."""
+    """Topics of these types that may be this robot's: those in its namespace; if there are none, those of no robot."""
     names = sorted(name for name, kind in bag.topics.items() if kind in types)
-    others = [other for other in _namespaces(bag) if other != namespace and len(other) > len(namespace)]
-    mine = [name for name in names if name.startswith(f"{namespace}/") and not _inside(name, others)]
-    if mine or (choice.namespace and namespace):
+    robots = _namespaces(bag)
+    deeper = [other for other in robots if other.startswith(f"{namespace}/")]
+    mine = [name for name in names if name.startswith(f"{namespace}/") and not _inside(name, deeper)]
+    if mine or (choice.namespace and namespace not in robots):
         return mine
-    return [name for name in names if not _inside(name, [other for other in _namespaces(bag) if other])]
+    return [name for name in names if not _inside(name, [other for other in robots if other])]
 
 
 def _inside(name: str, namespaces: Iterable[str]) -> bool:
@@ -169,29 +190,30 @@ def _inside(name: str, namespaces: Iterable[str]) -> bool:
 def _given(bag: BagReader, name: str, types: Sequence[str], choice: TopicChoice, option: str) -> str:
     """Return the topic that a person named, absolute. Raises ConfigurationError if the bag does not hold it."""
     namespace = choice.namespace.strip("/")
-    wanted = [name] if name.startswith("/") else [f"/{namespace}/{name}" if namespace else f"/{name}", f"/{name}"]
+    wanted = [name] if name.startswith("/") else [f"/{namespace}/{name}", f"/{name}"]
     for topic in wanted:
-        if bag.topics.get(topic) in types:
-            return topic
-    there = sorted(topic for topic, kind in bag.topics.items() if kind in types)
+        if bag.topics.get(topic.replace("//", "/")) in types:
+            return topic.replace("//", "/")
+    there = [topic for topic, kind in bag.topics.items() if kind in types]
     raise ConfigurationError(
         f"{bag.path}: {option} is {name}, which it does not hold as {' or '.join(types)}; it holds: {_list(there)}"
     )
 
 
-def _image_topic(bag: BagReader, choice: TopicChoice) -> str:
-    kinds = (RAW_IMAGE, COMPRESSED_IMAGE)
+def image_topic(bag: BagReader, choice: TopicChoice = ANY) -> str:
+    """Choose the image topic. Raises ConfigurationError as `camera_topics` does."""
+    types = (RAW_IMAGE, COMPRESSED_IMAGE)
     if choice.image:
-        return _given(bag, choice.image, kinds, choice, "--image-topic")
+        return _given(bag, choice.image, types, choice, "--image-topic")
     namespaces = [namespace_of(bag, choice)] if choice.namespace else sorted(_namespaces(bag)) or [""]
-    names = sorted({name for namespace in namespaces for name in _of_robot(bag, kinds, namespace, choice)})
-    names = [name for name in names if not name.endswith(f"/{OVERLAY}")]
+    names = sorted({name for namespace in namespaces for name in _of_robot(bag, types, namespace, choice)})
+    names = [name for name in names if not name.endswith(f"/{topics.OVERLAY}")]
     # One image in several transports is one image; the raw one is the best.
     names = [name for name in names if base_topic(name) == name or base_topic(name) not in names]
     if not names:
-        raise ConfigurationError(f"{bag.path}: holds no images ({' or '.join(kinds)}); it holds: {_list(bag.topics)}")
+        raise ConfigurationError(f"{bag.path}: holds no images ({' or '.join(types)}); it holds: {_list(bag.topics)}")
     if len(names) > 1:
-        names = [name for name in names if _shows_colour(bag, name)] or names
+        names = [name for name in names if _is_readable(bag, name)] or names
     if len(names) > 1:
         raise ConfigurationError(
             f"{bag.path}: holds images of several cameras ({', '.join(names)}); choose one with --image-topic NAME, or "
@@ -201,15 +223,17 @@ def _image_topic(bag: BagReader, choice: TopicChoice) -> str:
 
 
 def _camera_info_topic(bag: BagReader, image: str, choice: TopicChoice) -> str:
-    """Find the camera_info that image_transport puts beside an image; if there is none, one of the same frame."""
+    """Find the camera_info beside an image topic; if there is none, one of the images' frame and of no other images."""
     if choice.camera_info:
         return _given(bag, choice.camera_info, (CAMERA_INFO,), choice, "--camera-info-topic")
-    beside = f"{base_topic(image).rpartition('/')[0]}/camera_info"
+    beside = camera_info_beside(image)
     if bag.topics.get(beside) == CAMERA_INFO:
         return beside
     there = sorted(name for name, kind in bag.topics.items() if kind == CAMERA_INFO)
+    image_types = (RAW_IMAGE, COMPRESSED_IMAGE)
+    taken = {camera_info_beside(name) for name, kind in bag.topics.items() if kind in image_types}
     frame = _frame(bag, image)
-    fitting = [name for name in there if frame and _frame(bag, name) == frame]
+    fitting = [name for name in there if name not in taken and frame and _frame(bag, name) == frame]
     if len(fitting) > 1 or (there and not fitting):
         raise ConfigurationError(
             f"{bag.path}: holds no {beside} for {image}, but {', '.join(there)}; choose with --camera-info-topic NAME, "
@@ -228,8 +252,8 @@ def _frame(bag: BagReader, topic: str) -> str:
     return "" if message is None else str(message.header.frame_id)
 
 
-def _shows_colour(bag: BagReader, topic: str) -> bool:
-    """Whether perception can read a topic's images: depth and disparity cannot be a policy's camera."""
+def _is_readable(bag: BagReader, topic: str) -> bool:
+    """Whether a topic's images can be a policy's: depth and disparity cannot."""
     message = _first(bag, topic)
     if message is None:
         return False

@@ -14,6 +14,7 @@ import numpy as np
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.recording import decode
+from rlfp_ros.recording.bag_topics import ANY, TopicChoice, image_topic, robot_topics
 from rlfp_ros.recording.clock import bag_clock
 from rlfp_ros.recording.reader import BagReader, RecordedMessage
 from rlfp_ros.schema import ConfigurationError
@@ -34,16 +35,6 @@ class Snapshot:
     image: np.ndarray  # uint8 [H, W, 3] rgb
     camera: CameraModel | None
     joints: JointState | None  # the newest that is not newer than the image
-
-
-def find_topic(bag: BagReader, types: tuple[str, ...], ending: str, what: str) -> str:
-    """The bag's topic of one of these types; of several, the one whose name ends so. Raises ConfigurationError."""
-    names = sorted(name for name, kind in bag.topics.items() if kind in types)
-    chosen = [name for name in names if name.endswith(ending)] or names
-    if not chosen:
-        there = ", ".join(sorted(bag.topics)) or "nothing"
-        raise ConfigurationError(f"{bag.path}: holds no {what} ({' or '.join(types)}); it holds: {there}")
-    return chosen[0]
 
 
 class BagJoints:
@@ -80,7 +71,7 @@ class BagJoints:
 
 
 def read_snapshots(
-    bag_folder: str | Path, arm: Arm | None = None, joints: BagJoints | None = None
+    bag_folder: str | Path, arm: Arm | None = None, joints: BagJoints | None = None, choice: TopicChoice = ANY
 ) -> Iterator[Snapshot]:
     """Read every image of a bag, in order.
 
@@ -93,6 +84,8 @@ def read_snapshots(
         not be known yet.
     joints
         Collects the joint states that are refused; by default they are only logged.
+    choice
+        Which camera and which robot, if the bag holds several.
 
     Raises
     ------
@@ -100,21 +93,19 @@ def read_snapshots(
         If the bag is not readable or holds no images, or an image is one that the live node refuses.
     """
     with BagReader(bag_folder) as bag:
-        image = find_topic(bag, decode.IMAGE_TYPES, "image_raw", "images")
-        info = ""
+        image, info, rectified = image_topic(bag, choice), "", False
         joint_topics: set[str] = set()
         if arm is not None:
             joints = joints or BagJoints(arm)
-            joint_topics = {name for name, kind in bag.topics.items() if kind == "sensor_msgs/msg/JointState"}
-            if "sensor_msgs/msg/CameraInfo" in bag.topics.values():
-                info = find_topic(bag, ("sensor_msgs/msg/CameraInfo",), "camera_info", "camera_info")
+            chosen = robot_topics(bag, arm, choice)
+            info, rectified, joint_topics = chosen.camera.camera_info, chosen.camera.rectified, set(chosen.joint_states)
         clock = bag_clock(bag, {image, *joint_topics})
         camera: CameraModel | None = None
         history: list[JointState] = []
         for message in bag.messages({image, info, *joint_topics}):
             content = bag.decode(message)
             if message.topic == info:
-                camera = camera_model(content, info)
+                camera = camera_model(content, info, rectified)
             elif message.topic in joint_topics and joints is not None:
                 state = joints(message, content)
                 if state is not None:
@@ -128,12 +119,12 @@ def read_snapshots(
             log.warning("%s: %d joint states are refused: %s", bag.path, count, reason)
 
 
-def standing_snapshots(bag_folder: str | Path, arm: Arm) -> list[Snapshot]:
+def standing_snapshots(bag_folder: str | Path, arm: Arm, choice: TopicChoice = ANY) -> list[Snapshot]:
     """One image for every posture in which the arm stood. Raises ConfigurationError if it stood in none."""
     kept: list[Snapshot] = []
     standing_since: tuple[int, np.ndarray] | None = None
     bag_joints = BagJoints(arm)
-    for snapshot in read_snapshots(bag_folder, arm, bag_joints):
+    for snapshot in read_snapshots(bag_folder, arm, bag_joints, choice):
         joints = snapshot.joints
         if joints is None:
             continue
