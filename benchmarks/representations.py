@@ -35,14 +35,12 @@ from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
-from rlfp_ros.learning.objectives.objective import AnyEncoder, features_of
-from rlfp_ros.learning.objectives.representation import encoder_settings, make_encoder
+from rlfp_ros.learning.cell import load_cell
+from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, features_of
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.recipes.privileged_sac import Normaliser
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder
 from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
-from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.scene import load_scene
 
 TASK = "reach"
 NOTHING = "nothing"  # an encoder as it was initialised: what the probes get out of random features
@@ -128,9 +126,8 @@ def run(cell: Cell, folder: Path, success: bool) -> None:
 
 def source(profile: str) -> FrameSource:
     """The pictures of a profile; the same for every cell."""
-    scene = load_scene()
     count, seed = PICTURES[profile]
-    return FrameSource("panda", TASK, load_profile(profile), scene, scene.camera.contract(), seed, count, True)
+    return FrameSource(load_cell(TASK, "panda", profile), seed, count, sequences=True, teacher=True)
 
 
 def pictures(profile: str, folder: Path) -> Frames:
@@ -142,19 +139,19 @@ def pictures(profile: str, folder: Path) -> Frames:
     return frames
 
 
-def learnt(cell: Cell, folder: Path) -> AnyEncoder:
+def learnt(cell: Cell, folder: Path) -> Encoder:
     """The cell's encoder, frozen."""
     pictures("train", folder)
     kind, representation = cell.name.split("/")
     shared = source("train")
     if representation == NOTHING:
         torch.manual_seed(cell.seed)
-        encoder = make_encoder(shared.camera, encoder_settings(kind))
+        encoder = EncoderChoice(kind).build(shared.camera)
         images = np.load(folder / "train" / "images.npy", mmap_mode="r")[:512]
         encoder.see(torch.from_numpy(images.copy()))  # its statistics
     else:
         encoder, _ = train_encoder(
-            replace(shared, seed=cell.seed), folder / cell.file(folder).stem, TRAINING, encoder_settings(kind), show,
+            replace(shared, seed=cell.seed), folder / cell.file(folder).stem, TRAINING, EncoderChoice(kind), show,
             representation, folder / "train",
         )  # fmt: skip
     return encoder.eval().requires_grad_(False)
@@ -166,7 +163,7 @@ def show(done: int, text: str, **figures: float) -> None:
         print(f"  {done}/{TRAINING.updates} {text}", flush=True)
 
 
-def probe(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
+def probe(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Median errors of the object's position, mm, read from the features by a linear and by a small network."""
     train, validation = pictures("train", folder), pictures("validation", folder)
     held_out = held_out_count(train.source.count)
@@ -214,7 +211,7 @@ def fit(network: nn.Module, inputs: Tensor, wanted: Tensor, steps: int) -> None:
         schedule.step()
 
 
-def play(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
+def play(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Share of episodes won by imitation of the teacher on frozen features and joints, under each profile."""
     train = pictures("train", folder)
     known = train.source.count - held_out_count(train.source.count)
@@ -229,7 +226,7 @@ def play(encoder: AnyEncoder, cell: Cell, folder: Path) -> dict[str, float]:
 
 
 @torch.no_grad()
-def success(encoder: AnyEncoder, scale: Normaliser, actor: nn.Module, profile: str) -> float:
+def success(encoder: Encoder, scale: Normaliser, actor: nn.Module, profile: str) -> float:
     env = ManipulationEnv(
         TASK, profile=profile, observation="features", observed=ObservationContract(feature_stack=1),
         perceiver=lambda image: encoder(torch.from_numpy(image[None]))[0][0].numpy(), seeds=CountedSeeds(EPISODE_SEEDS),

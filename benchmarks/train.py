@@ -29,14 +29,13 @@ import torch
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.results import write_json
-from rlfp_ros.learning.encoders.spatial import Encoder
+from rlfp_ros.learning.cell import load_cell
+from rlfp_ros.learning.encoders.spatial import SpatialEncoder
 from rlfp_ros.learning.recipes import train_encoder
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource
 from rlfp_ros.learning.recipes.privileged_sac import ReplayBuffer, SacSettings, SoftActorCritic
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.scene import load_scene
 
 TASKS = ("reach", "push", "lift")
 PICTURES = 400  # rendered, and then learnt from
@@ -102,8 +101,7 @@ def rate(step: Callable[[], None], seconds: float) -> float:
 
 def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
     """Labelled pictures per second of the renderer's time under `train`, and an encoder update on them."""
-    scene = load_scene()
-    source = FrameSource("panda", "reach", load_profile("train"), scene, scene.camera.contract(), 600_000_000, PICTURES)
+    source = FrameSource(load_cell("reach", "panda", "train"), 600_000_000, PICTURES)
     with Frames(source, folder) as frames:
         renderer = psutil.Process(frames._process.pid)
         frames.wait_for(PICTURES // 8)  # it has loaded everything by then
@@ -113,7 +111,7 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
         frames.wait_for(PICTURES)
         arrays = [np.array(array) for array in (frames.images, frames.keypoints, frames.positions)]
     training = EncoderTraining()
-    encoder = Encoder(source.camera)
+    encoder = SpatialEncoder(source.camera)
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's annotations lack it
     optimizer = torch.optim.AdamW(encoder.parameters(), 1e-4)
     rng = np.random.default_rng(0)

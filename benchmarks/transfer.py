@@ -220,12 +220,13 @@ def _ablated(
 
 def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, seed: int) -> None:
     """Train an ablation by the recipe that the task's own bundle is trained by, but for what it lacks."""
-    from rlfp_ros.learning.recipes import train  # torch loads only where it is used
+    from rlfp_ros.learning.recipes import train  # torch loads only if it is used
+    from rlfp_ros.learning.recipes.imitation import ImitationRecipe
 
     profile = folder / "profiles" / f"{ablation.name}.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     profile.write_text(yaml.safe_dump(flat_profile(ablated_profile(ablation)), sort_keys=False), encoding="utf-8")
-    recipe = train.recipe_for(task, arm, str(profile), seed)
+    recipe = ImitationRecipe.for_task(task, arm, str(profile), seed)
     if ablation.pictures_as_rendered:
         recipe = replace(recipe, encoder_training=replace(recipe.encoder_training, other_appearances=False))
     if work * ablation.work < 1:

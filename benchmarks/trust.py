@@ -23,11 +23,10 @@ import numpy as np
 
 from rlfp_ros.contract import Bundle, CameraContract, load_bundle
 from rlfp_ros.evaluation.results import put_between, write_json
+from rlfp_ros.learning.cell import load_cell
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import Pose
-from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.scene import load_scene
 
 SEED = 700_000_000  # never met in training, selection, export or evaluation
 REGIONS = {0.5: 2.366, 0.9: 6.251, 0.99: 11.345}  # share -> chi-square with 3 degrees of freedom
@@ -106,15 +105,8 @@ def measure(bundle: Bundle, pictures: int) -> dict[str, Any]:
 def render(bundle: Bundle, profile: str, camera: CameraContract, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [N, H, W, 3] and the object's positions [N, 3] m in `camera`'s optical frame."""
     contract = bundle.contract
-    source = FrameSource(
-        contract.arm.name,
-        contract.task,
-        load_profile(profile),
-        load_scene(image_size=camera.height, arm=contract.arm.name),
-        camera,
-        SEED,
-        count,
-    )
+    cell = load_cell(contract.task, contract.arm.name, profile, camera.height)
+    source = FrameSource(cell, SEED, count, other_camera=camera)
     with tempfile.TemporaryDirectory() as folder, Frames(source, Path(folder)) as frames:
         frames.wait_for(count)
         return np.array(frames.images), np.array(frames.positions)

@@ -19,13 +19,15 @@ from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy  # noqa: E402
 from rlfp_ros.learning.encoders import novelty  # noqa: E402
 from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings  # noqa: E402
-from rlfp_ros.learning.encoders.spatial import INSIDE_90, Encoder  # noqa: E402
+from rlfp_ros.learning.encoders.pose_head import INSIDE_90  # noqa: E402
+from rlfp_ros.learning.encoders.spatial import SpatialEncoder  # noqa: E402
 from rlfp_ros.learning.export import export, quantise, trained  # noqa: E402
 from rlfp_ros.learning.export.build import POLICY_OUTPUTS, build_contract, encoder_contract  # noqa: E402
 from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder, in_onnx_runtime  # noqa: E402
 from rlfp_ros.learning.export.reference import golden_frames  # noqa: E402
 from rlfp_ros.learning.export.trained import save_trained  # noqa: E402
 from rlfp_ros.learning.recipes import train  # noqa: E402
+from rlfp_ros.learning.recipes.imitation import ImitationRecipe  # noqa: E402
 from rlfp_ros.learning.recipes.privileged_sac import Actor  # noqa: E402
 from rlfp_ros.learning.recipes.recurrent import RecurrentActor  # noqa: E402
 from rlfp_ros.perception.encoder import Perception  # noqa: E402
@@ -73,7 +75,7 @@ def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    return finished(tmp_path_factory.mktemp("run"), Encoder(CAMERA))
+    return finished(tmp_path_factory.mktemp("run"), SpatialEncoder(CAMERA))
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +237,7 @@ def test_an_output_folder_that_holds_something_else_is_left_alone(run: Path, tmp
     with pytest.raises(ConfigurationError, match="is not a bundle and would be lost"):
         exported(run, tmp_path)
     with pytest.raises(ConfigurationError, match="is not a bundle and would be lost"):
-        train.main(train.Recipe("reach"), tmp_path, tmp_path / "run")
+        train.main(ImitationRecipe("reach"), tmp_path, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -264,7 +266,7 @@ def test_a_task_without_privileged_state_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(Reach, "privileged_state", lambda self, world: np.zeros(0, np.float32))
     with pytest.raises(ConfigurationError, match="task reach: has no privileged state"):
-        train.main(train.Recipe("reach"), tmp_path / "out", tmp_path / "run")
+        train.main(ImitationRecipe("reach"), tmp_path / "out", tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -299,7 +301,7 @@ def test_an_int8_encoder_sees_what_the_float_one_sees() -> None:
     """A red square, found after a few gradient steps: shipped encoders may be int8 already."""
     torch.manual_seed(0)
     camera, rng = load_bundle(SHIPPED).contract.camera, np.random.default_rng(0)
-    encoder = Encoder(camera)
+    encoder = SpatialEncoder(camera)
 
     def squares(count: int) -> tuple[np.ndarray, np.ndarray]:
         middle = rng.integers(12, 72, (count, 2))
@@ -337,7 +339,7 @@ def test_an_int8_encoder_sees_what_the_float_one_sees() -> None:
 def test_novelty_marks_altered_pictures_and_leaves_torchs_random_numbers_alone() -> None:
     torch.manual_seed(5)
     camera = load_bundle(SHIPPED).contract.camera
-    encoder = Encoder(camera).eval()
+    encoder = SpatialEncoder(camera).eval()
     rng = np.random.default_rng(0)
     grey = rng.integers(100, 156, (160, 1, 1, 3)) + rng.integers(-20, 20, (160, 84, 84, 3))
     images = grey.astype(np.uint8)

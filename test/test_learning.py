@@ -18,11 +18,14 @@ from benchmarks import teachers  # noqa: E402
 from rlfp_ros.contract import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
 from rlfp_ros.learning.encoders.cnn import CnnSettings  # noqa: E402
-from rlfp_ros.learning.encoders.spatial import Encoder, ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.encoders.encoder import EncoderChoice  # noqa: E402
+from rlfp_ros.learning.encoders.exported import ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.encoders.spatial import SpatialEncoder  # noqa: E402
 from rlfp_ros.learning.recipes.appearance import Appearance  # noqa: E402
 from rlfp_ros.learning.recipes.estimator import SceneEstimator  # noqa: E402
+from rlfp_ros.learning.recipes.imitation import ImitationRecipe  # noqa: E402
 from rlfp_ros.learning.recipes.privileged_sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
-from rlfp_ros.learning.recipes.train import Recipe, main  # noqa: E402
+from rlfp_ros.learning.recipes.train import main  # noqa: E402
 from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_checkpoint  # noqa: E402
 from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
@@ -46,7 +49,7 @@ def seeded() -> None:
 
 def test_feature_points_are_where_the_heat_is() -> None:
     """All heat in one cell: the point is the middle of that cell's pixels, on the plane z = 1, with full confidence."""
-    encoder = Encoder(CAMERA).eval()
+    encoder = SpatialEncoder(CAMERA).eval()
     rows, columns = encoder.cells
     heat = torch.full((1, encoder.settings.points, rows, columns), -1e4)
     heat[:, :, 7, 12] = 0.0
@@ -59,7 +62,7 @@ def test_feature_points_are_where_the_heat_is() -> None:
 
 def test_of_two_places_a_feature_point_is_at_the_likelier() -> None:
     """Not between them, where nothing is."""
-    encoder = Encoder(CAMERA).eval()
+    encoder = SpatialEncoder(CAMERA).eval()
     rows, columns = encoder.cells
     heat = torch.full((1, encoder.settings.points, rows, columns), -1e4)
     heat[:, :, 7, 12], heat[:, :, 30, 33] = math.log(0.7), math.log(0.3)
@@ -73,7 +76,7 @@ def test_of_two_places_a_feature_point_is_at_the_likelier() -> None:
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, 10.0, 100.0])
 def test_a_feature_point_weighs_each_cell_by_what_is_around_it(sharpness: float) -> None:
     """From maps that say nothing to maps with one place only; gradients stay finite."""
-    encoder = Encoder(CAMERA)
+    encoder = SpatialEncoder(CAMERA)
     heat = sharpness * torch.randn(2, encoder.settings.points, encoder.grid.shape[0])
     log_weights = torch.log_softmax(heat, dim=-1).requires_grad_()
     points = encoder.describe(torch.zeros(2, 32, *encoder.cells), log_weights)[0][..., :2]
@@ -88,7 +91,7 @@ def test_a_feature_point_weighs_each_cell_by_what_is_around_it(sharpness: float)
 
 
 def test_cell_weights_average_to_their_point() -> None:
-    encoder = Encoder(CAMERA)
+    encoder = SpatialEncoder(CAMERA)
     points = torch.rand(5, 3, 2) * 0.4 - 0.2
     weights = encoder.cell_weights(points)
     torch.testing.assert_close(weights.sum(-1), torch.ones(5, 3))
@@ -97,7 +100,7 @@ def test_cell_weights_average_to_their_point() -> None:
 
 def test_the_pose_covariance_is_positive_definite() -> None:
     with torch.no_grad():
-        covariance = ExportedEncoder(Encoder(CAMERA).eval())(torch.randint(0, 255, (1, 84, 84, 3)).byte())[2]
+        covariance = ExportedEncoder(SpatialEncoder(CAMERA).eval())(torch.randint(0, 255, (1, 84, 84, 3)).byte())[2]
     assert torch.linalg.eigvalsh(covariance[0]).min() > 0
 
 
@@ -284,8 +287,8 @@ def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(tmp_path: Path) -> None:
-    recipe = Recipe(
-        "reach", encoder=CnnSettings(), representation="vae+inverse_dynamics", feature_stack=3,
+    recipe = ImitationRecipe(
+        "reach", encoder=EncoderChoice("cnn"), representation="vae+inverse_dynamics", feature_stack=3,
         policy=SacSettings(memory=16),
     ).shortened(0.004)  # fmt: skip
     contract = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0).contract
@@ -307,13 +310,13 @@ def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(
 def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whether int8 is kept depends on the machine's clock; test_export.py tests that.
     monkeypatch.setattr("rlfp_ros.learning.export.quantise.trial", lambda *given: None)
-    recipe = Recipe("reach").shortened(0.004)
+    recipe = ImitationRecipe("reach").shortened(0.004)
     bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0, observations=50)
     contract = load_bundle(bundle.directory).contract
     assert contract.task == "reach"
     assert contract.base_controller.name == "hold"
     # PyTorch and ONNX Runtime agree on what a policy uses of real pictures; the rest is novelty's, on top.
-    encoder = Encoder(CAMERA)
+    encoder = SpatialEncoder(CAMERA)
     encoder.load_state_dict(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)["encoder"])
     exported, deployed = ExportedEncoder(encoder).eval(), OnnxEncoder(bundle.session("encoder.onnx"))
     for image in np.load(tmp_path / "run" / "frames" / "images.npy")[:50]:
@@ -325,10 +328,10 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert {"imitate/success_rate", "imitate/loss"} <= set(events.Tags()["scalars"])
-    with pytest.raises(ConfigurationError, match="go on with --resume"):
+    with pytest.raises(ConfigurationError, match="continue it with --resume"):
         main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
-    with pytest.raises(ConfigurationError, match="another training's"):
-        main(Recipe("reach", seed=1).shortened(0.004), tmp_path / "b", tmp_path / "run", resume=True)
+    with pytest.raises(ConfigurationError, match="seed was 0 and is 1 now"):
+        main(ImitationRecipe("reach", seed=1).shortened(0.004), tmp_path / "b", tmp_path / "run", resume=True)
     (tmp_path / "run" / "dagger.pt").unlink()  # as if it was stopped after the encoder
     again = main(recipe, tmp_path / "bundle", tmp_path / "run", resume=True, evaluation_episodes=0, observations=50)
     assert again.contract.files["encoder.onnx"] == contract.files["encoder.onnx"]

@@ -15,7 +15,10 @@ from torch import Tensor  # noqa: E402
 
 from rlfp_ros import cli  # noqa: E402
 from rlfp_ros.learning.algorithms.augmentation import shifted  # noqa: E402
-from rlfp_ros.learning.encoders.spatial import EncoderSettings, ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.cell import load_cell  # noqa: E402
+from rlfp_ros.learning.encoders.encoder import ENCODERS, Encoder, EncoderChoice  # noqa: E402
+from rlfp_ros.learning.encoders.exported import ExportedEncoder  # noqa: E402
+from rlfp_ros.learning.encoders.spatial import SpatialSettings  # noqa: E402
 from rlfp_ros.learning.encoders.vit import VitEncoder, VitSettings  # noqa: E402
 from rlfp_ros.learning.export.networks import export_encoder  # noqa: E402
 from rlfp_ros.learning.objectives.autoencoder import Autoencoder  # noqa: E402
@@ -23,15 +26,8 @@ from rlfp_ros.learning.objectives.curl import Curl, contrast  # noqa: E402
 from rlfp_ros.learning.objectives.deep_spatial_autoencoder import DeepSpatialAutoencoder, roughness  # noqa: E402
 from rlfp_ros.learning.objectives.depth_prediction import BANDS, DepthPrediction  # noqa: E402
 from rlfp_ros.learning.objectives.inverse_dynamics import InverseDynamics  # noqa: E402
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, pixels_of  # noqa: E402
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of  # noqa: E402
 from rlfp_ros.learning.objectives.pixel_control import PixelControl, pixel_change  # noqa: E402
-from rlfp_ros.learning.objectives.representation import (  # noqa: E402
-    ENCODERS,
-    OBJECTIVES,
-    encoder_settings,
-    make_encoder,
-    objectives_of,
-)
 from rlfp_ros.learning.objectives.reward_prediction import RewardPrediction  # noqa: E402
 from rlfp_ros.learning.objectives.variational_autoencoder import (  # noqa: E402
     L1VariationalAutoencoder,
@@ -39,16 +35,16 @@ from rlfp_ros.learning.objectives.variational_autoencoder import (  # noqa: E402
     divergence,
 )
 from rlfp_ros.learning.recipes.frames import MOVE_S, Frames, FrameSource, discrete_actions  # noqa: E402
+from rlfp_ros.learning.recipes.representation import objectives_of  # noqa: E402
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder  # noqa: E402
 from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
-from rlfp_ros.simulation.environment import REACH_ACTION  # noqa: E402
-from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
 from rlfp_ros.simulation.scene import load_scene  # noqa: E402
+from rlfp_ros.simulation.tasks.task import TOOL_ACTION  # noqa: E402
 
 SCENE = load_scene(image_size=24)
 CAMERA = SCENE.camera.contract()
-SIZES = Sizes(CAMERA.height, CAMERA.width, 3)
+SIZES = Sizes(CAMERA.height, CAMERA.width, 3, 36)
 
 
 @pytest.fixture(autouse=True)
@@ -57,20 +53,17 @@ def seeded() -> None:
     torch.set_num_threads(1)
 
 
-def small(name: str) -> AnyEncoder:
-    settings = encoder_settings(name)
-    if isinstance(settings, EncoderSettings):
-        settings = replace(settings, channels=8, points=6)
-    return make_encoder(CAMERA, settings)
+def small(name: str) -> Encoder:
+    return EncoderChoice(name, SpatialSettings(channels=8, points=6) if name == "spatial" else None).build(CAMERA)
 
 
-def batch_of(encoder: AnyEncoder, images: Tensor, **given: Tensor) -> Batch:
+def batch_of(encoder: Encoder, images: Tensor, **given: Tensor) -> Batch:
     seen = encoder.see(images.flatten(0, 1))
     nothing = {name: torch.empty(0) for name in ("actions", "rewards", "depths")}
     return Batch(images, seen[0], encoder.describe(*seen)[0].flatten(1), **(nothing | given))
 
 
-def learn(encoder: AnyEncoder, objective: Objective, draw: object, steps: int, rate: float = 3e-3) -> list[float]:
+def learn(encoder: Encoder, objective: Objective, draw: object, steps: int, rate: float = 3e-3) -> list[float]:
     parameters = [*encoder.parameters(), *(value for value in objective.parameters() if value.requires_grad)]
     optimizer = torch.optim.Adam(parameters, rate)
     losses = []
@@ -95,7 +88,7 @@ def spots(count: int, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
 # --- encoders ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ENCODERS.names())
 def test_every_encoder_exports_and_agrees_with_onnx_runtime(name: str) -> None:
     import onnxruntime
 
@@ -120,7 +113,7 @@ def test_the_transformer_sees_where_a_patch_is_and_what_is_in_it() -> None:
 
 
 def test_a_patch_that_does_not_divide_the_picture_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="patch is 7 px, but the picture is 24 x 24"):
+    with pytest.raises(ConfigurationError, match="patch is 7 px, but the image is 24 x 24"):
         VitEncoder(CAMERA, VitSettings(patch=7))
 
 
@@ -358,8 +351,8 @@ def test_representations_are_named_and_added_up() -> None:
     for wrong, said in (("nonsense", "'nonsense' which is not known"), ("curl+curl", "'curl' twice")):
         with pytest.raises(ConfigurationError, match=said):
             objectives_of(wrong)
-    with pytest.raises(ConfigurationError, match="expected one of: spatial, cnn, vit"):
-        encoder_settings("resnet")
+    with pytest.raises(ConfigurationError, match="expected one of: cnn, spatial, vit"):
+        EncoderChoice("resnet").build(CAMERA)
 
 
 def test_objectives_refuse_encoders_they_do_not_go_with() -> None:
@@ -374,7 +367,7 @@ def test_objectives_refuse_encoders_they_do_not_go_with() -> None:
     [
         (["--encoder", "cnn", "--representation", "dsae"], "choose --encoder spatial"),
         (["--representation", "vae"], "choose --encoder cnn or vit"),
-        (["--encoder", "resnet"], "--encoder is 'resnet'"),
+        (["--encoder", "resnet"], "encoder is 'resnet'"),
         (["--representation", "supervised+dino"], "'dino' which is not known"),
     ],
 )
@@ -394,7 +387,7 @@ def test_a_training_that_cannot_be_is_refused_before_it_leaves_anything(
 
 @pytest.fixture(scope="module")
 def source() -> FrameSource:
-    return FrameSource("panda", "reach", load_profile("none"), SCENE, CAMERA, 77, 90, sequences=True)
+    return FrameSource(load_cell("reach", "panda", "none", 24), 77, 90, sequences=True)
 
 
 @pytest.fixture(scope="module")
@@ -407,11 +400,11 @@ def pictures(source: FrameSource, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_pictures_of_a_sequence_follow_from_their_actions(source: FrameSource, pictures: Path) -> None:
     frames = Frames(source, pictures)
-    choices = discrete_actions(REACH_ACTION)
+    choices = discrete_actions(TOOL_ACTION)
     tool = frames.proprioception[:, 15:18].reshape(30, 3, 3)
     for place in (1, 2):
         actions = frames.actions.reshape(30, 3)[:, place]
-        expected = MOVE_S * choices[actions] * np.array(REACH_ACTION.scale)
+        expected = MOVE_S * choices[actions] * np.array(TOOL_ACTION.scale)
         moved = tool[:, place] - tool[:, place - 1]
         near = np.abs(moved - expected).max(axis=1) < 0.004  # some stop at the edge of the workspace
         assert near.mean() > 0.8
@@ -421,7 +414,7 @@ def test_pictures_of_a_sequence_follow_from_their_actions(source: FrameSource, p
     assert 0.3 < frames.depths.min() < frames.depths.max() < 4.001
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_every_representation_trains_resumes_and_leaves_the_pose_head_a_probe(
     name: str, source: FrameSource, pictures: Path, tmp_path: Path
 ) -> None:
@@ -429,16 +422,16 @@ def test_every_representation_trains_resumes_and_leaves_the_pose_head_a_probe(
     training = EncoderTraining(frames=90, updates=4, batch=9, first_frames=60, frames_per_update=5)
     said: list[str] = []
     encoder, report = train_encoder(
-        source, tmp_path, training, encoder_settings(kind), lambda update, text, **_: said.append(text), name, pictures
+        source, tmp_path, training, EncoderChoice(kind), lambda update, text, **_: said.append(text), name, pictures
     )
     assert np.isfinite(report.position_error_mm)
     assert (len(report.keypoint_error_px) > 0) == (kind == "spatial")
-    again, _ = train_encoder(source, tmp_path, training, encoder_settings(kind), lambda *_, **__: None, name, pictures)
+    again, _ = train_encoder(source, tmp_path, training, EncoderChoice(kind), lambda *_, **__: None, name, pictures)
     for one, other in zip(encoder.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(ConfigurationError, match="was made with representation"):
         train_encoder(
-            source, tmp_path, training, encoder_settings(kind), lambda *_, **__: None, f"supervised+{name}", pictures
+            source, tmp_path, training, EncoderChoice(kind), lambda *_, **__: None, f"supervised+{name}", pictures
         )
 
 
@@ -446,11 +439,11 @@ def test_how_fast_pictures_are_rendered_changes_no_bit(source: FrameSource, pict
     """Threads round sums otherwise, so the step that takes to more of them is the recipe's, not the renderer's."""
     training = EncoderTraining(frames=90, updates=8, batch=48, first_frames=60, frames_per_update=10)
     assert training.last_growth == 3
-    settings = encoder_settings("spatial")
+    settings = EncoderChoice("spatial")
 
     def weights(name: str, there: Path | None, threads: int) -> list[Tensor]:
         encoder, _ = train_encoder(
-            source, tmp_path / name, training, settings, lambda *_, **__: None, pictures=there, threads=threads
+            source, tmp_path / name, training, settings, lambda *_, **__: None, images=there, threads=threads
         )
         assert torch.get_num_threads() == threads
         return list(encoder.state_dict().values())
@@ -474,7 +467,7 @@ def test_without_supervision_labels_do_not_reach_the_features(
             source,
             tmp_path / str(weight),
             training,
-            encoder_settings("cnn"),
+            EncoderChoice("cnn"),
             lambda *_, **__: None,
             "autoencoder",
             pictures,

@@ -135,21 +135,10 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_by_recipe(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from rlfp_ros.learning.objectives.representation import encoder_settings
     from rlfp_ros.learning.recipes import train
-    from rlfp_ros.learning.recipes.privileged_sac import SacSettings
 
     given = _given(options, options.recipe_options)
-    recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed)
-    if "encoder" in given:
-        recipe = replace(recipe, encoder=encoder_settings(given["encoder"]))
-    if "memory" in given:
-        recipe = replace(recipe, policy=SacSettings(memory=given["memory"]))
-    recipe = replace(recipe, **{name: given[name] for name in ("representation", "feature_stack") if name in given})
-    if given.get("work", 1) < 1:
-        recipe = recipe.shortened(given["work"])
+    recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed).with_options(**given)
     name = f"{options.task}_{options.arm}"
     out = options.out or Path("models") / name
     run = options.run_folder or Path("runs") / f"train_{name}"

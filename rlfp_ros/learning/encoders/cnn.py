@@ -1,5 +1,5 @@
-"""A small convolutional encoder: strided convolutions down to a latent vector, as pixel agents have used since DQN
-(Mnih et al. 2015, https://doi.org/10.1038/nature14236)."""
+"""A small convolutional encoder: strided convolutions to a latent vector, as in DQN (Mnih et al. 2015,
+https://doi.org/10.1038/nature14236)."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from rlfp_ros.contract import CameraContract
-from rlfp_ros.learning.encoders.latent import LatentEncoder, trunk_width
+from rlfp_ros.learning.encoders.encoder import ENCODERS
+from rlfp_ros.learning.encoders.latent import LatentEncoder, LatentSettings, trunk_width
 from rlfp_ros.learning.encoders.spatial import convolution_block
 
 
 @dataclass(frozen=True)
-class CnnSettings:
+class CnnSettings(LatentSettings):
     """Sizes of the network."""
 
-    latent: int = 64  # values in the features
-    channels: int = 32  # of the convolutions; half as many in the first, twice as many in the last
-    hidden: int = 128  # of the pose head
+    channels: int = 32  # of the middle convolutions; half as many in the first, twice as many in the last
 
 
+@ENCODERS.register("cnn")
 class CnnEncoder(LatentEncoder):
     """Four convolutions of stride 2, flattened."""
 
-    def __init__(self, camera: CameraContract, settings: CnnSettings | None = None) -> None:
-        self.settings = settings or CnnSettings()
-        super().__init__(camera, self.settings.latent, self.settings.hidden)
+    settings_type = CnnSettings
+    settings: CnnSettings
 
     def build_trunk(self, camera: CameraContract) -> int:
         channels = self.settings.channels

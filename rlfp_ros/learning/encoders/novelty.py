@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.encoders.spatial import INSIDE_90, Encoder
+from rlfp_ros.learning.encoders.encoder import PointEncoder
+from rlfp_ros.learning.encoders.pose_head import INSIDE_90
 
 RARE = 0.999  # share of training's pictures below a mark of 1
 # Of activations, which are of the order of 1: what moves less in training would blow up what float32 rounds.
@@ -102,7 +103,7 @@ def describe(maps: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def learn_novelty(
-    encoder: Encoder, images: np.ndarray, positions: np.ndarray, held_out: int, K: np.ndarray, seed: int,
+    encoder: PointEncoder, images: np.ndarray, positions: np.ndarray, held_out: int, K: np.ndarray, seed: int,
     training: NoveltyTraining | None = None,
 ) -> Novelty:  # fmt: skip
     """Marks for a finished encoder, from training's `images` uint8 [N, H, W, 3] and the object's `positions` [N, 3] m.
@@ -136,7 +137,7 @@ def learn_novelty(
 
 
 @torch.no_grad()
-def marks_of(novelty: Novelty, encoder: Encoder, images: np.ndarray) -> np.ndarray:
+def marks_of(novelty: Novelty, encoder: PointEncoder, images: np.ndarray) -> np.ndarray:
     """The marks [N] of pictures uint8 [N, H, W, 3]."""
     parts = [novelty(*encoder.see(torch.from_numpy(np.array(part)))) for part in _batches(images)]
     return torch.cat(parts)[:, 0].numpy()
@@ -147,7 +148,7 @@ def _batches(images: np.ndarray) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def _described(encoder: Encoder, images: np.ndarray) -> tuple[Tensor, Tensor]:
+def _described(encoder: PointEncoder, images: np.ndarray) -> tuple[Tensor, Tensor]:
     parts = [describe(*encoder.see(torch.from_numpy(part))) for part in _batches(images)]
     statistics, descriptors = zip(*parts, strict=True)
     return torch.cat(statistics), torch.cat(descriptors)
@@ -179,7 +180,7 @@ def _fit_network(novelty: Novelty, clean: Tensor, changed: Tensor, training: Nov
 
 @torch.no_grad()
 def _fit_covariance(
-    novelty: Novelty, encoder: Encoder, usual: np.ndarray, degraded: np.ndarray, positions: np.ndarray
+    novelty: Novelty, encoder: PointEncoder, usual: np.ndarray, degraded: np.ndarray, positions: np.ndarray
 ) -> None:
     """The spread with which the nominal 90 % regions hold 90 % of the positions in training's own pictures. Then the
     least growth with which they hold 90 % of those in degraded pictures that are not altogether lost on the encoder,

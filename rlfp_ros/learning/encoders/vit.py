@@ -1,5 +1,5 @@
 """A small vision transformer (Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929): patches as tokens, learnt
-places, a class token that gathers what the picture shows."""
+positions, and a class token that collects the content of the image."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlfp_ros.contract import CameraContract
-from rlfp_ros.learning.encoders.latent import LatentEncoder
+from rlfp_ros.learning.encoders.encoder import ENCODERS
+from rlfp_ros.learning.encoders.latent import LatentEncoder, LatentSettings
 from rlfp_ros.schema import ConfigurationError
 
 
 @dataclass(frozen=True)
-class VitSettings:
+class VitSettings(LatentSettings):
     """Sizes of the network."""
 
-    latent: int = 64  # values in the features
-    patch: int = 12  # px, side of a patch; divides the picture's width and height
+    patch: int = 12  # px, side of a patch; divides the image's width and height
     width: int = 64  # of a token
     layers: int = 3
     heads: int = 4
-    hidden: int = 128  # of the pose head
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a two-layer network, each normalised before and added."""
+    """Self-attention and a two-layer network, each with normalised input and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class TransformerLayer(nn.Module):
         self.network = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, width] to the same."""
+        """Transform tokens [B, N, width]."""
         batch, count, width = tokens.shape
         joint = self.query_key_value(self.before_attention(tokens))
         query, key, value = joint.reshape(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -47,18 +46,18 @@ class TransformerLayer(nn.Module):
         return tokens + self.network(self.before_network(tokens))
 
 
+@ENCODERS.register("vit")
 class VitEncoder(LatentEncoder):
-    """The class token after the last layer is what the latent is projected from."""
+    """A transformer whose class token, after the last layer, the latent is projected from."""
 
-    def __init__(self, camera: CameraContract, settings: VitSettings | None = None) -> None:
-        self.settings = settings or VitSettings()
-        super().__init__(camera, self.settings.latent, self.settings.hidden)
+    settings_type = VitSettings
+    settings: VitSettings
 
     def build_trunk(self, camera: CameraContract) -> int:
         settings = self.settings
         if camera.height % settings.patch or camera.width % settings.patch:
             raise ConfigurationError(
-                f"encoder: patch is {settings.patch} px, but the picture is {camera.width} x {camera.height}; "
+                f"encoder: patch is {settings.patch} px, but the image is {camera.width} x {camera.height}; "
                 "choose a patch that divides both"
             )
         count = (camera.height // settings.patch) * (camera.width // settings.patch)

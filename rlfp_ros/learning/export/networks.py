@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from rlfp_ros.contract import onnx_session
+from rlfp_ros.learning.encoders.encoder import Encoder
+from rlfp_ros.learning.encoders.exported import ExportedEncoder
 from rlfp_ros.learning.encoders.novelty import Novelty
-from rlfp_ros.learning.encoders.spatial import ExportedEncoder
 from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_OUTPUTS
-from rlfp_ros.learning.objectives.objective import AnyEncoder
 
 Arrays = dict[str, np.ndarray]
 
@@ -57,13 +57,13 @@ class Networks:
     act: Callable[[Arrays], tuple[np.ndarray, ...]]
 
 
-def deployed_encoder(encoder: AnyEncoder, novelty: Novelty | None = None) -> nn.Module:
+def deployed_encoder(encoder: Encoder, novelty: Novelty | None = None) -> nn.Module:
     """The module that becomes `encoder.onnx`."""
     contiguous = encoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return ExportedEncoder(contiguous, novelty).eval()
 
 
-def export_encoder(encoder: AnyEncoder, image: np.ndarray) -> bytes:
+def export_encoder(encoder: Encoder, image: np.ndarray) -> bytes:
     """Export an encoder to ONNX for training to play with; `image` uint8 [H, W, 3] is an example."""
     return onnx_of(deployed_encoder(encoder), {"image": torch.from_numpy(image[None].copy())}, ENCODER_OUTPUTS)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, pixels_of
+from rlfp_ros.learning.encoders.encoder import Encoder
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,16 @@ class Decoder(nn.Module):
         return maps
 
 
+@OBJECTIVES.register("autoencoder")
 class Autoencoder(Objective):
     """Mean square error of the decoded picture."""
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes, settings: AutoencoderSettings | None = None) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes, settings: AutoencoderSettings | None = None) -> None:
         super().__init__(encoder, sizes)
         self.settings = settings or AutoencoderSettings()
         self.decoder = Decoder(encoder.code_size, sizes, self.settings.channels)
 
-    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+    def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
         wanted = pixels_of(batch.images, *self.decoder.target)
         return (
             functional.mse_loss(self.decoder(batch.code), wanted)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlfp_ros.learning.algorithms.augmentation import shifted
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, follow_slowly
+from rlfp_ros.learning.encoders.encoder import Encoder
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, follow_slowly
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,17 @@ class CurlSettings:
     padding: int = 6  # px, how far a crop can be shifted each way
 
 
+@OBJECTIVES.register("curl")
 class Curl(Objective):
     """InfoNCE between crops."""
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes, settings: CurlSettings | None = None) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes, settings: CurlSettings | None = None) -> None:
         super().__init__(encoder, sizes)
         self.settings = settings or CurlSettings()
         self.momentum_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.similarity = nn.Parameter(torch.rand(encoder.code_size, encoder.code_size))
 
-    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+    def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
         images = batch.images.flatten(0, 1)
         query = self._normalised(encoder(shifted(images, self.settings.padding)))
         with torch.no_grad():
@@ -49,7 +51,7 @@ class Curl(Objective):
         code = described[0].flatten(1)
         return functional.layer_norm(code, code.shape[1:])
 
-    def follow(self, encoder: AnyEncoder) -> None:
+    def follow(self, encoder: Encoder) -> None:
         follow_slowly(self.momentum_encoder, encoder, 1 - self.settings.momentum)
 
 

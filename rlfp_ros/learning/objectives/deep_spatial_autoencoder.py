@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.encoders.spatial import Encoder
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, pixels_of
+from rlfp_ros.learning.encoders.encoder import Encoder, PointEncoder
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of
 from rlfp_ros.schema import ConfigurationError
 
 REDUCTION = 4  # the picture drawn is smaller by this, as the paper's 60 of 240 pixels
@@ -28,23 +28,24 @@ class DsaeSettings:
     smoothness: float = 1.0  # weight of the penalty, points on the plane z = 1
 
 
+@OBJECTIVES.register("dsae")
 class DeepSpatialAutoencoder(Objective):
     """Grey reconstruction from the points, and their smoothness."""
 
     length = 3
     sequences = True
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes, settings: DsaeSettings | None = None) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes, settings: DsaeSettings | None = None) -> None:
         super().__init__(encoder, sizes)
-        if not isinstance(encoder, Encoder):
+        if not isinstance(encoder, PointEncoder):
             raise ConfigurationError(
                 "representation dsae: needs feature points; choose --encoder spatial, or --representation autoencoder"
             )
         self.settings = settings or DsaeSettings()
         self.target = (sizes.height // REDUCTION, sizes.width // REDUCTION)
-        self.decoder = nn.Linear(2 * encoder.settings.points, self.target[0] * self.target[1])
+        self.decoder = nn.Linear(2 * encoder.points, self.target[0] * self.target[1])
 
-    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+    def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
         points = batch.codes.unflatten(2, (-1, 3))[..., :2]  # [B, T, K, 2]: places alone, without the confidence
         grey = pixels_of(batch.images, *self.target).mean(dim=1).flatten(1)
         drawn = self.decoder(points.flatten(2).flatten(0, 1))

@@ -9,22 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, two_layers
-from rlfp_ros.learning.recipes.frames import DEPTH_CELL_PX
+from rlfp_ros.learning.encoders.encoder import Encoder
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, two_layers
 
 BANDS = 8
 
 
+@OBJECTIVES.register("depth")
 class DepthPrediction(Objective):
     """Cross-entropy over the bands, whose edges are quantiles of the first pictures' depths."""
 
     sequences = True
     edges: Tensor
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes) -> None:
         super().__init__(encoder, sizes)
-        cells = (sizes.height // DEPTH_CELL_PX) * (sizes.width // DEPTH_CELL_PX)
-        self.network = nn.Sequential(two_layers(encoder.code_size, BANDS * cells), nn.Unflatten(1, (BANDS, cells)))
+        self.network = nn.Sequential(
+            two_layers(encoder.code_size, BANDS * sizes.depth_cells), nn.Unflatten(1, (BANDS, sizes.depth_cells))
+        )
         self.register_buffer("edges", torch.zeros(BANDS - 1))
 
     def fit(self, rewards: Tensor, depths: Tensor) -> None:
@@ -34,5 +36,5 @@ class DepthPrediction(Objective):
         """Which band each depth is in, int64 of the same shape; 0 is nearest."""
         return torch.bucketize(depths.contiguous(), self.edges)
 
-    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+    def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
         return functional.cross_entropy(self.network(batch.code), self.bands(batch.depths.flatten(0, 1).flatten(1)))

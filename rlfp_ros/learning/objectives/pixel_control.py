@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, follow_slowly
+from rlfp_ros.learning.encoders.encoder import Encoder
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, follow_slowly
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,14 @@ class DuellingHead(nn.Module):
         return self.value(maps) + advantage - advantage.mean(dim=1, keepdim=True)
 
 
+@OBJECTIVES.register("pixel_control")
 class PixelControl(Objective):
     """n-step Q-learning of pixel change."""
 
     length = 3
     sequences = True
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes, settings: PixelControlSettings | None = None) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes, settings: PixelControlSettings | None = None) -> None:
         super().__init__(encoder, sizes)
         self.settings = settings = settings or PixelControlSettings()
         rows, columns = sizes.height // settings.cell, sizes.width // settings.cell
@@ -78,7 +80,7 @@ class PixelControl(Objective):
             last = change[:, step] + self.settings.discount * last
         return last
 
-    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+    def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
         change = self.settings.scale * pixel_change(batch.images, self.settings.cell)
         with torch.no_grad():
             wanted = self.returns(change, self.target_head(batch.codes[:, -1]).amax(dim=1))
@@ -86,5 +88,5 @@ class PixelControl(Objective):
         chosen = values[torch.arange(len(values)), batch.actions[:, 0]]
         return functional.mse_loss(chosen, wanted)
 
-    def follow(self, encoder: AnyEncoder) -> None:
+    def follow(self, encoder: Encoder) -> None:
         follow_slowly(self.target_head, self.head, self.settings.target_rate)

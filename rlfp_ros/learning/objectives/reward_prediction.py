@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, two_layers
+from rlfp_ros.learning.encoders.encoder import Encoder
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, two_layers
 
 CLASSES = 3
 
 
+@OBJECTIVES.register("reward_prediction")
 class RewardPrediction(Objective):
     """Cross-entropy over the classes of the last picture's reward, from the pictures before it."""
 
@@ -25,7 +27,7 @@ class RewardPrediction(Objective):
     sequences = True
     edges: Tensor
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes) -> None:
         super().__init__(encoder, sizes)
         self.network = two_layers((self.length - 1) * encoder.code_size, CLASSES)
         self.register_buffer("edges", torch.zeros(CLASSES - 1))
@@ -33,7 +35,7 @@ class RewardPrediction(Objective):
     def fit(self, rewards: Tensor, depths: Tensor) -> None:
         self.edges.copy_(torch.from_numpy(np.quantile(rewards.numpy(), np.arange(1, CLASSES) / CLASSES)))
 
-    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+    def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
         last = self.length - 1
         logits = self.network(batch.codes[:, :last].flatten(1))
         return functional.cross_entropy(logits, torch.bucketize(batch.rewards[:, last].contiguous(), self.edges))

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rlfp_ros.learning.encoders.encoder import Encoder
 from rlfp_ros.learning.encoders.latent import LatentEncoder
 from rlfp_ros.learning.objectives.autoencoder import Decoder
-from rlfp_ros.learning.objectives.objective import AnyEncoder, Batch, Objective, Sizes, pixels_of
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -37,10 +38,11 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1)
 
 
+@OBJECTIVES.register("vae")
 class VariationalAutoencoder(Objective):
     """The negative evidence lower bound, a pixel."""
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes, settings: VaeSettings | None = None) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes, settings: VaeSettings | None = None) -> None:
         super().__init__(encoder, sizes)
         if not isinstance(encoder, LatentEncoder):
             raise ConfigurationError(
@@ -51,7 +53,7 @@ class VariationalAutoencoder(Objective):
         self.decoder = Decoder(encoder.code_size, sizes, self.settings.channels)
         self.log_variance = nn.Linear(encoder.hidden_size, encoder.code_size)
 
-    def loss(self, encoder: AnyEncoder, batch: Batch) -> Tensor:
+    def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
         settings = self.settings
         log_variance = self.log_variance(batch.seen).clamp(-10, 5)
         latent = batch.code + torch.exp(0.5 * log_variance) * torch.randn_like(batch.code)
@@ -61,8 +63,9 @@ class VariationalAutoencoder(Objective):
         return fit.mean() + per_pixel
 
 
+@OBJECTIVES.register("vae_l1")
 class L1VariationalAutoencoder(VariationalAutoencoder):
     """With the Laplace likelihood."""
 
-    def __init__(self, encoder: AnyEncoder, sizes: Sizes) -> None:
+    def __init__(self, encoder: Encoder, sizes: Sizes) -> None:
         super().__init__(encoder, sizes, VaeSettings(l1=True))

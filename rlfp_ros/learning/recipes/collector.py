@@ -17,20 +17,18 @@ import torch
 
 from rlfp_ros.contract import onnx_session
 from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.learning.cell import Cell
 from rlfp_ros.learning.recipes.privileged_sac import FIELDS, Actor, make_actor
 from rlfp_ros.learning.runs.player import Player
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
-from rlfp_ros.simulation.randomization import Profile
 
 
 @dataclass(frozen=True)
 class Experience:
     """What to play."""
 
-    task: str
-    arm: str
-    profile: Profile
+    cell: Cell
     encoder: Path  # encoder.onnx
     hidden: int  # of the actor
     feature_stack: int
@@ -87,8 +85,9 @@ def _environment(experience: Experience) -> ManipulationEnv:
     observed = ObservationContract(feature_stack=experience.feature_stack)
     encoder = OnnxEncoder(onnx_session(experience.encoder))
     return ManipulationEnv(
-        experience.task, experience.arm, experience.profile, "features",
-        perceiver=lambda image: encoder(image)[0], observed=observed, seeds=CountedSeeds(experience.seed),
+        experience.cell.task, experience.cell.arm, experience.cell.profile, "features",
+        perceiver=lambda image: encoder(image)[0], image_size=experience.cell.image_size,
+        observed=observed, seeds=CountedSeeds(experience.seed),
     )  # fmt: skip
 
 

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.objectives.objective import AnyEncoder, features_of
+from rlfp_ros.learning.encoders.encoder import Encoder, features_of
 from rlfp_ros.learning.recipes.dagger_collector import Collectors, Lessons, TeacherSees
 from rlfp_ros.learning.recipes.estimator import Belief, SeeingActor
 from rlfp_ros.learning.recipes.frames import POSTURES_PER_EPISODE
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
 from rlfp_ros.simulation.tasks.goal import GoalTask
-from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
 TREMBLING = 0.003  # on the plane z = 1, how much features differ between two pictures of the same
 CHECKPOINT_ROUNDS = 2  # an interrupted training plays at most these again
@@ -75,7 +74,7 @@ class Demonstrations:
 
 
 def picture_demonstrations(
-    encoder: AnyEncoder, lessons: Lessons, frames: Path, stack: int
+    encoder: Encoder, lessons: Lessons, frames: Path, stack: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the teacher would do in each of the encoder's pictures: inputs [N, I] and actions [N, A]."""
     estimator = lessons.estimator()
@@ -97,7 +96,7 @@ def picture_demonstrations(
             )  # fmt: skip
     teacher: np.ndarray = arrays["teacher"].numpy()
     if lessons.teacher_sees == "estimate":
-        task, action = load_task(lessons.task), TASKS[lessons.task].action
+        task, action = lessons.cell.make_task(), lessons.cell.action
         for row, (seen, goal) in enumerate(zip(inputs.numpy(), arrays["goal"].numpy(), strict=True)):
             if isinstance(task, GoalTask):
                 task.goal_position = goal[:3].astype(float)

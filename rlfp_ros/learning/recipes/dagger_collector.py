@@ -17,15 +17,12 @@ import numpy as np
 import torch
 
 from rlfp_ros.contract import onnx_session
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.learning.cell import Cell
 from rlfp_ros.learning.recipes.estimator import Belief, SceneEstimator, SeeingActor, estimator_for
 from rlfp_ros.learning.runs.player import Player
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
-from rlfp_ros.simulation.randomization import Profile
-from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.tasks.task import TASKS, load_task
 from rlfp_ros.simulation.tasks.task_scene import TeacherScene
 
 TeacherSees = Literal["state", "estimate"]  # the simulator's truth, or what the estimator makes of the pictures
@@ -39,12 +36,9 @@ SEEDS_APART = 1_000_000  # between two collecting processes
 class Lessons:
     """What to play."""
 
-    task: str
-    arm: str
-    profile: Profile
+    cell: Cell
     encoder: Path  # encoder.onnx
     estimator_file: Path  # the estimator as ONNX, which takes a tenth of PyTorch's time
-    image_size: int
     feature_stack: int
     points: int  # of the encoder
     hidden: int  # of the actor
@@ -53,12 +47,12 @@ class Lessons:
 
     def estimator(self) -> SceneEstimator:
         """The estimator in front of the actor."""
-        camera = load_scene(image_size=self.image_size, arm=self.arm).camera.contract()
-        return estimator_for(load_task(self.task), camera, len(load_arm(self.arm).joint_names), self.feature_stack)
+        cell = self.cell
+        return estimator_for(cell.make_task(), cell.camera, len(cell.arm.joint_names), self.feature_stack)
 
     def actor(self) -> SeeingActor:
         """An actor that has learnt nothing."""
-        return SeeingActor(self.estimator(), self.points, len(TASKS[self.task].action.components), self.hidden)
+        return SeeingActor(self.estimator(), self.points, len(self.cell.action.components), self.hidden)
 
 
 class Collectors(ExitStack):
@@ -109,8 +103,8 @@ class Observing:
 def _environment(lessons: Lessons) -> ManipulationEnv:
     encoder = OnnxEncoder(onnx_session(lessons.encoder))
     return ManipulationEnv(
-        lessons.task, lessons.arm, lessons.profile, "features",
-        perceiver=lambda image: encoder(image)[0], image_size=lessons.image_size,
+        lessons.cell.task, lessons.cell.arm, lessons.cell.profile, "features",
+        perceiver=lambda image: encoder(image)[0], image_size=lessons.cell.image_size,
         observed=ObservationContract(feature_stack=lessons.feature_stack), seeds=CountedSeeds(lessons.seed),
     )  # fmt: skip
 

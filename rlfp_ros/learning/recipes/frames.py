@@ -1,15 +1,15 @@
-"""Labelled pictures for perception training, rendered by a process of their own while the encoder learns.
+"""Labelled images for perception training, rendered by a process of their own while the encoder learns.
 
-Frame i depends on `seed` and i alone, and lies in a memory-mapped file that trainer and renderer share, so that a
-training gives the same result however fast either is, and resumes without rendering again.
+Frame i depends on `seed` and i alone, and is kept in a memory-mapped file that trainer and renderer share, so that
+timing never changes the result of a training, and a training resumes without rendering again.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,49 +19,66 @@ import cv2
 import numpy as np
 
 from rlfp_ros.contract import TWIST_COMPONENTS, ActionContract, CameraContract
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics, rotation_matrix
 from rlfp_ros.control.policy import ObservationContract, Observer
+from rlfp_ros.files import RESUME, reserve, write_whole
+from rlfp_ros.learning.cell import Cell
 from rlfp_ros.simulation.postures import arrange, random_posture, tool_at
-from rlfp_ros.simulation.randomization import Profile, stream
-from rlfp_ros.simulation.scene import Scene
-from rlfp_ros.simulation.tasks.task import TASKS, load_task
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
+from rlfp_ros.simulation.randomization import stream
 
-JOINT_SPEED = 0.15  # rad/s, of the made-up velocities that teach a policy what does not matter
-POSTURES_PER_EPISODE = 3  # pictures with the same appearance: dressing a scene anew costs as much as a picture
-MOVE_S = 4 / 30  # s, how long the action between two pictures of a sequence lasts: long enough to be seen
-DEPTH_CELL_PX = 4  # depth maps are averaged over cells of so many pixels
-POOL_FRAMES = 600  # pictures before the textures are exchanged for others: 48 are soon known by heart
+JOINT_SPEED = 0.15  # rad/s, standard deviation of random joint velocities: a policy learns that they do not matter
+POSTURES_PER_EPISODE = 3  # images with the same appearance: dressing a scene takes as long as rendering an image
+MOVE_S = 4 / 30  # s, duration of the action between two images of a sequence: long enough to be visible
+DEPTH_CELL_PX = 4  # px, side of the cells over which depth maps are averaged
+POOL_FRAMES = 600  # images before the textures are exchanged, so that the encoder does not learn 48 of them by heart
 
 
 @dataclass(frozen=True)
 class FrameSource:
-    """What is rendered."""
+    """The images to render."""
 
-    arm: str
-    task: str
-    profile: Profile
-    scene: Scene
-    camera: CameraContract
-    seed: int
+    cell: Cell
+    seed: int  # of the first image
     count: int
-    # Pictures of one appearance follow from each other by an action, and what objectives need that learn from
-    # sequences is kept with them; otherwise each shows a posture of its own.
+    # Whether images of one appearance follow from each other by an action, with the data that objectives need which
+    # learn from sequences. Otherwise each image shows an independent posture.
     sequences: bool = False
+    teacher: bool = False  # whether the action of the task's teacher is recorded
+    other_camera: CameraContract | None = None  # instead of the cell's
+
+    @property
+    def camera(self) -> CameraContract:
+        """The nominal camera."""
+        return self.other_camera or self.cell.camera
 
 
 class Frames:
-    """`count` labelled pictures that grow from the front. A context manager: the renderer ends with it.
+    """`count` labelled images that become available from the front. A context manager: the renderer ends with it.
 
-    `images` uint8 [count, H, W, 3]; `keypoints` float32 [count, P, 2] on the plane z = 1;
-    `positions` float32 [count, 3] m, the object in the nominal camera's optical frame, so that a network which sees the
-    arm can correct for a camera that stands elsewhere; `proprioception` float32 [count, Q] as a policy sees it;
-    `goal` float32 [count, 4], point [m] in the base frame and whether there is one; `teacher` float32 [count, A], what
-    the task's teacher would do.
-
-    With `source.sequences`, pictures 3 n, 3 n + 1, 3 n + 2 follow from each other (nothing is pushed, the arm is put
-    there): `actions` int64 [count] is which of `discrete_actions` led to a picture (0 for the first), `rewards` float32
-    [count] the task's reward there, `depths` float32 [count, rows, columns] m of what it shows.
+    Attributes
+    ----------
+    images
+        uint8 [count, H, W, 3].
+    keypoints
+        float32 [count, P, 2] on the plane z = 1.
+    positions
+        float32 [count, 3] m, the object in the optical frame of the nominal camera, so that a network that sees the arm
+        can correct for a displaced camera.
+    proprioception
+        float32 [count, Q], as a policy sees it.
+    goal
+        float32 [count, 4]: a point [3] m in the base frame, and whether there is one.
+    teacher
+        float32 [count, A], the action of the task's teacher; only with `source.teacher`.
+    actions
+        int64 [count], which of `discrete_actions` led to an image; 0 for the first of a sequence. This and the next two
+        exist only with `source.sequences`: images 3 n, 3 n + 1, 3 n + 2 then follow from each other. The arm is placed,
+        it pushes nothing.
+    rewards
+        float32 [count], the task's reward.
+    depths
+        float32 [count, rows, columns] m.
     """
 
     images: np.ndarray
@@ -77,16 +94,17 @@ class Frames:
     def __init__(self, source: FrameSource, directory: Path) -> None:
         self.source = source
         directory.mkdir(parents=True, exist_ok=True)
-        task, arm = load_task(source.task), load_arm(source.arm)
+        cell, task = source.cell, source.cell.make_task()
         rows, columns = source.camera.height // DEPTH_CELL_PX, source.camera.width // DEPTH_CELL_PX
         widths: dict[str, tuple[type, tuple[int, ...]]] = {
             "images": (np.uint8, (source.camera.height, source.camera.width, 3)),
             "keypoints": (np.float32, (len(task.keypoints), 2)),
             "positions": (np.float32, (3,)),
-            "proprioception": (np.float32, (Observer(arm, ObservationContract()).proprioception_size,)),
+            "proprioception": (np.float32, (Observer(cell.arm, ObservationContract()).proprioception_size,)),
             "goal": (np.float32, (4,)),
-            "teacher": (np.float32, (len(TASKS[source.task].action.components),)),
         }
+        if source.teacher:
+            widths["teacher"] = (np.float32, (len(cell.action.components),))
         if source.sequences:
             widths |= {"actions": (np.int64, ()), "rewards": (np.float32, ()), "depths": (np.float32, (rows, columns))}
         self._progress = directory / "rendered.json"
@@ -94,6 +112,7 @@ class Frames:
         mode = "r+" if done else "w+"
         for name, (kind, width) in widths.items():
             array = np.lib.format.open_memmap(directory / f"{name}.npy", mode, kind, (source.count, *width))
+            reserve(directory / f"{name}.npy", RESUME)
             setattr(self, name, array)
         context = multiprocessing.get_context("spawn")
         self._ready = context.Value("q", done)
@@ -113,11 +132,11 @@ class Frames:
 
     @property
     def available(self) -> int:
-        """How many frames are there, from the front."""
+        """Number of frames that are there, from the front."""
         return int(self._ready.value)
 
     def wait_for(self, count: int) -> None:
-        """Block until that many frames are there. Raises RuntimeError where the renderer died."""
+        """Block until that many frames are there. Raises RuntimeError if the renderer died."""
         while self.available < min(count, self.source.count):
             self._process.join(timeout=0.02)
             if self._process.exitcode not in (None, 0):
@@ -125,12 +144,12 @@ class Frames:
 
 
 def held_out_count(count: int) -> int:
-    """How many of `count` pictures, the last ones, no network learns from: what is said of it is measured on them."""
+    """Number of images, the last of `count`, that no network learns from: they are for measurements."""
     return max(1, count // 30)
 
 
 def discrete_actions(action: ActionContract) -> np.ndarray:
-    """[2 A + 1, A] in [-1, 1]: nothing, then each component to its end one way and the other."""
+    """List actions [2 A + 1, A] in [-1, 1]: no motion, then each component at its largest and smallest value."""
     size = len(action.components)
     actions = np.zeros((2 * size + 1, size))
     for component in range(size):
@@ -141,12 +160,12 @@ def discrete_actions(action: ActionContract) -> np.ndarray:
 def _moved(
     kinematics: Kinematics, joints: np.ndarray, width: float, chosen: np.ndarray, action: ActionContract
 ) -> tuple[np.ndarray, float]:
-    """Joint positions [J] rad and opening m after the action `chosen` [A] has lasted `MOVE_S`."""
+    """Compute joint positions [J] rad and opening m after the action `chosen` [A] lasted `MOVE_S`."""
     motion = np.zeros(6)
     for value, component, scale in zip(chosen.tolist(), action.components, action.scale, strict=True):
         if component != "gripper":
             motion[TWIST_COMPONENTS.index(component)] = MOVE_S * scale * value
-        elif value:  # an opening is a place, not a speed: 0 leaves the fingers where they are
+        elif value:  # the gripper's action is an opening, not a speed; 0 leaves the fingers where they are
             width = scale * (value + 1)
     position, rotation, _ = kinematics.evaluate(joints)
     limits = kinematics.arm.tool_limits
@@ -155,36 +174,47 @@ def _moved(
 
 
 def _render(source: FrameSource, directory: Path, ready: Any) -> None:
-    """Render from where the last run stopped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us too; the trainer ends us
+    """Render, from the first image that is missing. Runs in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal reaches this process too; the trainer ends it
     trainer = multiprocessing.parent_process()
-    from rlfp_ros.simulation.pybullet_world import PybulletWorld
-
-    def opened(*names: str) -> list[np.memmap]:
-        return [np.lib.format.open_memmap(directory / f"{name}.npy", "r+") for name in names]
-
-    images, keypoints, positions, proprioception, goal, teacher = opened(
-        "images", "keypoints", "positions", "proprioception", "goal", "teacher"
-    )
-    if source.sequences:
-        actions, rewards, depths = opened("actions", "rewards", "depths")
-    arm = load_arm(source.arm)
-    world, pool = None, -1
-    kinematics, observer = Kinematics(arm), Observer(arm, ObservationContract())
-    action = TASKS[source.task].action
-    choices = discrete_actions(action)
-    T_camera_base = np.linalg.inv(source.camera.T_base_camera.matrix())
+    names = ["images", "keypoints", "positions", "proprioception", "goal"]
+    names += ["teacher"] if source.teacher else []
+    names += ["actions", "rewards", "depths"] if source.sequences else []
+    arrays = {name: np.lib.format.open_memmap(directory / f"{name}.npy", "r+") for name in names}
+    episodes = _Episodes(source)
     index = ready.value
     while index < source.count and trainer is not None and trainer.is_alive():
+        for labels in episodes.frames(index, min(POSTURES_PER_EPISODE, source.count - index)):
+            for name, array in arrays.items():
+                array[index] = labels[name]
+            index += 1
+        if index % 3000 < POSTURES_PER_EPISODE or index == source.count:
+            write_whole(directory / "rendered.json", json.dumps({"count": index}), RESUME)
+        ready.value = index  # last, because whoever waited for it may end this process
+
+
+class _Episodes:
+    """Worlds in which the images are taken, each for `POOL_FRAMES` of them."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self._source, cell = source, source.cell
+        self._kinematics = Kinematics(cell.arm)
+        self._observer = Observer(cell.arm, ObservationContract())
+        self._choices = discrete_actions(cell.action)
+        self._T_camera_base = np.linalg.inv(source.camera.T_base_camera.matrix())
+        self._pool = -1
+        self._world: PybulletWorld | None = None
+
+    def frames(self, index: int, count: int) -> Iterator[dict[str, Any]]:
+        """Render `count` images of one episode, from `index` on, with their labels."""
+        source, arm = self._source, self._source.cell.arm
+        action, kinematics = source.cell.action, self._kinematics
         seed = source.seed + index
-        if world is None or index // POOL_FRAMES != pool:
-            if world is not None:
-                world.close()
-            pool = index // POOL_FRAMES
-            world = PybulletWorld(arm, load_task(source.task), source.profile, source.scene, source.camera, pool)
+        world = self._world_for(index)
         world.reset(seed)
         rng, lying = stream(seed, "postures"), world.task.object_pose(world)[0]
-        for place in range(min(POSTURES_PER_EPISODE, source.count - index)):
+        joints, width = np.array(arm.home), 0.0
+        for place in range(count):
             choice = 0
             if not source.sequences:
                 arrange(world, kinematics, lying, rng)
@@ -193,25 +223,33 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
                 joints = random_posture(kinematics, lying, rng)
                 world.move_arm(joints, width)
             else:
-                choice = int(rng.integers(len(choices)))
-                joints, width = _moved(kinematics, joints, width, choices[choice], action)
+                choice = int(rng.integers(len(self._choices)))
+                joints, width = _moved(kinematics, joints, width, self._choices[choice], action)
                 world.move_arm(joints, width)
             object_position = world.task.object_pose(world)[0]
-            images[index] = world.picture()
-            keypoints[index] = world.keypoints()
+            image = world.picture()
             moving = replace(world.joint_state(), velocities=rng.normal(0, JOINT_SPEED, len(arm.joint_names)))
-            proprioception[index] = observer.proprioception(moving)
-            told = world.task.goal(world)
-            goal[index] = 0.0 if told is None else (*told, 1.0)
-            teacher[index] = world.task.teacher(world, action)
-            positions[index] = T_camera_base[:3, :3] @ object_position + T_camera_base[:3, 3]
+            goal = world.task.goal(world)
+            labels: dict[str, Any] = {
+                "images": image,
+                "keypoints": world.keypoints(),
+                "positions": self._T_camera_base[:3, :3] @ object_position + self._T_camera_base[:3, 3],
+                "proprioception": self._observer.proprioception(moving),
+                "goal": np.zeros(4) if goal is None else np.append(goal, 1.0),
+            }
+            if source.teacher:
+                labels["teacher"] = world.task.teacher(world, action)
             if source.sequences:
-                size = depths.shape[:0:-1]
-                depths[index] = cv2.resize(world.depth(), size, interpolation=cv2.INTER_AREA)
-                actions[index], rewards[index] = choice, world.task.reward(world, False)
-            index += 1
-        if index % 3000 < POSTURES_PER_EPISODE or index == source.count:
-            scratch = directory / "rendered.tmp"
-            scratch.write_text(json.dumps({"count": index}))
-            os.replace(scratch, directory / "rendered.json")  # the trainer may end us at any time
-        ready.value = index  # last: whoever waited for it may end this process
+                size = (source.camera.width // DEPTH_CELL_PX, source.camera.height // DEPTH_CELL_PX)
+                labels["depths"] = cv2.resize(world.depth(), size, interpolation=cv2.INTER_AREA)
+                labels |= {"actions": choice, "rewards": world.task.reward(world, False)}
+            yield labels
+
+    def _world_for(self, index: int) -> PybulletWorld:
+        pool, cell = index // POOL_FRAMES, self._source.cell
+        if self._world is None or pool != self._pool:
+            if self._world is not None:
+                self._world.close()
+            self._pool = pool
+            self._world = PybulletWorld(cell.arm, cell.make_task(), cell.profile, cell.scene, self._source.camera, pool)
+        return self._world

@@ -1,4 +1,4 @@
-"""Stage one: the encoder learns where things are, from randomised pictures and the simulator's knowledge."""
+"""Training of an encoder: it learns where things are, from randomised images and the simulator's labels."""
 
 from __future__ import annotations
 
@@ -6,57 +6,54 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rlfp_ros.learning.encoders.spatial import INSIDE_90, Encoder
-from rlfp_ros.learning.objectives.objective import AnyEncoder
-from rlfp_ros.learning.objectives.representation import (
-    SUPERVISED,
-    AnyEncoderSettings,
-    Representation,
-    make_encoder,
-    objectives_of,
-)
+from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, PointEncoder
+from rlfp_ros.learning.encoders.pose_head import INSIDE_90
 from rlfp_ros.learning.recipes.appearance import Appearance
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
+from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation, objectives_of
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
+
+CHECKPOINT_UPDATES = 500
 
 
 @dataclass(frozen=True)
 class EncoderTraining:
     """How long and how the encoder learns."""
 
-    frames: int = 96_000  # pictures rendered
+    frames: int = 96_000  # images rendered
     updates: int = 2_250  # gradient steps
-    batch: int = 128  # pictures in a step
+    batch: int = 128  # images per gradient step
     learning_rate: float = 3e-3  # highest, after a short warm-up; falls to zero along a cosine
-    first_frames: int = 3_000  # rendered before the first step
-    frames_per_update: int = 90  # how fast the pool grows: about as a core renders, so that no update waits long
-    other_appearances: bool = True  # pictures look different in every use (`learning/recipes/appearance.py`)
-    keypoint_scale: float = 0.02  # on the plane z = 1 (about 2 cm at 1 m): where the keypoint loss turns linear
+    first_frames: int = 3_000  # images rendered before the first gradient step
+    frames_per_update: int = 90  # growth of the pool: about as fast as a core renders, so that no update waits long
+    other_appearances: bool = True  # whether images look different in every use (`learning/recipes/appearance.py`)
+    keypoint_scale: float = 0.02  # on the plane z = 1 (2 cm at 1 m): error at which the loss turns linear
     keypoint_weight: float = 1.0
     heat_weight: float = 1.0
-    position_scale: float = 0.02  # m, where the position loss turns linear
+    position_scale: float = 0.02  # m, error at which the position loss turns linear
     position_weight: float = 1.0
     covariance_weight: float = 0.05
 
     @property
     def last_growth(self) -> int:
-        """The update from which on the pool is whole."""
+        """The first update that draws from all images."""
         return math.ceil((self.frames - self.first_frames) / self.frames_per_update)
 
 
 @dataclass(frozen=True)
 class EncoderReport:
-    """What the encoder measures on frames it never saw."""
+    """Errors of the encoder on images that it was not trained on."""
 
     position_error_mm: float  # median
-    keypoint_error_px: list[float]  # median, each keypoint; empty where the features are no points
+    keypoint_error_px: list[float]  # median of each keypoint; empty if the features are not points
     inside_90: float  # share of true positions inside the nominal 90 % region
 
 
@@ -64,106 +61,190 @@ def train_encoder(
     source: FrameSource,
     directory: Path,
     training: EncoderTraining,
-    settings: AnyEncoderSettings,
+    choice: EncoderChoice,
     show: Show,
     representation_name: str = SUPERVISED,
-    pictures: Path | None = None,
+    images: Path | None = None,
     threads: int = 1,
-) -> tuple[AnyEncoder, EncoderReport]:
-    """Train, or go on from `directory/encoder.pt`. `show(updates done, text)` is called now and then.
+) -> tuple[Encoder, EncoderReport]:
+    """Train an encoder, or continue from `directory/encoder.pt`.
 
-    The pictures are kept in `pictures`, or in `directory/frames`. While they are rendered this computes in one thread,
-    and in `threads` from the step on that draws from all of them. Raises ConfigurationError where the representation is
-    not known or does not go with the encoder.
+    Parameters
+    ----------
+    source
+        The images to learn from.
+    directory
+        Folder of the checkpoint, and of the images in its subfolder `frames`.
+    training, choice, representation_name
+        How long, which encoder, and from what it learns.
+    show
+        Called now and then with the number of updates done and a text.
+    images
+        Another folder for the images.
+    threads
+        Threads that compute once all images are rendered. Before, one computes, because the renderer needs the other.
+
+    Returns
+    -------
+    encoder
+        The trained encoder.
+    report
+        Its errors on images that it was not trained on.
+
+    Raises
+    ------
+    ConfigurationError
+        If the representation is not known or does not work with the encoder.
     """
     if any(kind.sequences for kind in objectives_of(representation_name)[1]):
         source = replace(source, sequences=True)
     torch.set_num_threads(1)
     torch.manual_seed(source.seed)
-    torch.set_flush_denormal(True)  # far from a point its heat map's gradients are, and arithmetic on these is slow
-    encoder = make_encoder(source.camera, settings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    representation = Representation(representation_name, encoder, source)
-    parameters = [value for part in (encoder, representation) for value in part.parameters() if value.requires_grad]
-    clipped = [parameters]
-    if not representation.supervised:  # a shared norm would let the labels' loss scale the objectives' gradients
-        probe = list(encoder.pose_head.parameters())
-        clipped = [probe, [value for value in parameters if all(value is not other for other in probe)]]
-    optimizer = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.learning_rate, total_steps=training.updates, pct_start=max(0.05, 2 / training.updates)
-    )
+    torch.set_flush_denormal(True)  # gradients far from a point are denormal, and arithmetic on these is slow
+    encoder = choice.build(source.camera).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner = _Learner(encoder, Representation(representation_name, encoder, source), training)
     checkpoint = directory / "encoder.pt"
-    key = {"stage": "encoder", "training": asdict(training), "settings": asdict(settings), "seed": source.seed}
-    key["representation"] = representation_name
+    key = {
+        "stage": "encoder",
+        "training": asdict(training),
+        "encoder": choice.name,
+        "settings": asdict(encoder.settings),
+        "seed": source.seed,
+        "representation": representation_name,
+    }
     state = load_checkpoint(checkpoint, key)
-    update = 0
-    appearance = None
-    if training.other_appearances and representation.supervised:
-        appearance = Appearance(source.camera.height, source.camera.width, source.seed)
     if state:
-        encoder.load_state_dict(state["encoder"])
-        representation.load_state_dict(state["representation"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        update = state["update"]
+        learner.load_state_dict(state)
     with (
-        Frames(source, pictures or directory / "frames") as frames,
+        Frames(source, images or directory / "frames") as frames,
         ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as ahead,
     ):
-        pool = source.count - held_out_count(source.count)
-
-        def prepared(update: int) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
-            """An update's picks, images, keypoints and positions: made while the one before is learnt from."""
-            count = min(pool, training.first_frames + update * training.frames_per_update)
-            frames.wait_for(count)
-            picks = representation.pick(np.random.default_rng([source.seed, update]), count, training.batch)
-            images, keypoints, positions = _batch(frames, picks)
-            if appearance is not None:
-                intrinsics = source.camera.intrinsics
-                centre = keypoints[:, 0] * intrinsics.fx + torch.tensor([intrinsics.cx, intrinsics.cy])
-                appearance.seed(source.seed + update)  # of this update alone: a resumed training goes on the same
-                images = appearance(images, centre)
-            return picks, images, keypoints, positions
-
+        batches = _Batches(frames, learner.representation, training)
         if not state:
-            first = min(pool, training.first_frames)
-            frames.wait_for(first)
-            representation.fit(frames, first)
-        coming = ahead.submit(prepared, update)
-        while update < training.updates:
-            picks, images, keypoints, positions = coming.result()
-            if update + 1 < training.updates:
-                coming = ahead.submit(prepared, update + 1)
-            if update >= training.last_growth and torch.get_num_threads() != threads:
-                frames.wait_for(source.count)  # no sooner, however fast it renders: threads decide how sums are rounded
+            learner.representation.fit(frames, batches.wait_for(0))
+        coming = ahead.submit(batches.make, learner.update)
+        while learner.update < training.updates:
+            batch = coming.result()
+            if learner.update + 1 < training.updates:
+                coming = ahead.submit(batches.make, learner.update + 1)
+            if learner.update >= training.last_growth and torch.get_num_threads() != threads:
+                # At this update, however fast images are rendered: the number of threads decides how sums are rounded.
+                frames.wait_for(source.count)
                 torch.set_num_threads(threads)
-            seen = encoder.see(images)
-            features, position, factor, _ = encoder.describe(*seen)
-            loss = representation.loss(encoder, frames, picks, images, seen[0], features)
-            if not representation.supervised:
-                position, factor = encoder.pose(features.detach())
-            elif isinstance(encoder, Encoder):
-                loss = loss + _keypoint_loss(encoder, training, seen[1], features, keypoints)
-            loss = loss + _pose_loss(training, position, factor, positions)
-            optimizer.zero_grad()
-            loss.backward()
-            for group in clipped:
-                torch.nn.utils.clip_grad_norm_(group, 5.0)
-            optimizer.step()
-            schedule.step()
-            representation.follow(encoder)
-            update += 1
+            loss = learner.learn(batch, frames)
+            update = learner.update
             if update % 20 == 0:
-                show(update, f"loss {loss.item():.3f}, {frames.available} frames", loss=loss.item())
-            if update % 500 == 0 or update == training.updates:
-                save_checkpoint(
-                    checkpoint, key, encoder=encoder.state_dict(), representation=representation.state_dict(),
-                    optimizer=optimizer.state_dict(), schedule=schedule.state_dict(), update=update,
-                )  # fmt: skip
+                show(update, f"loss {loss:.3f}, {frames.available} frames", loss=loss)
+            if update % CHECKPOINT_UPDATES == 0 or update == training.updates:
+                save_checkpoint(checkpoint, key, **learner.state_dict())
         frames.wait_for(source.count)
         torch.set_num_threads(threads)
-        report = _evaluate(encoder, frames, range(pool, source.count))
+        report = _evaluate(encoder, frames, range(batches.pool, source.count))
     return encoder, report
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One gradient step's data."""
+
+    picks: np.ndarray  # indices of the images
+    images: Tensor  # [B, H, W, 3], 0 to 255
+    keypoints: Tensor  # [B, P, 2] on the plane z = 1
+    positions: Tensor  # [B, 3] m in the optical frame
+
+
+class _Batches:
+    """Makes batches, each from its update's number alone, so that a resumed training continues the same."""
+
+    def __init__(self, frames: Frames, representation: Representation, training: EncoderTraining) -> None:
+        self._frames, self._representation, self._training = frames, representation, training
+        source = frames.source
+        self._seed, self._intrinsics = source.seed, source.camera.intrinsics
+        self.pool = source.count - held_out_count(source.count)  # images that the encoder learns from
+        self._appearance: Appearance | None = None
+        if training.other_appearances and representation.supervised:
+            self._appearance = Appearance(source.camera.height, source.camera.width, source.seed)
+
+    def wait_for(self, update: int) -> int:
+        """Wait for the images that an update draws from; return their number."""
+        count = min(self.pool, self._training.first_frames + update * self._training.frames_per_update)
+        self._frames.wait_for(count)
+        return count
+
+    def make(self, update: int) -> _Batch:
+        """Make the batch of an update."""
+        count = self.wait_for(update)
+        picks = self._representation.pick(np.random.default_rng([self._seed, update]), count, self._training.batch)
+        images, keypoints, positions = _batch(self._frames, picks)
+        if self._appearance is not None:
+            lens = self._intrinsics
+            centre = keypoints[:, 0] * lens.fx + torch.tensor([lens.cx, lens.cy])
+            self._appearance.seed(self._seed + update)
+            images = self._appearance(images, centre)
+        return _Batch(picks, images, keypoints, positions)
+
+
+class _Learner:
+    """Encoder, objectives and optimiser: what a checkpoint holds."""
+
+    def __init__(self, encoder: Encoder, representation: Representation, training: EncoderTraining) -> None:
+        self.encoder, self.representation, self._training = encoder, representation, training
+        self.update = 0  # number of gradient steps taken
+        parameters = [value for part in (encoder, representation) for value in part.parameters() if value.requires_grad]
+        self._clipped = [parameters]
+        if not representation.supervised:
+            # With one norm for all, the loss of the labels would scale the gradients of the objectives.
+            probe = list(encoder.pose_head.parameters())
+            self._clipped = [probe, [value for value in parameters if all(value is not other for other in probe)]]
+        self._optimizer = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=1e-4)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer,
+            training.learning_rate,
+            total_steps=training.updates,
+            pct_start=max(0.05, 2 / training.updates),
+        )
+
+    def learn(self, batch: _Batch, frames: Frames) -> float:
+        """Take one gradient step; return the loss."""
+        loss = self._loss(batch, frames)
+        self._optimizer.zero_grad()
+        loss.backward()
+        for group in self._clipped:
+            torch.nn.utils.clip_grad_norm_(group, 5.0)
+        self._optimizer.step()
+        self._schedule.step()
+        self.representation.follow(self.encoder)
+        self.update += 1
+        return loss.item()
+
+    def _loss(self, batch: _Batch, frames: Frames) -> Tensor:
+        encoder, representation, training = self.encoder, self.representation, self._training
+        seen = encoder.see(batch.images)
+        features, position, factor, _ = encoder.describe(*seen)
+        loss = representation.loss(encoder, frames, batch.picks, batch.images, seen[0], features)
+        if not representation.supervised:
+            position, factor = encoder.pose(features.detach())
+        elif isinstance(encoder, PointEncoder):
+            loss = loss + _keypoint_loss(encoder, training, seen[1], features, batch.keypoints)
+        return loss + _pose_loss(training, position, factor, batch.positions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed training needs."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "representation": self.representation.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "update": self.update,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.representation.load_state_dict(state["representation"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.update = state["update"]
 
 
 def _batch(frames: Frames, picks: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,19 +253,20 @@ def _batch(frames: Frames, picks: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keypoint_loss(
-    encoder: Encoder, training: EncoderTraining, log_weights: Tensor, features: Tensor, keypoints: Tensor
+    encoder: PointEncoder, training: EncoderTraining, log_weights: Tensor, features: Tensor, keypoints: Tensor
 ) -> Tensor:
     count = keypoints.shape[1]
     scale = training.keypoint_scale
     keypoint_loss = functional.smooth_l1_loss(features[:, :count, :2] / scale, keypoints / scale)
-    # Cross-entropy on the heat maps themselves: gradients everywhere, where the point's own vanish at a distance.
+    # Cross-entropy on the heat maps has gradients everywhere; those of the point vanish at a distance.
     heat_loss = -(encoder.cell_weights(keypoints) * log_weights[:, :count]).sum(dim=-1).mean()
     return training.heat_weight * heat_loss + training.keypoint_weight * keypoint_loss
 
 
 def _pose_loss(training: EncoderTraining, position: Tensor, factor: Tensor, positions: Tensor) -> Tensor:
     position_loss = functional.smooth_l1_loss(position / training.position_scale, positions / training.position_scale)
-    # The covariance learns from the errors without pulling at them: the likelihood's pull weakens where it is unsure.
+    # The covariance learns from the errors without changing them: the likelihood's gradient on the position is weak
+    # for uncertain images.
     error = (positions - position).detach()[..., None]
     standardised = torch.linalg.solve_triangular(factor, error, upper=False)
     log_volume = torch.log(torch.diagonal(factor, dim1=1, dim2=2)).sum(-1)
@@ -193,7 +275,7 @@ def _pose_loss(training: EncoderTraining, position: Tensor, factor: Tensor, posi
 
 
 @torch.no_grad()
-def _evaluate(encoder: AnyEncoder, frames: Frames, held_out: range) -> EncoderReport:
+def _evaluate(encoder: Encoder, frames: Frames, held_out: range) -> EncoderReport:
     encoder.eval()
     errors, pixels, inside = [], [], []
     focal = frames.source.camera.intrinsics.fx
@@ -202,7 +284,7 @@ def _evaluate(encoder: AnyEncoder, frames: Frames, held_out: range) -> EncoderRe
         images, keypoints, positions = _batch(frames, picks)
         features, position, factor, _ = encoder(images)
         errors.append((position - positions).norm(dim=-1))
-        if isinstance(encoder, Encoder):
+        if isinstance(encoder, PointEncoder):
             pixels.append((features[:, : keypoints.shape[1], :2] - keypoints).norm(dim=-1) * focal)
         residual = torch.linalg.solve_triangular(factor, (positions - position)[..., None], upper=False)
         inside.append(residual.square().sum(dim=(1, 2)) < INSIDE_90)

@@ -1,0 +1,110 @@
+"""The cell that a policy is trained for: task, arm, randomisation and scene, each loaded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import JsonValue
+
+from rlfp_ros.contract import ActionContract, BaseController, Bundle, CameraContract
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.randomization import Profile, load_profile
+from rlfp_ros.simulation.scene import Scene, load_scene
+from rlfp_ros.simulation.tasks.task import TASKS, Task, load_task, parameters
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task for one arm in one scene. Frames, environments and the contract all take it from here."""
+
+    task: str  # a task holds the bodies of one world, so each world makes its own with `make_task`
+    arm: Arm
+    profile: Profile
+    scene: Scene
+
+    @property
+    def camera(self) -> CameraContract:
+        """The scene's nominal camera."""
+        return self.scene.camera.contract()
+
+    @property
+    def image_size(self) -> int:
+        """Height of the camera's image, px."""
+        return self.scene.camera.height
+
+    @property
+    def action(self) -> ActionContract:
+        """The action of the task's policies."""
+        return TASKS[self.task].action
+
+    @property
+    def base_controller(self) -> BaseController:
+        """The base controller that the task's policies add to."""
+        return TASKS[self.task].base_controller
+
+    def make_task(self) -> Task:
+        """Make the task with its settings for this arm. Raises ConfigurationError if they do not fit the arm."""
+        task = load_task(self.task)
+        task.fit_to(self.arm)
+        return task
+
+    def contents(self) -> dict[str, dict[str, JsonValue]]:
+        """The contents of all files that decide about a training, with dotted names, to notice if one changes."""
+        return {
+            "profile_file": _flat(self.profile.model_dump(mode="json")),
+            "task_file": _flat(parameters(self.make_task())),
+            "scene_file": _flat(self.scene.model_dump(mode="json")),
+            "arm_file": _flat(self.arm.model_dump(mode="json")),
+        }
+
+
+def load_cell(task: str, arm: str, profile: str, image_size: int | None = None) -> Cell:
+    """Load a cell by the names, or paths of files, that a user gives.
+
+    Raises
+    ------
+    ConfigurationError
+        If one of them does not exist or is wrong, or the task does not fit the arm.
+    """
+    loaded = load_arm(arm)
+    cell = Cell(task, loaded, load_profile(profile), load_scene(image_size=image_size, arm=loaded.name))
+    cell.make_task()
+    return cell
+
+
+def check_encoder_bundle(bundle: Bundle, cell: Cell, option: str = "--encoder-from") -> None:
+    """Check that a bundle's encoder sees this cell as it saw its own in training.
+
+    Raises
+    ------
+    ConfigurationError
+        If it was trained with another arm, or with a camera at another place.
+    """
+    trained, arm = bundle.contract.arm, cell.arm
+    if (trained.name, trained.joint_names) != (arm.name, arm.joint_names):
+        raise ConfigurationError(
+            f"{option} is {bundle.directory}: its encoder was trained with the arm {trained.name}, but this training's "
+            f"arm is {arm.name}; choose a bundle of {arm.name}, or train an encoder for it with the recipe"
+        )
+    wanted = _flat(cell.camera.model_dump(mode="json", exclude={"tolerance", "width", "height", "intrinsics"}))
+    found = _flat(bundle.contract.camera.model_dump(mode="json"))
+    different = [name for name in wanted if found[name] != wanted[name]]
+    if different:
+        name = different[0]
+        raise ConfigurationError(
+            f"{option} is {bundle.directory}: its encoder was trained with camera.{name} {found[name]}, but the scene "
+            f"of this training has {wanted[name]}; restore the scene, or train an encoder for it with the recipe"
+        )
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, JsonValue]:
+    """Nested fields as dotted names."""
+    fields: dict[str, JsonValue] = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            fields |= _flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields

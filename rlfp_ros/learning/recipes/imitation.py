@@ -1,0 +1,250 @@
+"""The recipe `imitation`: an encoder that learns where things are, then a policy that imitates a teacher.
+
+Stage one trains the encoder on randomised, labelled images. In stage two the policy learns from the task's teacher: by
+DAgger through the hand-written scene estimator, if the encoder's features are supervised points and the policy has no
+memory of its own, otherwise by reinforcement learning that the teacher starts and guides (`teacher_guided`).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+
+from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.learning.cell import Cell
+from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, PointEncoder
+from rlfp_ros.learning.encoders.novelty import NoveltyTraining
+from rlfp_ros.learning.export.build import encoder_contract
+from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder
+from rlfp_ros.learning.recipes.collector import Experience
+from rlfp_ros.learning.recipes.dagger import DaggerTraining, picture_demonstrations, train_dagger
+from rlfp_ros.learning.recipes.dagger_collector import Lessons
+from rlfp_ros.learning.recipes.domain_shift_reference import domain_shift_reference
+from rlfp_ros.learning.recipes.estimator import export_estimator
+from rlfp_ros.learning.recipes.frames import FrameSource
+from rlfp_ros.learning.recipes.privileged_sac import SacSettings
+from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
+from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation, objectives_of
+from rlfp_ros.learning.recipes.teacher_guided import PolicyTraining, image_demonstrations, train_guided
+from rlfp_ros.learning.recipes.train_encoder import EncoderReport, EncoderTraining, train_encoder
+from rlfp_ros.learning.runs.progress import Show, TrainingProgress
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.seeds import EXPERIENCE, FRAMES
+from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.tasks.task import TASKS
+
+SMALLEST_WORK = 0.003  # share of the full training
+OPTIONS = ("encoder", "representation", "feature_stack", "memory", "work")  # of the command line
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """What stage two hands over."""
+
+    policy: ExportedPolicy
+    state_size: int
+    selection: dict[str, JsonValue]  # success rates by which the policy was chosen
+
+
+@RECIPES.register("imitation")
+@dataclass(frozen=True)
+class ImitationRecipe(Recipe):
+    """Everything that decides about a training by imitation."""
+
+    feature_stack: int = ObservationContract().feature_stack  # frames of features that the policy sees
+    encoder: EncoderChoice = field(default_factory=EncoderChoice)
+    representation: str = SUPERVISED  # what the encoder learns from: names of objectives, joined with +
+    encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
+    dagger: DaggerTraining | None = field(default_factory=DaggerTraining)  # None: never through the estimator
+    policy: SacSettings = field(default_factory=SacSettings)
+    policy_training: PolicyTraining = field(default_factory=PolicyTraining)
+
+    @classmethod
+    def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
+        """Make the recipe with the sizes that the task gives."""
+        recipe, sizes = cls(task, arm, profile, seed), TASKS[task].training
+        return replace(recipe, **{part: replace(getattr(recipe, part), **sizes[part]) for part in sizes})
+
+    def with_options(self, **options: Any) -> Self:
+        """Apply options of the command line: encoder, representation, feature_stack, memory and work."""
+        unknown = set(options) - set(OPTIONS)
+        if unknown:
+            raise ConfigurationError(
+                f"recipe imitation has no option {sorted(unknown)[0]}; it has: {', '.join(OPTIONS)}"
+            )
+        changes: dict[str, Any] = {
+            name: options[name] for name in ("representation", "feature_stack") if name in options
+        }
+        if "encoder" in options:
+            changes["encoder"] = EncoderChoice(options["encoder"])
+        if "memory" in options:
+            changes["policy"] = replace(self.policy, memory=options["memory"])
+        recipe = replace(self, **changes)
+        return recipe.shortened(options["work"]) if options.get("work", 1) < 1 else recipe
+
+    def shortened(self, factor: float) -> Self:
+        """The same training with `factor` of the work, for tests and first looks.
+
+        Raises
+        ------
+        ConfigurationError
+            If that is too little to train anything.
+        """
+        if factor < SMALLEST_WORK:
+            raise ConfigurationError(
+                f"--work is {factor:g}, expected at least {SMALLEST_WORK:g}; less leaves the encoder fewer than ten "
+                "gradient steps, which train nothing"
+            )
+        encoder, policy = self.encoder_training, self.policy_training
+        return replace(
+            self,
+            dagger=None if self.dagger is None else self.dagger.shortened(factor),
+            encoder_training=replace(
+                encoder,
+                frames=max(256, int(encoder.frames * factor)),
+                updates=max(10, int(encoder.updates * factor)),
+                first_frames=max(64, int(encoder.first_frames * factor)),
+            ),
+            policy_training=replace(
+                policy,
+                steps=max(400, int(policy.steps * factor)),
+                round_steps=min(policy.round_steps, 100),
+                imitation_updates=int(policy.imitation_updates * factor),
+                selection_episodes=max(2, int(policy.selection_episodes * factor)),
+                first_rounds=max(2, int(policy.first_rounds * factor)),
+            ),
+        )
+
+    def check(self, cell: Cell) -> None:
+        """Refuse encoders and objectives that do not fit, and tasks without a teacher or a privileged state."""
+        Representation(self.representation, self.encoder.build(cell.camera), self.source(cell))
+        cell.make_task().require_teacher("the recipe imitates one")
+        _check_learnable(cell)
+
+    def source(self, cell: Cell) -> FrameSource:
+        """The images that the encoder learns from."""
+        sequences = any(kind.sequences for kind in objectives_of(self.representation)[1])
+        seed = FRAMES.of_training(self.seed).start
+        return FrameSource(cell, seed, self.encoder_training.frames, sequences, teacher=True)
+
+    def train(self, cell: Cell, run: Path, progress: TrainingProgress) -> FinishedTraining:
+        """Train encoder and policy."""
+        threads = torch.get_num_threads()
+        encoder, report = self._train_encoder(cell, run, progress, threads)
+        trained = self._train_policy(cell, encoder, run, progress)
+        torch.set_num_threads(threads)
+        novelty, statistics = domain_shift_reference(
+            encoder,
+            run / "frames",
+            cell.camera,
+            self.seed,
+            NoveltyTraining(updates=min(NoveltyTraining.updates, self.encoder_training.updates)),
+        )
+        deployed = deployed_encoder(encoder, novelty)
+        return FinishedTraining(
+            policy=trained.policy,
+            state_size=trained.state_size,
+            observed=ObservationContract(feature_stack=self.feature_stack),
+            encoder=deployed,
+            encoder_contract=encoder_contract(deployed, _first_image(run)),
+            camera=cell.camera,
+            feature_statistics=statistics,
+            provenance={
+                "encoder": {
+                    "position_error_mm": round(report.position_error_mm, 2),
+                    "keypoint_error_px": [round(error, 3) for error in report.keypoint_error_px],
+                    "inside_nominal_90": round(report.inside_90, 3),
+                },
+                "selection": trained.selection,
+            },
+        )
+
+    def _train_encoder(
+        self, cell: Cell, run: Path, progress: TrainingProgress, threads: int
+    ) -> tuple[Encoder, EncoderReport]:
+        updates = self.encoder_training.updates
+        progress.stage("encoder", updates, "rendering the first frames")
+        encoder, report = train_encoder(
+            self.source(cell),
+            run,
+            self.encoder_training,
+            self.encoder,
+            progress.show,
+            self.representation,
+            threads=threads,
+        )
+        pixels = "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
+        progress.show(updates, f"object {report.position_error_mm:.1f} mm, points {pixels} px")
+        (run / "encoder.onnx").write_bytes(export_encoder(encoder, _first_image(run)))
+        return encoder, report
+
+    def _train_policy(self, cell: Cell, encoder: Encoder, run: Path, progress: TrainingProgress) -> TrainedPolicy:
+        supervised_points = self.representation == SUPERVISED and isinstance(encoder, PointEncoder)
+        if self.dagger is not None and supervised_points and not self.policy.memory:
+            assert isinstance(encoder, PointEncoder)
+            progress.stage("imitate", self.dagger.steps, "the teacher looks at the images")
+            return self._imitate(cell, encoder, self.dagger, run, progress.show)
+        progress.stage("policy", self.policy_training.steps, "the teacher plays")
+        return self._reinforce(cell, encoder, run, progress.show)
+
+    def _imitate(
+        self, cell: Cell, encoder: PointEncoder, dagger: DaggerTraining, run: Path, show: Show
+    ) -> TrainedPolicy:
+        """Imitate a teacher that sees what the policy's estimator sees."""
+        lessons = Lessons(
+            cell,
+            run / "encoder.onnx",
+            run / "estimator.onnx",
+            self.feature_stack,
+            encoder.points,
+            self.policy.hidden,
+            dagger.teacher_sees,
+            EXPERIENCE.of_training(self.seed).start,
+        )
+        proprioception = np.load(run / "frames" / "proprioception.npy", mmap_mode="r").shape[1]
+        lessons.estimator_file.write_bytes(export_estimator(lessons.estimator(), proprioception, encoder.points))
+        images = picture_demonstrations(encoder, lessons, run / "frames", self.feature_stack)
+        actor = train_dagger(lessons, images, dagger, self.seed, run, show)
+        # In double precision, like its estimator: it resolves millimetres, and with float32's rounding in between
+        # ONNX Runtime computes another action than PyTorch.
+        return TrainedPolicy(ExportedPolicy(copy.deepcopy(actor).double()), actor.state_size, {})
+
+    def _reinforce(self, cell: Cell, encoder: Encoder, run: Path, show: Show) -> TrainedPolicy:
+        experience = Experience(
+            cell,
+            run / "encoder.onnx",
+            self.policy.hidden,
+            self.feature_stack,
+            self.policy.memory,
+            EXPERIENCE.of_training(self.seed).start,
+        )
+        demonstrations = image_demonstrations(encoder, run / "frames", self.feature_stack)
+        actor, selection = train_guided(
+            experience, demonstrations, self.policy, self.policy_training, self.seed, run, show
+        )
+        return TrainedPolicy(ExportedPolicy(actor), actor.state_size, dict(selection))
+
+
+def _first_image(run: Path) -> np.ndarray:
+    images: np.ndarray = np.load(run / "frames" / "images.npy", mmap_mode="r")
+    return images[0]
+
+
+def _check_learnable(cell: Cell) -> None:
+    """Refuse a task whose critics and teacher would have nothing to work with."""
+    env = ManipulationEnv(cell.task, cell.arm, load_profile("none"), "state", image_size=cell.image_size)
+    env.reset(seed=0)
+    size = env.world.task.privileged_state(env.world).size
+    env.close()
+    if size == 0:
+        raise ConfigurationError(
+            f"task {cell.task}: has no privileged state, which critics and teacher learn from; return one from "
+            "privileged_state() of the task's class"
+        )

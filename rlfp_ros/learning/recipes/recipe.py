@@ -1,0 +1,72 @@
+"""What a recipe is, and the registry of recipes: how a policy comes from a cell, one file per recipe.
+
+A recipe is a frozen data class with everything that decides about a training. `train.main` checks it, claims the run
+folder, calls `train`, and exports the result.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import JsonValue
+from torch import nn
+
+from rlfp_ros.contract import CameraContract, EncoderContract, FeatureStatistics
+from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.learning.cell import Cell
+from rlfp_ros.learning.runs.progress import TrainingProgress
+from rlfp_ros.plugins import Registry
+
+
+@dataclass(frozen=True)
+class FinishedTraining:
+    """What a recipe hands over to be exported."""
+
+    policy: nn.Module  # takes POLICY_INPUTS, returns POLICY_OUTPUTS, batch 1
+    state_size: int  # of the policy
+    observed: ObservationContract  # by the policy, beside the features
+    encoder: nn.Module | bytes  # a `deployed_encoder`, or an `encoder.onnx`
+    encoder_contract: EncoderContract
+    camera: CameraContract  # that the encoder was trained with
+    feature_statistics: FeatureStatistics
+    provenance: dict[str, JsonValue]  # figures of the training, for people
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """Everything that decides about a training."""
+
+    task: str
+    arm: str = "panda"
+    profile: str = "train"
+    seed: int = 0
+    image_size: int = 84  # px
+
+    @classmethod
+    @abstractmethod
+    def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
+        """Make the recipe with the sizes that suit a task. Raises ConfigurationError if there is no such task."""
+
+    @abstractmethod
+    def with_options(self, **options: Any) -> Self:
+        """Apply options of the command line, by name; those that were not given are absent.
+
+        Raises
+        ------
+        ConfigurationError
+            If the recipe does not know an option, or its value does not fit.
+        """
+
+    @abstractmethod
+    def check(self, cell: Cell) -> None:
+        """Refuse what cannot be trained, before anything is written or rendered. Raises ConfigurationError."""
+
+    @abstractmethod
+    def train(self, cell: Cell, run: Path, progress: TrainingProgress) -> FinishedTraining:
+        """Train in the folder `run`, or continue what is there."""
+
+
+RECIPES: Registry[type[Recipe]] = Registry("recipe", builtin="rlfp_ros.learning.recipes")
