@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import Process, TestNode, wait_until
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from rlfp_ros.control import arm as arms
@@ -49,12 +55,16 @@ class Publisher:
         answer = {"node": "recorder", "id": number}
         self.node.spin_until(lambda: answer in [json.loads(message.data) for message in self.ready])
 
-    def messages_recorded(self) -> int:
+    def status(self) -> tuple[str, dict[str, str]]:
+        """The recorder's last diagnostics: message and values."""
         for array in reversed(self.diagnostics):
             for status in array.status:
                 if status.name == "recorder":
-                    return int({value.key: value.value for value in status.values}["messages"])
-        return 0
+                    return status.message, {value.key: value.value for value in status.values}
+        return "", {}
+
+    def messages_recorded(self) -> int:
+        return int(self.status()[1].get("messages", 0))
 
 
 def names(bag: BagReader, topic: str = "/joint_states") -> list[float]:
@@ -187,5 +197,201 @@ def test_diagnostics_say_what_is_recorded(
     robot.connected()
     robot.joint_states.publish(messages.joint_state_message(state(1), PANDA))
     test_node.spin_until(lambda: robot.messages_recorded() >= 1)
-    status = next(s for a in reversed(robot.diagnostics) for s in a.status if s.name == "recorder")
-    assert re.search("recording|dropped", status.message)
+    assert robot.status()[0] in ("recording", "1 messages dropped so far")
+
+
+# ---- images ----
+
+COMPRESSED = CompressedImage(
+    format="rgb8; jpeg compressed bgr8", data=cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+)
+
+
+def recorded(folder: Path, topic: str) -> int:
+    with BagReader(folder) as bag:
+        return sum(1 for _ in bag.messages({topic}))
+
+
+@pytest.mark.parametrize("reliability", [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT])
+def test_a_camera_that_publishes_only_compressed_images_is_recorded(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path, reliability: ReliabilityPolicy
+) -> None:
+    camera = test_node.publisher(messages.IMAGE_COMPRESSED, QoSProfile(depth=5, reliability=reliability))
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+    test_node.connected(camera)
+    for _ in range(5):
+        camera.publish(COMPRESSED)
+        test_node.spin_for(0.05)
+    assert process.stop() == 0
+    assert recorded(tmp_path / "bags" / "run", "/camera/image_raw/compressed") == 5
+    assert "no images" not in process.output
+
+
+def test_of_a_camera_that_publishes_both_only_the_raw_images_are_recorded(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    robot = Publisher(test_node)
+    compressed = test_node.publisher(messages.IMAGE_COMPRESSED)
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+    robot.connected()
+    for number in range(5):
+        robot.image.publish(messages.image_message(number, np.zeros((8, 8, 3), np.uint8), "camera"))
+        compressed.publish(COMPRESSED)
+        test_node.spin_for(0.05)
+    assert compressed.get_subscription_count() == 0  # nothing makes image_transport compress
+    assert process.stop() == 0
+    with BagReader(tmp_path / "bags" / "run") as bag:
+        assert set(bag.topics) == {"/camera/image_raw"}
+
+
+def test_the_images_that_perception_takes_are_recorded(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    """Both are published, and perception has been told to take the compressed ones."""
+    robot = Publisher(test_node)
+    compressed = test_node.publisher(messages.IMAGE_COMPRESSED)
+    perception = Node("perception", context=test_node.node.context)
+    perception.create_subscription(CompressedImage, messages.IMAGE_COMPRESSED.name, print, messages.CAMERA_SUBSCRIPTION)
+    try:
+        process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+        test_node.spin_until(lambda: compressed.get_subscription_count() == 2)
+        test_node.spin_until(lambda: robot.image.get_subscription_count() == 0)
+        for number in range(5):
+            robot.image.publish(messages.image_message(number, np.zeros((8, 8, 3), np.uint8), "camera"))
+            compressed.publish(COMPRESSED)
+            test_node.spin_for(0.05)
+        assert process.stop() == 0
+    finally:
+        perception.destroy_node()
+    assert recorded(tmp_path / "bags" / "run", "/camera/image_raw/compressed") == 5
+    assert recorded(tmp_path / "bags" / "run", "/camera/image_raw") == 0
+
+
+def test_a_recording_without_images_is_reported_in_the_log_in_diagnostics_and_at_the_end(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    robot = Publisher(test_node)
+    test_node.node.destroy_publisher(robot.image)
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+    test_node.connected(robot.joint_states)
+
+    def reported() -> bool:
+        robot.joint_states.publish(messages.joint_state_message(state(1), PANDA))
+        test_node.spin_for(0.05)
+        return "no images are recorded" in robot.status()[0]
+
+    test_node.spin_until(reported)
+    reason = "nothing publishes /camera/image_raw or /camera/image_raw/compressed; start the camera"
+    assert reason in robot.status()[0]
+    assert process.output.count(reason) == 1
+    assert process.stop() == 0
+    assert f"recorder: {tmp_path}/bags/run: no images are recorded: {reason}" in process.output
+
+
+def test_a_recording_that_should_hold_no_images_is_not_reported(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    robot = Publisher(test_node)
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False, "images": False})
+    test_node.connected(robot.joint_states)
+    ends = time.monotonic() + 4.0
+    while time.monotonic() < ends:
+        robot.joint_states.publish(messages.joint_state_message(state(1), PANDA))
+        test_node.spin_for(0.05)
+    assert process.stop() == 0
+    assert "no images" not in process.output
+
+
+# ---- publishers of another quality of service ----
+
+
+def test_nothing_is_lost_if_publishers_of_another_quality_of_service_join(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    robot = Publisher(test_node)
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+    robot.connected()
+    second = third = None
+    for number in range(300):
+        if number == 100:
+            qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+            second = test_node.publisher(messages.JOINT_STATES, qos)
+        if number == 180:
+            qos = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            third = test_node.publisher(messages.JOINT_STATES, qos)
+        robot.joint_states.publish(messages.joint_state_message(state(number), PANDA))
+        if second is not None and number >= 200:
+            second.publish(messages.joint_state_message(state(1000 + number), PANDA))
+        if third is not None:
+            third.publish(messages.joint_state_message(state(2000 + number), PANDA))
+        test_node.spin_for(0.01)
+    test_node.spin_for(0.5)
+    assert process.stop() == 0
+    assert "dropped: none" in process.output
+    assert "RCLError" not in process.output
+    assert "exception" not in process.output
+    with BagReader(tmp_path / "bags" / "run") as bag:
+        found = sorted(names(bag))
+    assert found == [*map(float, range(300)), *map(float, range(1200, 1300)), *map(float, range(2180, 2300))]
+
+
+def test_messages_that_never_arrive_are_counted_with_several_publishers(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    robot = Publisher(test_node)
+    second = test_node.publisher(messages.JOINT_STATES, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+    robot.connected()
+    test_node.spin_for(2.5)  # until a publisher that joined is no longer expected to begin with any number
+    sent = 0
+    for number in range(3):
+        robot.joint_states.publish(messages.joint_state_message(state(number), PANDA))
+        second.publish(messages.joint_state_message(state(1000 + number), PANDA))
+        sent += 2
+        test_node.spin_for(0.05)
+    os.kill(process.popen.pid, signal.SIGSTOP)
+    for number in range(500):  # more than the recorder's queue of 200 holds
+        second.publish(messages.joint_state_message(state(2000 + number), PANDA))
+        sent += 1
+    os.kill(process.popen.pid, signal.SIGCONT)
+    test_node.spin_for(0.5)
+    second.publish(messages.joint_state_message(state(3000), PANDA))
+    sent += 1
+    test_node.spin_for(0.5)
+    assert process.stop() == 0
+    kept = recorded(tmp_path / "bags" / "run", "/joint_states")
+    assert kept < sent
+    assert f"dropped: /joint_states {sent - kept}" in process.output
+
+
+OTHER_TYPE = """
+import time, rclpy
+from std_msgs.msg import String
+rclpy.init()
+publisher = rclpy.create_node("other").create_publisher(String, "joint_states", 10)
+while True:
+    publisher.publish(String(data="other"))
+    time.sleep(0.02)
+"""
+
+
+def test_a_topic_of_two_types_is_reported(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    robot = Publisher(test_node)
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+    robot.connected()
+    with subprocess.Popen([sys.executable, "-c", OTHER_TYPE]) as other:  # one process cannot publish both
+        try:
+            wait_until(lambda: "is published as" in process.output)
+        finally:
+            other.kill()
+    robot.joint_states.publish(messages.joint_state_message(state(1), PANDA))
+    test_node.spin_for(0.3)
+    assert process.stop() == 0
+    sentence = (
+        "topic /joint_states: is published as sensor_msgs/msg/JointState and std_msgs/msg/String; only sensor_msgs"
+    )
+    assert process.output.count(sentence) == 1
+    with BagReader(tmp_path / "bags" / "run") as bag:
+        assert names(bag) == [1.0]

@@ -127,7 +127,7 @@ class NodeExecutor:
     def _run_batch(self, subscriptions: Sequence[Subscription]) -> None:
         came = []
         for subscription in subscriptions:
-            while (taken := take(subscription)) is not None:
+            while (taken := _take_if_alive(self._node, subscription)) is not None:
                 came.append((subscription, taken))
         self._batch.extend(sorted(came, key=lambda entry: entry[1][1]["source_timestamp"]))
         while self._batch:  # what is behind a callback that raises is run by the next pass
@@ -146,14 +146,22 @@ class NodeExecutor:
 
 
 def _run_subscription(node: Node, subscription: Subscription) -> None:
+    taken = _take_if_alive(node, subscription)
+    if taken is not None:
+        _call(subscription, taken)
+
+
+def _take_if_alive(node: Node, subscription: Subscription) -> Any:
+    """The next message and its info, or None; also if a callback before destroyed the subscription.
+
+    Perception does that if the transport changes, the recorder if the type of a topic changes.
+    """
     try:
-        taken = take(subscription)
+        return take(subscription)
     except (InvalidHandle, rclpy_implementation.RCLError):
         if subscription in tuple(node.subscriptions):
             raise
-        return  # destroyed by a callback before it, as perception does when the transport changes
-    if taken is not None:
-        _call(subscription, taken)
+        return None
 
 
 def take(subscription: Subscription) -> Any:

@@ -19,6 +19,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
 from rclpy.duration import Duration
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, PointCloud2, PointField
@@ -119,6 +120,16 @@ CHECKLIST = Topic(topics.CHECKLIST, String, LATCHED)
 ESTOP = Topic(topics.ESTOP, Bool, EVENTS)
 HEARTBEAT = Topic(topics.HEARTBEAT, Header, EVENTS)
 DIAGNOSTICS = Topic(topics.DIAGNOSTICS, DiagnosticArray, EVENTS)
+
+
+def image_topics(node: Node) -> tuple[str, str]:
+    """Resolved names of the raw and the compressed image topic.
+
+    The compressed one is called as image_transport does, raw name + /compressed, unless it is remapped itself.
+    """
+    raw = str(node.resolve_topic_name(IMAGE.name))
+    compressed = str(node.resolve_topic_name(IMAGE_COMPRESSED.name))
+    return raw, f"{raw}/compressed" if compressed.endswith(IMAGE_COMPRESSED.name) else compressed
 
 
 def command_topic(output: str, arm: arms.Arm) -> tuple[str, str]:

@@ -68,8 +68,7 @@ class PerceptionNode(Node):
         )  # fmt: skip
 
         self._transport = settings.image_transport
-        self._raw_topic = self.resolve_topic_name(messages.IMAGE.name)
-        self._compressed_topic = self._resolve_compressed()
+        self._raw_topic, self._compressed_topic = messages.image_topics(self)
         self._rectified = is_rectified(self._raw_topic, settings.image_kind)
         self._camera: CameraModel | None = None  # None until a camera_info fits
         self._camera_info: CameraInfo | None = None
@@ -100,13 +99,6 @@ class PerceptionNode(Node):
         return self.create_publisher(topic.type, topic.name, topic.qos)
 
     # ---- subscriptions ----
-
-    def _resolve_compressed(self) -> str:
-        """image_transport's name: the resolved image topic + /compressed, unless that name itself is remapped."""
-        resolved = self.resolve_topic_name(messages.IMAGE_COMPRESSED.name)
-        if resolved.endswith(messages.IMAGE_COMPRESSED.name):
-            return f"{self._raw_topic}/compressed"
-        return str(resolved)
 
     def _choose_transport(self) -> None:
         if self._transport == "auto":
@@ -168,12 +160,7 @@ class PerceptionNode(Node):
         camera = self._camera
         assert camera is not None
         try:
-            if isinstance(message, Image):
-                image = images.from_raw(
-                    message.encoding, message.height, message.width, message.step, message.data, self._raw_topic
-                )
-            else:
-                image = images.from_compressed(message.format, message.data, self._compressed_topic)
+            image = messages.image_from_message(message, self._image_subscription.topic_name)
             percept = self._perception(image, camera, f"topic {self._image_subscription.topic_name}")
         except ConfigurationError as error:
             self._discarded += 1

@@ -1,7 +1,7 @@
-"""`recorder`: everything that the graph says, into rosbag2 (MCAP) bags, one for each episode or one for the run.
+"""`recorder`: everything that the graph publishes, into rosbag2 (MCAP) bags, one for each episode or one for the run.
 
 Messages are taken raw, as they came over the wire, with the times that DDS knows: published at, received at. A thread
-writes them, so that a slow disk costs messages (counted, and said) and never a callback.
+writes them, so that a slow disk costs messages (counted and reported) and never delays a callback.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import importlib
 import os
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import String
 
 from rlfp_ros.episode import Phase
@@ -27,17 +31,22 @@ from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
 from rlfp_ros.recording import recovery
 from rlfp_ros.recording.background_writer import BackgroundWriter
+from rlfp_ros.recording.decode import IMAGE_TYPES
+from rlfp_ros.recording.losses import LossCounter
 from rlfp_ros.recording.metadata import QualityOfService
 from rlfp_ros.schema import ConfigurationError, Schema
 
-DISCOVERY_S = 0.25  # how often publishers are looked for
+DISCOVERY_S = 0.25  # between looks for publishers
 DEPTH = 200  # of a subscription: nearly a second at 240 Hz while this process does not run
 IMAGE_DEPTH = 30  # images are large
-NICENESS = 10  # what moves the arm goes first; the queues below hold what waits
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+NICENESS = 10  # the nodes that move the arm run first; the queues of the subscriptions hold what waits
+PERCEPTION = "perception"  # name of the node whose images are recorded
+NO_IMAGES_S = 3.0  # a recording that has been running this long without an image is reported
+KEY_BYTES = 64  # of a message that tell it from another one
+REMEMBERED = 1024  # messages of a topic by which one that arrives by two subscriptions is recognised
 
-# What is recorded unless `topics` says otherwise. Not: compressed images and the overlay, which are only made because
-# somebody subscribes, and /clock, which playing back makes anew.
+# What is recorded unless `topics` is set; compressed images instead of raw ones if perception takes those. Not: the
+# overlay, which is only made while something subscribes to it, and /clock, which playing back makes anew.
 DEFAULT_TOPICS = (
     messages.IMAGE,
     messages.CAMERA_INFO,
@@ -61,7 +70,7 @@ DEFAULT_TOPICS = (
 class RecorderSettings(Schema):
     """Parameters of the recorder node."""
 
-    directory: str = Field(default="bags", description="folder for the bags; made where it does not exist")
+    directory: str = Field(default="bags", description="folder for the bags; made if it does not exist")
     per_episode: bool = Field(
         default=True, description="true: one bag folder for each episode, episode_0000 ...; false: one, named run"
     )
@@ -74,48 +83,75 @@ class RecorderSettings(Schema):
     )
 
 
-@dataclass
-class _Recorded:
-    """One topic and its subscription."""
+@dataclass(frozen=True)
+class _Offer:
+    """The part of a publisher's quality of service that decides which subscriptions hear it."""
 
-    name: str  # absolute
-    type: str  # "" until a publisher tells
     reliable: bool = True
     latched: bool = False
-    subscription: Any = None
+
+
+@dataclass
+class _Recorded:
+    """One topic and its subscriptions: one for every offer of its publishers, so that none has to be given up."""
+
+    name: str  # absolute
+    type: str  # "" until a publisher is found
+    subscriptions: dict[_Offer, Subscription] = field(default_factory=dict)
     qos: tuple[QualityOfService, ...] = ()
-    sequence: int | None = None  # of the last message, by its publisher
+    losses: LossCounter = field(default_factory=LossCounter)
+    recent: deque[tuple[int, int, bytes]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    recent_set: set[tuple[int, int, bytes]] = field(default_factory=set)
+
+    def is_new(self, message: tuple[int, int, bytes]) -> bool:
+        """Whether this message (published at, number, first bytes) has not come by another subscription yet."""
+        if message in self.recent_set:
+            return False
+        if len(self.recent) == REMEMBERED:
+            self.recent_set.discard(self.recent[0])
+        self.recent.append(message)
+        self.recent_set.add(message)
+        return True
 
 
 class RecorderNode(Node):
     """See the module."""
 
-    batch_s = 0.02  # every waking is in the way of what moves the arm
+    batch_s = 0.02  # every waking takes time from the nodes that move the arm
 
     def __init__(self) -> None:
         super().__init__("recorder")
         self._settings = parameters.declare(self, RecorderSettings)
         os.nice(NICENESS)
         self._directory = Path(self._settings.directory).expanduser()
-        self._lost: Counter[str] = Counter()  # never reached us: DDS overwrote them before we could take them
+        self._image_topics = messages.image_topics(self)
         self._topics = self._chosen_topics()
+        self._follows_perception = self._settings.images and not self._settings.topics
         self._episode_topic = self.resolve_topic_name(messages.EPISODE.name)
         self._diagnostics_topic = self.resolve_topic_name(messages.DIAGNOSTICS.name)
-        self._idle = True  # nothing but diagnostics has come: they are not worth a bag
-        self._said_failure = False
-        self._said_refused: set[str] = set()
+        self._idle = True  # only diagnostics have come so far, which are not worth a bag
+        self._failure_logged = False
+        self._refused_logged: set[str] = set()
         self._given: set[Path] = set()  # folders that the writer may not have made yet
+        self._folder = Path()  # of the bag that is being filled
+        self._bag_began_s = self._bag_ended_s = 0.0  # steady clock, of its first and its last message
+        self._images_in_bag = 0
+        self._without_images: dict[str, str] = {}  # bags that should hold images -> the reason why they do not
+        self._no_images = ""  # the reason why the bag holds no images, if it should
+        self._no_images_logged = False
         self._make_directory()
         self._writer = BackgroundWriter(self._settings.queue_mb << 20)
-        self._writer.roll(self._free_name("run"))  # until the first episode, if there are any
+        self._begin_bag("run")  # until the first episode, if there are any
 
         self._ready = self.create_publisher(
             messages.EPISODE_READY.type, messages.EPISODE_READY.name, messages.EPISODE_READY.qos
         )
         self.diagnostics = Diagnostics(self, self._report)
+        known = {self.resolve_topic_name(topic.name): topic for topic in DEFAULT_TOPICS}
         for topic in self._topics.values():
-            if topic.type:
-                self._subscribe(topic)
+            if topic.name in known:
+                latched = known[topic.name].qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+                self._subscribe(topic, _Offer(latched=latched))
         if self._episode_topic not in self._topics:  # not recorded, but followed all the same
             self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self._discover()
@@ -123,11 +159,14 @@ class RecorderNode(Node):
         self.get_logger().info(f"recording {len(self._topics)} topics into {self._directory}")
 
     def close(self) -> None:
-        """Write what is queued, close the bag and say what was lost."""
+        """Write what is queued, close the bag and report what was lost."""
         if not self._writer.close():
             print(f"recorder: {self._directory} did not take what is queued within 30 s", file=sys.stderr, flush=True)
-        if self._writer.failure and not self._said_failure:
+        if self._writer.failure and not self._failure_logged:
             print(f"recorder: {self._writer.failure}", file=sys.stderr, flush=True)
+        self._end_bag()
+        for name, reason in self._without_images.items():
+            print(f"recorder: {self._directory / name}: {reason}", file=sys.stderr, flush=True)
         dropped = self._dropped()
         total = sum(self._writer.written.values())
         lost = ", ".join(f"{name} {count}" for name, count in sorted(dropped.items())) or "none"
@@ -139,48 +178,80 @@ class RecorderNode(Node):
     def _chosen_topics(self) -> dict[str, _Recorded]:
         known = {self.resolve_topic_name(topic.name): topic for topic in DEFAULT_TOPICS}
         names = [self.resolve_topic_name(name) for name in self._settings.topics] or list(known)
-        chosen = {}
-        for name in names:
-            topic = known.get(name)
-            typename = _typename(topic.type) if topic else ""
-            if typename in IMAGE_TYPES and not self._settings.images:
-                continue
-            latched = topic is not None and topic.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-            chosen[name] = _Recorded(name, typename, latched=latched)
+        chosen = {name: _Recorded(name, _typename(known[name].type) if name in known else "") for name in names}
+        if not self._settings.images:
+            return {name: topic for name, topic in chosen.items() if topic.type not in IMAGE_TYPES}
         return chosen
 
     def _discover(self) -> None:
-        """Subscribe in the way the publishers offer: a reliable request never matches a best-effort camera."""
-        if self._writer.failure and not self._said_failure:
-            self._said_failure = True
+        """Subscribe as the publishers offer: a reliable request never matches a best-effort camera."""
+        if self._writer.failure and not self._failure_logged:
+            self._failure_logged = True
             self.get_logger().error(self._writer.failure)
             self.diagnostics.publish()
-        for name in self._writer.refused.keys() - self._said_refused:
-            self._said_refused.add(name)
+        for name in self._writer.refused.keys() - self._refused_logged:
+            self._refused_logged.add(name)
             self.get_logger().error(f"topic {name} is not recorded: {self._writer.refused[name]}")
+        if self._follows_perception:
+            self._follow_perception()
+        self._look_for_images()
         for topic in self._topics.values():
             publishers = self.get_publishers_info_by_topic(topic.name)
-            if not publishers:
-                continue
-            offered = [publisher.qos_profile for publisher in publishers]
-            reliable = all(qos.reliability != ReliabilityPolicy.BEST_EFFORT for qos in offered)
-            latched = all(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered)
-            topic.qos = tuple(_quality(qos) for qos in offered)
-            typename = publishers[0].topic_type  # residuals are twists or joint trajectories, as the bundle says
-            known = topic.reliable, topic.latched, topic.type
-            if topic.subscription is not None and known == (reliable, latched, typename):
-                continue
-            topic.reliable, topic.latched, topic.type = reliable, latched, typename
-            if topic.type in IMAGE_TYPES and not self._settings.images:
-                continue
-            try:
-                self._subscribe(topic)
-            except ConfigurationError as error:
-                self.get_logger().error(str(error), once=True)
+            topic.losses.publishers(len(publishers), time.monotonic())
+            if publishers:
+                try:
+                    self._follow(topic, publishers)
+                except ConfigurationError as error:
+                    self.get_logger().error(str(error), once=True)
 
-    def _subscribe(self, topic: _Recorded) -> None:
-        if topic.subscription is not None:
-            self.destroy_subscription(topic.subscription)
+    def _follow_perception(self) -> None:
+        """Record the image topic that perception takes; without perception the published one, raw before compressed.
+
+        Not simply both: compressed images are only made while something subscribes to them.
+        """
+        published = [name for name in self._image_topics if self.count_publishers(name)]
+        taken = [name for name in published if self._perception_takes(name)]
+        for name in (taken or published)[:1]:
+            if name not in self._topics:
+                self._topics[name] = _Recorded(name, "")
+                self.get_logger().info(f"recording the images of {name}")
+        for name in published:
+            if taken and name not in taken and name in self._topics:
+                self._unsubscribe(self._topics.pop(name))
+
+    def _perception_takes(self, name: str) -> bool:
+        return any(
+            (endpoint.node_name, endpoint.node_namespace) == (PERCEPTION, self.get_namespace())
+            for endpoint in self.get_subscriptions_info_by_topic(name)
+        )
+
+    def _unsubscribe(self, topic: _Recorded) -> None:
+        for subscription in topic.subscriptions.values():
+            self.destroy_subscription(subscription)
+        topic.subscriptions.clear()
+
+    def _follow(self, topic: _Recorded, publishers: Sequence[TopicEndpointInfo]) -> None:
+        types = sorted({publisher.topic_type for publisher in publishers})
+        if topic.type not in types:  # residuals are twists or joint trajectories, depending on the bundle
+            self._unsubscribe(topic)
+            topic.type = types[0]
+        if topic.type in IMAGE_TYPES and not self._settings.images:
+            return
+        topic.qos = tuple(_quality(publisher.qos_profile) for publisher in publishers)
+        for publisher in publishers:
+            offer = _Offer(
+                reliable=publisher.qos_profile.reliability != ReliabilityPolicy.BEST_EFFORT,
+                latched=publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
+            )
+            if publisher.topic_type == topic.type and offer not in topic.subscriptions:
+                self._subscribe(topic, offer)
+        if len(types) > 1:
+            raise ConfigurationError(
+                f"topic {topic.name}: is published as {' and '.join(types)}; only {topic.type} is recorded, so let one "
+                "of the publishers use another name"
+            )
+
+    def _subscribe(self, topic: _Recorded, offer: _Offer) -> None:
         try:
             message_type = _message_class(topic.type)
         except (ImportError, AttributeError):
@@ -191,34 +262,41 @@ class RecorderNode(Node):
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=IMAGE_DEPTH if topic.type in IMAGE_TYPES else DEPTH,
-            reliability=ReliabilityPolicy.RELIABLE if topic.reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE,
+            reliability=ReliabilityPolicy.RELIABLE if offer.reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if offer.latched else DurabilityPolicy.VOLATILE,
         )
 
         def receive(data: bytes, info: dict[str, Any]) -> None:
             self._receive(topic, data, info)
 
-        topic.subscription = self.create_subscription(message_type, topic.name, receive, qos, raw=True)
+        # Without rclpy's warnings about publishers that this subscription does not hear: another one does.
+        events = SubscriptionEventCallbacks(use_default_callbacks=False)
+        topic.subscriptions[offer] = self.create_subscription(
+            message_type, topic.name, receive, qos, raw=True, event_callbacks=events
+        )
 
     # ---- messages ----
 
     def _receive(self, topic: _Recorded, data: bytes, info: dict[str, Any]) -> None:
+        received = info.get("received_timestamp") or time.time_ns()
+        published = info.get("source_timestamp") or received
+        sequence = info.get("publication_sequence_number") or 0
+        if not topic.is_new((published, sequence, data[:KEY_BYTES])):
+            return
+        now = time.monotonic()
+        if sequence:
+            topic.losses.message(sequence, now)
         if topic.name == self._episode_topic:
             try:
                 self._on_episode(deserialize_message(data, String))
             except ConfigurationError as error:  # worth recording all the same
                 self.get_logger().error(str(error))
-        sequence = info.get("publication_sequence_number") or 0
-        if len(topic.qos) == 1:
-            # The publisher counts its messages: a gap is what never came. (Two publishers count separately.)
-            if topic.sequence is not None and sequence > topic.sequence + 1:
-                self._lost[topic.name] += sequence - topic.sequence - 1
-            topic.sequence = sequence
         self._idle = self._idle and topic.name == self._diagnostics_topic
         if self._idle:
             return
-        received = info.get("received_timestamp") or time.time_ns()
-        published = info.get("source_timestamp") or received
+        self._bag_began_s = self._bag_began_s or now
+        self._bag_ended_s = now
+        self._images_in_bag += topic.type in IMAGE_TYPES
         self._writer.write(topic.name, topic.type, topic.qos, data, received, published, sequence & 0xFFFFFFFF)
 
     def _on_episode(self, message: String) -> None:
@@ -230,9 +308,44 @@ class RecorderNode(Node):
             self._ready.publish(messages.ready_message(self.get_name(), episode.id))
 
         if self._settings.per_episode:
-            self._writer.roll(self._free_name(f"episode_{episode.id:04d}"), then=answer)
+            self._end_bag()
+            self._begin_bag(f"episode_{episode.id:04d}", answer)
         else:
             answer()
+
+    # ---- images ----
+
+    def _look_for_images(self) -> None:
+        """Find out why the bag holds no image, if it should, and say so once."""
+        self._no_images = self._reason_for_no_images() if self._lacks_images() else ""
+        if self._no_images and not self._no_images_logged:
+            self._no_images_logged = True
+            self.get_logger().warn(self._no_images)
+            self.diagnostics.publish()
+
+    def _lacks_images(self) -> bool:
+        """Whether the bag has been filled for a while and should hold images, but holds none."""
+        expected = self._follows_perception or any(topic.type in IMAGE_TYPES for topic in self._topics.values())
+        lasted = self._bag_ended_s - self._bag_began_s > NO_IMAGES_S
+        return self._settings.images and expected and lasted and not self._images_in_bag
+
+    def _reason_for_no_images(self) -> str:
+        chosen = [topic.name for topic in self._topics.values() if topic.type in IMAGE_TYPES]
+        names = list(self._image_topics) if self._follows_perception else chosen
+        published = [name for name in names if self.count_publishers(name)]
+        if published:
+            return f"no images are recorded: {' and '.join(published)} is announced, but no message arrives"
+        return f"no images are recorded: nothing publishes {' or '.join(names)}; start the camera, or set image_topic"
+
+    def _begin_bag(self, name: str, then: Callable[[], None] | None = None) -> None:
+        self._folder = self._free_name(name)
+        self._bag_began_s = self._bag_ended_s = 0.0
+        self._images_in_bag = 0
+        self._writer.roll(self._folder, then)
+
+    def _end_bag(self) -> None:
+        if self._lacks_images():
+            self._without_images[self._folder.name] = self._no_images or "no images are recorded"
 
     # ---- folders ----
 
@@ -261,7 +374,9 @@ class RecorderNode(Node):
     # ---- diagnostics ----
 
     def _dropped(self) -> Counter[str]:
-        return self._lost + self._writer.dropped
+        """Messages by topic that never arrived, or that the disk did not take."""
+        lost = {topic.name: topic.losses.lost for topic in self._topics.values()}
+        return Counter(lost) + self._writer.dropped
 
     def _report(self) -> Report:
         dropped = self._dropped()
@@ -271,12 +386,15 @@ class RecorderNode(Node):
             "messages": sum(self._writer.written.values()),
             "megabytes": self._writer.bytes_written / 1e6,
             "queued_megabytes": self._writer.waiting_bytes / 1e6,
+            "images": self._images_in_bag,
             "slowest_write_ms": self._writer.slowest_write_s * 1e3,
             "dropped": sum(dropped.values()),
         }
         values |= {f"dropped {name}": count for name, count in sorted(dropped.items())}
         if self._writer.failure:
             return Report(Level.ERROR, self._writer.failure, values)
+        if self._no_images:
+            return Report(Level.WARN, self._no_images, values)
         if dropped:
             return Report(Level.WARN, f"{sum(dropped.values())} messages dropped so far", values)
         return Report(Level.OK, "recording", values)
