@@ -1,0 +1,313 @@
+"""Writes the parts of the documentation that follow from code and from measurements.
+
+    .venv/bin/python docs/generate.py           # write
+    .venv/bin/python docs/generate.py --check   # exit code 1 if a page is out of date
+
+A part stands between two marks in a page, and `PARTS` says what makes it:
+
+    <!-- generated: NAME -->
+    ...
+    <!-- end of NAME -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import sys
+import tokenize
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+PARTS: dict[str, Callable[[], str]] = {}
+MARKS = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- end of (?P=name) -->", re.DOTALL)
+
+
+def part(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """Make a function the maker of the part `name`."""
+
+    def register(function: Callable[[], str]) -> Callable[[], str]:
+        PARTS[name] = function
+        return function
+
+    return register
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    lines = [list(header), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def sentence(text: str) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
+# --- reference -------------------------------------------------------------------------------------------------------
+
+
+@part("cli")
+def cli() -> str:
+    """Every command with its options."""
+    from rlfp_ros.cli import build_parser
+
+    return "\n\n".join(_commands(build_parser(), "rlfp", 2))
+
+
+def _commands(parser: argparse.ArgumentParser, name: str, level: int) -> Iterator[str]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    options = [
+        action for action in parser._actions if action not in groups and action.dest not in ("help", "command_plugins")
+    ]
+    if name != "rlfp":
+        yield f"{'#' * min(level, 4)} {name}\n\n{parser.description or ''}"
+    if options:
+        yield table(("option", "what it does"), (_option(option) for option in options))
+    for group in groups:
+        for command, child in group.choices.items():
+            yield from _commands(child, f"{name} {command}", level if name == "rlfp" else level + 1)
+
+
+def _option(option: argparse.Action) -> tuple[str, str]:
+    metavar = option.metavar or ("|".join(map(str, option.choices)) if option.choices else option.dest.upper())
+    value = "" if option.nargs == 0 else f" {metavar if isinstance(metavar, str) else ' '.join(metavar)}"
+    names = ", ".join(option.option_strings)
+    help_text = (option.help or "").replace("%(default)s", str(option.default)).replace("%%", "%")
+    return f"`{names}{value}`" if names else f"`{value.strip()}`", help_text[:1].upper() + help_text[1:]
+
+
+@part("launch-sim")
+def launch_sim() -> str:
+    """Arguments of sim.launch.py."""
+    return _launch("sim")
+
+
+@part("launch-real-arm")
+def launch_real_arm() -> str:
+    """Arguments of real_arm.launch.py."""
+    return _launch("real_arm")
+
+
+def _launch(name: str) -> str:
+    from rlfp_ros.graph.catalogue import find_graph
+
+    graph = find_graph(f"{name}.launch.py")
+    nodes = table(("node", "what it does"), ((f"`{node.executable}`", node.description) for node in graph.nodes))
+    rows = []
+    for argument in graph.arguments:
+        choices = f" One of {', '.join(f'`{choice}`' for choice in argument.choices)}." if argument.choices else ""
+        text = argument.description[:1].upper() + argument.description[1:].rstrip(".") + "."
+        rows.append((f"`{argument.name}`", f"`{argument.default}`" if argument.default else "", text + choices))
+    return f"{graph.description}\n\n{nodes}\n\n{table(('argument', 'default', 'what it does'), rows)}"
+
+
+@part("topics")
+def topics() -> str:
+    """Every topic of the graph with its type and quality of service."""
+    from rlfp_ros.nodes import messages
+
+    rows = []
+    for value in vars(messages).values():
+        if isinstance(value, messages.Topic):
+            package, name = value.type.__module__.split(".")[0], value.type.__name__
+            qos = value.qos
+            policies = [str(qos.reliability.name).lower().replace("_", " "), f"depth {qos.depth}"]
+            if qos.durability.name == "TRANSIENT_LOCAL":
+                policies.append("latched")
+            if qos.deadline.nanoseconds and qos.deadline.nanoseconds < 2**62:
+                policies.append(f"deadline {qos.deadline.nanoseconds / 1e9:g} s")
+            rows.append((f"`{value.name}`", f"{package}/{name}", ", ".join(policies)))
+    return table(("topic", "type", "offered quality of service"), rows)
+
+
+NODES = {
+    "simulator": "simulator",
+    "perception": "perception",
+    "policy": "policy",
+    "residual_controller": "residual_controller",
+    "recorder": "recorder",
+    "arm_twin": "arm_twin",
+    "checklist": "checklist",
+}
+
+
+@part("parameters")
+def parameters() -> str:
+    """Every parameter of every node."""
+    parts = []
+    for node in NODES:
+        module = import_module(f"rlfp_ros.nodes.{node}")
+        settings = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == module.__name__
+        ]
+        parts.append(f"## {node}\n\n{sentence(module.__doc__ or '')}")
+        rows = [_parameter(name, field) for model in settings[:1] for name, field in model.model_fields.items()]
+        parts.append(table(("parameter", "default", "range", "what it is"), rows))
+    return "\n\n".join(parts)
+
+
+def _parameter(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
+    default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+    live = " May change while the node runs." if field.json_schema_extra else ""
+    text = (field.description or "").strip()
+    return f"`{name}`", default, _range(field), (text[:1].upper() + text[1:]).rstrip(".") + "." + live
+
+
+def _plain(value: Any) -> str:
+    return (
+        str(value).lower() if isinstance(value, bool) else "''" if value == "" else str(getattr(value, "value", value))
+    )
+
+
+def _range(field: FieldInfo) -> str:
+    bounds = {}
+    for constraint in field.metadata:
+        for attribute in ("ge", "gt", "le", "lt"):
+            if getattr(constraint, attribute, None) is not None:
+                bounds[attribute] = f"{getattr(constraint, attribute):g}"
+    words = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
+    if bounds:
+        return " ".join(words[name].format(bounds[name]) for name in words if name in bounds)
+    arguments = typing.get_args(field.annotation)
+    return ", ".join(f"`{value}`" for value in arguments if isinstance(value, str))
+
+
+@part("contract")
+def contract() -> str:
+    """Every field of bundle.yaml."""
+    from rlfp_ros.contract import Contract
+
+    return "\n\n".join(_schemas(Contract, {}))
+
+
+@part("arm-file")
+def arm_file() -> str:
+    """Every field of an arm's file."""
+    from rlfp_ros.control.arm import Arm
+
+    return "\n\n".join(_schemas(Arm, {}))
+
+
+def _schemas(model: type[BaseModel], seen: dict[type[BaseModel], None]) -> Iterator[str]:
+    """A table for each schema that `model` consists of, `model` first."""
+    seen[model] = None
+    comments = _comments(model)
+    rows, children = [], []
+    for name, field in model.model_fields.items():
+        if field.exclude:
+            continue
+        inner = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        children += [kind for kind in inner if kind not in seen]
+        default = "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+        text = field.description or comments.get(name, "")
+        text = (
+            f"{text[:1].upper()}{text[1:]}"
+            if text
+            else ", ".join(f"[{kind.__name__}](#{kind.__name__.lower()})" for kind in inner)
+        )
+        rows.append((f"`{field.alias or name}`", default, _range(field), text))
+    yield f"## {model.__name__}\n\n{sentence(model.__doc__ or '')}"
+    yield table(("field", "default", "range", "what it is"), rows)
+    for child in dict.fromkeys(children):
+        if child not in seen:
+            yield from _schemas(child, seen)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _kinds(argument)
+
+
+def _comments(model: type[BaseModel]) -> dict[str, str]:
+    """The comment at the end of the line, or on the lines before, of each field of a class."""
+    import inspect
+    import textwrap
+
+    source = textwrap.dedent(inspect.getsource(model))
+    found: dict[str, str] = {}
+    above: list[str] = []
+    name, first = "", False
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            text = token.string.lstrip("# ").strip()
+            if token.line.strip().startswith("#"):
+                above.append(text)
+            elif name:
+                found[name] = text
+        elif token.type == tokenize.NAME and first and re.match(rf"\s+{token.string}\s*:", token.line):
+            name = token.string
+            if above:
+                found[name] = " ".join(above)
+            above = []
+        elif token.type == tokenize.NEWLINE:
+            name = ""
+        first = token.type in (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT)
+    return found
+
+
+@part("plugins")
+def plugins() -> str:
+    """Everything that is selectable by name."""
+    from rlfp_ros.cli import inspection
+
+    lines = getattr(inspection, "plugin_rows", None)
+    if lines is None:
+        return ""
+    return table(("kind", "name", "what it is"), lines())
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def pages() -> list[Path]:
+    """Every page that may have generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def rendered(text: str, source: str) -> str:
+    """A page with its parts made anew. Raises ValueError if it names a part that nothing makes."""
+
+    def make(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in PARTS:
+            raise ValueError(f"{source}: nothing makes the part {name!r}; there are: {', '.join(sorted(PARTS))}")
+        return f"<!-- generated: {name} -->\n\n{PARTS[name]().strip()}\n\n<!-- end of {name} -->"
+
+    return MARKS.sub(make, text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write every page that is out of date; with --check only name them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
+    options = parser.parse_args(arguments)
+    stale = []
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = rendered(before, str(page.relative_to(ROOT)))
+        if after != before:
+            stale.append(page)
+            if not options.check:
+                page.write_text(after, encoding="utf-8")
+    for page in stale:
+        print(f"{page.relative_to(ROOT)}: {'out of date; run docs/generate.py' if options.check else 'written'}")
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
