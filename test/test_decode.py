@@ -22,7 +22,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Poin
 from std_msgs.msg import Float32, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from rlfp_ros.commissioning.gap import read_observations
 from rlfp_ros.control import arm as arms
+from rlfp_ros.episode import Episode, Phase
+from rlfp_ros.evaluation.report import read_episodes
 from rlfp_ros.nodes import messages
 from rlfp_ros.perception.camera import camera_model
 from rlfp_ros.recording import decode
@@ -381,7 +384,7 @@ def test_joints_without_efforts_and_of_other_devices_do_not_matter(tmp_path: Pat
     ("stamp", "reason"),
     [
         (lambda ns: 0, "message 1 has stamp 0"),
-        (lambda ns: ns if ns < START + 100 * STEP else ns - 10**12, "message 21 goes back by"),
+        (lambda ns: ns if ns < START + 100 * STEP else ns - 10**12, "the stamp of message 21 goes back by 1e+03 s"),
         (lambda ns: START, "39 of 40 messages have the stamp of the message before"),
         (lambda ns: 0 if ns == START + 50 * STEP else ns, "message 11 has stamp 0"),
     ],
@@ -400,6 +403,41 @@ def test_images_with_unusable_stamps_are_ordered_by_the_times_of_recording(
     snapshots = standing_snapshots(folder, PANDA)
     assert [float(snapshot.joints.positions[0]) for snapshot in snapshots] == [0.0, 0.5]
     np.testing.assert_allclose([snapshot.stamp_ns for snapshot in snapshots], expected, atol=STEP)
+
+
+def test_gap_refuses_a_bag_whose_images_have_no_stamps_instead_of_losing_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = recording(tmp_path / "bag", still, lambda ns: 0)
+    with pytest.raises(ConfigurationError, match="message 1 has stamp 0; the graph matches images, joints and actions"):
+        read_observations(folder, PANDA)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        image("bgr8", BGR_ROWS),
+        image("rgb8", padded(ROWS)),
+        image("bgr8", padded(BGR_ROWS)),
+        CompressedImage(format="bgr8; png compressed bgr8", data=PNG),
+    ],
+)
+def test_the_report_shows_the_colours_that_the_node_saw(tmp_path: Path, message: Image | CompressedImage) -> None:
+    message.header.stamp.sec = 4
+    name = "/camera/image_raw" + ("/compressed" if isinstance(message, CompressedImage) else "")
+    episode = Episode(id=0, seed=1, task="reach", phase="running", stamp=1)
+    finished = episode.model_copy(update={"phase": Phase.FINISHED, "outcome": {"success": True}})
+    folder = write_bag(
+        tmp_path / "bag",
+        [
+            row("/episode", messages.episode_message(episode), START),
+            row(name, message, START + 1),
+            row("/episode", messages.episode_message(finished), START + 2),
+        ],
+    )
+    (found,) = read_episodes(folder)
+    np.testing.assert_array_equal(found.images[4 * 10**9], RGB)
 
 
 def test_two_images_that_swapped_places_do_not_make_stamps_unusable(

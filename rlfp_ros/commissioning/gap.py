@@ -28,6 +28,7 @@ from rlfp_ros.perception.encoder import OnnxEncoder, Perception
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.recording import decode, topics
 from rlfp_ros.recording.bag_topics import ANY, TopicChoice, namespace_of, robot_topics
+from rlfp_ros.recording.clock import unusable_stamps
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.recording.snapshots import BagJoints
 from rlfp_ros.schema import ConfigurationError
@@ -83,6 +84,11 @@ def read_observations(folder: str | Path, arm: Arm, choice: TopicChoice = ANY) -
         image = chosen.camera.image
         own = (topics.FEATURES, topics.RESIDUAL, topics.GOAL, topics.EPISODE)
         wanted = {image, chosen.camera.camera_info, *chosen.joint_states, *(f"{namespace}/{name}" for name in own)}
+        if unusable := unusable_stamps(bag, {image, *chosen.joint_states}):
+            raise ConfigurationError(
+                f"{folder}: {unusable}; the graph matches images, joints and actions by their stamps, so let the "
+                "drivers stamp every message with the time of its measurement"
+            )
         for message in bag.messages(wanted):
             if len(seen.images) >= MOST_PICTURES:
                 break

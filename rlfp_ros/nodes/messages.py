@@ -161,7 +161,7 @@ def _doubles(values: np.ndarray | Sequence[float]) -> array.array[float]:
 
 def _bytes(values: np.ndarray) -> array.array[int]:
     packed = array.array("B")
-    packed.frombytes(memoryview(np.ascontiguousarray(values)).cast("B"))
+    packed.frombytes(np.ascontiguousarray(values).data.cast("B"))
     return packed
 
 

@@ -174,8 +174,7 @@ class Observer:
         stamp = m.stamp_ns(message.header.stamp)
         self._seen_residual = True
         if episode := self._episode_of(stamp):
-            linear, angular = message.twist.linear, message.twist.angular
-            episode.residuals[stamp] = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+            episode.residuals[stamp] = m.twist_from_message(message, message.header.frame_id)  # in whichever frame
 
     def _on_applied(self, message: TwistStamped, info: dict[str, int]) -> None:
         stamp = m.stamp_ns(message.header.stamp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -33,32 +34,40 @@ class BagClock:
 
 
 def bag_clock(bag: BagReader, topics: Collection[str]) -> BagClock:
-    """Read the stamps of `topics`, whose messages begin with a header, and decide whether they can order the messages.
+    """Choose the time that orders the messages of `topics`, which begin with a header.
 
     One topic with unusable stamps decides for all, because times of two clocks cannot be compared. The reason is
     logged as a warning.
     """
-    newest: dict[str, int] = {}
-    counts = dict.fromkeys(topics, 0)
-    repeated = dict.fromkeys(topics, 0)
-    reason = ""
-    for message in bag.messages(topics):
-        stamp, last = serialised_stamp_ns(message.data), newest.get(message.topic)
-        counts[message.topic] += 1
-        if stamp <= 0:
-            reason = f"topic {message.topic}: message {counts[message.topic]} has stamp 0"
-            break
-        if last is not None and stamp < last - REORDERED_NS:
-            reason = (
-                f"topic {message.topic}: the stamp of message {counts[message.topic]} goes back by "
-                f"{(last - stamp) * 1e-9:.3g} s"
-            )
-            break
-        repeated[message.topic] += stamp == last
-        newest[message.topic] = stamp if last is None else max(stamp, last)
-    for topic, count in repeated.items():
-        if not reason and count > REPEATED_SHARE * counts[topic]:
-            reason = f"topic {topic}: {count} of {counts[topic]} messages have the stamp of the message before"
+    reason = unusable_stamps(bag, topics)
     if reason:
         log.warning("%s: %s; the times of recording are used instead of the stamps", bag.path, reason)
     return BagClock(reason)
+
+
+def unusable_stamps(bag: BagReader, topics: Collection[str]) -> str:
+    """Read the stamps of `topics`, whose messages begin with a header.
+
+    Returns
+    -------
+    str
+        The reason why they cannot order the messages, or "" if they can.
+    """
+    newest: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    repeated: Counter[str] = Counter()
+    for message in bag.messages(topics):
+        topic, stamp = message.topic, serialised_stamp_ns(message.data)
+        counts[topic] += 1
+        last = newest.get(topic)
+        if stamp <= 0:
+            return f"topic {topic}: message {counts[topic]} has stamp 0"
+        if last is not None and stamp < last - REORDERED_NS:
+            back = (last - stamp) * 1e-9
+            return f"topic {topic}: the stamp of message {counts[topic]} goes back by {back:.3g} s"
+        repeated[topic] += stamp == last
+        newest[topic] = stamp if last is None else max(stamp, last)
+    for topic, count in repeated.items():
+        if count > REPEATED_SHARE * counts[topic]:
+            return f"topic {topic}: {count} of {counts[topic]} messages have the stamp of the message before"
+    return ""

@@ -40,8 +40,11 @@ def stamp_ns(stamp: fields.Time) -> int:
 def serialised_stamp_ns(message: bytes) -> int:
     """Stamp (ns) of a serialised message that begins with a std_msgs/Header.
 
-    CDR: four bytes of encapsulation, the second of which gives the byte order, then sec and nanosec.
+    CDR: four bytes of encapsulation, the second of which gives the byte order, then sec and nanosec. Raises
+    ConfigurationError if the message is too short for a stamp.
     """
+    if len(message) < 12:
+        raise ConfigurationError(f"a message of {len(message)} bytes has no header, expected at least 12")
     sec, nanosec = _STAMP_LITTLE.unpack_from(message, 4) if message[1] & 1 else _STAMP_BIG.unpack_from(message, 4)
     return int(sec) * NANOSECONDS + int(nanosec)
 
