@@ -203,7 +203,8 @@ def own_step(profile: str, size: int) -> Step:
     def instrument() -> dict[str, float]:
         world, controller = env.world, env._deployment.controller
         world.step = timed("physics", world.step)  # type: ignore[method-assign]
-        world._render = timed("render", world._render)  # type: ignore[method-assign]
+        world.dressing.move = timed("render", world.dressing.move)  # type: ignore[method-assign]
+        world.renderer.render = timed("render", world.renderer.render)  # type: ignore[method-assign]
         world.camera.expose = timed("post_processing", world.camera.expose)  # type: ignore[method-assign]
         for name in ("tick", "on_residual", "on_joint_state"):
             setattr(controller, name, timed("control", getattr(controller, name)))

@@ -75,7 +75,7 @@ def test_arms_are_tinted() -> None:
     def colourfulness(tint: float) -> float:
         world = make_world(textures="train", arm_tint=tint)
         world.reset(5)
-        colours = [colour for (body, _), colour in world._colours.items() if body == world._body and colour]
+        colours = [colour for (body, _), colour in world.renderer.colours.items() if body == world._body and colour]
         world.close()
         return max(max(colour) - min(colour) for colour in colours)
 
@@ -86,8 +86,8 @@ def test_arms_are_tinted() -> None:
 def test_photographs_and_objects_of_validation_are_not_those_of_training() -> None:
     def pools(textures: str) -> tuple[set[bytes], list[str]]:
         world = make_world(textures=textures, photographs=1.0, household=1)
-        shapes = [world.client.getVisualShapeData(body)[0][4].decode() for body in world._household]
-        photographs = {image.tobytes() for image in world._photographs}
+        shapes = [world.client.getVisualShapeData(body)[0][4].decode() for body in world.dressing.household]
+        photographs = {image.tobytes() for image in world.dressing.photographs}
         world.close()
         return photographs, shapes
 

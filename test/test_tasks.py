@@ -13,8 +13,10 @@ from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError, validate
 from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.mujoco_world import MujocoWorld
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.push import PushSettings
 from rlfp_ros.simulation.tasks.task import load_task
@@ -153,6 +155,28 @@ def test_an_arm_that_cannot_come_down_to_the_block_is_refused() -> None:
     high = arm.model_copy(update={"tool_limits": arm.tool_limits.model_copy(update={"lower": lower})})
     with pytest.raises(ConfigurationError, match=r"iiwa.yaml: tool_limits.lower keeps the tool 0.06 m above the table"):
         ManipulationEnv("reach", high, "none")
+
+
+@pytest.mark.parametrize("simulator", ["pybullet", "mujoco"])
+def test_both_worlds_tell_where_the_arm_touches_the_object(simulator: str) -> None:
+    arm, task = load_arm("panda"), load_task("lift")
+    if simulator == "pybullet":
+        world = PybulletWorld(arm, task, load_profile("none"), load_scene(image_size=16))
+    else:
+        world = MujocoWorld(arm, task, load_room("twin_near"), load_scene())
+    world.reset(1)
+    world.step(None)
+    assert world.contacts(task.block).shape == (0, 3)  # it lies on the table, which does not count
+    world.place(task.block, tuple(world.tool_position()))
+    for _ in range(480):
+        world.step(None, gripper_width=0.0)  # the fingers close on it
+        if len(touched := world.contacts(task.block)):
+            break
+        world.place(task.block, tuple(world.tool_position()))
+    assert len(touched) > 0
+    size = max(task.settings.block_size)
+    assert (np.linalg.norm(touched - task.object_pose(world)[0], axis=1) < size).all()
+    world.close()
 
 
 def drive(world: PybulletWorld, ticks: int) -> list[np.ndarray]:

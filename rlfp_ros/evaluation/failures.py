@@ -115,7 +115,7 @@ class _Limits:
 
     def _stepped(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
         self._step(trajectory, gripper_width)
-        position, velocity, acceleration = self._world._controller.sample(self._world.stamp_ns)
+        position, velocity, acceleration = self._world.commanded()
         inside = (
             (position >= self._lower).all()
             and (position <= self._upper).all()

@@ -50,6 +50,8 @@ class MujocoWorld(TickedWorld):
     URDF does not suit MuJoCo, or OpenGL is missing.
     """
 
+    sensor_stream = "room joints"
+
     def __init__(self, arm: Arm, task: Task, room: Room, scene: Scene, camera: CameraContract | None = None) -> None:
         contract = camera or scene.camera.contract()
         task.fit_to(arm)
@@ -164,7 +166,7 @@ class MujocoWorld(TickedWorld):
         self._stalled_at: float | None = None
         self._controller.reset(np.asarray(positions, dtype=float))
         mujoco.mj_forward(self.model, data)
-        self._measured = None
+        self._episode.measured = None
 
     def picture(self) -> np.ndarray:
         """A picture of the world as it stands, uint8 [H, W, 3] rgb."""
@@ -306,7 +308,6 @@ class MujocoWorld(TickedWorld):
     def _prepare(self, seed: int) -> None:
         drawn, model = self.sample, self.model
         mujoco.mj_resetData(model, self.data)
-        self._sensors = stream(seed, "room joints")
         dofs = self._index.dofs
         model.dof_frictionloss[dofs], model.dof_damping[dofs] = drawn["friction"], drawn["damping"]
         model.dof_armature[dofs] = drawn["armature"]
@@ -369,7 +370,7 @@ class MujocoWorld(TickedWorld):
             self._clutter.append((int(body.mocapid[0]), rest, swing, speed / 0.04))
 
     def _move_clutter(self) -> None:
-        elapsed = (self.tick - self._start_tick) * DT
+        elapsed = (self.tick - self._episode.start_tick) * DT
         for mocap, rest, swing, rate in self._clutter:
             self.data.mocap_pos[mocap] = rest + swing * np.sin(rate * elapsed)
 
@@ -416,8 +417,8 @@ class MujocoWorld(TickedWorld):
         index, data, noise = self._index, self.data, self.sample["joint_noise"]
         positions, velocities = data.qpos[index.positions].copy(), data.qvel[index.dofs].copy()
         if noise > 0:
-            positions += self._sensors.normal(0, noise, len(positions))
-            velocities += self._sensors.normal(0, 10 * noise, len(positions))
+            positions += self._episode.sensors.normal(0, noise, len(positions))
+            velocities += self._episode.sensors.normal(0, 10 * noise, len(positions))
         torque = data.qfrc_actuator[index.dofs] + data.qfrc_gravcomp[index.dofs]
         return JointState(self.stamp_ns, positions, velocities, torque, self.gripper_width())
 

@@ -1,4 +1,4 @@
-"""Time, frames, delays and the verdict: what an episode is, whichever simulator plays it.
+"""Time, frames, delays and outcome of an episode, in any simulator.
 
 `pybullet_world.PybulletWorld` and `mujoco_world.MujocoWorld` offer the same interface to the deployment loop, to tasks
 and to nodes. `ArmWorld` is that interface; `TickedWorld` is the part of a world that knows no physics.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 TICKS_PER_SECOND = 240
 DT = 1 / TICKS_PER_SECOND  # s
-# Ticks are no whole number of ns: their stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts
-# at its beginning, or the same seed would differ by a nanosecond's motion.
+# A tick is not a whole number of ns: stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts at
+# the beginning of one, or the same seed would differ by a nanosecond's motion.
 STAMP_CYCLE = TICKS_PER_SECOND // math.gcd(TICKS_PER_SECOND, 1_000_000_000)
 
 
@@ -38,6 +38,26 @@ class Outcome:
     success: bool
     steps: int  # camera frames
     distance_m: float
+
+
+@dataclass
+class EpisodeState:
+    """Everything that changes between the ticks of an episode, besides the physics and the arm's controller."""
+
+    start_tick: int
+    timing: np.random.Generator  # of dropped frames and latencies
+    sensors: np.random.Generator  # of the joints' noise
+    frames: int = 0  # camera frames since the start
+    held_frames: int = 0  # frames in a row with success
+    dropping: int = 0  # frames that are still to be lost
+    outcome: Outcome | None = None
+    captured: bool = False  # this tick took an image
+    image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))  # the newest
+    image_stamp_ns: int = 0
+    measured: JointState | None = None  # at this tick, if it has been asked for
+    pending: deque[tuple[int, Frame]] = field(default_factory=deque)  # tick of delivery, and the frame
+    setpoints: deque[tuple[np.ndarray, np.ndarray]] = field(default_factory=deque)  # not yet at the motors
+    exposures: list[np.ndarray] = field(default_factory=list)  # images of this frame's exposure time, before its end
 
 
 class WorldCamera(Protocol):
@@ -53,16 +73,24 @@ class ArmWorld(TaskScene, Protocol):
     task: Task
     tick: int
     origin_ns: int
-    image: np.ndarray  # uint8 [H, W, 3] rgb, the picture just captured
-    image_stamp_ns: int
-    captured: bool
     ticks_per_frame: int
-    frame_stride: int  # only every so many frames has a picture
-    outcome: Outcome | None
+    frame_stride: int  # only every so many frames has an image
     sample: Sample
 
     @property
     def camera(self) -> WorldCamera: ...
+
+    @property
+    def image(self) -> np.ndarray: ...  # the newest, uint8 [H, W, 3] rgb
+
+    @property
+    def image_stamp_ns(self) -> int: ...
+
+    @property
+    def captured(self) -> bool: ...
+
+    @property
+    def outcome(self) -> Outcome | None: ...
 
     @property
     def stamp_ns(self) -> int: ...
@@ -78,6 +106,8 @@ class ArmWorld(TaskScene, Protocol):
 
     def joint_state(self) -> JointState: ...
 
+    def commanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
     def picture(self) -> np.ndarray: ...
 
     def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None: ...
@@ -88,36 +118,53 @@ class ArmWorld(TaskScene, Protocol):
 class TickedWorld(TaskScene, SceneBuilder, ABC):
     """The clock of an episode. A simulator fills in what is abstract; every random number comes from the seed."""
 
+    sensor_stream: ClassVar[str]  # name of the random stream of the joints' noise
+
     def __init__(self, arm: Arm, task: Task, rate_hz: float) -> None:
         self.arm, self.task = arm, task
         self.ticks_per_frame = round(TICKS_PER_SECOND / rate_hz)
         self.tick = 0
         self.origin_ns = 0  # stamp of tick 0
-        self.outcome: Outcome | None = None
-        self.judged = True  # False: the episode goes on whatever happens, as before a run is enabled
-        self.captured = False
+        self.judged = True  # False: nothing ends the episode, as before a run is enabled
         self.extra_dropped_frames = 0.0  # probability, on top of the sample's: a fault
-        self.frame_stride = 1  # only every so many frames has a picture: a renderer too slow for the camera's rate
+        self.frame_stride = 1  # only every so many frames has an image: a renderer too slow for the camera's rate
         self._controller = TrajectoryController(len(arm.home))
+        self._episode = self._new_episode(0)
+
+    def _new_episode(self, seed: int) -> EpisodeState:
+        return EpisodeState(self.tick, stream(seed, "timing"), stream(seed, self.sensor_stream))
 
     # --- the life of an episode -------------------------------------------------------------------------------------
 
     def reset(self, seed: int) -> Sample:
-        """Start an episode. Time goes on by a few ticks: stamps never repeat and never jump back."""
+        """Start an episode. Time continues by a few ticks: stamps never repeat and never jump back."""
         self.sample = self._draw(seed)
         self.tick += STAMP_CYCLE - self.tick % STAMP_CYCLE
-        self._start_tick = self.tick
-        self._frames, self._held_frames = 0, 0
-        self.outcome = None
-        self._pending: deque[tuple[int, Frame]] = deque()
-        self._timing = stream(seed, "timing")
-        self._dropping = 0  # frames that are still to be lost
-        self._setpoints: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        self._episode = self._new_episode(seed)
         self._command_delay = round(self.sample["command_latency"] * TICKS_PER_SECOND)
-        self._measured: JointState | None = None
         self._prepare(seed)
         self._capture()
         return self.sample
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the episode ended, or None while it runs."""
+        return self._episode.outcome
+
+    @property
+    def captured(self) -> bool:
+        """Whether the last step took an image."""
+        return self._episode.captured
+
+    @property
+    def image(self) -> np.ndarray:
+        """The newest image, uint8 [H, W, 3] rgb."""
+        return self._episode.image
+
+    @property
+    def image_stamp_ns(self) -> int:
+        """Time of the newest image, ns."""
+        return self._episode.image_stamp_ns
 
     @property
     def stamp_ns(self) -> int:
@@ -129,39 +176,44 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         return self.origin_ns + tick * 1_000_000_000 // TICKS_PER_SECOND
 
     def delivered_frames(self) -> list[Frame]:
-        """Frames whose modelled latency ends at this tick, oldest first. Each is given once."""
+        """Return the frames whose modelled latency ends at this tick, oldest first, each once."""
         delivered = []
-        while self._pending and self._pending[0][0] <= self.tick:
-            delivered.append(self._pending.popleft()[1])
+        while self._episode.pending and self._episode.pending[0][0] <= self.tick:
+            delivered.append(self._episode.pending.popleft()[1])
         return delivered
 
     def restamp_frames(self) -> None:
-        """After `origin_ns` changed: the pictures on their way and the last one were taken at the present tick."""
-        self._pending = deque((due, Frame(self.stamp_ns, frame.image)) for due, frame in self._pending)
-        self.image_stamp_ns = self.stamp_ns
-        self._measured = None
+        """Stamp the images on their way and the newest one with the present tick, after `origin_ns` changed."""
+        self._episode.pending = deque((due, Frame(self.stamp_ns, frame.image)) for due, frame in self._episode.pending)
+        self._episode.image_stamp_ns = self.stamp_ns
+        self._episode.measured = None
 
     def joint_state(self) -> JointState:
-        """What the joint sensors say at this tick."""
-        if self._measured is None:
-            self._measured = self._measure()
-        return self._measured
+        """Return what the joint sensors measure at this tick."""
+        if self._episode.measured is None:
+            self._episode.measured = self._measure()
+        return self._episode.measured
+
+    def commanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return positions, velocities and accelerations, each [J], that the arm's controller is told at this tick."""
+        return self._controller.sample(self.stamp_ns)
 
     def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
-        """Give the command of this tick (None: the one before goes on) and move to the next tick.
+        """Give the command of this tick (None: the one before continues) and move to the next tick.
 
-        `captured` says whether this step took a picture (then in `image`), `outcome` whether the episode ended with it.
+        `captured` is true if this step took an image, which is then in `image`; `outcome` is set if the episode ended.
         """
         if trajectory is not None:
             self._controller.accept(trajectory, self.stamp_ns)
         position, velocity, _ = self._controller.sample(self.stamp_of(self.tick + 1))
-        self._setpoints.append((position, velocity))
-        setpoint = self._setpoints.popleft() if len(self._setpoints) > self._command_delay else None
+        episode = self._episode
+        episode.setpoints.append((position, velocity))
+        setpoint = episode.setpoints.popleft() if len(episode.setpoints) > self._command_delay else None
         self._simulate(setpoint, gripper_width)
         self.tick += 1
-        self._measured = None
-        self.captured = False
-        into_frame = (self.tick - self._start_tick) % self.ticks_per_frame
+        episode.measured = None
+        episode.captured = False
+        into_frame = (self.tick - episode.start_tick) % self.ticks_per_frame
         if into_frame == 0:
             self._judge()
             self._capture()
@@ -172,58 +224,60 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
 
     @abstractmethod
     def _draw(self, seed: int) -> Sample:
-        """What the episode of this seed is like, with command_latency, camera_latency and _jitter, dropped_frames."""
+        """Draw the episode, with command_latency, camera_latency, camera_jitter, dropped_frames and dropped_run."""
 
     @abstractmethod
     def _prepare(self, seed: int) -> None:
-        """Put arm, task and appearance to the start of the episode of `self.sample`."""
+        """Bring arm, task and appearance to the start of the episode of `self.sample`."""
 
     @abstractmethod
     def _simulate(self, setpoint: tuple[np.ndarray, np.ndarray] | None, gripper_width: float | None) -> None:
-        """DT of physics, with a new setpoint ([J] rad, [J] rad/s) for the arm or the one before."""
+        """Run one tick of physics, with a setpoint ([J] rad, [J] rad/s) for the arm, or None for the one before."""
 
     @abstractmethod
     def _measure(self) -> JointState:
-        """The joints now."""
+        """Measure the joints."""
 
     @abstractmethod
     def picture(self) -> np.ndarray:
-        """A picture of the world as it stands, uint8 [H, W, 3] rgb; outside the camera's schedule."""
+        """Return an image of the world as it stands, uint8 [H, W, 3] rgb, outside the camera's schedule."""
 
     def _photograph(self) -> np.ndarray:
-        """The picture that the camera takes at the end of a frame, uint8 [H, W, 3] rgb."""
+        """Return the image that the camera takes at the end of a frame, uint8 [H, W, 3] rgb."""
         return self.picture()
 
     def _expose(self, ticks_left: int) -> None:
-        """A tick within a frame, so many before its end, for cameras that look longer than a moment."""
+        """See a tick within a frame, `ticks_left` before its end, for cameras with an exposure time."""
 
     # --- the camera's schedule --------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
         """Count a frame and decide whether the episode ended with it."""
-        self._frames += 1
+        episode = self._episode
+        episode.frames += 1
         if not self.judged:
             return
         settings, frame_s = self.task.settings, self.ticks_per_frame * DT
-        self._held_frames = self._held_frames + 1 if self.task.success(self) else 0
-        success = self._held_frames * frame_s >= settings.hold and self._held_frames > 0
-        if success or self._frames * frame_s >= settings.time_limit:
-            self.outcome = Outcome(success, self._frames, float(self.task.distance(self)))
+        episode.held_frames = episode.held_frames + 1 if self.task.success(self) else 0
+        success = episode.held_frames * frame_s >= settings.hold and episode.held_frames > 0
+        if success or episode.frames * frame_s >= settings.time_limit:
+            episode.outcome = Outcome(success, episode.frames, float(self.task.distance(self)))
 
     def _capture(self) -> None:
-        """Take a picture, unless this frame is dropped, and schedule its delivery."""
+        """Take an image, unless this frame is dropped, and schedule its delivery."""
+        episode = self._episode
         lost = self.sample["dropped_frames"] + self.extra_dropped_frames
-        dropped = self._timing.uniform() < lost and self._frames > 0
-        if self._dropping > 0:
-            dropped, self._dropping = True, self._dropping - 1
+        dropped = episode.timing.uniform() < lost and episode.frames > 0
+        if episode.dropping > 0:
+            dropped, episode.dropping = True, episode.dropping - 1
         elif dropped:
-            self._dropping = round(self.sample["dropped_run"]) - 1
-        latency = self.sample["camera_latency"] + abs(self._timing.normal()) * self.sample["camera_jitter"]
-        self.captured = not dropped and self._frames % self.frame_stride == 0
-        if not self.captured:
+            episode.dropping = round(self.sample["dropped_run"]) - 1
+        latency = self.sample["camera_latency"] + abs(episode.timing.normal()) * self.sample["camera_jitter"]
+        episode.captured = not dropped and episode.frames % self.frame_stride == 0
+        if not episode.captured:
             return
-        self.image, self.image_stamp_ns = self._photograph(), self.stamp_ns
+        episode.image, episode.image_stamp_ns = self._photograph(), self.stamp_ns
         due = self.tick + max(1, round(latency * TICKS_PER_SECOND))
-        if self._pending:
-            due = max(due, self._pending[-1][0] + 1)  # a driver delivers in order
-        self._pending.append((due, Frame(self.stamp_ns, self.image)))
+        if episode.pending:
+            due = max(due, episode.pending[-1][0] + 1)  # a driver delivers in order
+        episode.pending.append((due, Frame(self.stamp_ns, episode.image)))

@@ -1,0 +1,264 @@
+"""What an episode looks like in PyBullet: colours, textures and photographs, and bodies that are only seen.
+
+Nothing here touches anything: distractors, occluders and household objects have no collision shapes.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pybullet_data
+
+from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, stream
+from rlfp_ros.simulation.scene import Scene
+from rlfp_ros.simulation.scene_renderer import Colour, SceneRenderer
+from rlfp_ros.simulation.tasks.task_scene import Body
+from rlfp_ros.simulation.textures import photograph_set, texture_set
+
+TEXTURES = 48  # loaded once, because loadTexture leaks 1.5 MB per call
+PHOTOGRAPHS = 24  # likewise
+FAR_AWAY = (0.0, 0.0, -5.0)  # m, place of unused bodies, behind the camera's far plane
+UPRIGHT = (0, 0, 0, 1)  # quaternion xyzw
+DISTRACTOR_HUES = (0.12, 0.88)  # of the colour circle; leaves out the red that marks the task's block
+PLAIN_TABLE = (0.55, 0.52, 0.48)  # rgb, 0..1
+UNPAINTED = (1.0, 1.0, 1.0)  # rgb, 0..1; shows a texture as it is
+PLAIN_BACKGROUND = 200  # grey, 0..255
+DISTRACTOR_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, base frame
+DISTRACTOR_HEIGHT = 0.03  # m, of its middle
+DISTRACTOR_SWING = 0.04  # m, how far a moving one goes to either side
+DISTRACTOR_CLEARANCE = 0.11  # m, from the task's blocks: a swing and half of the largest distractor
+MARKER_COLOUR = (0.05, 0.75, 0.25)  # rgb, 0..1; the same in every episode, because it tells the policy what to do
+OCCLUDERS = 3
+OCCLUDER_HALF_SIZE = (0.008, 0.008, 0.25)  # m
+OCCLUDER_DEPTH = (0.3, 0.6)  # of the way from the camera to the point that it looks at
+OCCLUDER_OFFSET = 0.12  # m to any side of that line
+HOUSEHOLD = 6  # bodies that a world keeps of pybullet_data's random objects; each costs 0.1 ms of rendering
+HOUSEHOLD_SIZE = 0.035  # m, half of the longest extent
+RANDOM_OBJECTS = 1000  # in pybullet_data; even numbers for training, odd ones for validation
+
+
+class Dressing:
+    """The decoration of one world, created once and arranged for each episode.
+
+    Parameters
+    ----------
+    client
+        The physics server's client.
+    renderer
+        Takes the colours.
+    profile
+        Decides which kinds of decoration are created at all.
+    scene
+        The table and the camera.
+    texture_pool
+        Which `TEXTURES` textures of the profile's set are drawn from.
+    """
+
+    def __init__(
+        self, client: Any, renderer: SceneRenderer, profile: Profile, scene: Scene, texture_pool: int = 0
+    ) -> None:
+        self._client, self._renderer, self._scene = client, renderer, scene
+        held_out = profile.textures == "validation"  # objects and photographs that training never shows
+        self._distractors = [self._distractor(index) for index in range(OBJECTS)]
+        self._occluders = [self._occluder() for _ in range(OCCLUDERS)] if "occluders" in profile.ranges else []
+        self.household = self._random_objects(held_out) if "household" in profile.ranges else []
+        images = [] if profile.textures == "plain" else texture_set(profile.textures, TEXTURES, TEXTURES * texture_pool)
+        self._images, self._textures = images, self._load_textures(images)
+        photographed = "photographs" in profile.ranges
+        self.photographs = photograph_set("validation" if held_out else "train", PHOTOGRAPHS) if photographed else []
+        self._photograph_textures = self._load_textures(self.photographs)
+        self._motion: list[tuple[Body, np.ndarray, np.ndarray, float]] = []  # body, middle, swing, rad/s
+        renderer.stand_still((body, -1) for body in (*self._occluders, *self.household))
+
+    def arrange(
+        self,
+        sample: Sample,
+        arm: tuple[Body, Sequence[int]],
+        table: Body,
+        blocks: dict[Body, np.ndarray],
+        markers: Sequence[Body],
+    ) -> None:
+        """Paint and place everything for an episode.
+
+        Parameters
+        ----------
+        sample
+            What the episode drew.
+        arm
+            The arm's body and its links.
+        table, markers
+            Bodies.
+        blocks
+            The task's blocks and their positions [3] m: no distractor may hide them.
+        """
+        client, paint = self._client, self._renderer.paint
+        rng = stream(sample.seed, "appearance")
+        hue = (sample["block_hue"] / 360) % 1
+        colour = colorsys.hsv_to_rgb(hue, sample["block_saturation"], sample["block_value"])
+        for block in blocks:
+            paint(block, -1, colour)
+        for marker in markers:
+            paint(marker, -1, MARKER_COLOUR)
+        tint, value = sample["arm_tint"], sample["arm_value"]
+        arm_hue = rng.uniform()
+        body, links = arm
+        for link in links:
+            shade = colorsys.hsv_to_rgb(arm_hue, tint, value * rng.uniform(0.6, 1.0))
+            if sample.textures == "plain":
+                shade = (value, value, value)
+            paint(body, link, shade)
+        if self._textures:
+            self._cover(table, self._textures[int(rng.integers(len(self._textures)))])
+        else:
+            client.changeVisualShape(table, -1, textureUniqueId=-1)  # the last episode may have left a photograph
+            paint(table, -1, PLAIN_TABLE)
+        self._place_distractors(sample, rng, list(blocks.values()))
+        self._hang_occluders(sample)
+        self._lay_out_household(sample, list(blocks.values()))
+        rng = stream(sample.seed, "photographs")
+        if rng.uniform() < sample["photographs"]:
+            self._cover(table, self._photograph_textures[int(rng.integers(PHOTOGRAPHS))])
+
+    def move(self, elapsed_s: float) -> None:
+        """Put the moving distractors where they are this long after the episode's start."""
+        for body, middle, swing, rate in self._motion:
+            position = middle + swing * np.sin(rate * elapsed_s)
+            self._client.resetBasePositionAndOrientation(body, position.tolist(), UPRIGHT)
+
+    def background(self, sample: Sample, shape: tuple[int, int]) -> np.ndarray:
+        """Return what the camera sees behind table and arm: a random cut of a texture, uint8 [H, W, 3].
+
+        Parameters
+        ----------
+        sample
+            What the episode drew.
+        shape
+            Height and width, pixels.
+        """
+        rng = stream(sample.seed, "background")
+        images = self._images
+        if stream(sample.seed, "photographed background").uniform() < sample["photographs"]:
+            images = self.photographs
+        if not images:
+            return np.full((*shape, 3), PLAIN_BACKGROUND, np.uint8)
+        image = images[int(rng.integers(len(images)))]
+        size = int(rng.integers(len(image) // 4, len(image) + 1))
+        x, y = rng.integers(0, len(image) - size + 1, 2)
+        cut = cv2.resize(image[y : y + size, x : x + size], shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return (cut * rng.uniform(0.4, 1.0)).astype(np.uint8)
+
+    # --- creating ---------------------------------------------------------------------------------------------------
+
+    def _distractor(self, index: int) -> Body:
+        size = 0.02 + 0.006 * index  # m
+        client = self._client
+        shape = (
+            client.createVisualShape(client.GEOM_SPHERE, radius=size),
+            client.createVisualShape(client.GEOM_BOX, halfExtents=[size, size * 1.6, size * 0.7]),
+            client.createVisualShape(client.GEOM_CYLINDER, radius=size, length=3 * size),
+        )[index % 3]
+        return client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
+
+    def _occluder(self) -> Body:
+        client = self._client
+        shape = client.createVisualShape(client.GEOM_BOX, halfExtents=OCCLUDER_HALF_SIZE)
+        return client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
+
+    def _random_objects(self, held_out: bool) -> list[Body]:
+        client, bodies = self._client, []
+        folder = Path(pybullet_data.getDataPath()) / "random_urdfs"
+        for index in range(HOUSEHOLD):
+            number = (2 * 83 * index) % RANDOM_OBJECTS + held_out
+            mesh = folder / f"{number:03d}" / f"{number:03d}.obj"
+            corners = np.array(
+                [line.split()[1:4] for line in mesh.read_text().splitlines() if line.startswith("v ")], float
+            )
+            scale = 2 * HOUSEHOLD_SIZE / np.ptp(corners, axis=0).max()
+            middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
+            shape = client.createVisualShape(
+                client.GEOM_MESH,
+                fileName=str(mesh),
+                meshScale=[scale] * 3,
+                visualFramePosition=(-scale * middle).tolist(),
+            )
+            bodies.append(client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY))
+        return bodies
+
+    def _load_textures(self, images: list[np.ndarray]) -> list[int]:
+        identifiers = []
+        with tempfile.TemporaryDirectory() as folder:
+            for index, image in enumerate(images):
+                path = Path(folder) / f"{index}.png"
+                cv2.imwrite(str(path), image[..., ::-1])
+                identifiers.append(self._client.loadTexture(str(path)))
+        return identifiers
+
+    # --- an episode -------------------------------------------------------------------------------------------------
+
+    def _cover(self, table: Body, texture: int) -> None:
+        self._client.changeVisualShape(table, -1, textureUniqueId=texture)
+        self._renderer.paint(table, -1, UNPAINTED)
+
+    def _hide(self, body: Body) -> None:
+        self._client.resetBasePositionAndOrientation(body, FAR_AWAY, UPRIGHT)
+        self._renderer.paint(body, -1, None)
+
+    def _place_distractors(self, sample: Sample, rng: np.random.Generator, blocks: list[np.ndarray]) -> None:
+        self._motion = []
+        for place, index in enumerate(rng.permutation(OBJECTS)):
+            body = self._distractors[index]
+            if place >= sample["distractors"]:
+                self._hide(body)
+                continue
+            self._renderer.paint(body, -1, _any_colour(rng, darkest=0.2))
+            direction = rng.uniform(0, 2 * np.pi)
+            swing = DISTRACTOR_SWING * np.array([np.cos(direction), np.sin(direction), 0.0])
+            rate = sample["distractor_speed"][place] / DISTRACTOR_SWING  # rad/s
+            self._motion.append((body, _free_place(rng, blocks), swing, rate))
+
+    def _hang_occluders(self, sample: Sample) -> None:
+        """Put bars between camera and table."""
+        camera = self._scene.camera
+        rng = stream(sample.seed, "occluders")
+        for index, body in enumerate(self._occluders):
+            if index >= sample["occluders"]:
+                self._hide(body)
+                continue
+            between = np.array(camera.position) + rng.uniform(*OCCLUDER_DEPTH) * np.subtract(
+                camera.target, camera.position
+            )
+            turned = rng.standard_normal(4)
+            place = between + rng.uniform(-OCCLUDER_OFFSET, OCCLUDER_OFFSET, 3)
+            self._client.resetBasePositionAndOrientation(body, place, turned / np.linalg.norm(turned))
+            self._renderer.paint(body, -1, _any_colour(rng, darkest=0.1))
+
+    def _lay_out_household(self, sample: Sample, blocks: list[np.ndarray]) -> None:
+        """Put odd objects on the table, which stand still."""
+        rng = stream(sample.seed, "household")
+        for place, index in enumerate(rng.permutation(len(self.household))):
+            body = self.household[index]
+            if place >= sample["household"]:
+                self._hide(body)
+                continue
+            yaw = rng.uniform(-np.pi, np.pi)
+            turned = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
+            self._client.resetBasePositionAndOrientation(body, _free_place(rng, blocks).tolist(), turned)
+            self._renderer.paint(body, -1, _any_colour(rng, darkest=0.2))
+
+
+def _any_colour(rng: np.random.Generator, darkest: float) -> Colour:
+    return colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(darkest, 1))
+
+
+def _free_place(rng: np.random.Generator, blocks: list[np.ndarray]) -> np.ndarray:
+    """Return a place on the table, [3] m, at which a distractor never hides the task's blocks."""
+    while True:
+        place = rng.uniform(DISTRACTOR_REGION[0], DISTRACTOR_REGION[1])
+        if all(np.linalg.norm(place - block[:2]) > DISTRACTOR_CLEARANCE for block in blocks):
+            return np.array([*place, DISTRACTOR_HEIGHT])
