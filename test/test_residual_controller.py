@@ -758,7 +758,7 @@ def test_inputs_that_come_after_a_stall_of_this_process_are_not_taken_for_those_
     rig.tick += 24
     rig.controller.tick(before + 1_000_000_000 // 240, rig.now)
     residual = Residual(rig.now - 30_000_000, PUSH)
-    rig.controller.clock_ns = rig.now
+    rig.controller.on_sender_clock(rig.now)
     assert rig.controller.on_residual(residual, rig.now).any()
     assert Reason.RESIDUAL_FUTURE not in rig.controller.supervisor.counts
     assert not rig.controller.on_residual(Residual(rig.now + 50_000_000, PUSH), rig.now).any()

@@ -455,7 +455,7 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
     driver.until(object_pose.get_subscription_count)
     commands = driver.seen[m.ARM_COMMAND.name]
     ticks: list[tuple[float, str, float, float]] = []  # s, state, gain, largest speed told
-    poses, residuals, estop = [], [], 0.0
+    poses, residuals, estop, reset = [], [], 0.0, 0
     with BagReader(BAG) as bag:
         for recorded in bag.messages():
             topic = recorded.topic.lstrip("/")
@@ -467,7 +467,7 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
                 before = len(driver.seen[m.EPISODE_READY.name])
                 driver.publishers[topic].publish(m.episode_message(episode))
                 driver.until(lambda b=before: len(driver.seen[m.EPISODE_READY.name]) > b)
-                ticks, poses, residuals = [], [], []
+                ticks, poses, residuals, reset = [], [], [], episode.stamp
             elif topic == "joint_states":
                 message = deserialize_message(recorded.data, m.JOINT_STATES.type)
                 before = len(commands)
@@ -481,7 +481,7 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
                 message = deserialize_message(recorded.data, m.OBJECT_POSE.type)
                 object_pose.publish(message)
                 stamp_ns = m.stamp_ns(message.header.stamp)
-                driver.until(lambda s=stamp_ns: max(controller._object_stamp_ns, controller._reset_stamp_ns) >= s)
+                driver.until(lambda s=stamp_ns, r=reset: controller.object_stamp_ns >= s or s <= r)
                 poses.append(now)
             elif topic == "policy/residual":
                 message = deserialize_message(recorded.data, m.RESIDUAL.type)

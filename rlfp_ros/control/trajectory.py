@@ -9,14 +9,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Trajectory:
-    """N points for J joints, times counted from `stamp_ns`. The last point is at rest.
+    """N points for J joints, of which the last is at rest: a `trajectory_msgs/JointTrajectory` as arrays.
 
-    The same numbers as a `trajectory_msgs/JointTrajectory`, as arrays.
+    Attributes
+    ----------
+    stamp_ns
+        From which the times count.
+    times
+        [N] s after the stamp, increasing, first > 0.
+    states
+        [N, 3, J] rad, rad/s, rad/s^2.
     """
 
     stamp_ns: int
-    times: np.ndarray  # [N] s after stamp, increasing, first > 0
-    states: np.ndarray  # [N, 3, J] rad, rad/s, rad/s^2
+    times: np.ndarray
+    states: np.ndarray
 
     @property
     def positions(self) -> np.ndarray:
@@ -35,15 +42,44 @@ class Trajectory:
 
     @staticmethod
     def to_rest(stamp_ns: int, time_s: float, positions: np.ndarray) -> Trajectory:
-        """One point: at `positions` [J] rad and at rest, `time_s` after the stamp."""
+        """Return a trajectory of one point: at `positions` [J] rad and at rest, `time_s` after the stamp."""
         still = np.zeros_like(positions)
         return Trajectory(stamp_ns, np.array([time_s]), np.array([[positions, still, still]]))
 
 
 @dataclass(frozen=True)
-class Residual:
-    """What the policy asks for: tool velocity in the base frame (or joint velocities), and a gripper width."""
+class Command:
+    """What to send at one tick; None: send nothing.
 
-    stamp_ns: int  # of the image it was computed from
-    twist: np.ndarray  # [6] m/s, rad/s; where the bundle's action is of kind joint_velocity, [J] rad/s
-    gripper_width: float | None = None  # m; None: leave the gripper alone
+    Attributes
+    ----------
+    trajectory
+        The motion of the arm.
+    gripper_width
+        m.
+    """
+
+    trajectory: Trajectory | None
+    gripper_width: float | None = None
+
+
+NOTHING = Command(None, None)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What the policy asks for: tool velocity in the base frame (or joint velocities), and a gripper width.
+
+    Attributes
+    ----------
+    stamp_ns
+        Of the image it was computed from.
+    twist
+        [6] m/s, rad/s; if the bundle's action is of kind joint_velocity, [J] rad/s.
+    gripper_width
+        m; None: leave the gripper alone.
+    """
+
+    stamp_ns: int
+    twist: np.ndarray
+    gripper_width: float | None = None

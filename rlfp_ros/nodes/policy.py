@@ -1,4 +1,4 @@
-"""`policy`: features, joints and goal in, residual (and gripper width) out, one for every frame, with its stamp."""
+"""The policy node: features, joints and goal in, one residual (and gripper width) per frame out, with its stamp."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import String
 
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.control import arm as arms
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.trajectory import Residual
@@ -26,6 +27,7 @@ from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, St
 from rlfp_ros.nodes.executor import take
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
+from rlfp_ros.recording.decode import NANOSECONDS
 from rlfp_ros.schema import ConfigurationError, Schema
 
 SILENT_S = 1.0  # without features for so long, diagnostics say so
@@ -46,16 +48,16 @@ class PolicySettings(Schema):
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Frame:
     stamp_ns: int
     features: np.ndarray
     optical_frame: str
 
 
 class PolicyNode(Node):
-    """See the module.
+    """Messages to arrays and back around `control.policy.Policy`.
 
-    The joints that go with a picture are those at its time of exposure, not the newest: so the observation does not
+    The joints that go with an image are those at its time of exposure, not the newest: so the observation does not
     depend on how long perception took, in simulation and on hardware alike.
     """
 
@@ -72,9 +74,9 @@ class PolicyNode(Node):
         # Through the node's own messages; and ONNX Runtime's first run takes several times as long as the next.
         self._policy.rehearse(bundle.golden_frames(), self._receive_golden)
 
-        self._history: deque[tuple[int, bytes]] = deque()  # oldest first; read only where one is used
-        self._pending: _Seen | None = None  # features newer than every joint state
-        self._said: Residual | None = None  # the last answer
+        self._history: deque[tuple[int, bytes]] = deque()  # oldest first; decoded only if one is used
+        self._pending: _Frame | None = None  # features newer than every joint state
+        self._answered: Residual | None = None  # to the newest frame
         self._reset_stamp_ns = -1  # what is stamped up to here belongs to the episode before
         self._goal_message: PointStamped | None = None
         self._goal_checked: tuple[PointStamped, str] | None = None
@@ -104,8 +106,8 @@ class PolicyNode(Node):
     def _publisher(self, topic: messages.Topic) -> Any:
         return self.create_publisher(topic.type, topic.name, topic.qos)
 
-    def _receive_golden(self, joint_state: messages.arms.JointState) -> messages.arms.JointState:
-        """The joints by way of a message in another order than the arm's, as drivers send them."""
+    def _receive_golden(self, joint_state: arms.JointState) -> arms.JointState:
+        """Pass golden joints through a message in another order than the arm's, as drivers send them."""
         message = messages.joint_state_message(joint_state, self._arm)
         for field in ("name", "position", "velocity", "effort"):
             setattr(message, field, getattr(message, field)[::-1])
@@ -115,7 +117,7 @@ class PolicyNode(Node):
 
     @property
     def polled(self) -> tuple[Any, ...]:
-        """For the executor: joints are taken with the next features, and wake this node only where those wait."""
+        """For the executor: joints are taken with the next features, and wake this node only if features wait."""
         return (self._joint_states.current,) if self._pending is None else ()
 
     def _on_joint_state(self, message: bytes) -> None:
@@ -127,12 +129,12 @@ class PolicyNode(Node):
                 return
             self._history.clear()  # time went back: another simulator, another bag
         self._history.append((stamp, message))
-        oldest = stamp - int(self._settings.history_s * messages.NANOSECONDS)
+        oldest = stamp - int(self._settings.history_s * NANOSECONDS)
         while self._history[0][0] < oldest:
             self._history.popleft()
         if self._pending is not None and stamp >= self._pending.stamp_ns:
-            seen, self._pending = self._pending, None
-            self._act(seen)
+            frame, self._pending = self._pending, None
+            self._act(frame)
 
     def _on_features(self, message: PointCloud2, info: dict[str, Any]) -> None:
         self._last_features_at = time.monotonic()
@@ -140,8 +142,8 @@ class PolicyNode(Node):
         stamp = messages.stamp_ns(message.header.stamp)
         if stamp <= self._reset_stamp_ns:
             return
-        if self._said is not None and stamp == self._said.stamp_ns:
-            self._say(self._said)  # who shows a picture again missed the answer; it is one frame all the same
+        if self._answered is not None and stamp == self._answered.stamp_ns:
+            self._publish(self._answered)  # the sender missed our answer; it is still one frame
             return
         try:
             features = messages.features_from_message(message)
@@ -151,22 +153,22 @@ class PolicyNode(Node):
                     f"{list(self._features_shape)}; give perception and policy the same bundle"
                 )
         except ConfigurationError as error:
-            self._say_fault(str(error))
+            self._log_fault(str(error))
             return
-        seen = _Seen(stamp, features, message.header.frame_id)
+        frame = _Frame(stamp, features, message.header.frame_id)
         while (taken := take(self._joint_states.current)) is not None:
             self._on_joint_state(taken[0])
         if self._history and self._history[-1][0] >= stamp:
             self._pending = None
-            self._act(seen)
+            self._act(frame)
         else:
             self._skipped += self._pending is not None
-            self._pending = seen
+            self._pending = frame
 
     def _on_goal(self, message: PointStamped) -> None:
         self._goal_message = message
         if self._contract.goal == "none":
-            self._goal_fault = f"a goal came, but bundle {self._contract.name} takes none; it is ignored"
+            self._goal_fault = f"a goal was received, but bundle {self._contract.name} takes none; it is ignored"
             self.get_logger().warn(self._goal_fault)
 
     def _on_episode(self, message: String) -> None:
@@ -175,27 +177,27 @@ class PolicyNode(Node):
             return
         self._policy.reset()
         self._history.clear()
-        self._pending = self._said = None
+        self._pending = self._answered = None
         self._reset_stamp_ns = episode.stamp
         self._ready.publish(messages.ready_message(self.get_name(), episode.id))
 
     # ---- acting ----
 
-    def _act(self, seen: _Seen) -> None:
+    def _act(self, frame: _Frame) -> None:
         began = time.monotonic()
         try:
-            joints = self._joints_at(seen.stamp_ns)
-            residual = self._policy.act(seen.features, joints, seen.stamp_ns, self._goal_for(seen.optical_frame))
+            joints = self._joints_at(frame.stamp_ns)
+            residual = self._policy.act(frame.features, joints, frame.stamp_ns, self._goal_for(frame.optical_frame))
         except ConfigurationError as error:
             self._skipped += 1
-            self._say_fault(str(error))
+            self._log_fault(str(error))
             return
         self._fault = ""
-        self._said = residual
-        self._say(residual)
+        self._answered = residual
+        self._publish(residual)
         self._acting.add(time.monotonic() - began)
 
-    def _say(self, residual: Residual) -> None:
+    def _publish(self, residual: Residual) -> None:
         if residual.gripper_width is not None:
             # First, so that the controller has it when the residual with the same stamp comes.
             self._gripper.publish(messages.gripper_message(residual.stamp_ns, residual.gripper_width, self._arm))
@@ -204,11 +206,11 @@ class PolicyNode(Node):
         else:
             self._residual.publish(messages.residual_message(residual, self._arm.base_frame))
 
-    def _joints_at(self, stamp_ns: int) -> messages.arms.JointState:
-        """The newest joint state that is not newer than `stamp_ns`."""
+    def _joints_at(self, stamp_ns: int) -> arms.JointState:
+        """Return the newest joint state that is not newer than `stamp_ns`."""
         for stamp, message in reversed(self._history):
             if stamp <= stamp_ns:
-                if stamp_ns - stamp > self._settings.joint_max_age_s * messages.NANOSECONDS:
+                if stamp_ns - stamp > self._settings.joint_max_age_s * NANOSECONDS:
                     raise ConfigurationError(
                         f"topic {messages.JOINT_STATES.name}: the joints are {(stamp_ns - stamp) * 1e-9:.3f} s older "
                         f"than the image, expected at most {self._settings.joint_max_age_s:g} s (joint_max_age_s)"
@@ -235,7 +237,7 @@ class PolicyNode(Node):
                 self.get_logger().error(self._goal_fault)
         return self._goal
 
-    def _say_fault(self, sentence: str) -> None:
+    def _log_fault(self, sentence: str) -> None:
         if sentence != self._fault:
             self.get_logger().error(sentence, throttle_duration_sec=1.0)
         self._fault = sentence

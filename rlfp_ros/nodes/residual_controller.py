@@ -1,8 +1,8 @@
 """The safety node: residual, joints and percepts in, one short trajectory out on every tick. Takes no image topic.
 
-Two ways to tick. `timer`: a steady timer, for arms; tick stamps lie on a timeline of their own that follows the node's
-clock, because a trajectory's points must be evenly spaced although timers are not. `joint_states`: one tick for every
-joint state, stamped as it is, for simulation and lock step; ages then go by stamps.
+There are two ways to tick. `timer`: a steady timer, for arms; tick stamps lie on a `TickTimeline` of their own that
+follows the node's clock. `joint_states`: one tick per joint state, with its stamp, for simulation and lock step; ages
+then go by stamps.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,13 @@ from trajectory_msgs.msg import JointTrajectory
 from rlfp_ros.commissioning.checklist import Report as ChecklistReport
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
-from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
+from rlfp_ros.control.complete_residual import CompleteResiduals
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.control.safety.supervisor import POLICY_FAULTS
-from rlfp_ros.control.trajectory import Residual, Trajectory
+from rlfp_ros.control.safety.supervisor import POLICY_FAULTS, Answer, Reason, State
+from rlfp_ros.control.tick_timeline import TickTimeline
+from rlfp_ros.control.trajectory import Command, Residual, Trajectory
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
@@ -39,9 +43,6 @@ from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError
 
-RESYNCHRONISE_TICKS = 2  # farther from the node's clock than this, the timeline is set anew
-PERCEPT_LOST_NS = 500_000_000  # no residual waits for poses that stopped coming so long ago
-SLEW = 50e-6  # otherwise it follows by this share of a tick at most: more would show as jerk in what the arm is told
 CHECKLIST_MAX_AGE_S = 2.0  # it comes twice a second
 
 
@@ -72,15 +73,14 @@ class ResidualControllerNode(Node):
         self.arm = arm = load_arm(settings.arm or contract.arm.name)
         self.controller = ResidualController(arm, contract, settings)
         self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
-        self._checklist: tuple[float, ChecklistReport] | None = None  # when it came (steady, s), and what it says
+        self._checklist: tuple[float, ChecklistReport] | None = None  # received at (steady, s), and its content
         self._joints = messages.JointMatcher(arm, arm.topics.joint_states)
         self._joint_names = arm.driver_names(arm.joint_names)
         self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
         self._lock_step = settings.tick_on == "joint_states"
         self._stamp_now = 0  # lock step: stamp of the newest joint state
-        self._pending: Residual | None = None  # waits to be whole
-        self._percept_stamp = 0  # of the newest object pose
-        self._gripper: tuple[int, float] | None = None
+        self._residuals = CompleteResiduals(self.controller.has_gripper, waits_for_percepts=self._lock_step)
+        self._timeline = TickTimeline(settings.control_rate_hz, settings.clock_jump_s)
         self._published_state = ""
         self._errors_logged = 0
         self._gripper_sent: float | None = None
@@ -91,13 +91,16 @@ class ResidualControllerNode(Node):
         self._streams = Streams(self)
         self._open_publishers(settings)
         self._open_subscriptions()
-        for name in ("enable", "disable", "estop", "reset", "step"):
-            self.create_service(Trigger, f"~/{name}", self._service(name))
+        controller = self.controller
+        for name, command, moves in (
+            ("enable", controller.enable, True),
+            ("step", controller.step, True),
+            ("disable", controller.disable, False),
+            ("estop", controller.estop, False),
+            ("reset", controller.reset, False),
+        ):
+            self.create_service(Trigger, f"~/{name}", self._service(name, command, moves))
         self.diagnostics = Diagnostics(self, self._report, hardware_id=arm.name)
-        self._dt_ns = round(1e9 / settings.control_rate_hz)
-        self._tick_number = 0
-        self._origin_stamp = self._origin_steady = 0
-        self._slewed = 0.0
         if not self._lock_step:
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._timer = self.create_timer(1.0 / settings.control_rate_hz, self._on_timer, clock=steady)
@@ -115,15 +118,15 @@ class ResidualControllerNode(Node):
         if self.controller.has_gripper:
             command = messages.GRIPPER_COMMAND
             self._gripper_command = self.create_publisher(command.type, topics.gripper_trajectory, command.qos)
-        for attribute, topic in (
-            ("_applied", messages.RESIDUAL_APPLIED),
-            ("_state", messages.SAFETY_STATE),
-            ("_ready", messages.EPISODE_READY),
-        ):
-            setattr(self, attribute, self.create_publisher(topic.type, topic.name, topic.qos))
+        self._applied = self._publisher(messages.RESIDUAL_APPLIED)
+        self._state = self._publisher(messages.SAFETY_STATE)
+        self._ready = self._publisher(messages.EPISODE_READY)
+
+    def _publisher(self, topic: messages.Topic) -> Any:
+        return self.create_publisher(topic.type, topic.name, topic.qos)
 
     def _open_subscriptions(self) -> None:
-        # In this order their callbacks run where several have news: what a tick needs comes before the joint states.
+        # Callbacks run in this order if several have news: what a tick needs comes before the joint states.
         subscriptions: tuple[tuple[messages.Topic, Any], ...] = (
             (messages.ESTOP, self._on_estop),
             (messages.EPISODE, self._on_episode),
@@ -136,31 +139,29 @@ class ResidualControllerNode(Node):
         )
         for topic, callback in subscriptions:
             qos, events = topic.qos, None
-            if qos.deadline == messages.DEADLINE:  # of a stream the newest alone counts
+            if qos.deadline == messages.DEADLINE:  # only the newest message of a stream counts
                 qos, events = messages.STREAM, self._streams.watch(topic.name)
             self.create_subscription(topic.type, topic.name, callback, qos, event_callbacks=events)
         DriverSubscription(
             self, JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
         if self.settings.require_checklist:
-            # Not latched: a list from before this node's start, when another one moved the arm, is no list of now.
+            # Not latched: a report from before this node's start, when another node moved the arm, is out of date.
             self.create_subscription(String, messages.CHECKLIST.name, self._on_checklist, messages.LATEST)
 
     # --- inputs ------------------------------------------------------------------------------------------------
 
     def _now(self) -> int:
-        """By which inputs age: the steady clock, or in lock step the newest stamp."""
+        """Return the time by which inputs age: the steady clock, or in lock step the newest stamp."""
         if self._lock_step:
             return self._stamp_now
         # After a while without the processor the last tick is old, and of simulated time too: /clock was read late.
-        self.controller.clock_ns = self.get_clock().now().nanoseconds
+        self.controller.on_sender_clock(self.get_clock().now().nanoseconds)
         return time.monotonic_ns()
 
     def _reached_stamp(self) -> int:
-        """The tick timeline's present, for messages without a stamp."""
-        if self._lock_step:
-            return self._stamp_now
-        return self._origin_stamp + time.monotonic_ns() - self._origin_steady
+        """Return the present of the ticks' stamps, for messages without a stamp."""
+        return self._stamp_now if self._lock_step else self._timeline.reached(time.monotonic_ns())
 
     def _on_parameters(self, settings: Settings) -> None:
         self.controller.set_residual_gain(settings.residual_gain)
@@ -169,7 +170,7 @@ class ResidualControllerNode(Node):
         try:
             joint_state = self._joints(message)
         except ConfigurationError as error:
-            # Another driver's joints (a gripper's own, perhaps). Where it is the arm's, its age will stop the arm.
+            # Another driver's joints (a gripper's own, perhaps). If they are the arm's, their age will stop the arm.
             self.controller.on_joint_missing()
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
@@ -187,45 +188,26 @@ class ResidualControllerNode(Node):
             else:
                 twist = messages.twist_from_message(message, self.arm.base_frame)
         except ConfigurationError as error:
-            self.controller.reject_residual(Reason.RESIDUAL_SHAPE, self._now())
+            self.controller.on_unreadable_residual(self._now())
             self._applied.publish(messages.twist_message(stamp, np.zeros(6), self.arm.base_frame))
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
-        if self._pending is not None:
-            self._admit(self._pending)  # what it waited for never came
-        self._pending = Residual(stamp, twist)
-        self._admit_when_whole()
+        self._admit(self._residuals.saw_residual(Residual(stamp, twist), self._reached_stamp()))
 
     def _on_gripper(self, message: JointState) -> None:
-        self._gripper = messages.gripper_from_message(message)
-        self._admit_when_whole()
+        stamp, width = messages.gripper_from_message(message)
+        self._admit(self._residuals.saw_gripper(stamp, width, self._reached_stamp()))
 
-    def _admit_when_whole(self) -> None:
-        """A residual waits for the gripper width of its stamp, and where ticks follow the simulator for the percept of
-        its picture too: perception publishes that after the features, and who is faster must not change an episode.
-        """
-        residual = self._pending
-        if residual is None:
-            return
-        if self.controller.has_gripper:
-            if self._gripper is None or self._gripper[0] != residual.stamp_ns:
-                return
-            residual = Residual(residual.stamp_ns, residual.twist, self._gripper[1])
-        behind = residual.stamp_ns - self._percept_stamp
-        if self._lock_step and residual.stamp_ns <= self._stamp_now and 0 < behind < PERCEPT_LOST_NS:
-            return
-        self._admit(residual)
-
-    def _admit(self, residual: Residual) -> None:
-        self._pending = None
-        applied = self.controller.as_twist(self.controller.on_residual(residual, self._now()))
-        self._applied.publish(messages.twist_message(residual.stamp_ns, applied, self.arm.base_frame))
+    def _admit(self, residuals: list[Residual]) -> None:
+        for residual in residuals:
+            applied = self.controller.as_twist(self.controller.on_residual(residual, self._now()))
+            self._applied.publish(messages.twist_message(residual.stamp_ns, applied, self.arm.base_frame))
 
     def _on_object_pose(self, message: PoseWithCovarianceStamped) -> None:
         pose, covariance = messages.object_pose_from_message(message, self.arm.base_frame)
-        self._percept_stamp = messages.stamp_ns(message.header.stamp)
-        self.controller.on_object_pose(pose[:3], covariance, self._percept_stamp, self._now())
-        self._admit_when_whole()
+        stamp = messages.stamp_ns(message.header.stamp)
+        self.controller.on_object_pose(pose[:3], covariance, stamp, self._now())
+        self._admit(self._residuals.saw_percept(stamp, self._reached_stamp()))
 
     def _on_domain_shift(self, message: Float32) -> None:
         self.controller.on_domain_shift(message.data, self._reached_stamp(), self._now())
@@ -247,28 +229,25 @@ class ResidualControllerNode(Node):
         if episode.phase is not Phase.RESET:
             return
         self.controller.on_episode_reset(episode.stamp)
-        self._pending = self._gripper = self._gripper_sent = None
-        self._percept_stamp = episode.stamp
+        self._residuals.begin_episode(episode.stamp)
+        self._gripper_sent = None
         self._ready.publish(messages.ready_message(self.get_name(), episode.id))
 
     def _on_checklist(self, message: String) -> None:
         self._checklist = time.monotonic(), ChecklistReport.model_validate_json(message.data)
 
     def _refusal(self) -> str:
-        """Why the arm may not be enabled now; empty: it may, or is."""
+        """Return why the arm may not be enabled now; empty if it may, or is."""
         if not self.settings.require_checklist or self.controller.supervisor.enabled:
             return ""
         if self._checklist is None or time.monotonic() - self._checklist[0] > CHECKLIST_MAX_AGE_S:
             return f"nothing comes on {messages.CHECKLIST.name}; is the checklist node running?"
         return self._checklist[1].refusal
 
-    def _service(self, name: str) -> Any:
+    def _service(self, name: str, command: Callable[[], Answer], moves: bool) -> Any:
         def call(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-            refusal = self._refusal() if name in ("enable", "step") and not self.controller.supervisor.latched else ""
-            if refusal:
-                response.success, response.message = False, f"not enabled: {refusal}"
-            else:
-                response.success, response.message = getattr(self.controller, name)()
+            refusal = self._refusal() if moves and not self.controller.supervisor.latched else ""
+            response.success, response.message = Answer(False, f"not enabled: {refusal}") if refusal else command()
             self.get_logger().info(f"{name}: {response.message}")
             return response
 
@@ -277,31 +256,7 @@ class ResidualControllerNode(Node):
     # --- ticks -------------------------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
-        steady, clock = time.monotonic_ns(), self.get_clock().now().nanoseconds
-        if self._origin_steady == 0:
-            self._origin_steady, self._origin_stamp = steady, clock
-        number = max(self._tick_number + 1, round((steady - self._origin_steady) / self._dt_ns))
-        stamp = self._origin_stamp + number * 1_000_000_000 // round(self.settings.control_rate_hz)
-        ahead = stamp - clock
-        if ahead > self.settings.clock_jump_s * 1e9:
-            # The clock went back (another simulator or bag): go with it, and the controller sees the jump and stops.
-            self._origin_stamp -= ahead
-            stamp -= ahead
-        elif ahead > RESYNCHRONISE_TICKS * self._dt_ns:
-            # The node's clock is slow or stands still: stamps must not run away from it. Watchdogs go on.
-            self._origin_steady += (number - self._tick_number) * self._dt_ns
-            number = self._tick_number
-            stamp = self._origin_stamp + number * 1_000_000_000 // round(self.settings.control_rate_hz)
-        elif ahead < -RESYNCHRONISE_TICKS * self._dt_ns:
-            self._origin_stamp -= ahead
-            stamp -= ahead
-        else:
-            self._slewed -= min(max(ahead / self._dt_ns, -1.0), 1.0) * SLEW * self._dt_ns
-            whole = int(self._slewed)
-            self._slewed -= whole
-            self._origin_stamp += whole
-        self._tick_number = number
-        self._tick(stamp)
+        self._tick(self._timeline.tick(time.monotonic_ns(), self.get_clock().now().nanoseconds))
 
     def _tick(self, stamp: int) -> None:
         started = time.perf_counter()
@@ -320,10 +275,10 @@ class ResidualControllerNode(Node):
             raise spin.Finished
 
     def rest_before_leaving(self) -> None:
-        """From now on SIGINT and SIGTERM end the process once the arm is at rest.
+        """Let SIGINT and SIGTERM end the process only once the arm is at rest.
 
-        For forward controllers, which go on with what they were told last; rclpy's own handlers would close the topics
-        at once. Call it in the main thread.
+        For forward controllers, which continue with what they were told last; rclpy's own handlers would close the
+        topics at once. Call it in the main thread.
         """
         uninstall_signal_handlers()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -339,7 +294,7 @@ class ResidualControllerNode(Node):
             if trajectory is not None:
                 self._command.publish(messages.trajectory_message(trajectory, self._joint_names))
             elif self._lock_step:
-                # Nothing to do, said in time: the simulator waits for this stamp. No points move nothing.
+                # The simulator waits for this stamp; a trajectory without points moves nothing.
                 header = messages.header_message(stamp)
                 self._command.publish(JointTrajectory(header=header, joint_names=list(self._joint_names)))
         elif trajectory is not None:
@@ -352,10 +307,10 @@ class ResidualControllerNode(Node):
         point = Trajectory.to_rest(stamp, 1.0 / self.settings.control_rate_hz, gripper.positions(width))
         self._gripper_command.publish(messages.trajectory_message(point, self._finger_names))
 
-    # --- what it says of itself --------------------------------------------------------------------------------
+    # --- state and diagnostics --------------------------------------------------------------------------------
 
     def _publish_state(self, stamp: int) -> None:
-        """On a change of state or reasons, and when the gain reaches or leaves 0 and 1."""
+        """Publish the state if it or its reasons changed, and when the gain reaches or leaves 0 and 1."""
         controller = self.controller
         reasons = [reason.value for reason in controller.reasons]
         key = f"{controller.state.value} {reasons} {int(controller.gain == 0)} {int(controller.gain == 1)}"
@@ -364,11 +319,11 @@ class ResidualControllerNode(Node):
         self._published_state = key
         if Reason.TRACKING_ERROR in controller.reasons and controller.stands_still:
             self.get_logger().error(
-                f"the arm did not move when it was told to: whoever takes {self._command.topic_name} does not follow; "
+                f"the arm did not move when it was told to: nothing carries out {self._command.topic_name}; "
                 "activate the controller (ros2 control list_controllers), release brakes and protective stops"
             )
-        said = SafetyState(state=controller.state, reasons=tuple(reasons), gain=controller.gain, stamp=stamp)
-        self._state.publish(String(data=said.to_json()))
+        state = SafetyState(state=controller.state, reasons=tuple(reasons), gain=controller.gain, stamp=stamp)
+        self._state.publish(String(data=state.to_json()))
 
     def _report(self) -> Report:
         controller = self.controller

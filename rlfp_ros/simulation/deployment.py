@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ActionAndBase, ResidualController
 from rlfp_ros.control.trajectory import Residual
@@ -35,12 +36,14 @@ class Deployment:
         self.controller = ResidualController(world.arm, behaviour, settings)
         self._T_base_camera = world.camera.contract.T_base_camera.matrix()
         self._answers: deque[tuple[Residual, Percept | None]] = deque()
+        self._residuals = CompleteResiduals(self.controller.has_gripper, waits_for_percepts=True)
 
     def reset(self, seed: int) -> None:
         """A new episode."""
         self.controller.on_episode_reset(self.world.stamp_ns)
         self.world.reset(seed)
         self._answers.clear()
+        self._residuals.begin_episode(self.world.stamp_ns)
         self.frame_joint_state = self.world.joint_state()
 
     def answer(self, residual: Residual, percept: Percept | None = None) -> None:
@@ -61,7 +64,10 @@ class Deployment:
                         xyz, covariance = in_base_frame(percept, self._T_base_camera)
                         controller.on_object_pose(xyz, covariance, frame.stamp_ns, received)
                         controller.on_domain_shift(percept.domain_shift, frame.stamp_ns, received)
-                    controller.on_residual(residual, received)
+                    complete = self._residuals.saw_percept(frame.stamp_ns, received)
+                    complete += self._residuals.saw_residual(residual, received)
+                    for one in complete:
+                        controller.on_residual(one, received)
             controller.on_joint_state(world.joint_state(), now)
             command = controller.tick(now, now)
             world.step(command.trajectory, command.gripper_width)

@@ -135,6 +135,18 @@ class SafetyFilter:
         motion, self._stop = follow(self._stop, self.ahead[-1], self._step.to_step)
         self.ahead.append(motion)
 
+    def diagnostics(self) -> dict[str, int | float]:
+        """Return names and values for /diagnostics."""
+        counts = self.counts
+        values: dict[str, int | float] = {
+            "steps": counts.steps,
+            "steps_limited": counts.limited,
+            "steps_braked": counts.braked,
+            "steps_stop_followed": counts.stop_followed,
+            "smallest_singular_value_m": self.smallest_singular_value,
+        }
+        return values | {f"refused_{refusal}": count for refusal, count in sorted(counts.refused.items())}
+
     def trajectory(self, stamp_ns: int) -> Trajectory:
         """Return what to send at `stamp_ns`, the time of `now`."""
         ahead = self.ahead

@@ -1,27 +1,28 @@
 """Decides whether the arm may move, and how far the policy is trusted: ages and faults in, state and gain out.
 
-Two clocks on purpose. `now_ns` (the steady clock; in lock step the tick's stamp) ages every input by receipt, so a
-frozen or jumping ROS clock disarms nothing. Stamps age inputs by what their sender says, so a queue of old messages
-that arrives fresh is still old.
+There are two clocks on purpose. `now_ns` (the steady clock; in lock step the tick's stamp) ages every input by receipt,
+so a frozen or jumping ROS clock disables no watchdog. Stamps age inputs by what their sender says, so a queue of old
+messages that arrives fresh is still old.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.safety.tick_clock import NEVER
 
-NEVER = -(1 << 62)
-LATE = 0.5  # of a timeout that stops the arm: from there on it slows down
+LATE = 0.5  # share of a timeout that stops the arm, from which on the arm slows down
 
 
 class State(StrEnum):
-    """What the controller does. DISABLED -> ACTIVE <-> HOLDING -> STOPPED."""
+    """State of the controller. DISABLED -> ACTIVE <-> HOLDING -> STOPPED."""
 
     DISABLED = "DISABLED"  # nothing is sent
-    ACTIVE = "ACTIVE"  # base controller, plus the residual as far as its gain goes
+    ACTIVE = "ACTIVE"  # base controller, plus gain times the residual
     HOLDING = "HOLDING"  # at rest or coming to it; clears itself
     STOPPED = "STOPPED"  # decelerated stop, then silence; latched until reset
 
@@ -34,9 +35,9 @@ class Reason(StrEnum):
     WAITING_FOR_JOINT_STATE = "waiting_for_joint_state"
     WAITING_FOR_RESIDUAL = "waiting_for_residual"
     WAITING_FOR_STEP = "waiting_for_step"
-    # Slower: what would stop the arm is late
+    # Slower: an input is late that would stop the arm
     INPUT_LATE = "input_late"
-    # Policy: gain to 0, the base controller goes on
+    # Policy: gain to 0, the base controller continues
     RESIDUAL_STALE = "residual_stale"
     RESIDUAL_OLD = "residual_old"  # by stamp
     RESIDUAL_FUTURE = "residual_future_stamp"
@@ -50,12 +51,12 @@ class Reason(StrEnum):
     PERCEPT_STALE = "percept_stale"
     PERCEPT_OLD = "percept_old"  # by stamp
     PERCEPT_BAD = "percept_not_finite"
-    PERCEPT_REPEATED = "percept_repeated_stamp"  # or older; counted, and stale where it goes on
+    PERCEPT_REPEATED = "percept_repeated_stamp"  # or older; counted; stale if it continues
     DOMAIN_SHIFT = "domain_shift"
     # Robot and operator: STOPPED
     JOINT_STATE_STALE = "joint_state_stale"
     JOINT_STATE_OLD = "joint_state_old"  # by stamp
-    JOINT_STATE_FUTURE = "joint_state_future_stamp"  # counted, and stale where it goes on
+    JOINT_STATE_FUTURE = "joint_state_future_stamp"  # counted; stale if it continues
     JOINT_STATE_REPEATED = "joint_state_repeated_stamp"  # or older; the same
     JOINT_STATE_MISSING = "joint_missing"
     JOINT_STATE_NOT_FINITE = "joint_state_not_finite"
@@ -84,34 +85,53 @@ POLICY_FAULTS = frozenset(
 
 
 class Verdict(NamedTuple):
-    """What one tick may do."""
+    """What one tick may do.
+
+    Attributes
+    ----------
+    state, reasons
+        The state, and why the arm is not fully active.
+    gain
+        Share of the residual that acts, 0..1.
+    base_scale
+        Share of the whole wanted motion, 0..1: the arm slows down before it holds.
+    """
 
     state: State
     reasons: tuple[Reason, ...]
-    gain: float  # of the residual, 0..1
-    base_scale: float  # of the whole wanted motion, 0..1: slows down before it holds
+    gain: float
+    base_scale: float
+
+
+class Answer(NamedTuple):
+    """Answer to an operator's command."""
+
+    ok: bool
+    message: str
 
 
 class Supervisor:
-    """Keeps ages and latches. Call the `saw_*` methods on inputs, then `tick` once a tick."""
+    """Owns the state machine: what is enabled, latched and trusted.
+
+    Call the `saw_*` methods on inputs, `tick` once per tick, and one of the transitions for everything else. Nothing
+    outside writes its fields.
+    """
 
     def __init__(self, settings: ControllerSettings) -> None:
         self.settings = settings
         self._dt = 1.0 / settings.control_rate_hz
-        self.enabled = settings.start_enabled
-        self.latched: dict[Reason, int] = {}  # why it is STOPPED, and since when (now_ns)
-        self.gain = 0.0
-        self.target_gain = settings.residual_gain  # live; the gain follows it, slew-limited
-        self.stepping = False  # one policy action at a time
-        self.counts: dict[Reason, int] = {}
+        self._enabled = settings.start_enabled
+        self._latched: dict[Reason, int] = {}  # why it is STOPPED, and since when (now_ns)
+        self._target_gain = settings.residual_gain  # live; the gain follows it, slew-limited
+        self._stepping = False  # one policy action at a time
+        self._counts: dict[Reason, int] = {}
         self._heartbeat_ns = NEVER
-        self.forget()
+        self._forget()
 
-    def forget(self) -> None:
-        """A new episode: ages start again, latches stay."""
-        self.base_scale = 1.0
-        self.gain = 0.0
-        self.initialised = False  # the controller has a measured start
+    def _forget(self) -> None:
+        self._base_scale = 1.0
+        self._gain = 0.0
+        self._initialised = False  # the controller has a measured start
         self._joint_state_ns = self._joint_stamp_ns = NEVER
         self._residual_ns = self._residual_stamp_ns = NEVER
         self._residual_fault: Reason | None = None
@@ -121,19 +141,146 @@ class Supervisor:
         self._started_ns = NEVER
         self._step_until_ns = NEVER
 
+    # --- what it knows -----------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the operator (or `start_enabled`) lets the arm move, unless a stop is latched."""
+        return self._enabled
+
+    @property
+    def latched(self) -> tuple[Reason, ...]:
+        """Why the arm is STOPPED until a reset; empty if it is not."""
+        return tuple(self._latched)
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the motion has begun from measured joints."""
+        return self._initialised
+
+    @property
+    def waits_for_start(self) -> bool:
+        """Whether the motion may begin as soon as there are measured joints to begin from."""
+        return self._enabled and not self._latched and not self._initialised
+
+    @property
+    def gain(self) -> float:
+        """Share of the residual that acts, 0..1."""
+        return self._gain
+
+    @property
+    def counts(self) -> Mapping[Reason, int]:
+        """How often each reason occurred."""
+        return self._counts
+
+    # --- transitions -------------------------------------------------------------------------------------------
+
+    def enable(self, idle: bool) -> Answer:
+        """Let the arm start from the measured state with gain 0.
+
+        Parameters
+        ----------
+        idle
+            Whether no motion that was sent is still running.
+        """
+        if self._latched:
+            names = ", ".join(reason.value for reason in self._latched)
+            return Answer(False, f"stopped by {names}; remove the cause and call reset first")
+        if self._enabled:
+            self._stepping = self.settings.step_by_step
+            return Answer(True, "enabled already")
+        if not idle:
+            return Answer(False, "still coming to rest; try again")
+        self._enabled = True
+        self._stepping = self.settings.step_by_step
+        self._initialised = False
+        return Answer(True, "enabled; call step for each action" if self._stepping else "enabled")
+
+    def disable(self) -> Answer:
+        """Bring the arm to rest, then send nothing."""
+        self._enabled = False
+        self._gain = 0.0
+        return Answer(True, "disabled")
+
+    def estop(self, now_ns: int) -> Answer:
+        """Latch a decelerated stop until `reset`."""
+        self.stop(Reason.ESTOP, now_ns)
+        return Answer(True, "stopped; call reset to release")
+
+    def stop(self, reason: Reason, now_ns: int) -> None:
+        """Latch a stop for any reason."""
+        if reason not in self._latched:
+            self._latched[reason] = now_ns
+            self.count(reason)
+        self._gain = 0.0
+
+    def fail(self, now_ns: int) -> Verdict:
+        """Latch an internal error; return the verdict for the tick in which it happened."""
+        self.stop(Reason.INTERNAL_ERROR, now_ns)
+        return self._stopped()
+
+    def reset(self, at_rest: bool) -> Answer:
+        """Release a latched stop; the controller is DISABLED then.
+
+        Parameters
+        ----------
+        at_rest
+            Whether nothing that was sent still moves the arm.
+        """
+        if not self._latched:
+            return Answer(True, "not stopped")
+        if not at_rest:
+            return Answer(False, "still coming to rest; try again")
+        self._latched.clear()
+        self._enabled = self._initialised = False
+        return Answer(True, "released; call enable to continue")
+
+    def step(self, idle: bool, now_ns: int, action_s: float) -> Answer:
+        """Let the policy act for `action_s`, then wait for the next `step`; enables if necessary."""
+        if not self._enabled or self._latched:
+            answer = self.enable(idle)
+            if not answer.ok:
+                return answer
+        self._stepping = True
+        self._step_until_ns = now_ns + int(action_s * 1e9)
+        return Answer(True, "one action")
+
+    def begin_motion(self) -> None:
+        """Take note that the motion begins from measured joints, with gain 0."""
+        self._initialised = True
+        self._gain = 0.0
+
+    def end_motion(self) -> None:
+        """Take note that a disabled arm is at rest: the next motion begins from measured joints again."""
+        self._initialised = False
+
+    def begin_episode(self) -> None:
+        """Forget all ages. Latched stops stay, unless `episode_reset_clears_stop`; an e-stop stays in any case."""
+        if self.settings.episode_reset_clears_stop:
+            self._latched = {reason: since for reason, since in self._latched.items() if reason is Reason.ESTOP}
+        self._forget()
+
+    def set_target_gain(self, gain: float) -> None:
+        """Change the gain (0..1) that the residual's gain approaches, slew-limited."""
+        self._target_gain = min(max(float(gain), 0.0), 1.0)
+
+    def count(self, reason: Reason) -> None:
+        """Count an occurrence for the diagnostics."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+
     # --- inputs ------------------------------------------------------------------------------------------------
 
     def saw_joint_state(self, stamp_ns: int, now_ns: int) -> None:
-        """A joint state that passed its checks."""
+        """Take note of a joint state that passed its checks."""
         self._joint_state_ns, self._joint_stamp_ns = now_ns, stamp_ns
 
     def joint_state_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
-        """Age of the newest joint state by receipt and by stamp, each as a share of what stops the arm."""
+        """Return the age of the newest joint state by receipt and by stamp, each as a share of what stops the arm."""
         by_receipt = _age(now_ns, self._joint_state_ns) / self.settings.joint_state_timeout_s
         return by_receipt, _age(stamp_ns, self._joint_stamp_ns) / self.settings.joint_state_max_age_s
 
     def saw_residual(self, stamp_ns: int, now_ns: int, fault: Reason | None) -> None:
-        """A residual came; `fault` says why it was rejected. Admission after a fault starts a new ramp."""
+        """Take note of a residual; `fault` is why it was rejected. Admission after a fault starts a new ramp."""
         self._residual_fault = fault
         if fault is None:
             gap = self.settings.residual_gap_s
@@ -142,7 +289,7 @@ class Supervisor:
             self._residual_ns, self._residual_stamp_ns = now_ns, stamp_ns
         else:
             self.count(fault)
-            self.gain = 0.0
+            self._gain = 0.0
 
     def saw_percept(
         self,
@@ -152,7 +299,17 @@ class Supervisor:
         shift: float | None = None,
         alive: bool = True,
     ) -> None:
-        """Object pose or domain shift came; a bad one, or one not `alive`, refreshes no age and clears no fault."""
+        """Take note of an object pose or a domain shift.
+
+        Parameters
+        ----------
+        fault
+            Why it was rejected; a rejected one refreshes no age and clears no fault.
+        shift
+            The domain shift, 0..1.
+        alive
+            Whether it shows that the camera is alive; otherwise it refreshes no age and clears no fault either.
+        """
         if fault is not None:
             self._percept_fault = fault
             self.count(fault)
@@ -165,34 +322,17 @@ class Supervisor:
             self._lasting_shift(now_ns)  # forgets those that no longer count
 
     def saw_heartbeat(self, now_ns: int) -> None:
-        """The operator is there."""
+        """Take note of the operator's heartbeat."""
         self._heartbeat_ns = now_ns
-
-    def allow_one_action(self, now_ns: int, duration_s: float) -> None:
-        """In step mode, the residual counts until then."""
-        self._step_until_ns = now_ns + int(duration_s * 1e9)
-
-    # --- commands ----------------------------------------------------------------------------------------------
-
-    def stop(self, reason: Reason, now_ns: int) -> None:
-        """Latch a stop."""
-        if reason not in self.latched:
-            self.latched[reason] = now_ns
-            self.count(reason)
-        self.gain = 0.0
-
-    def count(self, reason: Reason) -> None:
-        """For diagnostics."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
 
     # --- the verdict -------------------------------------------------------------------------------------------
 
     def tick(self, stamp_ns: int, now_ns: int) -> Verdict:
-        """State, reasons and gain for the tick at `stamp_ns`."""
+        """Return state, reasons and gain for the tick at `stamp_ns`."""
         settings = self.settings
-        moving = self.enabled and not self.latched
-        punctual = 1.0  # 0 where an input is so late that the arm stops
-        if moving and self.initialised:
+        moving = self._enabled and not self._latched
+        punctual = 1.0  # falls to 0 as an input becomes so late that the arm stops
+        if moving and self._initialised:
             by_receipt, by_stamp = self.joint_state_ages(stamp_ns, now_ns)
             if by_receipt > 1.0:
                 self.stop(Reason.JOINT_STATE_STALE, now_ns)
@@ -206,14 +346,13 @@ class Supervisor:
             punctual = min(punctual, _fade(heartbeat, LATE, 1.0))
         if self._percept_ns != NEVER:
             punctual = min(punctual, _fade(max(self._percept_ages(stamp_ns, now_ns)), LATE, 1.0))
-        if self.latched:
-            self.gain = 0.0
-            return Verdict(State.STOPPED, tuple(self.latched), 0.0, 0.0)
-        if not self.enabled:
-            self.gain = 0.0
+        if self._latched:
+            return self._stopped()
+        if not self._enabled:
+            self._gain = 0.0
             return Verdict(State.DISABLED, (Reason.NOT_ENABLED,), 0.0, 0.0)
-        if not self.initialised:
-            self.gain = 0.0
+        if not self._initialised:
+            self._gain = 0.0
             return Verdict(State.HOLDING, (Reason.WAITING_FOR_JOINT_STATE,), 0.0, 0.0)
         if self._started_ns == NEVER:
             self._started_ns = now_ns
@@ -224,14 +363,18 @@ class Supervisor:
         trust = min(trust, self._residual_trust(stamp_ns, now_ns, reasons)) if not perception_fault else 0.0
         if punctual < 1.0 and not perception_fault:
             reasons.append(Reason.INPUT_LATE)
-        self._slew_gain(min(trust, punctual) * self.target_gain)
+        self._slew_gain(min(trust, punctual) * self._target_gain)
         # Slow down rather than freeze: the residual goes first, then the base controller, then it holds.
         change = self._dt / settings.hold_ramp_s
-        if not perception_fault or self.gain == 0.0:
+        if not perception_fault or self._gain == 0.0:
             wanted = 0.0 if perception_fault else punctual
-            self.base_scale = min(max(wanted, self.base_scale - change), self.base_scale + change)
-        state = State.HOLDING if perception_fault and self.base_scale == 0.0 else State.ACTIVE
-        return Verdict(state, tuple(reasons), self.gain, self.base_scale)
+            self._base_scale = min(max(wanted, self._base_scale - change), self._base_scale + change)
+        state = State.HOLDING if perception_fault and self._base_scale == 0.0 else State.ACTIVE
+        return Verdict(state, tuple(reasons), self._gain, self._base_scale)
+
+    def _stopped(self) -> Verdict:
+        self._gain = 0.0
+        return Verdict(State.STOPPED, self.latched, 0.0, 0.0)
 
     def _perception_trust(self, stamp_ns: int, now_ns: int, reasons: list[Reason]) -> float:
         settings = self.settings
@@ -251,12 +394,12 @@ class Supervisor:
         return _fade(shift, settings.shift_slow, settings.shift_hold)
 
     def _percept_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
-        """Age of the newest percept by receipt and by its image's stamp, each as a share of what holds the arm."""
+        """Return the age of the newest percept by receipt and by stamp, each as a share of what holds the arm."""
         by_receipt = _age(now_ns, self._percept_ns) / self.settings.percept_timeout_s
         return by_receipt, _age(stamp_ns, self._percept_stamp_ns) / self.settings.percept_max_age_s
 
     def _lasting_shift(self, now_ns: int) -> float:
-        """The lowest domain shift of the last pictures: one that looks odd is no other scene."""
+        """Return the lowest domain shift of the last images: a single odd image does not mean a changed scene."""
         while len(self._shifts) > 1 and _age(now_ns, self._shifts[0][0]) > self.settings.shift_time_s:
             self._shifts.popleft()
         return min((shift for _, shift in self._shifts), default=0.0)
@@ -269,7 +412,7 @@ class Supervisor:
         if self._residual_ns == NEVER:
             reasons.append(Reason.WAITING_FOR_RESIDUAL)
             return 0.0
-        if self.stepping and now_ns >= self._step_until_ns:
+        if self._stepping and now_ns >= self._step_until_ns:
             reasons.append(Reason.WAITING_FOR_STEP)
             return 0.0
         age = _age(now_ns, self._residual_ns)
@@ -287,10 +430,10 @@ class Supervisor:
 
     def _slew_gain(self, target: float) -> None:
         settings = self.settings
-        if target > self.gain:
-            self.gain = min(target, self.gain + self._dt / settings.gain_ramp_s)
+        if target > self._gain:
+            self._gain = min(target, self._gain + self._dt / settings.gain_ramp_s)
         else:
-            self.gain = max(target, self.gain - self._dt / settings.gain_fall_s)
+            self._gain = max(target, self._gain - self._dt / settings.gain_fall_s)
 
 
 def _age(now_ns: int, then_ns: int) -> float:
@@ -298,7 +441,7 @@ def _age(now_ns: int, then_ns: int) -> float:
 
 
 def _fade(value: float, start: float, end: float) -> float:
-    """1 up to `start`, falling to 0 at `end`."""
+    """Return 1 up to `start`, falling to 0 at `end`."""
     if value <= start:
         return 1.0
     return 0.0 if value >= end else (end - value) / (end - start)
