@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from rlfp_ros.contract import Bundle, load_bundle
-from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.encoder import Perception
@@ -81,7 +82,7 @@ def time_networks(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
 def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
     """Seconds [count] from a live picture to a residual, without any message."""
     contract, golden = bundle.contract, bundle.golden_frames()
-    perception, policy = Perception(bundle), Policy(bundle, load_arm(contract.arm.name))
+    perception, policy = Perception(bundle), Policy(bundle, trained_arm(bundle))
     picture, K = live_picture(golden.images[0], contract.camera.intrinsics.matrix())
     camera = CameraModel(picture.shape[1], picture.shape[0], K)
     no_effort = np.zeros(len(golden.joint_names))

@@ -20,7 +20,8 @@ import numpy as np
 
 from rlfp_ros.cli.doctor import may_run_in_real_time
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.arm import JointState
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.domains import reserved_domain
@@ -132,7 +133,7 @@ def _publish(domain: str, seconds: float) -> None:
     from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
     bundle = load_bundle(BUNDLE)
-    arm = load_arm(bundle.contract.arm.name)
+    arm = trained_arm(bundle)
     pictures, K = _pictures()
     rclpy.init()
     node = Node("replay")
@@ -191,13 +192,12 @@ def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
     from rlfp_ros.simulation.scene import load_scene
     from rlfp_ros.simulation.tasks.task import load_task
 
-    contract = load_bundle(BUNDLE).contract
+    bundle = load_bundle(BUNDLE)
+    contract, arm = bundle.contract, trained_arm(bundle)
     focal = contract.camera.intrinsics.fy * HEIGHT / contract.camera.height
     intrinsics = Intrinsics(fx=focal, fy=focal, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
     camera = contract.camera.model_copy(update={"width": WIDTH, "height": HEIGHT, "intrinsics": intrinsics})
-    world = PybulletWorld(
-        load_arm(contract.arm.name), load_task(contract.task), load_profile("none"), load_scene(), camera
-    )
+    world = PybulletWorld(arm, load_task(contract.task), load_profile("none"), load_scene(arm=arm), camera)
     pictures = []
     for seed in range(PICTURES):
         world.reset(seed)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.simulation.postures import arrange
@@ -53,8 +53,8 @@ def measure(bundle: str, profile: Profile, scenes: int) -> dict[str, dict[str, f
     """For each keypoint: median error in pixels and share lost."""
     loaded = load_bundle(bundle)
     contract = loaded.contract
-    arm, task = load_arm(contract.arm.name), load_task(contract.task)
-    world, kinematics = PybulletWorld(arm, task, profile, load_scene(arm=arm.name), contract.camera), Kinematics(arm)
+    arm, task = trained_arm(loaded), load_task(contract.task)
+    world, kinematics = PybulletWorld(arm, task, profile, load_scene(arm=arm), contract.camera), Kinematics(arm)
     encoder, intrinsics = OnnxEncoder(loaded.session("encoder.onnx")), contract.camera.intrinsics
     centre, size = np.array([intrinsics.cx, intrinsics.cy]), (contract.camera.width, contract.camera.height)
     errors = []

@@ -210,7 +210,7 @@ def _ablated(
     there = (out / "bundle.yaml").exists()
     known = [row["identity"] for row in played if row["policy"] == name]
     if not there and not known and may_train:
-        _train(ablation, contract.task, contract.arm.name, out, folder, work, seed)
+        _train(ablation, contract.task, str(load_bundle(bundle).arm_file or contract.arm.name), out, folder, work, seed)
         there = True
     if there:
         yield Policy(name, ablation.what, str(out), contract.name, identity_of(str(out)), seed)

@@ -105,7 +105,7 @@ def measure(bundle: Bundle, pictures: int) -> dict[str, Any]:
 def render(bundle: Bundle, profile: str, camera: CameraContract, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [N, H, W, 3] and the object's positions [N, 3] m in `camera`'s optical frame."""
     contract = bundle.contract
-    cell = load_cell(contract.task, contract.arm.name, profile, camera.height)
+    cell = load_cell(contract.task, str(bundle.arm_file or contract.arm.name), profile, camera.height)
     source = FrameSource(cell, SEED, count, other_camera=camera)
     with tempfile.TemporaryDirectory() as folder, Frames(source, Path(folder)) as frames:
         frames.wait_for(count)

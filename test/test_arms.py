@@ -249,9 +249,6 @@ def test_a_urdf_that_is_no_good_is_refused_by_what_is_wrong_in_it(tmp_path: Path
     wrong.write_text(text.replace('ixx="0.1"', 'ixx="heavy"', 1))
     with pytest.raises(ConfigurationError, match=r"fr3.urdf: inertia of link 'fr3_link0': .*heavy"):
         simulation_urdf(arm.model_copy(update={"urdf": str(wrong)}))
-    wrong.write_text(text.replace("package://pybullet_data/", "package://no_such.package/"))
-    mesh = next(read_urdf(arm.model_copy(update={"urdf": str(wrong)})).iter("mesh"))
-    assert mesh.attrib["filename"].startswith(str(tmp_path))  # where the simulator then misses it by name
 
 
 def test_a_task_takes_what_its_file_says_of_the_arm() -> None:
@@ -267,14 +264,16 @@ def test_a_task_takes_what_its_file_says_of_the_arm() -> None:
 
 
 def test_a_small_arm_has_its_camera_near() -> None:
-    panda, so101 = load_scene(arm="panda").camera, load_scene(arm="so101", image_size=32).camera
+    panda, so101 = load_scene(arm=load_arm("panda")).camera, load_scene(arm=load_arm("so101"), image_size=32).camera
     assert panda == load_scene().camera
     distance = [np.linalg.norm(np.subtract(camera.position, camera.target)) for camera in (panda, so101)]
     assert distance[1] < 0.6 * distance[0]
     assert (so101.width, so101.height) == (32, 32)
     load_or_skip("so101")
     task = load_task("push")
-    world = PybulletWorld(load_arm("so101"), task, load_profile("train"), load_scene(image_size=32, arm="so101"))
+    world = PybulletWorld(
+        load_arm("so101"), task, load_profile("train"), load_scene(image_size=32, arm=load_arm("so101"))
+    )
     for seed in range(5):
         world.reset(seed)
         pixels = world.camera.project(task.keypoint_positions(world)[:2])  # brick and tool

@@ -253,6 +253,7 @@ class Rig:
         wide = (ROOT / "sim/scenes/twin_near.yaml").read_text().replace("deg: 44.0", "deg: 64.0")
         (folder / "wide.yaml").write_text(wide.replace("twin_near", "wide"))
         renamed = yaml.safe_load((ROOT / "config/arms/panda.yaml").read_text())
+        renamed["name"] = "renamed"
         renamed["driver_joint_names"] = {name: name.replace("panda", "fr3") for name in renamed["joint_names"]}
         (folder / "renamed.yaml").write_text(yaml.safe_dump(renamed))
         self.folder = folder

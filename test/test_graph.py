@@ -117,7 +117,8 @@ def arm_with_driver(folder: Path) -> Path:
         "package": "vendor_bringup", "launch_file": "arm.launch.py", "source": "its README",
         "arguments": {"ip": "{robot_ip}", "gripper": "true"},
     }  # fmt: skip
-    document = yaml.safe_load((ROOT / "config" / "arms" / "panda.yaml").read_text()) | {"driver": driver}
+    document = yaml.safe_load((ROOT / "config" / "arms" / "panda.yaml").read_text())
+    document |= {"name": "panda_with_driver", "driver": driver}
     (folder / "panda.yaml").write_text(yaml.safe_dump(document))
     return folder / "panda.yaml"
 

@@ -32,7 +32,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "--bag", type=Path, metavar="DIR", help="a recorded bag with an arm at rest (default: record the live topics)"
     )
     command.add_argument("--bundle", default="reach_panda", help="for its camera's tolerance (default: %(default)s)")
-    command.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
+    command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
     command.add_argument(
         "--extrinsics",
         default="bundle",
@@ -150,7 +150,7 @@ def _align(options: argparse.Namespace) -> int:
     from rlfp_ros.commissioning import calibrate
     from rlfp_ros.graph.live_bag import record_live
 
-    bag = options.bag or record_live(options.arm, options.topics, options.out)
+    bag = options.bag or record_live(options.arm or "", options.topics, options.out)
     return calibrate.overlay(
         bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out, _choice(options)
     )

@@ -15,6 +15,7 @@ from rlfp_ros.commissioning.board import Board, View, calibrate_camera, calibrat
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.perception.extrinsics import load_extrinsics, write_extrinsics
 from rlfp_ros.perception.image_topics import is_rectified
 from rlfp_ros.recording.bag_topics import ANY, TopicChoice, image_topic, robot_topics
@@ -115,7 +116,7 @@ def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: 
 
 def overlay(
     bag: Path,
-    arm_name: str,
+    arm_name: str | None,
     bundle: str,
     extrinsics_file: str,
     meshes: str,
@@ -124,8 +125,10 @@ def overlay(
 ) -> int:
     """Draw the simulator's arm over the recorded one, and print the pixel error of its outline."""
     console = Console(highlight=False)
-    arm = load_arm(arm_name)
-    T_base_camera = load_extrinsics(extrinsics_file, load_bundle(bundle).contract.camera)
+    loaded = load_bundle(bundle)
+    # The bundle may be another arm's: only its camera counts.
+    arm = load_arm(arm_name) if arm_name else trained_arm(loaded)
+    T_base_camera = load_extrinsics(extrinsics_file, loaded.contract.camera)
     console.print(_topics(bag, arm, choice))
     snapshots = [snapshot for snapshot in standing_snapshots(bag, arm, choice) if snapshot.camera is not None][:8]
     if not snapshots:

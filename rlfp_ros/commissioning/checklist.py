@@ -192,7 +192,7 @@ class Checklist:
         if outside:
             return Line(
                 name="home", ok=False, found=outside[0],
-                fix=f"move it inside its limits; where it is not there, correct config/arms/{arm.name}.yaml",
+                fix=f"move it inside its limits; where it is not there, correct {arm.origin}",
             )  # fmt: skip
         unknown = np.flatnonzero(~np.isfinite(state.velocities))
         if len(unknown):  # some drivers send NaN for velocities that they do not measure
@@ -210,7 +210,7 @@ class Checklist:
         return Line(
             name="home", ok=bool(distance[farthest] <= limit),
             found=f"{arm.joint_names[farthest]} is {distance[farthest]:.3f} rad from home, expected at most {limit:g}",
-            fix=f"move the arm to {[round(angle, 3) for angle in arm.home]} (home in config/arms/{arm.name}.yaml)",
+            fix=f"move the arm to {[round(angle, 3) for angle in arm.home]} (home in {arm.origin})",
         )  # fmt: skip
 
     def _policy_line(self, now_ns: int) -> Line:

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros.contract import Bundle, load_bundle
-from rlfp_ros.control.arm import Arm, JointState, load_arm
+from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
+from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.episode import Phase
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.camera import CameraModel, camera_model
@@ -250,7 +251,7 @@ def _compare_joints(arm: Arm, seen: Observations, parted: dict[str, str]) -> Non
         if not ((turned < lower) | (turned > upper)).any(axis=1).mean() > 0.5:
             parted["units"] = f"{found}; joint_states are in degrees, let the driver publish radians"
         else:
-            parted["joint order"] = f"{found}; correct the order or driver_joint_names in config/arms/{arm.name}.yaml"
+            parted["joint order"] = f"{found}; correct the order or driver_joint_names in {arm.origin}"
 
 
 def _error(made: dict[int, np.ndarray], recorded: dict[int, np.ndarray]) -> float:
@@ -366,7 +367,7 @@ def _compare_residuals(
 def run(bag: Path, bundle_name: str, arm_name: str | None, json_path: Path | None, choice: TopicChoice = ANY) -> int:
     """Print the table. Exit code 0 where deployment is as training, 1 where it parts."""
     bundle = load_bundle(bundle_name)
-    arm = load_arm(arm_name or bundle.contract.arm.name)
+    arm = choose_arm(bundle, arm_name, print)
     seen = read_observations(bag, arm, choice)
     stages = compare(bundle, arm, seen)
     console = Console(highlight=False)

@@ -1,50 +1,67 @@
-"""An arm as data: joints, limits with their source, frames, gripper and topics, from `config/arms/<arm>.yaml`."""
+"""An arm as data: joints, limits with their source, frames, gripper and topics, from one YAML file."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+import yaml
+from pydantic import Field, PrivateAttr, model_validator
 
 from rlfp_ros import paths, requirements, schema
+from rlfp_ros.plugins import Registry
 from rlfp_ros.schema import ConfigurationError, Schema
 
 Positive = Field(gt=0)
 LIMITS = ("lower", "upper", "velocity", "acceleration", "jerk", "effort")
+Vector = tuple[float, float, float]
 
 
 class VelocityNearEnds(Schema):
-    """Joint speed that falls towards the ends of a joint's range, as the Franka Research 3 publishes it.
+    """Joint speed limits that fall towards the ends of a joint's range, as published for the Franka Research 3.
 
-    At distance d from `upper` (or `lower`, going down) at most sqrt(2 deceleration d) - offset, and never below 0.
+    At distance d from `upper` (moving up) or `lower` (moving down) the speed is at most
+    sqrt(2 deceleration d) - offset, and at least 0.
     """
 
-    lower: tuple[float, ...]  # rad; the formula's own, a little outside the position limits
+    lower: tuple[float, ...]  # rad; used in this formula only, slightly outside the position limits
     upper: tuple[float, ...]  # rad
     deceleration: tuple[float, ...]  # rad/s^2
     offset: tuple[float, ...]  # rad/s
 
 
 class JointLimits(Schema):
-    """Limits per arm joint, in the order of `joint_names`. SI units."""
+    """Limits per arm joint, in the order of `joint_names`, in SI units."""
 
-    source: str  # where the numbers were published
+    source: str  # the publication of the numbers
     lower: tuple[float, ...]  # rad
     upper: tuple[float, ...]  # rad
     velocity: tuple[float, ...]  # rad/s
     acceleration: tuple[float, ...]  # rad/s^2
     jerk: tuple[float, ...]  # rad/s^3
     effort: tuple[float, ...]  # N m
-    velocity_near_ends: VelocityNearEnds | None = None  # besides `velocity`
+    velocity_near_ends: VelocityNearEnds | None = None  # applies in addition to `velocity`
 
     def velocity_bounds(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Least and most velocity rad/s at `positions` rad, both [..., J]."""
+        """Compute the velocity limits at given joint positions.
+
+        Parameters
+        ----------
+        positions
+            [..., J] rad.
+
+        Returns
+        -------
+        lowest, highest
+            Velocities, each [..., J] rad/s.
+        """
         most = np.broadcast_to(np.array(self.velocity), positions.shape)
         near = self.velocity_near_ends
         if near is None:
@@ -56,63 +73,89 @@ class JointLimits(Schema):
 
 
 class Gripper(Schema):
-    """Fingers that open in proportion to their joints' positions: parallel ones that slide, or a jaw that turns."""
+    """A gripper whose opening is proportional to its joint positions: sliding fingers, or a jaw that turns."""
 
     joint_names: tuple[str, ...]
     open_width: float = Positive  # m, between the pads
     closed_width: float = 0.0  # m
-    velocity: float = Positive  # m/s of width
+    velocity: float = Positive  # m/s, rate of change of the width
     effort: float = Positive  # N
-    # m of width for each m that all fingers slide together; of a jaw, m/rad: its length, the arc taken for a line.
+    # Width per sum of the finger positions: 1 for sliding fingers (m/m); the length of a jaw that turns (m/rad).
     width_per_position: float = Field(default=1.0, gt=0)
-    shut_position: float = 0.0  # m or rad, of each finger at width 0
+    shut_position: float = 0.0  # m or rad, position of each finger at width 0
 
     def width(self, positions: Iterable[float]) -> float:
-        """Opening in m of finger joints at `positions`, [F] m or rad."""
+        """Convert finger positions [F] (m or rad) to the opening width in m."""
         shut = len(self.joint_names) * self.shut_position
         return self.width_per_position * (float(sum(positions)) - shut)
 
     def positions(self, width: float) -> np.ndarray:
-        """[F] m or rad of the finger joints at an opening of `width` m."""
+        """Convert an opening width in m to finger positions [F] (m or rad)."""
         each = self.shut_position + width / (self.width_per_position * len(self.joint_names))
         return np.full(len(self.joint_names), each)
 
 
 class Pointer(Schema):
-    """A straight rod on the flange of an arm without a gripper. Its end is `tool_frame`, which the URDF then lacks."""
+    """A straight rod on the flange of an arm without a gripper.
 
-    link: str  # that it stands on, along its z axis
-    base: float = 0.0  # m along that axis from the link's origin to the flange's face, where the rod begins
+    The end of the rod is the arm's `tool_frame`, a new frame that the URDF does not have. Its z axis points along the
+    rod, away from the flange.
+    """
+
+    link: str  # the link that the rod is mounted on
+    direction: Vector = (0.0, 0.0, 1.0)  # of the rod, in that link; the length of this vector does not matter
+    base: float = 0.0  # m along `direction`, from the link's origin to the face of the flange where the rod begins
     length: float = Positive  # m
     radius: float = Positive  # m
     mass: float = Positive  # kg
 
+    @model_validator(mode="after")
+    def _has_a_direction(self) -> Pointer:
+        if not np.linalg.norm(self.direction) > 1e-6:
+            raise ValueError(f"direction is {list(self.direction)}, expected a vector longer than 0")
+        return self
+
+    def rotation(self) -> np.ndarray:
+        """Compute the rotation [3, 3] from the tool frame to the link: the shortest that turns z into `direction`."""
+        x, y, z = np.array(self.direction) / np.linalg.norm(self.direction)
+        if x == y == 0.0:
+            return np.diag([1.0, z, z])  # unchanged, or turned over about x
+        axis = np.array([[0.0, 0.0, x], [0.0, 0.0, y], [-x, -y, 0.0]])  # cross product with the turning axis
+        return np.eye(3) + axis + axis @ axis / (1.0 + z)
+
 
 class ToolLimits(Schema):
-    """Where the tool centre point may go, and how fast, in `base_frame`."""
+    """The box that the tool centre point stays in, and its highest speeds, in `base_frame`."""
 
-    lower: tuple[float, float, float]  # m
-    upper: tuple[float, float, float]  # m
+    lower: Vector  # m
+    upper: Vector  # m
     speed: float = Positive  # m/s
     angular_speed: float = Positive  # rad/s
 
+    @model_validator(mode="after")
+    def _ordered(self) -> ToolLimits:
+        for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
+            if not low < high:
+                raise ValueError(f"lower is {low} and upper is {high} in {axis}, expected lower below upper")
+        return self
+
 
 class Capsule(Schema):
-    """A part of the arm for distances: all points within `radius` of the line from `start` to `end`, in `link`."""
+    """A part of the arm for distance checks: all points within `radius` of the segment from `start` to `end`."""
 
     link: str
-    start: tuple[float, float, float]  # m
-    end: tuple[float, float, float]  # m
+    start: Vector  # m, in the link's frame
+    end: Vector  # m, in the link's frame
     radius: float = Positive  # m
-    table: bool = True  # its distance to the table counts; the fingers' does not, the tool box bounds them
+    table: bool = True  # false for fingers: the tool box keeps them off the table, not the capsule
 
 
 class Obstacle(Schema):
-    """A box that stands near the arm: a wall, a shelf, a camera's post. The arm's capsules keep away from it."""
+    """A box near the arm, such as a wall, a shelf or a camera post. The arm's capsules keep a margin from it."""
 
     name: str
-    size: tuple[float, float, float]  # m, edge lengths along its own axes
-    pose: schema.Pose  # of its centre, in the base frame
+    size: Vector  # m, edge lengths along the box's own axes
+    pose: schema.Pose  # of the centre, in the base frame
 
     @model_validator(mode="after")
     def _solid(self) -> Obstacle:
@@ -140,28 +183,45 @@ class Driver(Schema):
     source: str  # where the launch line is documented
 
 
-class Arm(Schema):
-    """One arm. Joint vectors everywhere in this package follow the order of `joint_names`."""
+class CameraPlace(Schema):
+    """Position of the scene's camera for one arm, and the point that it looks at, in `base_frame`."""
 
-    name: str
-    # A path, or "<Python package>:<path among its files>", e.g. "pybullet_data:franka_panda/panda.urdf".
+    position: Vector  # m
+    target: Vector  # m
+
+
+class Arm(Schema):
+    """One arm. Joint vectors everywhere in this package follow the order of `joint_names`.
+
+    Two arms are the same arm if their content is the same (`digest`); `name` is a label for people.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=64)  # part of names of folders and files
+    # A path (relative to this file), or "<Python package>:<path>", e.g. "pybullet_data:franka_panda/panda.urdf".
     urdf: str
+    # Prefix of all joint and link names in the URDF (xacro's `prefix` argument). The names in this file are without it.
+    # Found automatically if exactly one prefix fits.
+    urdf_prefix: str = ""
     base_frame: str
     tool_frame: str  # the tool centre point; its z axis points out of the gripper
     joint_names: tuple[str, ...]
     home: tuple[float, ...]  # rad
     limits: JointLimits
     tool_limits: ToolLimits
-    capsules: tuple[Capsule, ...] = ()  # none: no distances are kept
+    capsules: tuple[Capsule, ...] = ()  # empty: no distances are checked
     table_height: float | None = 0.0  # m, in the base frame; None: no table
-    obstacles: tuple[Obstacle, ...] = ()  # what else stands around
+    obstacles: tuple[Obstacle, ...] = ()
     gripper: Gripper | None = None
     pointer: Pointer | None = None
     topics: Topics = Topics()
-    driver_joint_names: dict[str, str] = Field(default_factory=dict)  # ours -> theirs, where the drivers' names differ
-    driver: Driver | None = None  # started where a launch argument names the robot's address
-    # Which meshes the simulator draws: the URDF's own, its collision meshes, or coarse ones made of those.
+    driver_joint_names: dict[str, str] = Field(default_factory=dict)  # name here -> name that the drivers use
+    driver: Driver | None = None  # started if a launch argument gives the robot's address
+    # The meshes that the simulator draws: the visual ones, the collision ones, or coarse copies of the collision ones.
     visuals: Literal["low_polygon", "collision", "visual"] = "collision"
+    # Values of tasks and of the scene that differ for this arm. What is not given is derived from `tool_limits`.
+    tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # task -> field of sim/tasks/<task>.yaml -> value
+    camera: CameraPlace | None = None
+    _file: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Arm:
@@ -183,7 +243,7 @@ class Arm(Schema):
             if not low < home < high:
                 raise ValueError(f"home of {joint} is {home}, expected it inside its limits [{low}, {high}]")
         if self.gripper is not None and self.pointer is not None:
-            raise ValueError("gripper and pointer are given; a hand or a rod, take the other out")
+            raise ValueError("gripper and pointer are given, expected one of them; remove the other")
         ours = (*self.joint_names, *(self.gripper.joint_names if self.gripper else ()))
         unknown = [name for name in self.driver_joint_names if name not in ours]
         if unknown:
@@ -194,32 +254,74 @@ class Arm(Schema):
         return self
 
     def driver_names(self, joint_names: Sequence[str]) -> tuple[str, ...]:
-        """What the drivers call these joints: the names in joint_states and in commands."""
+        """Return the drivers' names of these joints, as in joint_states and in commands."""
         return tuple(self.driver_joint_names.get(name, name) for name in joint_names)
 
     @property
+    def origin(self) -> str:
+        """The file that the arm was read from, as messages name it."""
+        if self._file is None:
+            return f"arm {self.name}"
+        try:
+            return str(self._file.relative_to(paths.share_directory()))
+        except ValueError:
+            return str(self._file)
+
+    @property
     def urdf_path(self) -> Path:
-        """Absolute path of the URDF. Raises ConfigurationError where the package or the file is missing."""
+        """Absolute path of the URDF. Raises ConfigurationError if the package or the file is missing."""
         package, colon, inside = self.urdf.partition(":")
         if not colon:
-            return paths.resolve(self.urdf, "sim/assets")
+            return self._urdf_file()
         folder = data_folder(package)
         if folder is None:
             raise ConfigurationError(
-                f"config/arms/{self.name}.yaml: urdf needs the Python package {package!r}, which is not installed; "
+                f"{self.origin}: urdf needs the Python package {package!r}, which is not installed; "
                 f"{requirements.fix_for(package)}"
             )
         path = folder / inside
         if not path.exists():
-            raise ConfigurationError(f"config/arms/{self.name}.yaml: urdf is {self.urdf!r}, but {path} does not exist")
+            raise ConfigurationError(f"{self.origin}: urdf is {self.urdf!r}, but {path} does not exist")
         return path
+
+    def _urdf_file(self) -> Path:
+        given = Path(self.urdf).expanduser()
+        folders = [paths.share_directory() / "sim" / "assets"]
+        if self._file is not None:
+            folders.insert(0, self._file.parent)
+        for folder in folders:
+            if (folder / given).is_file():
+                return (folder / given).resolve()
+        beside = "" if self._file is None else f" beside {self._file.name} or"
+        raise ConfigurationError(
+            f"{self.origin}: urdf is {self.urdf!r}, but there is no such file{beside} in sim/assets/; correct the path"
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the arm's content, the URDF included. Raises ConfigurationError if the URDF is missing."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"urdf"}), sort_keys=True)
+        return hashlib.sha256(content.encode() + self.urdf_path.read_bytes()).hexdigest()
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files that a bundle carries, by name.
+
+        `arm.yaml` is the whole arm. If the URDF is a file of the user's own, `arm.urdf` is that file.
+        """
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        carried: dict[str, bytes] = {}
+        if ":" not in self.urdf and not self.urdf_path.is_relative_to(paths.share_directory() / "sim" / "assets"):
+            carried["arm.urdf"] = self.urdf_path.read_bytes()
+            document["urdf"] = "arm.urdf"
+        text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
+        return {"arm.yaml": text.encode(), **carried}
 
 
 def data_folder(package: str) -> Path | None:
-    """Where a Python package's files lie; None where it is not installed."""
+    """Find the folder with a Python package's files. Returns None if the package is not installed."""
     try:
         spec = importlib.util.find_spec(package)
-    except (ModuleNotFoundError, ValueError):  # "no_such.part", or nothing at all
+    except (ModuleNotFoundError, ValueError):  # "no_such.part", or an empty name
         spec = None
     if spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
@@ -232,9 +334,84 @@ def data_folder(package: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+# An entry is the path of a YAML file, or an `Arm`. The files in config/arms/ are registered by their names.
+ARMS: Registry[Path | Arm] = Registry("arm", builtin="rlfp_ros.control.arms")
+
+
 def load_arm(name_or_path: str | Path) -> Arm:
-    """The arm `config/arms/<name>.yaml`, or the one in a file of the user's."""
-    return schema.load(paths.resolve(name_or_path, "config/arms", ".yaml"), Arm)
+    """Load an arm by name (a file in config/arms/, or one that a plugin registered) or from a YAML file.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such arm, if the file is wrong, or if the file takes the name of a registered arm although its
+        content differs.
+    """
+    given = Path(name_or_path).expanduser()
+    text = str(name_or_path)
+    if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
+        if given.is_file():
+            return _load_own(given)
+        wrong = "is a folder" if given.is_dir() else "no such file"
+        raise ConfigurationError(f"{given}: {wrong}; give the YAML file of an arm, or a name: {', '.join(ARMS)}")
+    if text in ARMS:
+        return _registered(text)
+    if given.is_file():
+        return _load_own(given)
+    raise ConfigurationError(
+        f"config/arms/ has no {text!r}; it has: {', '.join(ARMS)}; "
+        "an arm of your own is given as the path of its YAML file, or with --plugin FILE"
+    )
+
+
+def read_arm(path: Path) -> Arm:
+    """Read an arm from a file, whatever other arms are called. Raises ConfigurationError if the file is wrong."""
+    arm = schema.load(path, Arm)
+    arm._file = path.resolve()
+    return arm
+
+
+def _registered(name: str) -> Arm:
+    entry = ARMS[name]
+    arm = entry if isinstance(entry, Arm) else read_arm(entry)
+    if arm.name != name:
+        raise ConfigurationError(
+            f"{arm.origin}: name is {arm.name!r}, but the arm is registered as {name!r}; rename one"
+        )
+    return arm
+
+
+def _load_own(path: Path) -> Arm:
+    arm = read_arm(path)
+    if arm.name in ARMS and not (path.parent / "bundle.yaml").is_file():  # a bundle's copy may be older
+        other = _registered(arm.name)
+        differing = differences(arm, other)
+        if differing:
+            free = path.stem if path.stem not in ARMS else f"my_{arm.name}"
+            raise ConfigurationError(
+                f"{path}: name is {arm.name!r}, which is the name of {other.origin}, but {differing[0]} differs; give "
+                f"this arm a name of its own, for example {free!r}"
+            )
+    return arm
+
+
+def differences(arm: Arm, other: Arm) -> list[str]:
+    """List the fields in which two arms differ, as dotted names. The files that they came from do not matter."""
+
+    def flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for key, value in document.items():
+            if isinstance(value, dict):
+                fields |= flat(value, f"{prefix}{key}.")
+            else:
+                fields[prefix + key] = value
+        return fields
+
+    ours, theirs = (flat(each.model_dump(mode="json", exclude={"urdf"})) for each in (arm, other))
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if arm.urdf != other.urdf and arm.urdf_path.read_bytes() != other.urdf_path.read_bytes():
+        names.append("urdf")
+    return names
 
 
 @dataclass(frozen=True)

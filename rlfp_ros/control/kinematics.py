@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from bisect import insort
 
 import coal
@@ -9,6 +10,7 @@ import numpy as np
 import pinocchio as pin
 
 from rlfp_ros.control.arm import Arm, Pointer
+from rlfp_ros.control.robot_description import pointer_end, read_description
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -23,8 +25,9 @@ class Kinematics:
 
     def __init__(self, arm: Arm) -> None:
         self.arm = arm
+        description = ElementTree.tostring(read_description(arm), encoding="unicode")
         try:
-            whole = pin.buildModelFromUrdf(str(arm.urdf_path))
+            whole = pin.buildModelFromXML(description)
         except (ValueError, RuntimeError) as error:
             raise ConfigurationError(
                 f"{arm.urdf_path}: not a URDF that Pinocchio reads ({error}); correct it or name another in the arm"
@@ -34,22 +37,21 @@ class Kinematics:
         missing = [name for name in arm.joint_names if not whole.existJointName(name)]
         if missing:
             raise ConfigurationError(
-                f"config/arms/{arm.name}.yaml: joint_names has {missing[0]!r}, but {arm.urdf_path.name} has "
+                f"{arm.origin}: joint_names has {missing[0]!r}, but {arm.urdf_path.name} has "
                 f"{', '.join(list(whole.names)[1:])}; correct the name"
             )
         for name in (arm.base_frame, arm.tool_frame):
             if not whole.existFrame(name):
                 raise ConfigurationError(
-                    f"config/arms/{arm.name}.yaml: frame {name!r} is not a link of {arm.urdf_path.name}; "
-                    "correct the name"
+                    f"{arm.origin}: frame {name!r} is not a link of {arm.urdf_path.name}; correct the name"
                 )
         locked = [whole.getJointId(name) for name in list(whole.names)[1:] if name not in arm.joint_names]
         self.model = pin.buildReducedModel(whole, locked, pin.neutral(whole))
         self.data = self.model.createData()
         if self.model.nq != len(arm.joint_names):
             raise ConfigurationError(
-                f"config/arms/{arm.name}.yaml: joint_names has {len(arm.joint_names)} joints with {self.model.nq} "
-                "coordinates, expected one each (revolute or prismatic); continuous joints need limits in the URDF"
+                f"{arm.origin}: joint_names has {len(arm.joint_names)} joints with {self.model.nq} "
+                "coordinates, expected one each (revolute, prismatic or continuous)"
             )
         order = [self.model.joints[self.model.getJointId(name)].idx_q for name in arm.joint_names]
         # Pinocchio counts joints along the tree; None means that the arm's order is the same and nothing is shuffled.
@@ -57,7 +59,7 @@ class Kinematics:
         self._tool = self.model.getFrameId(arm.tool_frame)
         base = self.model.frames[self.model.getFrameId(arm.base_frame)]
         if base.parentJoint != 0:
-            raise ConfigurationError(f"config/arms/{arm.name}.yaml: base_frame {arm.base_frame!r} moves with a joint")
+            raise ConfigurationError(f"{arm.origin}: base_frame {arm.base_frame!r} moves with a joint")
         self.base_placement = base.placement.copy()  # of the base frame in the URDF's root
         self._base = None if base.placement.isIdentity() else self.base_placement
         self._q = np.zeros(self.model.nq)
@@ -114,12 +116,12 @@ def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
     for field, name, expected in (("pointer.link", pointer.link, True), ("tool_frame", arm.tool_frame, False)):
         if model.existFrame(name) != expected:
             raise ConfigurationError(
-                f"config/arms/{arm.name}.yaml: {field} is {name!r}, which is {'not ' * expected}a link of "
+                f"{arm.origin}: {field} is {name!r}, which is {'not ' * expected}a link of "
                 f"{arm.urdf_path.name}; the pointer stands on a link that it has, and its end, tool_frame, is a new one"
             )
     index = model.getFrameId(pointer.link)
     flange = model.frames[index]
-    end = flange.placement * pin.SE3(np.eye(3), np.array([0.0, 0.0, pointer.base + pointer.length]))
+    end = flange.placement * pin.SE3(pointer_end(pointer))
     model.addFrame(pin.Frame(arm.tool_frame, flange.parentJoint, index, end, pin.FrameType.BODY))
 
 
@@ -146,7 +148,7 @@ class Distances:
         for number, capsule in enumerate(arm.capsules):
             if not model.existFrame(capsule.link):
                 raise ConfigurationError(
-                    f"config/arms/{arm.name}.yaml: capsules.{number}.link is {capsule.link!r}, which is not a link of "
+                    f"{arm.origin}: capsules.{number}.link is {capsule.link!r}, which is not a link of "
                     f"{arm.urdf_path.name}; correct the name"
                 )
             index = model.getFrameId(capsule.link)

@@ -85,7 +85,7 @@ class ResidualController:
         self.has_gripper = "gripper" in scale
         if self.has_gripper and arm.gripper is None:
             raise ConfigurationError(
-                f"bundle.yaml: action.components has a gripper, but config/arms/{arm.name}.yaml has none; "
+                f"bundle.yaml: action.components has a gripper, but {arm.origin} has none; "
                 "use another arm or add its gripper"
             )
         self._action_s = 1.0 / contract.action.rate_hz
@@ -109,7 +109,7 @@ class ResidualController:
         wanted = getattr(contract, "arm", None)
         if wanted is not None and tuple(wanted.joint_names) != self.arm.joint_names:
             raise ConfigurationError(
-                f"bundle.yaml: arm.joint_names is {list(wanted.joint_names)}, but config/arms/{self.arm.name}.yaml "
+                f"bundle.yaml: arm.joint_names is {list(wanted.joint_names)}, but {self.arm.origin} "
                 f"has {list(self.arm.joint_names)}; use the arm that the policy was trained with"
             )
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros.contract import FILES, Bundle, Contract, load_bundle
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.perception.encoder import Perception
 
 
@@ -23,7 +23,7 @@ def inspect_bundle(name_or_path: str, console: Console | None = None) -> Bundle:
     bundle = load_bundle(name_or_path)
     started = time.perf_counter()
     Perception(bundle)
-    Policy(bundle, load_arm(bundle.contract.arm.name))
+    Policy(bundle, trained_arm(bundle))
     elapsed = time.perf_counter() - started
 
     contract = bundle.contract

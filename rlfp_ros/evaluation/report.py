@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from rlfp_ros.contract import Contract
-from rlfp_ros.control.arm import load_arm
+from rlfp_ros.contract import Bundle
 from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.overlay import draw
@@ -116,7 +116,7 @@ def _linear(content: Any) -> np.ndarray:
     return np.array([linear.x, linear.y, linear.z])
 
 
-def write_pictures(episode: RecordedEpisode, contract: Contract, folder: Path) -> list[Path]:
+def write_pictures(episode: RecordedEpisode, bundle: Bundle, folder: Path) -> list[Path]:
     """`episode.gif`, `episode.png` (a strip) and `actions.png` in `folder`.
 
     Raises ConfigurationError where the episode has no pictures.
@@ -124,6 +124,7 @@ def write_pictures(episode: RecordedEpisode, contract: Contract, folder: Path) -
     stamps = sorted(set(episode.images) & set(episode.features))
     if not stamps:
         raise ConfigurationError(f"{folder}: the bag holds no picture with features; see the run's log")
+    contract = bundle.contract
     preprocess = Preprocessor(contract)  # what the network saw of a camera with another size and lens
     pictures = []
     for stamp in stamps:
@@ -134,13 +135,13 @@ def write_pictures(episode: RecordedEpisode, contract: Contract, folder: Path) -
     frames[0].save(gif, save_all=True, append_images=frames[1:], duration=GIF_MS, loop=0)
     picks = np.linspace(0, len(pictures) - 1, min(STRIP_PICTURES, len(pictures))).round().astype(int)
     Image.fromarray(np.hstack([pictures[pick] for pick in picks])).save(strip)
-    _plot_actions(episode, contract, actions)
+    _plot_actions(episode, bundle, actions)
     return [gif, strip, actions]
 
 
-def _plot_actions(episode: RecordedEpisode, contract: Contract, path: Path) -> None:
+def _plot_actions(episode: RecordedEpisode, bundle: Bundle, path: Path) -> None:
     """What the policy asked for, what was admitted of it, and how the tool was then told to move."""
-    kinematics = Kinematics(load_arm(contract.arm.name))
+    kinematics = Kinematics(trained_arm(bundle))
     commanded = {
         stamp: kinematics.jacobian(joints)[:3] @ velocities for stamp, (joints, velocities) in episode.commands.items()
     }

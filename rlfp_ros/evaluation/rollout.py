@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlfp_ros.contract import Bundle
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.residual_controller import ResidualController
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept, Perception
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
@@ -35,8 +35,8 @@ class Episode:
 def make_world(bundle: Bundle, profile: Profile | Room) -> ArmWorld:
     """PyBullet under a randomisation profile, or MuJoCo in a room."""
     contract = bundle.contract
-    arm, task = load_arm(contract.arm.name), load_task(contract.task)
-    scene = load_scene(arm=arm.name)
+    arm, task = trained_arm(bundle), load_task(contract.task)
+    scene = load_scene(arm=arm)
     if isinstance(profile, Room):
         from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
 
@@ -51,7 +51,7 @@ class Rollout:
         self, bundle: Bundle, profile: Profile | Room, settings: ControllerSettings = SIMULATION_SETTINGS
     ) -> None:
         contract = bundle.contract
-        arm = load_arm(contract.arm.name)
+        arm = trained_arm(bundle)
         self._perception = Perception(bundle)
         self._policy = Policy(bundle, arm)
         self.world = make_world(bundle, profile)

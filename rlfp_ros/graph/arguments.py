@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlfp_ros.graph.description import Argument, Arguments, Graph
 from rlfp_ros.schema import ConfigurationError
+
+DEFAULT_ARM = "panda"  # whose bundle runs if neither `bundle` nor `arm` is given
 
 
 def parse_assignments(words: Sequence[str], source: str) -> dict[str, str]:
@@ -33,8 +36,13 @@ def parse_arguments(graph: Graph, overrides: Mapping[str, Any]) -> dict[str, Any
     texts = {name: given.get(name, argument.default) for name, argument in known.items()}
     for name, argument in known.items():
         if name not in given and "{" in argument.default:
-            texts[name] = argument.default.format_map(texts)
+            texts[name] = argument.default.format_map({**texts, "arm": _arm_label(texts["arm"])})
     return {name: _parse(argument, texts[name], source) for name, argument in known.items()}
+
+
+def _arm_label(text: str) -> str:
+    """The arm's part of the name of a bundle that ships; of a file, the name without its suffix."""
+    return Path(text).stem if Path(text).suffix in (".yaml", ".yml") else text or DEFAULT_ARM
 
 
 def _text(value: Any) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlfp_ros.contract import Contract, load_bundle
+from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.graph.real_arm import REAL_ARM
@@ -81,7 +81,7 @@ def run(
     write_json(folder / "result.json", result)
     if json_path is not None:
         write_json(json_path, result)
-    pictures = _pictures(folder, bundle.contract, console)
+    pictures = _pictures(folder, bundle, console)
     _summarise(console, result, folder, pictures)
     return 0
 
@@ -98,7 +98,7 @@ def _make(folder: Path) -> None:
         )
 
 
-def _pictures(folder: Path, contract: Contract, console: Console) -> list[Path]:
+def _pictures(folder: Path, bundle: Bundle, console: Console) -> list[Path]:
     from rlfp_ros.evaluation import report
 
     bags = sorted((folder / "bags").iterdir())
@@ -108,7 +108,7 @@ def _pictures(folder: Path, contract: Contract, console: Console) -> list[Path]:
     if not chosen:
         raise ConfigurationError(f"{folder / 'bags'}: holds no whole episode; see {folder / 'log.txt'}")
     console.print("\ndrawing pictures from the bag ...")
-    return report.write_pictures(chosen[0], contract, folder)
+    return report.write_pictures(chosen[0], bundle, folder)
 
 
 def _summarise(console: Console, result: dict[str, Any], folder: Path, pictures: list[Path]) -> None:

@@ -39,7 +39,12 @@ RECORD = (
     Argument("record_per_episode", "true", "one bag for each episode (true) or one for the run (false)", kind="flag"),
 )
 
-ARM = Argument("arm", "panda", "the arm: the name of a file in config/arms/ without .yaml, or a path")
+ARM = Argument(
+    "arm",
+    "",
+    "the arm: a name in config/arms/ or a YAML file, with limits that are at most training's; "
+    "empty: the copy that the bundle carries",
+)
 
 
 def waited_for(arguments: Arguments) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.trained_arm import choose_arm, trained_arm
 from rlfp_ros.graph.arguments import image_size, parse_arguments
 from rlfp_ros.graph.dds import LARGE_IMAGE_BYTES, LARGE_SEGMENT_BYTES, dds_environment, environment
 from rlfp_ros.graph.description import Arguments, Graph, Included, NodeProcess, Resolved
@@ -73,11 +74,10 @@ def _drivers(graph: Graph, arguments: Arguments) -> tuple[Included, ...]:
     address = arguments.get("robot_ip")
     if not address:
         return ()
-    arm = load_arm(arguments["arm"])
+    given = arguments["arm"]
+    arm = load_arm(given) if given else trained_arm(load_bundle(arguments["bundle"]))
     if arguments["use_mock_hardware"] or arm.driver is None:
-        why = (
-            "use_mock_hardware is true" if arguments["use_mock_hardware"] else f"config/arms/{arm.name}.yaml: no driver"
-        )
+        why = "use_mock_hardware is true" if arguments["use_mock_hardware"] else f"{arm.origin}: no driver"
         raise ConfigurationError(
             f"{graph.name}.launch.py: robot_ip is {address!r}, but {why}; leave robot_ip empty, or add the driver's "
             "launch line there"
@@ -87,25 +87,27 @@ def _drivers(graph: Graph, arguments: Arguments) -> tuple[Included, ...]:
     return (Included(arm.driver.package, arm.driver.launch_file, filled, surroundings),)
 
 
+def _absolute(arm: Arm, given: str) -> str:
+    """The arm as nodes are given it: a file by its absolute path, since nodes may run in another folder."""
+    path = Path(given).expanduser()
+    return given if given == arm.name and not path.is_file() else str(path.resolve())
+
+
 def check_arguments(graph: Graph, arguments: dict[str, Any]) -> int:
     """Load what the arguments name; makes `bundle` absolute. Returns the size of a camera image in bytes."""
     source = f"{graph.name}.launch.py"
     if "task" in arguments:
         load_task(arguments["task"])
-    arm = load_arm(arguments["arm"])
-    _ = arm.urdf_path  # refused here, in one sentence, where its package is not installed
     if arguments.get("use_mock_hardware"):
         paths.resolve(arguments["mock_room"], "sim/scenes", ".yaml")
     if "profile" in arguments:
         folder = "sim/scenes" if arguments["world"] == "mujoco" else "sim/randomization"
         paths.resolve(arguments["profile"], folder, ".yaml")
+    if arguments["arm"]:
+        arguments["arm"] = _absolute(load_arm(arguments["arm"]), arguments["arm"])
     bundle = load_bundle(arguments["bundle"])
-    contract = bundle.contract
-    if contract.arm.name != arm.name:
-        raise ConfigurationError(
-            f"{source}: arm is {arm.name!r}, but {bundle.directory / 'bundle.yaml'}: arm.name is "
-            f"{contract.arm.name!r}; give arm:={contract.arm.name} or another bundle"
-        )
+    contract, arm = bundle.contract, choose_arm(bundle, arguments["arm"])
+    _ = arm.urdf_path  # refused here, in one sentence, if its package is not installed
     if "task" in arguments and contract.task != arguments["task"]:
         raise ConfigurationError(
             f"{source}: task is {arguments['task']!r}, but {bundle.directory / 'bundle.yaml'}: task is "

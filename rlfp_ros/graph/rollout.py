@@ -90,7 +90,7 @@ def play_graph(
     """Episodes through the graph in lock step, and the figures that only the graph has."""
     contract = bundle.contract
     arguments = {
-        "task": contract.task, "arm": contract.arm.name, "bundle": str(bundle.directory), "world": world,
+        "task": contract.task, "bundle": str(bundle.directory), "world": world,
         "profile": profile, "episodes": episodes, "seed": seed, "lock_step": True, "transport": "local",
     }  # fmt: skip
     number = 0

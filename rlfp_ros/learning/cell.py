@@ -69,7 +69,7 @@ def load_cell(task: str, arm: str, profile: str, image_size: int | None = None) 
         If one of them does not exist or is wrong, or the task does not fit the arm.
     """
     loaded = load_arm(arm)
-    cell = Cell(task, loaded, load_profile(profile), load_scene(image_size=image_size, arm=loaded.name))
+    cell = Cell(task, loaded, load_profile(profile), load_scene(image_size=image_size, arm=loaded))
     cell.make_task()
     return cell
 

@@ -24,8 +24,9 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
@@ -49,7 +50,7 @@ class Settings(Schema):
     """Parameters of the twin."""
 
     bundle: str = Field(description="policy bundle, for its task and its camera's place: a folder or a name in models/")
-    arm: str = Field("panda", description="arm, a file in config/arms/")
+    arm: str = Field("", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle")
     room: str = Field("twin_near", description="where it stands, a file in sim/scenes/")
     seed: int = Field(0, ge=0, description="seed of the first episode; each next one adds 1")
     episodes: int = Field(0, ge=0, description="episodes to play before the node ends; 0: until it is stopped")
@@ -104,12 +105,13 @@ class ArmTwin(Node):
     def __init__(self) -> None:
         super().__init__("arm_twin")
         self.settings = settings = declare(self, Settings, self._on_parameters)
-        contract = load_bundle(settings.bundle).contract
-        self._arm = arm = load_arm(settings.arm)
+        bundle = load_bundle(settings.bundle)
+        contract = bundle.contract
+        self._arm = arm = choose_arm(bundle, settings.arm)
         self._joint_names = arm.driver_names(arm.joint_names)
         self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
         self._world = MujocoWorld(
-            arm, load_task(contract.task), load_room(settings.room), load_scene(arm=arm.name), contract.camera
+            arm, load_task(contract.task), load_room(settings.room), load_scene(arm=arm), contract.camera
         )
         self._task = contract.task
         self._on_parameters(settings)

@@ -21,9 +21,9 @@ from std_msgs.msg import Float32, Header, String
 
 from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Flow
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.supervisor import State
+from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report, status_name
@@ -40,7 +40,9 @@ class Settings(ChecklistSettings):
     """Parameters of this node."""
 
     bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
-    arm: str = Field(default="", description="arm: a file, or the name of one in config/arms/; empty: the bundle's")
+    arm: str = Field(
+        default="", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle"
+    )
     extrinsics: str = Field(
         default="", description="calibration file with T_base_camera; bundle: it stands there; empty: not known"
     )
@@ -55,8 +57,8 @@ class ChecklistNode(Node):
     def __init__(self) -> None:
         super().__init__("checklist")
         self._settings = settings = declare(self, Settings)
-        contract = load_bundle(settings.bundle).contract
-        arm = load_arm(settings.arm or contract.arm.name)
+        bundle = load_bundle(settings.bundle)
+        contract, arm = bundle.contract, choose_arm(bundle, settings.arm)
         self._matcher = m.JointMatcher(arm, self.resolve_topic_name(arm.topics.joint_states))
         name, self._command_type = m.command_topic(settings.output, arm)
         self._command_topic = self.resolve_topic_name(name)

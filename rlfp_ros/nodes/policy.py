@@ -18,8 +18,8 @@ from std_msgs.msg import String
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control import arm as arms
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
@@ -37,7 +37,9 @@ class PolicySettings(Schema):
     """Parameters of the policy node."""
 
     bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
-    arm: str = Field(default="", description="arm: a file, or the name of one in config/arms/; empty: the bundle's")
+    arm: str = Field(
+        default="", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle"
+    )
     extrinsics: str = Field(
         default="", description="YAML file with T_base_camera, for goals in the optical frame; empty: the bundle's"
     )
@@ -66,7 +68,7 @@ class PolicyNode(Node):
         self._settings = parameters.declare(self, PolicySettings)
         bundle = load_bundle(self._settings.bundle)
         self._contract = bundle.contract
-        self._arm = load_arm(self._settings.arm or self._contract.arm.name)
+        self._arm = choose_arm(bundle, self._settings.arm)
         self._policy = Policy(bundle, self._arm)
         self._T_base_camera = load_extrinsics(self._settings.extrinsics, self._contract.camera)
         self._features_shape = tuple(self._contract.encoder.outputs["features"][1:])

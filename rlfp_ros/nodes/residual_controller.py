@@ -27,13 +27,13 @@ from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.commissioning.checklist import Report as ChecklistReport
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.supervisor import POLICY_FAULTS, Answer, Reason, State
 from rlfp_ros.control.tick_timeline import TickTimeline
+from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Command, Residual, Trajectory
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
@@ -50,7 +50,9 @@ class Settings(ControllerSettings):
     """Parameters of this node: those of the controller, and what it loads."""
 
     bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
-    arm: str = Field(default="", description="arm: a file, or the name of one in config/arms/; empty: the bundle's")
+    arm: str = Field(
+        default="", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle"
+    )
     optical_frame: str = Field(
         default="camera_optical_frame", description="frame in which goals are taken besides the base's"
     )
@@ -69,8 +71,9 @@ class ResidualControllerNode(Node):
         """`options` go to rclpy's Node (tests give it a context of its own)."""
         super().__init__("residual_controller", **options)
         self.settings = settings = declare(self, Settings, self._on_parameters)
-        contract = load_bundle(settings.bundle).contract
-        self.arm = arm = load_arm(settings.arm or contract.arm.name)
+        bundle = load_bundle(settings.bundle)
+        contract = bundle.contract
+        self.arm = arm = choose_arm(bundle, settings.arm, self.get_logger().info)
         self.controller = ResidualController(arm, contract, settings)
         self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
         self._checklist: tuple[float, ChecklistReport] | None = None  # received at (steady, s), and its content

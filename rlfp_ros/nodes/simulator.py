@@ -28,8 +28,9 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.contract import CameraContract, Intrinsics, load_bundle
-from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
@@ -64,7 +65,7 @@ class Settings(Schema):
     """Parameters of the simulator."""
 
     task: str = Field("reach", description="task to play, a file in sim/tasks/")
-    arm: str = Field("panda", description="arm, a file in config/arms/")
+    arm: str = Field("", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle")
     bundle: str = Field(description="policy bundle, for its camera: a folder or a name in models/")
     profile: str = Field(
         "train", description="randomisation profile, a file in sim/randomization/; with mujoco a room in sim/scenes/"
@@ -96,7 +97,7 @@ class Simulator(Node):
         super().__init__("simulator")
         self.settings = settings = declare(self, Settings)
         bundle = load_bundle(settings.bundle)
-        arm = load_arm(settings.arm)
+        arm = choose_arm(bundle, settings.arm)
         camera = _camera(bundle.contract.camera, settings)
         self._arm = arm
         self._joint_names = arm.driver_names(arm.joint_names)
@@ -389,7 +390,7 @@ class Simulator(Node):
 
 
 def _make_world(arm: Arm, settings: Settings, camera: CameraContract) -> ArmWorld:
-    task, scene = load_task(settings.task), load_scene(arm=arm.name)
+    task, scene = load_task(settings.task), load_scene(arm=arm)
     if settings.world == "mujoco":
         from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
 

@@ -100,7 +100,7 @@ class JointMatcher:
             raise ConfigurationError(
                 f"topic {self.topic}: joint {', '.join(missing)} is missing, found {', '.join(names) or 'no names'}; "
                 f"publish all joints of arm {self.arm.name} in one message, or say under driver_joint_names in "
-                f"config/arms/{self.arm.name}.yaml what the driver calls them"
+                f"{self.arm.origin} what the driver calls them"
             )
         twice = [name for name in (*joints, *fingers) if names.count(name) > 1]
         if twice:

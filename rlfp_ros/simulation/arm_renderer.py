@@ -10,9 +10,10 @@ import numpy as np
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.camera import GL_FROM_OPTICAL
-from rlfp_ros.simulation.urdf import simulation_urdf
+from rlfp_ros.simulation.urdf import load_arm_body
 
 NEAR, FAR = 0.05, 5.0  # m, clipping planes
 
@@ -33,13 +34,15 @@ class ArmRenderer:
         """`meshes`: "visual" is what the arm looks like, "collision" is what both simulators show of it."""
         self._client = connect()
         shown = arm.model_copy(update={"visuals": "visual"}) if meshes == "visual" else arm
-        self._body = self._client.loadURDF(str(simulation_urdf(shown)), useFixedBase=True)
-        names = [
-            self._client.getJointInfo(self._body, i)[1].decode() for i in range(self._client.getNumJoints(self._body))
-        ]
-        self._joints = [names.index(name) for name in arm.joint_names]
+        try:
+            loaded = load_arm_body(self._client, shown)
+        except ConfigurationError:
+            self._client.disconnect()
+            raise
+        self._body = loaded.body
+        self._joints = [loaded.joints[name] for name in arm.joint_names]
         self._gripper = arm.gripper
-        self._fingers = [names.index(name) for name in arm.gripper.joint_names] if arm.gripper else []
+        self._fingers = [loaded.joints[name] for name in arm.gripper.joint_names] if arm.gripper else []
         self._T_root_base = np.asarray(Kinematics(arm).base_placement.homogeneous)
 
     def __call__(

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlfp_ros.control.arm import Arm
-from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.tasks.task_scene import Body
-from rlfp_ros.simulation.urdf import simulation_urdf
+from rlfp_ros.simulation.urdf import load_arm_body
 
 # Without a gear between them the two fingers would slide sideways together, and what they hold with them.
 FINGER_GEAR_ERP, FINGER_GEAR_FORCE = 0.1, 50.0  # fraction of the error removed per step; N
@@ -41,25 +40,12 @@ def load_bullet_arm(client: Any, arm: Arm, gripping: bool) -> BulletArm:
     Raises
     ------
     ConfigurationError
-        If the URDF lacks a joint or the tool frame.
+        If PyBullet cannot load the URDF, or it lacks a joint or the tool frame.
     """
     flags = client.URDF_USE_INERTIA_FROM_FILE | client.URDF_MAINTAIN_LINK_ORDER
-    body: Body = client.loadURDF(str(simulation_urdf(arm)), useFixedBase=True, flags=flags)
-    joints, links = {}, {}
-    for index in range(client.getNumJoints(body)):
-        info = client.getJointInfo(body, index)
-        joints[info[1].decode()], links[info[12].decode()] = index, index
+    loaded = load_arm_body(client, arm, flags)
+    body, joints, links = loaded.body, loaded.joints, loaded.links
     finger_names = arm.gripper.joint_names if arm.gripper else ()
-    for name in (*arm.joint_names, *finger_names):
-        if name not in joints:
-            raise ConfigurationError(
-                f"config/arms/{arm.name}.yaml: joint {name} is not in {arm.urdf}; it has: {', '.join(joints)}"
-            )
-    if arm.tool_frame not in links:
-        raise ConfigurationError(
-            f"config/arms/{arm.name}.yaml: tool_frame {arm.tool_frame} is not a link of {arm.urdf}; "
-            f"it has: {', '.join(links)}"
-        )
     fingers = [joints[name] for name in finger_names]
     for finger in fingers:
         client.changeDynamics(body, finger, spinningFriction=FINGER_SPINNING_FRICTION)

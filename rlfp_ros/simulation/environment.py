@@ -122,7 +122,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         arm = arm if isinstance(arm, Arm) else load_arm(arm)
         task = task if isinstance(task, Task) else load_task(task)
         profile = profile if isinstance(profile, Profile) else load_profile(profile)
-        self.world = PybulletWorld(arm, task, profile, load_scene(image_size=image_size, arm=arm.name))
+        self.world = PybulletWorld(arm, task, profile, load_scene(image_size=image_size, arm=arm))
         self.behaviour = behaviour or task
         self._deployment = Deployment(self.world, self.behaviour, SIMULATION_SETTINGS)
         self._observed = observed or ObservationContract()

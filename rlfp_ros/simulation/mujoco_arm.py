@@ -42,7 +42,7 @@ def arm_spec(arm: Arm) -> mujoco.MjSpec:
     try:
         spec = mujoco.MjSpec.from_string(ElementTree.tostring(root, encoding="unicode"))
     except ValueError as error:
-        raise ConfigurationError(f"config/arms/{arm.name}.yaml: MuJoCo cannot read {source}: {error}") from None
+        raise ConfigurationError(f"{arm.origin}: MuJoCo cannot read {source}: {error}") from None
     for geom in spec.geoms:
         geom.contype, geom.conaffinity = ARM_CONTACT, THING_CONTACT
     _check_names(arm, spec)
@@ -55,12 +55,11 @@ def _check_names(arm: Arm, spec: mujoco.MjSpec) -> None:
     for name in (*arm.joint_names, *fingers):
         if name not in joints:
             raise ConfigurationError(
-                f"config/arms/{arm.name}.yaml: joint {name} is not in {arm.urdf} as MuJoCo reads it; "
-                f"it has: {', '.join(joints)}"
+                f"{arm.origin}: joint {name} is not in {arm.urdf} as MuJoCo reads it; it has: {', '.join(joints)}"
             )
     if arm.tool_frame not in bodies:
         raise ConfigurationError(
-            f"config/arms/{arm.name}.yaml: tool_frame {arm.tool_frame} is not a link of {arm.urdf} as MuJoCo reads it; "
+            f"{arm.origin}: tool_frame {arm.tool_frame} is not a link of {arm.urdf} as MuJoCo reads it; "
             f"it has: {', '.join(bodies)}"
         )
 

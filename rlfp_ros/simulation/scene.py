@@ -9,7 +9,9 @@ from pydantic import Field
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
+from rlfp_ros.control.arm import Arm, CameraPlace
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
+from rlfp_ros.simulation.arm_settings import camera_place
 
 Vector = tuple[float, float, float]
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 4096  # px
@@ -50,13 +52,6 @@ class Box(Schema):
     size: Vector
 
 
-class CameraPlace(Schema):
-    """The camera's place for an arm of another reach."""
-
-    position: Vector  # m, base frame
-    target: Vector  # m, base frame
-
-
 class Scene(Schema):
     """`sim/scenes/<name>.yaml`."""
 
@@ -65,7 +60,7 @@ class Scene(Schema):
     table: Box
 
 
-def load_scene(name_or_path: str | Path = "table", image_size: int | None = None, arm: str | None = None) -> Scene:
+def load_scene(name_or_path: str | Path = "table", image_size: int | None = None, arm: Arm | None = None) -> Scene:
     """Return the scene `sim/scenes/<name>.yaml`, or one of the user's, as it is around an arm.
 
     Parameters
@@ -75,7 +70,7 @@ def load_scene(name_or_path: str | Path = "table", image_size: int | None = None
     image_size
         Replaces the camera's width and height, pixels.
     arm
-        Name of the arm; for one of another reach the file may place the camera elsewhere.
+        Places the camera for this arm; None for an arm of the Panda's reach.
 
     Raises
     ------
@@ -84,8 +79,9 @@ def load_scene(name_or_path: str | Path = "table", image_size: int | None = None
     """
     scene = schema.load(paths.resolve(name_or_path, "sim/scenes", ".yaml"), Scene)
     changes: dict[str, object] = {}
-    if arm in scene.cameras:
-        changes |= dict(scene.cameras[arm])
+    place = camera_place(arm, scene.cameras, scene.camera.position, scene.camera.target) if arm is not None else None
+    if place is not None:
+        changes |= dict(place)
     if image_size is not None:
         whole = isinstance(image_size, (int, np.integer)) and not isinstance(image_size, bool)
         if not whole or not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:

@@ -1,81 +1,60 @@
-"""URDF files as the simulators need them: absolute mesh paths, and nothing that a strict XML reader refuses."""
+"""URDF files as the simulators need them: absolute mesh paths, the pointer, and bodies that both simulators accept."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
 from pathlib import Path
-from xml.parsers import expat
+from typing import Any
 
 import numpy as np
 
-from rlfp_ros.control.arm import Arm, Pointer, data_folder
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.robot_description import find_mesh, read_description, with_pointer
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.low_polygon import FINEST, GRID, cache_directory, make_coarse, write_whole
 
-MASSLESS = 1e-6  # kg; what PyBullet takes a link without an <inertial> for is 1 kg
+MASSLESS = 1e-6  # kg, for a link without an <inertial>; PyBullet would give it 1 kg
+MESH_KINDS = (".stl", ".obj", ".dae")  # the formats that PyBullet reads
 
 
 def read_urdf(arm: Arm) -> ElementTree.Element:
-    """The <robot> of an arm's URDF, its meshes named by absolute paths, with the arm's pointer.
+    """Read an arm's URDF with the arm's pointer and with the absolute path of each mesh.
 
-    Raises ConfigurationError for what it cannot read.
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read, or a mesh is missing or of a kind that the simulators do not read.
     """
-    source = arm.urdf_path
-    # Without namespaces: URDFs carry prefixes that nobody declared (drake:acceleration), which ElementTree refuses.
-    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(source.read_bytes(), True)
-    except expat.ExpatError as error:
-        raise ConfigurationError(f"{source}: not XML ({error}); correct it or name another URDF in the arm") from None
-    robot: ElementTree.Element = builder.close()
-    for mesh in robot.iter("mesh"):
-        mesh.attrib["filename"] = str(_mesh_path(source, mesh.attrib["filename"]))
-    if arm.pointer is not None:
-        _add_pointer(robot, arm.tool_frame, arm.pointer)
-    return robot
-
-
-def _add_pointer(robot: ElementTree.Element, name: str, pointer: Pointer) -> None:
-    """A link `name` at the end of the rod, and the joint that fixes it."""
-
-    def add(parent: ElementTree.Element, tag: str, **attributes: object) -> ElementTree.Element:
-        return ElementTree.SubElement(parent, tag, {key: str(value) for key, value in attributes.items()})
-
-    link, middle = add(robot, "link", name=name), f"0 0 {-0.5 * pointer.length}"
-    inertial = add(link, "inertial")
-    add(inertial, "origin", xyz=middle)
-    add(inertial, "mass", value=pointer.mass)
-    across = pointer.mass * (pointer.radius**2 / 4 + pointer.length**2 / 12)
-    along = pointer.mass * pointer.radius**2 / 2
-    add(inertial, "inertia", ixx=across, iyy=across, izz=along, ixy=0, ixz=0, iyz=0)
-    for kind in ("visual", "collision"):
-        shape = add(link, kind)
-        add(shape, "origin", xyz=middle)
-        add(add(shape, "geometry"), "cylinder", radius=pointer.radius, length=pointer.length)
-    joint = add(robot, "joint", name=f"{name}_fixed", type="fixed")
-    add(joint, "parent", link=pointer.link)
-    add(joint, "child", link=name)
-    add(joint, "origin", xyz=f"0 0 {pointer.base + pointer.length}")
+    robot, source = read_description(arm), arm.urdf_path
+    for link in robot.findall("link"):
+        for mesh in link.iter("mesh"):
+            path = find_mesh(source, str(link.get("name")), mesh.get("filename"))
+            if path.suffix.lower() not in MESH_KINDS:
+                raise ConfigurationError(
+                    f"{source}: mesh {mesh.get('filename')!r} of link {link.get('name')!r} is a {path.suffix} file, "
+                    f"expected {', '.join(MESH_KINDS)}; convert it"
+                )
+            mesh.set("filename", str(path))
+    return with_pointer(robot, arm)
 
 
 def simulation_urdf(arm: Arm) -> Path:
-    """The arm's URDF for PyBullet, with the meshes that `arm.visuals` names and absolute paths; made once, then cached.
+    """Write the arm's URDF for PyBullet into the cache, unless it is there, and return its path.
 
-    Links without an <inertial> (tool frames) weigh nothing, and moments of inertia that no body can have become their
-    mean, as MuJoCo makes them (`balanceinertia`); PyBullet would take the link for one that turns without inertia.
+    It has the meshes that `arm.visuals` names, by absolute paths. Links without an <inertial> (tool frames) get almost
+    no mass. Moments of inertia that are physically impossible become their mean, as in MuJoCo (`balanceinertia`);
+    PyBullet would take such a link for one without inertia.
     """
     source = arm.urdf_path
-    recipe = f"{source} {arm.visuals} {arm.pointer} {MASSLESS} {GRID} {FINEST} balanced"
-    key = hashlib.sha256(source.read_bytes() + recipe.encode()).hexdigest()[:16]
+    root = read_urdf(arm)
+    recipe = f"{arm.visuals} {MASSLESS} {GRID} {FINEST} balanced"
+    key = hashlib.sha256(ElementTree.tostring(root) + recipe.encode()).hexdigest()[:16]
     made = cache_directory() / f"{arm.name}_{key}.urdf"
     if made.exists():
         return made
-    root = read_urdf(arm)
     for link in root.iter("link"):
         if link.find("inertial") is None:
             inertial, moment = ElementTree.SubElement(link, "inertial"), f"{1e-3 * MASSLESS:g}"
@@ -102,7 +81,7 @@ def simulation_urdf(arm: Arm) -> Path:
 
 
 def _balance(inertia: ElementTree.Element) -> None:
-    """Replace moments that break the triangle inequality."""
+    """Replace moments of inertia that break the triangle inequality by their mean."""
     xx, yy, zz, xy, xz, yz = (float(inertia.get(f"i{axes}", "0")) for axes in ("xx", "yy", "zz", "xy", "xz", "yz"))
     moments = np.linalg.eigvalsh([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     if moments[0] + moments[1] < moments[2]:
@@ -110,17 +89,40 @@ def _balance(inertia: ElementTree.Element) -> None:
         inertia.attrib.update(ixx=mean, iyy=mean, izz=mean, ixy="0", ixz="0", iyz="0")
 
 
-def _mesh_path(source: Path, name: str) -> Path:
-    """The file of a mesh: beside the URDF; for package:// names below a folder above it, or in a Python package."""
-    if not name.startswith("package://"):
-        return (source.parent / name).resolve()
-    inside = name.removeprefix("package://")
-    for folder in (source.parent, *source.parents[:4]):
-        for candidate in (folder / inside, folder / inside.partition("/")[2]):
-            if candidate.exists():
-                return candidate.resolve()
-    package, _, path = inside.partition("/")
-    data = data_folder(package)
-    if data is not None:
-        return data / path
-    return (source.parent / inside).resolve()
+@dataclass(frozen=True)
+class LoadedUrdf:
+    """A URDF that PyBullet has loaded."""
+
+    body: int
+    joints: dict[str, int]  # joint index by the joint's name
+    links: dict[str, int]  # joint index by the name of the joint's child link
+
+
+def load_arm_body(client: Any, arm: Arm, flags: int = 0) -> LoadedUrdf:
+    """Load an arm into PyBullet, with its base fixed.
+
+    Raises
+    ------
+    ConfigurationError
+        If PyBullet cannot load the URDF, or a joint or the tool frame is missing in it.
+    """
+    path = simulation_urdf(arm)
+    try:
+        body = client.loadURDF(str(path), useFixedBase=True, flags=flags)
+    except client.error as error:
+        raise ConfigurationError(
+            f"{arm.urdf_path}: PyBullet cannot load it ({error}); check that each mesh opens and that each joint's "
+            "parent and child are links of the file"
+        ) from None
+    joints, links = {}, {}
+    for index in range(client.getNumJoints(body)):
+        info = client.getJointInfo(body, index)
+        joints[info[1].decode()], links[info[12].decode()] = index, index
+    for name in (*arm.joint_names, *(arm.gripper.joint_names if arm.gripper else ())):
+        if name not in joints:
+            raise ConfigurationError(f"{arm.origin}: joint {name} is not in {arm.urdf}; it has: {', '.join(joints)}")
+    if arm.tool_frame not in links:
+        raise ConfigurationError(
+            f"{arm.origin}: tool_frame {arm.tool_frame} is not a link of {arm.urdf}; it has: {', '.join(links)}"
+        )
+    return LoadedUrdf(body, joints, links)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.tasks.task import GoalSettings, Task, TaskSettings
+from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene
+from rlfp_ros.simulation.tasks.task_settings import GoalSettings, TaskSettings
 
 MARKER_RADIUS = 0.03  # m
 ATTEMPTS = 1000  # to draw a goal at the wanted distance

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, reach_for
-from rlfp_ros.simulation.tasks.task import GRIPPING_ACTION, TASKS, Task, TaskSettings
+from rlfp_ros.simulation.tasks.task import GRIPPING_ACTION, TASKS, Task
 from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene, TeacherScene
+from rlfp_ros.simulation.tasks.task_settings import TaskSettings
 
 TOOL_COST = 3.0  # per metre between tool and brick, per frame
 HEIGHT_REWARD = 20.0  # per metre that the brick is up, per frame

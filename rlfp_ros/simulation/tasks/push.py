@@ -9,8 +9,9 @@ from pydantic import Field
 
 from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.goal import GoalTask
-from rlfp_ros.simulation.tasks.task import TASKS, GoalSettings
+from rlfp_ros.simulation.tasks.task import TASKS
 from rlfp_ros.simulation.tasks.task_scene import TaskScene, TeacherScene
+from rlfp_ros.simulation.tasks.task_settings import GoalSettings
 
 GOAL_COST = 5.0  # per metre between brick and goal, per frame
 TOOL_COST = 1.0  # per metre between tool and the point behind the brick, per frame

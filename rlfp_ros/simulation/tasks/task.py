@@ -22,17 +22,18 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import ActionContract, BaseController
 from rlfp_ros.plugins import Registry
-from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation import gymnasium_ids
+from rlfp_ros.simulation.arm_settings import fit_settings
 from rlfp_ros.simulation.tasks.task_scene import Body, SceneBuilder, TaskScene, TeacherScene
+from rlfp_ros.simulation.tasks.task_settings import TaskSettings
 
 if TYPE_CHECKING:
     from rlfp_ros.control.arm import Arm
@@ -51,75 +52,6 @@ GRIPPING_ACTION = ActionContract(
     units=("m/s", "m/s", "m/s", "m"),
     rate_hz=30.0,
 )
-
-
-class Region(Schema):
-    """A rectangle on the table, base frame, metres."""
-
-    lower: tuple[float, float]
-    upper: tuple[float, float]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Region:
-        if self.lower[0] > self.upper[0] or self.lower[1] > self.upper[1]:
-            raise ValueError(f"lower {self.lower} is above upper {self.upper}; exchange them")
-        return self
-
-
-class TaskSettings(Schema):
-    """Settings that every task has; a task with more of them extends this class and names it `settings_schema`.
-
-    The defaults are those of a plugin without a settings file. They fit a Panda-sized arm.
-    """
-
-    task: str
-    block_size: tuple[float, float, float] = (0.035, 0.035, 0.035)  # m
-    region: Region = Region(lower=(0.36, -0.18), upper=(0.58, 0.18))  # of the block at the start
-    success_distance: float = Field(default=0.02, gt=0)  # m
-    hold: float = Field(default=0.1, ge=0)  # s, how long success has to last
-    time_limit: float = Field(default=8.0, gt=0)  # s
-    # By arm: the fields that differ for an arm of another reach. They replace those above and are not dumped.
-    arms: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
-
-    def for_arm(self, name: str, source: str = "") -> Self:
-        """Return these settings with the fields that `arms` changes for one arm.
-
-        Raises
-        ------
-        ConfigurationError
-            If a changed field does not exist or does not fit; `source` names the file in the message.
-        """
-        if name not in self.arms:
-            return self
-        changed = self.model_dump() | self.arms[name]
-        return schema.validate(changed, type(self), f"{source or f'sim/tasks/{self.task}.yaml'}: {name}")
-
-    def regions(self) -> dict[str, Region]:
-        """Return the regions that the tool must be able to reach, by field."""
-        return {"region": self.region}
-
-
-class GoalSettings(TaskSettings):
-    """Settings of tasks that bring the block to a goal on the table."""
-
-    # point: the policy is told the goal; marker: the goal is only seen, as a disc on the table
-    goal: Literal["point", "marker"] = "point"
-    goal_region: Region = Region(lower=(0.36, -0.20), upper=(0.60, 0.20))
-    goal_distance: tuple[float, float] = (0.10, 0.30)  # m, least and most between block and goal at the start
-
-    def regions(self) -> dict[str, Region]:
-        """Return the regions that the tool must be able to reach, by field."""
-        return {"region": self.region, "goal_region": self.goal_region}
-
-    @model_validator(mode="after")
-    def _distances(self) -> GoalSettings:
-        least, most = self.goal_distance
-        if not self.success_distance < least < most:
-            raise ValueError(
-                f"goal_distance is {list(self.goal_distance)}, expected it to rise from above success_distance "
-                f"{self.success_distance}; or the episode is won before it starts"
-            )
-        return self
 
 
 class Task(ABC):
@@ -161,11 +93,11 @@ class Task(ABC):
 
     def fit_to(self, arm: Arm) -> None:
         """Take the settings for this arm. Raises ConfigurationError if a part is out of the tool's reach."""
-        self.settings = self.settings.for_arm(arm.name, self.source)
+        self.settings = fit_settings(self.settings, arm, self.source)
         lower, upper = arm.tool_limits.lower, arm.tool_limits.upper
         if lower[2] > self.settings.block_size[2]:
             raise ConfigurationError(
-                f"config/arms/{arm.name}.yaml: tool_limits.lower keeps the tool {lower[2]} m above the table, but the "
+                f"{arm.origin}: tool_limits.lower keeps the tool {lower[2]} m above the table, but the "
                 f"block of {self.source} is {self.settings.block_size[2]} m high; give the arm "
                 "a gripper or a pointer, or choose another arm"
             )
@@ -174,7 +106,7 @@ class Task(ABC):
                 if region.lower[axis] < lower[axis] or region.upper[axis] > upper[axis]:
                     raise ConfigurationError(
                         f"{self.source}: {name} reaches from {region.lower[axis]} to "
-                        f"{region.upper[axis]} m in {'xy'[axis]}, but tool_limits of config/arms/{arm.name}.yaml "
+                        f"{region.upper[axis]} m in {'xy'[axis]}, but tool_limits of {arm.origin} "
                         f"allow {lower[axis]} to {upper[axis]}; make the region smaller or choose another arm"
                     )
 

@@ -1,0 +1,1 @@
+"""The arms that ship, by name. Their data lies in config/arms/."""

@@ -1,0 +1,147 @@
+"""The arm that a bundle runs on: the copy that it carries, or one that is given and is not allowed more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rlfp_ros.contract import Bundle
+from rlfp_ros.control.arm import LIMITS, Arm, differences, load_arm, read_arm
+from rlfp_ros.schema import ConfigurationError
+
+TOLERANCE = 1e-9  # relative; a limit that went through a text file is the same limit
+SAME = ("joint_names", "base_frame", "tool_frame")  # of the arm in training and of the arm in use
+MOST_NAMED = 4  # fields in one message
+
+
+def trained_arm(bundle: Bundle) -> Arm:
+    """Load the arm that a bundle's policy was trained with.
+
+    A bundle that was written before release 0.2 carries no arm; its contract names one in config/arms/.
+
+    Raises
+    ------
+    ConfigurationError
+        If the bundle's file is wrong, or if there is no arm of that name.
+    """
+    if bundle.arm_file is not None:
+        return read_arm(bundle.arm_file)
+    try:
+        return load_arm(bundle.contract.arm.name)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{bundle.directory}: carries no arm.yaml and was trained with arm {bundle.contract.arm.name!r}; give the "
+            f"arm's file (--arm or arm:=), or export the bundle again ({error})"
+        ) from None
+
+
+def choose_arm(
+    bundle: Bundle, name_or_path: str | Path | None = None, report: Callable[[str], None] = lambda remark: None
+) -> Arm:
+    """Load the arm that a bundle is to run on.
+
+    Parameters
+    ----------
+    bundle
+        The bundle.
+    name_or_path
+        Name or file of the arm, or None (or an empty text) for the one that the bundle carries.
+    report
+        Is called with a sentence for each group of fields that differ from training's arm.
+
+    Raises
+    ------
+    ConfigurationError
+        If the arm has other joints or frames than in training, or any limit that is wider.
+    """
+    if not name_or_path:
+        return trained_arm(bundle)
+    arm = load_arm(name_or_path)
+    if bundle.arm_file is None and arm.name == bundle.contract.arm.name:
+        return arm  # an older bundle knows no more of its arm than the name
+    try:
+        trained = trained_arm(bundle)
+    except ConfigurationError:
+        if bundle.arm_file is not None:
+            raise
+        return _of_the_contract(bundle, arm)
+    for name in SAME:
+        found, expected = getattr(arm, name), getattr(trained, name)
+        if found != expected:
+            raise ConfigurationError(
+                f"arm is {arm.name!r} ({arm.origin}), but {bundle.directory / 'bundle.yaml'} was trained for arm "
+                f"{trained.name!r}: {name} is {_text(found)}, expected {_text(expected)}; leave the arm out, or "
+                "choose another bundle"
+            )
+    wider = list(wider_limits(arm, trained))
+    if wider:
+        raise ConfigurationError(
+            f"{arm.origin}: wider than in the training of {bundle.directory.name}: {_list(wider)}; use limits that "
+            "are at most training's, or train for this arm"
+        )
+    narrower = list(wider_limits(trained, arm))
+    if narrower:
+        report(f"{arm.origin}: narrower than in training: {_list(narrower)}")
+    limits = {"limits", "tool_limits", "gripper", "name"}
+    others = [name for name in differences(arm, trained) if name.partition(".")[0] not in limits]
+    if others:
+        report(f"{arm.origin}: not as in training: {', '.join(others)}")
+    return arm
+
+
+def wider_limits(arm: Arm, other: Arm) -> Iterator[str]:
+    """Describe each limit of `arm` that allows more than that of `other`, for arms with the same joints.
+
+    Yields
+    ------
+    str
+        Such as "limits.velocity of joint1 is 2.0, in training 1.0".
+    """
+
+    def says(field: str, found: float, expected: float, upward: bool) -> Iterator[str]:
+        slack = TOLERANCE * max(1.0, abs(expected))
+        if (found > expected + slack) if upward else (found < expected - slack):
+            yield f"{field} is {found:g} instead of {expected:g}"
+
+    for name in LIMITS:
+        pairs = zip(arm.joint_names, getattr(arm.limits, name), getattr(other.limits, name), strict=True)
+        for joint, found, expected in pairs:
+            yield from says(f"limits.{name} of {joint}", found, expected, upward=name != "lower")
+    near, others_near = arm.limits.velocity_near_ends, other.limits.velocity_near_ends
+    if others_near is not None and near is None:
+        yield "limits.velocity_near_ends is missing"
+    if others_near is not None and near is not None:
+        for name, upward in (("lower", False), ("upper", True), ("deceleration", True), ("offset", False)):
+            pairs = zip(arm.joint_names, getattr(near, name), getattr(others_near, name), strict=True)
+            for joint, found, expected in pairs:
+                yield from says(f"limits.velocity_near_ends.{name} of {joint}", found, expected, upward)
+    tool, others_tool = arm.tool_limits, other.tool_limits
+    for name, upward in (("lower", False), ("upper", True)):
+        for axis, found, expected in zip("xyz", getattr(tool, name), getattr(others_tool, name), strict=True):
+            yield from says(f"tool_limits.{name} in {axis}", found, expected, upward)
+    for name in ("speed", "angular_speed"):
+        yield from says(f"tool_limits.{name}", getattr(tool, name), getattr(others_tool, name), upward=True)
+    if arm.gripper is not None and other.gripper is not None:
+        for name, upward in (("open_width", True), ("closed_width", False), ("velocity", True), ("effort", True)):
+            yield from says(f"gripper.{name}", getattr(arm.gripper, name), getattr(other.gripper, name), upward)
+
+
+def _of_the_contract(bundle: Bundle, arm: Arm) -> Arm:
+    """Accept an arm for a bundle whose own arm is not known, if joints and frames are the contract's."""
+    for name in SAME:
+        found, expected = getattr(arm, name), getattr(bundle.contract.arm, name)
+        if found != expected:
+            raise ConfigurationError(
+                f"{bundle.directory / 'bundle.yaml'}: arm.{name} is {_text(expected)}, but {arm.origin} has "
+                f"{_text(found)}; give the arm that the bundle was trained with"
+            )
+    return arm
+
+
+def _text(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _list(found: list[str]) -> str:
+    more = len(found) - MOST_NAMED
+    return "; ".join(found[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")

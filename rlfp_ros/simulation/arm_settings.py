@@ -1,0 +1,111 @@
+"""Values of tasks and of the scene that depend on the arm: the arm's own, the file's, or derived from its tool box.
+
+The files in `sim/` hold values for an arm of the Panda's reach. A file may list what differs for other arms that ship;
+an arm's file may give its own values under `tasks` and `camera`. For any other arm whose tool box does not hold a
+task's regions, the regions are placed in its box as they are placed in the Panda's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+
+from rlfp_ros import schema
+from rlfp_ros.control.arm import Arm, CameraPlace
+from rlfp_ros.simulation.tasks.task_settings import Region, TaskSettings
+
+REFERENCE_LOWER, REFERENCE_UPPER = (0.25, -0.35), (0.75, 0.35)  # m, x and y of the Panda's tool box
+SMALL = 0.7  # an arm with less than this fraction of the Panda's reach gets its own camera place and block
+SMALLEST_BLOCK = 0.02  # m; an 84 px image shows a smaller one as two pixels
+ROD_ON_BLOCK = 0.0125  # m, how far the end of a rod may stop from the surface of the block that it reaches for
+
+Settings = TypeVar("Settings", bound=TaskSettings)
+
+
+def fit_settings(settings: Settings, arm: Arm, source: str) -> Settings:
+    """Return a task's settings for one arm.
+
+    Parameters
+    ----------
+    settings
+        The task's settings; `arms` in them holds the values for arms by name.
+    arm
+        The arm; its `tasks` win over `settings.arms`.
+    source
+        Names the task's settings in messages.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value that is given for the arm does not exist or does not fit.
+    """
+    own = arm.tasks.get(settings.task, {})
+    given = settings.arms.get(arm.name, {}) | own
+    if given:
+        name = f"{arm.origin}: tasks.{settings.task}" if own else f"{source}: {arm.name}"
+        settings = schema.validate(settings.model_dump() | given, type(settings), name)
+    derived = {name: value for name, value in _derived(settings, arm).items() if name not in given}
+    if not derived:
+        return settings
+    return schema.validate(settings.model_dump() | derived, type(settings), f"{source}: for {arm.origin}")
+
+
+def camera_place(arm: Arm, places: dict[str, CameraPlace], position: Any, target: Any) -> CameraPlace | None:
+    """Return where the scene's camera is mounted for one arm, or None for the scene's own place.
+
+    Parameters
+    ----------
+    arm
+        The arm; its own `camera` wins.
+    places
+        The scene's places, by the name of the arm.
+    position, target
+        [3] m, the scene's place for an arm of the Panda's reach.
+    """
+    if arm.camera is not None:
+        return arm.camera
+    if arm.name in places:
+        return places[arm.name]
+    scale = _scale(arm)
+    if scale >= SMALL:
+        return None
+    scaled = [tuple(float(value) for value in scale * np.asarray(point)) for point in (position, target)]
+    return CameraPlace(position=scaled[0], target=scaled[1])
+
+
+def _scale(arm: Arm) -> float:
+    return arm.tool_limits.upper[0] / REFERENCE_UPPER[0]
+
+
+def _derived(settings: TaskSettings, arm: Arm) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    lower, upper = np.array(arm.tool_limits.lower[:2]), np.array(arm.tool_limits.upper[:2])
+    outside = [
+        name
+        for name, region in settings.regions().items()
+        if (np.array(region.lower) < lower).any() or (np.array(region.upper) > upper).any()
+    ]
+    if outside:
+        changed |= {name: _placed(region, lower, upper) for name, region in settings.regions().items()}
+        scale = float(np.min((upper - lower) / np.subtract(REFERENCE_UPPER, REFERENCE_LOWER)))
+        if _scale(arm) < SMALL:
+            changed["block_size"] = tuple(min(edge, max(SMALLEST_BLOCK, scale * edge)) for edge in settings.block_size)
+        distance = getattr(settings, "goal_distance", None)
+        if distance is not None:
+            least = max(scale * distance[0], 1.25 * settings.success_distance)
+            changed["goal_distance"] = (least, max(scale * distance[1], 1.5 * least))
+    if settings.task == "reach" and arm.pointer is not None:
+        height = changed.get("block_size", settings.block_size)[2]
+        nearest = round(height / 2 + ROD_ON_BLOCK, 4)
+        if settings.success_distance < nearest:
+            changed["success_distance"] = nearest
+    return changed
+
+
+def _placed(region: Region, lower: np.ndarray, upper: np.ndarray) -> dict[str, list[float]]:
+    """Place a region in the box from `lower` to `upper` as it is placed in the Panda's."""
+    size = np.subtract(REFERENCE_UPPER, REFERENCE_LOWER)
+    corners = [(np.array(corner) - REFERENCE_LOWER) / size for corner in (region.lower, region.upper)]
+    first, second = (np.round(lower + corner * (upper - lower), 3).tolist() for corner in corners)
+    return {"lower": first, "upper": second}

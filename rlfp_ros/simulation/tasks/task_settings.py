@@ -1,0 +1,79 @@
+"""Settings of tasks: `sim/tasks/<name>.yaml`, or the file beside a plugin's task."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlfp_ros import schema
+from rlfp_ros.schema import Schema
+
+
+class Region(Schema):
+    """A rectangle on the table, base frame, metres."""
+
+    lower: tuple[float, float]
+    upper: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Region:
+        if self.lower[0] > self.upper[0] or self.lower[1] > self.upper[1]:
+            raise ValueError(f"lower {self.lower} is above upper {self.upper}; exchange them")
+        return self
+
+
+class TaskSettings(Schema):
+    """Settings that every task has; a task with more of them extends this class and names it `settings_schema`.
+
+    The defaults are those of a plugin without a settings file. They fit a Panda-sized arm.
+    """
+
+    task: str
+    block_size: tuple[float, float, float] = (0.035, 0.035, 0.035)  # m
+    region: Region = Region(lower=(0.36, -0.18), upper=(0.58, 0.18))  # of the block at the start
+    success_distance: float = Field(default=0.02, gt=0)  # m
+    hold: float = Field(default=0.1, ge=0)  # s, how long success has to last
+    time_limit: float = Field(default=8.0, gt=0)  # s
+    # By arm: the fields that differ for an arm of another reach. They replace those above and are not dumped.
+    arms: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+
+    def for_arm(self, name: str, source: str = "") -> Self:
+        """Return these settings with the fields that `arms` changes for one arm.
+
+        Raises
+        ------
+        ConfigurationError
+            If a changed field does not exist or does not fit; `source` names the file in the message.
+        """
+        if name not in self.arms:
+            return self
+        changed = self.model_dump() | self.arms[name]
+        return schema.validate(changed, type(self), f"{source or f'sim/tasks/{self.task}.yaml'}: {name}")
+
+    def regions(self) -> dict[str, Region]:
+        """Return the regions that the tool must be able to reach, by field."""
+        return {"region": self.region}
+
+
+class GoalSettings(TaskSettings):
+    """Settings of tasks that bring the block to a goal on the table."""
+
+    # point: the policy is told the goal; marker: the goal is only seen, as a disc on the table
+    goal: Literal["point", "marker"] = "point"
+    goal_region: Region = Region(lower=(0.36, -0.20), upper=(0.60, 0.20))
+    goal_distance: tuple[float, float] = (0.10, 0.30)  # m, least and most between block and goal at the start
+
+    def regions(self) -> dict[str, Region]:
+        """Return the regions that the tool must be able to reach, by field."""
+        return {"region": self.region, "goal_region": self.goal_region}
+
+    @model_validator(mode="after")
+    def _distances(self) -> GoalSettings:
+        least, most = self.goal_distance
+        if not self.success_distance < least < most:
+            raise ValueError(
+                f"goal_distance is {list(self.goal_distance)}, expected it to rise from above success_distance "
+                f"{self.success_distance}; or the episode is won before it starts"
+            )
+        return self
