@@ -187,6 +187,22 @@ def test_a_damaged_png_is_refused(place: float) -> None:
         images.from_compressed("png", bytes(content))
 
 
+def _without_huffman_tables(content: bytes) -> bytes:
+    """The frames of many USB cameras (MJPEG): the standard's tables are left out."""
+    kept, place = content[:2], 2
+    while content[place + 1] != 0xDA:
+        end = place + 2 + int.from_bytes(content[place + 2 : place + 4])
+        kept += b"" if content[place + 1] == 0xC4 else content[place:end]
+        place = end
+    return kept + content[place:]
+
+
+def _palette_png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).quantize(128).save(file, "png")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("words", ["{kind}", "bgr8; {kind} compressed bgr8"])
 @pytest.mark.parametrize(
     ("kind", "content", "expected"),
@@ -197,6 +213,9 @@ def test_a_damaged_png_is_refused(place: float) -> None:
         ("jpeg", _file("jpeg", SMOOTH[..., ::-1]), SMOOTH),
         ("jpeg", _file("jpeg", SMOOTH[..., 0]), np.dstack([SMOOTH[..., 0]] * 3)),
         ("jpeg", _jpeg_of("RGB"), SMOOTH),
+        ("jpeg", _without_huffman_tables(_file("jpeg", SMOOTH[..., ::-1])), SMOOTH),
+        ("jpeg", cv2.imencode(".jpg", SMOOTH[..., ::-1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1].tobytes(), SMOOTH),
+        ("png", _palette_png(), SMOOTH),
         ("jpeg", _jpeg_of("L"), np.dstack([SMOOTH @ [0.299, 0.587, 0.114]] * 3)),
     ],
 )

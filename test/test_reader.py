@@ -6,11 +6,12 @@ import logging
 import re
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 from foreign_bags import WRITERS, Row, row, write_bag, write_db3, write_mcap
-from mcap.writer import CompressionType, Writer
+from mcap.writer import CompressionType, IndexType, Writer
 from std_msgs.msg import String
 
 from rlfp_ros.recording.reader import BagReader
@@ -159,6 +160,67 @@ def test_messages_of_ros_1_are_refused(tmp_path: Path) -> None:
     (tmp_path / "one.bag").write_bytes(b"#ROSBAG V2.0\n")
     with pytest.raises(ConfigurationError, match="is a ROS 1 bag; convert it with `rosbags-convert`"):
         BagReader(tmp_path / "one.bag")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_chunking": False},
+        {"index_types": IndexType.NONE, "use_statistics": False},
+        {"use_statistics": False, "repeat_channels": False, "repeat_schemas": False},
+        {"index_types": IndexType.NONE, "use_statistics": False, "repeat_channels": False, "repeat_schemas": False}
+        | {"use_summary_offsets": False},
+    ],
+)
+def test_whole_files_without_chunks_or_index_are_read_in_the_order_of_recording(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """As the profile `fastwrite` and other writers of MCAP make them; here with the messages in reverse."""
+    with (tmp_path / "bag.mcap").open("wb") as file:
+        writer = Writer(file, **options)
+        writer.start("ros2", "test")
+        schema = writer.register_schema(ROWS[0].type, "ros2msg", b"string data")
+        channel = writer.register_channel("/chatter", "cdr", schema)
+        for entry in reversed(ROWS):
+            writer.add_message(channel, entry.log_time_ns, entry.data, entry.log_time_ns)
+        writer.finish()
+    assert texts(tmp_path / "bag.mcap") == TEXTS
+    with BagReader(tmp_path / "bag.mcap") as bag:
+        assert bag.complete
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "text"),
+    [
+        ("ros2msg", "my_text/msg/Count", "int32 count"),
+        ("ros2idl", "my_idl/msg/Count", "=" * 80 + "\nIDL: my_idl/msg/Count\nmodule my_idl { module msg { struct Count "
+         "{ int32 count; }; }; };\n"),
+    ],
+)  # fmt: skip
+def test_types_of_the_user_s_own_are_learnt_from_the_bag(tmp_path: Path, encoding: str, name: str, text: str) -> None:
+    with (tmp_path / "bag.mcap").open("wb") as file:
+        writer = Writer(file)
+        writer.start("ros2", "test")
+        channel = writer.register_channel("/count", "cdr", writer.register_schema(name, encoding, text.encode()))
+        writer.add_message(channel, START, b"\0\1\0\0\x05\0\0\0", START)
+        odd = writer.register_schema("my_text/msg/Odd", "ros2msg", b"this ** is not a definition")
+        writer.add_message(writer.register_channel("/odd", "cdr", odd), START, b"\0\1\0\0", START)
+        writer.finish()
+    with BagReader(tmp_path / "bag.mcap") as bag:
+        assert [bag.decode(message).count for message in bag.messages({"/count"})] == [5]
+        (message,) = bag.messages({"/odd"})
+        with pytest.raises(ConfigurationError, match="topic /odd has the unknown type 'my_text/msg/Odd'; source the"):
+            bag.decode(message)
+
+
+def test_folders_with_odd_names_and_files_of_old_distributions_are_read(tmp_path: Path) -> None:
+    folder = write_bag(tmp_path / "a b#c%20?d", ROWS, "db3")
+    assert texts(folder) == TEXTS
+    database = sqlite3.connect(folder / "a b#c%20?d_0.db3")
+    database.execute("ALTER TABLE topics DROP COLUMN offered_qos_profiles")  # as in Dashing and Foxy
+    database.commit()
+    database.close()
+    assert texts(folder) == TEXTS
 
 
 @pytest.mark.parametrize("kind", list(WRITERS))

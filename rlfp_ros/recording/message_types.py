@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from rlfp_ros.schema import ConfigurationError
 
@@ -22,11 +22,22 @@ def typestore() -> Any:
     return get_typestore(Stores.ROS2_JAZZY)
 
 
-def register(typename: str, text: str) -> None:
-    """Learn `pkg/msg/Type` and the types in it from a `ros2msg` text, unless they are known already."""
-    if typename not in typestore().fielddefs:
+def register(typename: str, encoding: str, text: str) -> None:
+    """Learn `pkg/msg/Type` and the types in it from a definition in a bag, unless they are known already.
+
+    `encoding` is `ros2msg` or `ros2idl`, as rosbag2 writes them; others are ignored. Raises TypesysError or ValueError
+    if the text cannot be read.
+    """
+    if typename in typestore().fielddefs:
+        return
+    types: dict[str, Any] = {}
+    if encoding == "ros2msg":
         types = get_types_from_msg(text, typename)
-        typestore().register({name: fields for name, fields in types.items() if name not in typestore().fielddefs})
+    elif encoding == "ros2idl":
+        # rosbag2 puts a separator and a line `IDL: pkg/msg/Type` before each
+        for part in filter(str.strip, text.split("=" * 80 + "\n")):
+            types |= get_types_from_idl(part.partition("\n")[2] if part.startswith("IDL: ") else part)
+    typestore().register({name: fields for name, fields in types.items() if name not in typestore().fielddefs})
 
 
 def deserialise(data: bytes, typename: str) -> Any:

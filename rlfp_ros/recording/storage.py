@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import struct
@@ -14,7 +15,7 @@ from typing import IO, Protocol
 
 import zstandard
 from mcap.exceptions import McapError
-from mcap.reader import SeekingReader
+from mcap.reader import NonSeekingReader, SeekingReader
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 from mcap.writer import MCAP0_MAGIC
@@ -122,13 +123,14 @@ class McapFile:
             summary = SeekingReader(file).get_summary()
         except (McapError, struct.error, ValueError):
             summary = None
-        self.complete = summary is not None
-        if summary is not None and summary.channels:
+        self._indexed = summary is not None and bool(summary.channels)
+        if summary is not None and self._indexed:
             for channel in summary.channels.values():
                 self._learn(summary.schemas.get(channel.schema_id), channel, encodings)
         else:
             for schema, channel, _ in _cut_rows(file, None):
                 self._learn(schema, channel, encodings)
+        self.complete = self._indexed or _ends_whole(file)
         if encodings and "cdr" not in encodings:
             self.close()
             raise ConfigurationError(f"{path}: holds {', '.join(sorted(encodings))} messages, expected cdr of ROS 2")
@@ -137,8 +139,8 @@ class McapFile:
         encodings.add(channel.message_encoding)
         if channel.message_encoding == "cdr":
             self.topics[channel.topic] = schema.name if schema else ""
-            if schema is not None and schema.encoding == "ros2msg":
-                _register(schema.name, schema.data.decode(errors="replace"))
+            if schema is not None:
+                _register(schema.name, schema.encoding, schema.data.decode(errors="replace"))
 
     def close(self) -> None:
         self._file.close()
@@ -147,15 +149,21 @@ class McapFile:
         rows: Iterator[tuple[Schema | None, Channel, Message]]
         if self.complete:
             self._file.seek(0)
-            rows = SeekingReader(self._file, validate_crcs=True).iter_messages(
-                topics=None if topics is None else list(topics)
-            )
+            kind = SeekingReader if self._indexed else NonSeekingReader  # the second takes all messages into memory
+            rows = kind(self._file, validate_crcs=True).iter_messages(topics=None if topics is None else list(topics))
         else:
             rows = _cut_rows(self._file, topics)
         for schema, channel, message in rows:
             if channel.message_encoding == "cdr":
                 name = schema.name if schema else ""
                 yield RecordedMessage(channel.topic, name, message.log_time, message.publish_time, message.data)
+
+
+def _ends_whole(file: IO[bytes]) -> bool:
+    """Whether a file was closed by its writer, although perhaps without an index."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(MCAP0_MAGIC)))
+    return size > 2 * len(MCAP0_MAGIC) and file.read() == MCAP0_MAGIC
 
 
 def _cut_rows(file: IO[bytes], topics: Collection[str] | None) -> Iterator[tuple[Schema | None, Channel, Message]]:
@@ -198,8 +206,7 @@ class Db3File:
             for name, encoding, text in self._database.execute(
                 "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
             ):
-                if encoding == "ros2msg":
-                    _register(name, text)
+                _register(name, encoding, text)
 
     def close(self) -> None:
         self._database.close()
@@ -223,7 +230,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{name}?{mode}", uri=True)
 
 
-def _register(name: str, text: str) -> None:
+def _register(name: str, encoding: str, text: str) -> None:
     """Learn a type of the user's own from the definition in the bag; one that cannot be read is refused on decoding."""
     with contextlib.suppress(TypesysError, ValueError):
-        register(name, text)
+        register(name, encoding, text)
