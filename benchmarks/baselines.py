@@ -83,23 +83,23 @@ def with_base(bundle: Bundle, base: BaseController) -> Bundle:
 
 def silence(rollout: Rollout) -> None:
     """The policy answers every picture with no motion."""
-    act = rollout._policy.act
+    act = rollout.policy.act
 
     def nothing(*arguments: object) -> Residual:
         return replace(act(*arguments), twist=np.zeros(6))  # type: ignore[arg-type]
 
-    rollout._policy.act = nothing  # type: ignore[method-assign,assignment]
+    rollout.policy.act = nothing  # type: ignore[method-assign,assignment]
 
 
 def blindfold(rollout: Rollout) -> None:
     """Every picture is black."""
-    perceive = rollout._perception
-    rollout._perception = lambda image, *camera: perceive(np.zeros_like(image), *camera)  # type: ignore[assignment]
+    perceive = rollout.perception
+    rollout.perception = lambda image, *camera: perceive(np.zeros_like(image), *camera)  # type: ignore[assignment]
 
 
 def exchange(rollout: Rollout) -> None:
     """The policy gets the features of the episode before, frame by frame; its last ones once these are over."""
-    perceive, play = rollout._perception, rollout.play
+    perceive, play = rollout.perception, rollout.play
     before: list[np.ndarray] = []
     now: list[np.ndarray] = []
 
@@ -113,7 +113,7 @@ def exchange(rollout: Rollout) -> None:
         now.clear()
         return play(seed)
 
-    rollout._perception = perceived  # type: ignore[assignment]
+    rollout.perception = perceived  # type: ignore[assignment]
     play(BEFORE_THE_FIRST)
     rollout.play = played  # type: ignore[method-assign,assignment]
 

@@ -26,9 +26,8 @@ from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
-from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.tasks.task import TASKS
+from rlfp_ros.simulation.worlds import SIMULATORS, load_conditions
 
 IMAGE_SIZE = 16  # px; nobody looks
 
@@ -38,7 +37,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--tasks", nargs="+", default=TASKS.names(), choices=TASKS.names())
     parser.add_argument("--arms", nargs="+", default=["panda"], help="names in config/arms/ (default: panda)")
     parser.add_argument("--through", metavar="BUNDLE", help="the teacher sees through this bundle's encoder")
-    parser.add_argument("--profile", default="train", help="with --through also a room (default: %(default)s)")
+    parser.add_argument("--world", default="pybullet", choices=list(SIMULATORS), help="with --through: the simulator")
+    parser.add_argument("--profile", default="train", help="with --world mujoco a room (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: %(default)s)")
     parser.add_argument("--json", type=Path)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         raise ConfigurationError(f"--episodes is {options.episodes}, expected at least 1")
     seeds = range(options.seed, options.seed + options.episodes)
     if options.through:
-        result = {options.through: play_through(options.through, options.profile, seeds)}
+        result = {options.through: play_through(options.through, options.world, options.profile, seeds)}
     else:
         result = {
             f"{task} {arm}": play(task, arm, options.profile, seeds) for task in options.tasks for arm in options.arms
@@ -70,12 +70,12 @@ def play(task: str, arm: str, profile: str, seeds: range) -> dict[str, Any]:
     return _summary(seeds, failed, [episode.steps for episode in played])
 
 
-def play_through(bundle: str, profile: str, seeds: range) -> dict[str, Any]:
+def play_through(bundle: str, world: str, profile: str, seeds: range) -> dict[str, Any]:
     """The teacher on what the bundle's encoder and this code's estimator see, under a profile or in a room."""
     loaded = load_bundle(bundle)
-    rollout = Rollout(loaded, load_room(profile) if profile.startswith("twin_") else load_profile(profile))
+    rollout = Rollout(loaded, load_conditions(world, profile))
     teacher = SeeingTeacher(rollout)
-    rollout._policy = teacher  # type: ignore[assignment]
+    rollout.policy = teacher  # type: ignore[assignment]
     failed, steps, errors = [], [], []
     for seed in seeds:
         episode = rollout.play(seed)
@@ -94,7 +94,7 @@ class SeeingTeacher:
         from rlfp_ros.learning.recipes.estimator import estimator_for  # torch loads only where it is used
 
         self._world: Any = rollout.world
-        self._contract = contract = rollout._policy.contract
+        self._contract = contract = rollout.policy.contract
         arm, shape = self._world.arm, contract.encoder.outputs["features"]
         if len(shape) != 3:
             raise ConfigurationError(

@@ -45,7 +45,7 @@ from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violat
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS
 from rlfp_ros.simulation.randomization import Profile, Range, load_profile
-from rlfp_ros.simulation.room import load_room
+from rlfp_ros.simulation.worlds import load_conditions
 
 PLACES = (
     ("pybullet", "train"), ("pybullet", "validation"), ("mujoco", "twin_near"), ("mujoco", "twin_dim"),
@@ -305,7 +305,7 @@ def _play(game: _Game, pictures: Path) -> dict[str, Any]:
     bundle = load_bundle(policy.bundle)
     started = time.monotonic()
     settings = SIMULATION_SETTINGS.model_copy(update={"residual_gain": policy.residual_gain})
-    rollout = Rollout(bundle, load_room(profile) if world == "mujoco" else load_profile(profile), settings)
+    rollout = Rollout(bundle, load_conditions(world, profile), settings)
     traced = TracedRollout(bundle, rollout)
     traces = [traced.play(game.seed + number) for number in range(game.episodes)]
     grips = rollout.world.task.grips

@@ -15,10 +15,12 @@ from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95, wilson95
 from rlfp_ros.graph.demo import complaints
+from rlfp_ros.paths import share_directory
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.worlds import SIMULATORS
 
 BUNDLE = "reach_panda"
 KEYS = {
@@ -87,8 +89,8 @@ def test_the_shipped_policy_reaches_under_heavy_randomisation(tmp_path: Path) ->
 def test_without_its_features_the_policy_is_lost() -> None:
     """The figures come from the picture: the same policy on black pictures does not reach."""
     blind = rollout("none")
-    seen = blind._perception
-    blind._perception = lambda image, *camera: seen(np.zeros_like(image), *camera)  # type: ignore[assignment]
+    seen = blind.perception
+    blind.perception = lambda image, *camera: seen(np.zeros_like(image), *camera)  # type: ignore[assignment]
     assert sum(blind.play(seed).outcome.success for seed in range(10)) <= 2
 
 
@@ -134,6 +136,21 @@ def test_the_demo_leaves_pictures_figures_and_a_bag(tmp_path: Path, capsys: pyte
     (bag,) = (run / "bags").iterdir()
     with BagReader(bag) as reader:
         assert {"/camera/image_raw", "/joint_states", "/policy/residual", "/safety/state"} <= set(reader.topics)
+
+
+def test_an_arm_can_be_given_as_a_name_or_a_file_in_either_world(tmp_path: Path) -> None:
+    file = tmp_path / "panda.yaml"
+    file.write_text((share_directory() / "config" / "arms" / "panda.yaml").read_text())
+    bundle = load_bundle(BUNDLE)
+    expected = rollout("none").play(3)
+    for arm in ("panda", file):
+        again = Rollout(bundle, load_profile("none"), arm=arm)
+        assert again.play(3).outcome == expected.outcome
+        again.close()
+    for world in SIMULATORS:
+        assert evaluate(BUNDLE, episodes=1, world=world, arm=file)["episodes"] == 1
+    with pytest.raises(ConfigurationError, match=r"arm that the bundle was trained with|was trained for arm 'panda'"):
+        evaluate(BUNDLE, episodes=1, arm="so101")
 
 
 def test_bad_requests_are_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -185,8 +185,8 @@ def test_the_estimator_keeps_an_object_that_the_hand_hides_in_front_of_the_tool_
 
 
 def test_a_teacher_that_sees_through_the_bundle_wins_in_both_worlds() -> None:
-    for place, seed in (("none", 0), ("twin_near", 1)):
-        found = teachers.play_through("push_panda", place, range(seed, seed + 1))
+    for world, place, seed in (("pybullet", "none", 0), ("mujoco", "twin_near", 1)):
+        found = teachers.play_through("push_panda", world, place, range(seed, seed + 1))
         assert found["successes"] == 1, place
         assert 0 < found["median_error_mm"] < 15
 

@@ -33,6 +33,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: %(default)s)"
     )
+    command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: the arm that the bundle was trained with)")
     command.add_argument("--graph", action="store_true", help="run through the real ROS 2 graph, in lock step")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
 
@@ -71,6 +72,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             seed=options.seed,
             play=play_graph if options.graph else play_in_process,
             world=options.world,
+            arm=options.arm,
             json_path=options.json,
             report=report,
         )

@@ -1,4 +1,4 @@
-"""`rlfp inspect`: a policy bundle's contract as a person wants to read it, after every check that a node would make."""
+"""`rlfp inspect`: a policy bundle's contract for a person to read, after every check that a node makes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from rlfp_ros.perception.encoder import Perception
 
 
 def inspect_bundle(name_or_path: str, console: Console | None = None) -> Bundle:
-    """Check a bundle (schema, sha256, ONNX Runtime loads it, golden frames repeat) and print what it is.
+    """Check a bundle (schema, sha256, ONNX Runtime loads it, golden frames repeat) and describe it.
 
-    Raises ConfigurationError, before anything is printed, for a bundle that a node would refuse.
+    Raises
+    ------
+    ConfigurationError
+        If a node would refuse the bundle; nothing is printed then.
     """
     console = console or Console(highlight=False)
     bundle = load_bundle(name_or_path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlfp_ros.contract import Bundle
+from rlfp_ros.evaluation.evaluate import Series
 from rlfp_ros.graph.dds import environment
 from rlfp_ros.graph.description import Graph
 from rlfp_ros.graph.domains import reserved_domain
@@ -84,15 +84,21 @@ def latency_summary(episodes: list[ObservedEpisode]) -> dict[str, float | int]:
     return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "n": len(latencies)}
 
 
-def play_graph(
-    bundle: Bundle, world: str, profile: str, episodes: int, seed: int, report: Callable[[int, Outcome], None]
-) -> tuple[list[Outcome], dict[str, Any]]:
-    """Episodes through the graph in lock step, and the figures that only the graph has."""
-    contract = bundle.contract
+def play_graph(series: Series, report: Callable[[int, Outcome], None]) -> tuple[list[Outcome], dict[str, Any]]:
+    """Play episodes through the graph in lock step; return also the figures that only the graph has."""
+    contract = series.bundle.contract
     arguments = {
-        "task": contract.task, "bundle": str(bundle.directory), "world": world,
-        "profile": profile, "episodes": episodes, "seed": seed, "lock_step": True, "transport": "local",
-    }  # fmt: skip
+        "task": contract.task,
+        "bundle": str(series.bundle.directory),
+        "world": series.world,
+        "profile": series.profile,
+        "episodes": series.episodes,
+        "seed": series.seed,
+        "lock_step": True,
+        "transport": "local",
+    }
+    if series.arm is not None:
+        arguments["arm"] = str(series.arm)
     number = 0
 
     def heard(episode: ObservedEpisode) -> None:

@@ -28,7 +28,6 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.contract import CameraContract, Intrinsics, load_bundle
-from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Trajectory
@@ -39,12 +38,9 @@ from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.spin import Finished, run
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.camera import Frame
-from rlfp_ros.simulation.pybullet_world import PybulletWorld
-from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.room import load_room
-from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
-from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, ArmWorld
+from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND
+from rlfp_ros.simulation.worlds import load_conditions, make_world
 
 OPTICAL_FRAME = "camera_optical_frame"
 CLOCK_TICKS = 4  # /clock at 60 Hz: stamps travel with the messages, and a clock at 240 Hz wakes every node for nothing
@@ -102,7 +98,8 @@ class Simulator(Node):
         self._arm = arm
         self._joint_names = arm.driver_names(arm.joint_names)
         self._finger_names = set(arm.driver_names(arm.gripper.joint_names)) if arm.gripper else set()
-        self._world = _make_world(arm, settings, camera)
+        conditions = load_conditions(settings.world, settings.profile)
+        self._world = make_world(arm, load_task(settings.task), conditions, camera)
         self._world.origin_ns = START_NS
         self._camera = camera
 
@@ -387,15 +384,6 @@ class Simulator(Node):
     def close(self) -> None:
         """Give back the physics server's memory."""
         self._world.close()
-
-
-def _make_world(arm: Arm, settings: Settings, camera: CameraContract) -> ArmWorld:
-    task, scene = load_task(settings.task), load_scene(arm=arm)
-    if settings.world == "mujoco":
-        from rlfp_ros.simulation.mujoco_world import MujocoWorld  # MuJoCo and OpenGL load only where they are used
-
-        return MujocoWorld(arm, task, load_room(settings.profile), scene, camera)
-    return PybulletWorld(arm, task, load_profile(settings.profile), scene, camera)
 
 
 def _camera(contract: CameraContract, settings: Settings) -> CameraContract:
