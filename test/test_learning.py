@@ -23,7 +23,7 @@ from rlfp_ros.learning.encoders.exported import ExportedEncoder  # noqa: E402
 from rlfp_ros.learning.encoders.spatial import SpatialEncoder  # noqa: E402
 from rlfp_ros.learning.recipes.appearance import Appearance  # noqa: E402
 from rlfp_ros.learning.recipes.estimator import SceneEstimator  # noqa: E402
-from rlfp_ros.learning.recipes.imitation import ImitationRecipe  # noqa: E402
+from rlfp_ros.learning.recipes.imitation import SMALLEST_WORK, ImitationRecipe  # noqa: E402
 from rlfp_ros.learning.recipes.privileged_sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
 from rlfp_ros.learning.recipes.train import main  # noqa: E402
 from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_checkpoint  # noqa: E402
@@ -306,11 +306,11 @@ def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)  # two trainings, which take a minute on an idle machine
+@pytest.mark.timeout(900)  # two trainings, which take a minute on an idle machine
 def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whether int8 is kept depends on the machine's clock; test_export.py tests that.
     monkeypatch.setattr("rlfp_ros.learning.export.quantise.trial", lambda *given: None)
-    recipe = ImitationRecipe("reach").shortened(0.004)
+    recipe = ImitationRecipe("reach").shortened(SMALLEST_WORK)
     bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0, observations=50)
     contract = load_bundle(bundle.directory).contract
     assert contract.task == "reach"
@@ -331,7 +331,7 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
     with pytest.raises(ConfigurationError, match="continue it with --resume"):
         main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
     with pytest.raises(ConfigurationError, match="seed was 0 and is 1 now"):
-        main(ImitationRecipe("reach", seed=1).shortened(0.004), tmp_path / "b", tmp_path / "run", resume=True)
+        main(ImitationRecipe("reach", seed=1).shortened(SMALLEST_WORK), tmp_path / "b", tmp_path / "run", resume=True)
     (tmp_path / "run" / "dagger.pt").unlink()  # as if it was stopped after the encoder
     again = main(recipe, tmp_path / "bundle", tmp_path / "run", resume=True, evaluation_episodes=0, observations=50)
     assert again.contract.files["encoder.onnx"] == contract.files["encoder.onnx"]
