@@ -32,7 +32,8 @@ PARTS = {
     "evaluation": CORE | {"recording", "simulation"},
     "learning": CORE | {"simulation", "evaluation"},
     "commissioning": CORE | {"recording", "simulation", "evaluation"},
-    "nodes": CORE | {"recording", "simulation", "commissioning"},
+    "operator": CORE | {"commissioning"},
+    "nodes": CORE | {"recording", "simulation", "commissioning", "operator"},
     "graph": CORE | {"recording", "simulation", "evaluation", "nodes"},
     "cli": CORE | {"recording", "simulation", "evaluation", "learning", "commissioning", "graph"},
 }

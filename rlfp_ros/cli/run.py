@@ -1,4 +1,4 @@
-"""Commands that run the ROS 2 graph: `demo` and `launch`."""
+"""Commands that run or operate the ROS 2 graph: `demo`, `launch` and `operate`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("-s", "--show-args", action="store_true", help="show the launch file's arguments")
     command.add_argument("--log-file", type=Path, metavar="FILE", help="also write every line of output to FILE")
 
+    command = add_command(commands, "operate", _operate, "operate the real-arm graph: heartbeat, enable, stop, reset")
+    command.add_argument(
+        "--terminal",
+        action="store_true",
+        required=True,
+        help="from this terminal and its keyboard; when it closes, the arm stops",
+    )
+    command.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="NAME:=VALUE",
+        help="namespace, domain_id and transport as the graph was launched with",
+    )
+
 
 def _demo(options: argparse.Namespace) -> int:
     from rlfp_ros.graph import demo
@@ -67,3 +81,9 @@ def _launch(options: argparse.Namespace) -> int:
     resolved = resolve(graph, parse_assignments(options.arguments, f"{graph.name}.launch.py"))
     with Runner(resolved, log_file=options.log_file) as runner:
         return runner.wait()
+
+
+def _operate(options: argparse.Namespace) -> int:
+    from rlfp_ros.graph.operate import become_terminal
+
+    become_terminal(options.arguments)

@@ -1,0 +1,116 @@
+"""`operator_terminal`: heartbeat, services and state of the residual controller, from the terminal it runs in.
+
+`./rlfp operate --terminal` becomes this process. The heartbeat is published from the loop that reads the keys and draws
+the state: if either is blocked or the process ends, the heartbeat ends, and the controller stops the arm.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
+from rich.console import Console
+from rich.live import Live
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+
+from rlfp_ros.commissioning.checklist import Report
+from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes import spin
+from rlfp_ros.operator.terminal import Action, Keyboard, OperatorTerminal, keyboard
+
+PERIOD_S = 0.05  # between looks at the keyboard
+BEATS_EVERY = 2  # periods: a heartbeat each 0.1 s; the controller allows 0.5 s without
+DRAWS_EVERY = 10  # periods, if nothing has changed
+
+
+class OperatorTerminalNode(Node):
+    """Messages, services and timers around `operator.terminal.OperatorTerminal`."""
+
+    def __init__(self, keys: Keyboard, live: Live) -> None:
+        super().__init__("operator_terminal")
+        self._keys, self._live = keys, live
+        self._terminal = OperatorTerminal()
+        self._period = 0
+        self._heartbeat = self.create_publisher(m.HEARTBEAT.type, m.HEARTBEAT.name, m.HEARTBEAT.qos)
+        self._estop = self.create_publisher(m.ESTOP.type, m.ESTOP.name, m.ESTOP.qos)
+        self._triggers = {
+            action: self.create_client(Trigger, f"residual_controller/{action.value}")
+            for action in (Action.ENABLE, Action.STEP, Action.DISABLE, Action.RESET)
+        }
+        self.create_subscription(String, m.SAFETY_STATE.name, self._on_state, m.LATCHED)
+        self.create_subscription(String, m.CHECKLIST.name, self._on_checklist, m.LATCHED)
+        self.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        # rclpy's own handlers would close the topics before the arm is disabled.
+        uninstall_signal_handlers()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._press("q"))
+
+    def _on_timer(self) -> None:
+        for key in self._keys.pressed():
+            self._press(key)
+        if self._keys.is_lost:
+            raise spin.Finished(1, "operator_terminal: the terminal is gone; the heartbeat ends and the arm stops")
+        if self._terminal.has_ended(time.monotonic()):
+            raise spin.Finished
+        self._period += 1
+        if self._terminal.beats and self._period % BEATS_EVERY == 0:
+            self._heartbeat.publish(m.header_message(time.time_ns()))
+        if self._period % DRAWS_EVERY == 0:
+            self._draw()
+
+    def _press(self, key: str) -> None:
+        action = self._terminal.press(key, time.monotonic())
+        if action is Action.STOP:
+            self._estop.publish(Bool(data=True))
+        elif action is Action.QUIT:
+            self._call(Action.DISABLE)
+        elif action is not None:
+            self._call(action)
+        self._draw()
+
+    def _call(self, action: Action) -> None:
+        client = self._triggers[action]
+        if not client.service_is_ready():
+            self._terminal.on_answer(action, False, "the residual controller is not there; is the graph running?")
+            return
+
+        def answered(future: Any) -> None:
+            self._terminal.on_answer(action, future.result().success, future.result().message)
+            self._draw()
+
+        client.call_async(Trigger.Request()).add_done_callback(answered)
+
+    def _on_state(self, message: String) -> None:
+        self._terminal.on_state(SafetyState.from_json(message.data))
+        self._draw()
+
+    def _on_checklist(self, message: String) -> None:
+        self._terminal.on_checklist(Report.model_validate_json(message.data))
+
+    def _draw(self) -> None:
+        self._live.update(self._terminal.view(), refresh=True)
+
+
+def main() -> None:
+    """Entry point of `./rlfp operate --terminal`."""
+    if not sys.stdin.isatty():
+        print("operator_terminal: standard input is not a terminal; start it in one", file=sys.stderr)
+        sys.exit(spin.MISCONFIGURED)
+    console = Console(highlight=False)
+    with keyboard() as keys, Live(console=console, auto_refresh=False) as live:
+        code = spin.run(lambda: OperatorTerminalNode(keys, live))
+    if keys.is_lost:
+        os._exit(code)  # nothing more can be written
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the person beside the arm uses: the terminal. Free of ROS."""
