@@ -137,8 +137,9 @@ def test_any_joint_state(names: list[str], values: tuple[list[float], ...]) -> N
     message = JointState(name=names, position=values[0], velocity=values[1], effort=values[2])
     both_paths(message, lambda: decode.JointMatcher(PANDA))
     found = deserialise(serialize_message(message), "sensor_msgs/msg/JointState")
-    assert_same((names, *map(np.array, map(list, values))), (found.name, *(  # all fields, empty ones too
-        np.array(list(field)) for field in (found.position, found.velocity, found.effort))))  # fmt: skip
+    assert found.name == names
+    for sent, read in zip(values, (found.position, found.velocity, found.effort), strict=True):
+        np.testing.assert_array_equal(read, np.array(sent, dtype=np.float64))
 
 
 @pytest.mark.parametrize("names", [["gripper_width"], ["width"], [], ["gripper_width", "gripper_width"]])
@@ -349,8 +350,8 @@ def recording(
         state.header.stamp = messages.stamp_message(time_ns)
         rows.append(row("/joint_states", state, time_ns))
         if number % 5 == 0:
-            picture = messages.image_message(stamp(time_ns), np.full((8, 8, 3), number, np.uint8), "camera")
-            rows.append(row("/camera/image_raw", picture, time_ns + 1))
+            image = messages.image_message(stamp(time_ns), np.full((8, 8, 3), number, np.uint8), "camera")
+            rows.append(row("/camera/image_raw", image, time_ns + 1))
     return write_bag(folder, rows, kind)
 
 

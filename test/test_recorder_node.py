@@ -91,8 +91,8 @@ def test_each_episode_has_a_bag_of_its_own(
         with BagReader(tmp_path / "bags" / f"episode_{episode:04d}") as bag:
             assert bag.complete
             assert names(bag) == [100.0 * episode + number for number in range(50)]
-            pictures = list(bag.messages({"/camera/image_raw"}))
-            assert [int(bag.decode(picture).data[0]) for picture in pictures] == [0, 10, 20, 30, 40]
+            images = list(bag.messages({"/camera/image_raw"}))
+            assert [int(bag.decode(image).data[0]) for image in images] == [0, 10, 20, 30, 40]
             reset, unreadable = [bag.decode(message).data for message in bag.messages({"/episode"})]
             assert json.loads(reset)["id"] == episode
             assert unreadable == "no JSON"
@@ -136,7 +136,7 @@ def test_a_best_effort_camera_is_recorded_too(
     assert "reliability: best_effort" in text
 
 
-def test_after_kill_9_the_next_recorder_repairs_the_bag_and_goes_on(
+def test_after_kill_9_the_next_recorder_repairs_the_bag_and_records(
     test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
 ) -> None:
     robot = Publisher(test_node)
@@ -177,10 +177,15 @@ def test_after_kill_9_the_next_recorder_repairs_the_bag_and_goes_on(
     ("parameters", "words"),
     [
         ({"directory": "/proc/nowhere"}, "recorder parameters: directory is '/proc/nowhere', which cannot be made"),
+        (
+            {"topics": "[joint states]"},
+            "topics has 'joint states', which is not the name of a topic (topic name",
+        ),
+        ({"topics": "['']"}, "topics has '', which is not the name of a topic"),
         ({"topic": "a"}, "topic is not a parameter of this node, which has: directory, images"),
     ],
 )
-def test_what_the_user_can_put_right_ends_in_one_line_and_code_2(
+def test_wrong_parameters_end_in_one_line_and_exit_code_2(
     start_node: Callable[..., Process], parameters: dict[str, Any], words: str
 ) -> None:
     process = start_node("recorder", parameters)
@@ -247,7 +252,7 @@ def test_of_a_camera_that_publishes_both_only_the_raw_images_are_recorded(
 def test_the_images_that_perception_takes_are_recorded(
     test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
 ) -> None:
-    """Both are published, and perception has been told to take the compressed ones."""
+    """Both are published, and perception is set to take the compressed ones."""
     robot = Publisher(test_node)
     compressed = test_node.publisher(messages.IMAGE_COMPRESSED)
     perception = Node("perception", context=test_node.node.context)

@@ -91,9 +91,9 @@ def test_a_bag_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         assert (first.topic, first.type) == ("/episode", STRING)
         assert (first.log_time_ns, first.publish_time_ns) == (START + 300, START)
         assert bag.decode(first).data == "message 0"
-        pictures = list(bag.messages({"/camera/image_raw"}))
-        assert len(pictures) == 100
-        assert bag.decode(pictures[42]).data.shape == (84 * 84 * 3,)
+        images = list(bag.messages({"/camera/image_raw"}))
+        assert len(images) == 100
+        assert bag.decode(images[42]).data.shape == (84 * 84 * 3,)
     check_readable_by_others(folder, 200)
     assert not (folder / RESERVE_NAME).exists()
 
@@ -103,9 +103,9 @@ def test_metadata_has_what_rosbag2_of_jazzy_writes(tmp_path: Path) -> None:
     metadata = yaml.safe_load(text)["rosbag2_bagfile_information"]
     # rosbag2_storage/src/rosbag2_storage and include/rosbag2_storage/yaml.hpp, branch jazzy, BagMetadata version 9
     assert list(metadata) == [
-        "version", "storage_identifier", "duration", "starting_time", "message_count", "topics_with_message_count",
-        "compression_format", "compression_mode", "relative_file_paths", "files", "custom_data", "ros_distro",
-    ]  # fmt: skip
+        *("version", "storage_identifier", "duration", "starting_time", "message_count", "topics_with_message_count"),
+        *("compression_format", "compression_mode", "relative_file_paths", "files", "custom_data", "ros_distro"),
+    ]
     assert (metadata["version"], metadata["storage_identifier"], metadata["ros_distro"]) == (9, "mcap", "jazzy")
     assert metadata["starting_time"] == {"nanoseconds_since_epoch": START + 300}
     assert metadata["duration"] == {"nanoseconds": 99 * 10_000_000 + 200}
@@ -119,16 +119,18 @@ def test_metadata_has_what_rosbag2_of_jazzy_writes(tmp_path: Path) -> None:
     ]
     topics = {entry["topic_metadata"]["name"]: entry for entry in metadata["topics_with_message_count"]}
     assert {name: entry["message_count"] for name, entry in topics.items()} == {
-        "/episode": 100, "/camera/image_raw": 100, "/silent": 0,
-    }  # fmt: skip
+        "/episode": 100,
+        "/camera/image_raw": 100,
+        "/silent": 0,
+    }
     episode = topics["/episode"]["topic_metadata"]
     assert list(episode) == ["name", "type", "serialization_format", "offered_qos_profiles", "type_description_hash"]
     assert episode["serialization_format"] == "cdr"
     (qos,) = episode["offered_qos_profiles"]
     assert list(qos) == [
-        "history", "depth", "reliability", "durability", "deadline", "lifespan", "liveliness",
-        "liveliness_lease_duration", "avoid_ros_namespace_conventions",
-    ]  # fmt: skip
+        *("history", "depth", "reliability", "durability", "deadline", "lifespan", "liveliness"),
+        *("liveliness_lease_duration", "avoid_ros_namespace_conventions"),
+    ]
     assert (qos["history"], qos["reliability"], qos["durability"]) == ("unknown", "reliable", "transient_local")
 
 
@@ -298,7 +300,7 @@ def test_recovering_a_whole_bag_changes_nothing(tmp_path: Path) -> None:
     ("content", "words"),
     [(b"", "magic bytes"), (b"not a bag at all", "magic bytes"), (b"\x89MCAP0\r\n", "header is cut")],
 )
-def test_what_is_no_bag_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_files_that_are_not_bags_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "bag").mkdir()
     with pytest.raises(ConfigurationError, match=r"holds no \.mcap file"):
         recovery.recover(tmp_path / "bag")
@@ -453,14 +455,14 @@ def test_rolling_over_splits_where_it_was_asked_for(tmp_path: Path) -> None:
     assert writer.bags == [tmp_path / f"episode_{episode}" for episode in range(3)]
 
 
-def test_a_topic_of_an_unknown_type_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_topic_of_an_unknown_type_is_refused_and_the_others_are_recorded(tmp_path: Path) -> None:
     writer = BackgroundWriter()
     writer.roll(tmp_path / "bag")
-    writer.write("/odd", "nobody_msgs/msg/Odd", (), b"1234", START, START)
+    writer.write("/odd", "unknown_msgs/msg/Odd", (), b"1234", START, START)
     writer.write("/episode", STRING, (), string("good"), START, START)
     assert writer.close()
     assert not writer.failure
-    assert "nobody_msgs/msg/Odd is not known" in writer.refused["/odd"]
+    assert "unknown_msgs/msg/Odd is not known" in writer.refused["/odd"]
     assert writer.dropped == {"/odd": 1}
     with BagReader(tmp_path / "bag") as bag:
         assert [message.topic for message in bag.messages()] == ["/episode"]

@@ -1,4 +1,4 @@
-"""Pictures of a recorded run: what camera and network saw, and what the safety controller made of the actions."""
+"""Figures of a recorded run: the images with their features, and the actions before and after the safety controller."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from rlfp_ros.schema import ConfigurationError
 matplotlib.use("agg")  # no display needed
 from matplotlib import pyplot
 
-STRIP_PICTURES = 6
-GIF_MS = 66  # a picture; half of real time at 30 Hz
+STRIP_IMAGES = 6
+GIF_MS = 66  # per image; half of real time at 30 Hz
 AXES = ("x", "y", "z")
 
 
@@ -116,31 +116,31 @@ def _linear(content: Any) -> np.ndarray:
     return np.array([linear.x, linear.y, linear.z])
 
 
-def write_pictures(episode: RecordedEpisode, bundle: Bundle, folder: Path) -> list[Path]:
-    """`episode.gif`, `episode.png` (a strip) and `actions.png` in `folder`.
+def write_figures(episode: RecordedEpisode, bundle: Bundle, folder: Path) -> list[Path]:
+    """Write `episode.gif`, `episode.png` (a strip) and `actions.png` into `folder`.
 
-    Raises ConfigurationError where the episode has no pictures.
+    Raises ConfigurationError if the episode has no images with features.
     """
     stamps = sorted(set(episode.images) & set(episode.features))
     if not stamps:
-        raise ConfigurationError(f"{folder}: the bag holds no picture with features; see the run's log")
+        raise ConfigurationError(f"{folder}: the bag holds no image with features; see the run's log")
     contract = bundle.contract
     preprocess = Preprocessor(contract)  # what the network saw of a camera with another size and lens
-    pictures = []
+    drawn = []
     for stamp in stamps:
         image = preprocess(episode.images[stamp], episode.camera)
-        pictures.append(draw(image, contract.camera.intrinsics, episode.features[stamp]))
-    frames = [Image.fromarray(picture) for picture in pictures]
+        drawn.append(draw(image, contract.camera.intrinsics, episode.features[stamp]))
+    frames = [Image.fromarray(image) for image in drawn]
     gif, strip, actions = folder / "episode.gif", folder / "episode.png", folder / "actions.png"
     frames[0].save(gif, save_all=True, append_images=frames[1:], duration=GIF_MS, loop=0)
-    picks = np.linspace(0, len(pictures) - 1, min(STRIP_PICTURES, len(pictures))).round().astype(int)
-    Image.fromarray(np.hstack([pictures[pick] for pick in picks])).save(strip)
+    picks = np.linspace(0, len(drawn) - 1, min(STRIP_IMAGES, len(drawn))).round().astype(int)
+    Image.fromarray(np.hstack([drawn[pick] for pick in picks])).save(strip)
     _plot_actions(episode, bundle, actions)
     return [gif, strip, actions]
 
 
 def _plot_actions(episode: RecordedEpisode, bundle: Bundle, path: Path) -> None:
-    """What the policy asked for, what was admitted of it, and how the tool was then told to move."""
+    """Plot the velocity that the policy asked for, the part that was admitted, and the one that was commanded."""
     kinematics = Kinematics(trained_arm(bundle))
     commanded = {
         stamp: kinematics.jacobian(joints)[:3] @ velocities for stamp, (joints, velocities) in episode.commands.items()

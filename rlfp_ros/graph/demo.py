@@ -108,7 +108,7 @@ def _pictures(folder: Path, bundle: Bundle, console: Console) -> list[Path]:
     if not chosen:
         raise ConfigurationError(f"{folder / 'bags'}: holds no whole episode; see {folder / 'log.txt'}")
     console.print("\ndrawing pictures from the bag ...")
-    return report.write_pictures(chosen[0], bundle, folder)
+    return report.write_figures(chosen[0], bundle, folder)
 
 
 def _summarise(console: Console, result: dict[str, Any], folder: Path, pictures: list[Path]) -> None:

@@ -62,20 +62,20 @@ DEADLINE = Duration(seconds=0.1)  # three periods of the camera
 LEASE = Duration(seconds=1.0)  # of liveliness, kept up by DDS itself as long as the process lives
 
 
-# Camera publishers are reliable (REP-2003). More than one image is kept for the recorder, which reads reliably.
+# Camera publishers are reliable (REP-2003). Several images are kept for the recorder, which subscribes reliably.
 CAMERA_PUBLISHER = _qos(5)
-# Our own image subscriptions: only the newest frame is worth an inference, and best effort matches every driver.
+# Our own image subscriptions: only the newest image is worth an inference, and best effort matches every driver.
 CAMERA_SUBSCRIPTION = _qos(1, reliable=False)
-LATEST = _qos(1)  # reliable, the newest only: gripper, commands
-# What our own nodes send one another at the camera's rate: DDS reports where it stops. A publisher that offers less is
-# not heard, so drivers' topics have neither.
+LATEST = _qos(1)  # reliable, only the newest: gripper, commands
+# Our own nodes' topics at the camera's rate: DDS reports if one stops. A subscription with these does not hear a
+# publisher that offers less, so drivers' topics have neither.
 _ALIVE: dict[str, Any] = {
     "deadline": DEADLINE,
     "liveliness": LivelinessPolicy.AUTOMATIC,
     "liveliness_lease_duration": LEASE,
 }
 STREAM = _qos(1, **_ALIVE)  # features, object pose, shift; and every subscription of ours to such a topic
-STREAM_QUEUE = _qos(10, **_ALIVE)  # residuals: the recorder wants them all
+STREAM_QUEUE = _qos(10, **_ALIVE)  # residuals: the recorder needs them all
 LATCHED = _qos(1, latched=True)  # a late joiner gets the last value: goal, safety/state
 BEST_EFFORT = _qos(1, reliable=False)  # overlay
 # Also latched, but an episode's end, the next one's reset and its start may follow within a millisecond.
@@ -108,7 +108,7 @@ DOMAIN_SHIFT = Topic(topics.DOMAIN_SHIFT, Float32, STREAM)
 OVERLAY = Topic(topics.OVERLAY, Image, BEST_EFFORT)
 GOAL = Topic(topics.GOAL, PointStamped, LATCHED)
 RESIDUAL = Topic(topics.RESIDUAL, TwistStamped, STREAM_QUEUE)
-JOINT_RESIDUAL = Topic(topics.RESIDUAL, JointTrajectory, STREAM_QUEUE)  # where the bundle's action is joint_velocity
+JOINT_RESIDUAL = Topic(topics.RESIDUAL, JointTrajectory, STREAM_QUEUE)  # if the bundle's action is joint_velocity
 GRIPPER = Topic(topics.GRIPPER, JointState, LATEST)
 RESIDUAL_APPLIED = Topic(topics.RESIDUAL_APPLIED, TwistStamped, EVENTS)
 ARM_COMMAND = Topic(topics.ARM_COMMAND, JointTrajectory, LATEST)
@@ -298,7 +298,7 @@ _FROM_RGB: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rgb8": lambda image: image,
     "bgr8": lambda image: image[..., ::-1],
     "mono8": lambda image: image.mean(axis=2).astype(np.uint8),
-    "16UC1": lambda image: image.mean(axis=2).astype(np.uint16),  # what a depth camera sends, and nobody can use
+    "16UC1": lambda image: image.mean(axis=2).astype(np.uint16),  # a depth camera, which is refused
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import Field
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -177,11 +178,20 @@ class RecorderNode(Node):
 
     def _chosen_topics(self) -> dict[str, _Recorded]:
         known = {self.resolve_topic_name(topic.name): topic for topic in DEFAULT_TOPICS}
-        names = [self.resolve_topic_name(name) for name in self._settings.topics] or list(known)
+        names = [self._resolved(name) for name in self._settings.topics] or list(known)
         chosen = {name: _Recorded(name, _typename(known[name].type) if name in known else "") for name in names}
         if not self._settings.images:
             return {name: topic for name, topic in chosen.items() if topic.type not in IMAGE_TYPES}
         return chosen
+
+    def _resolved(self, name: str) -> str:
+        try:
+            return str(self.resolve_topic_name(name))
+        except rclpy_implementation.RCLError as error:
+            reason = str(error).removeprefix("failed to resolve name: ").partition(", at ")[0]
+            raise ConfigurationError(
+                f"recorder parameters: topics has {name!r}, which is not the name of a topic ({reason})"
+            ) from None
 
     def _discover(self) -> None:
         """Subscribe as the publishers offer: a reliable request never matches a best-effort camera."""

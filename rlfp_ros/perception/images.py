@@ -142,7 +142,7 @@ def from_compressed(format: str, data: Buffer, topic: str = "camera/image_raw/co
     header = _png_header(content) if content.startswith(_PNG_MAGIC) else _jpeg_header(content)
     if header is None:
         raise ConfigurationError(
-            f"topic {topic}: data is not a whole jpeg or png image, expected one as format {format!r} says; look for "
+            f"topic {topic}: data is not a whole jpeg or png image, although format is {format!r}; look for "
             "lost packets or a full disk at the camera driver"
         )
     if header.refused:
@@ -170,7 +170,7 @@ def _check_size(topic: str, height: int, width: int) -> None:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the beginning of a whole JPEG or PNG file says about it."""
+    """Size and kind of a whole JPEG or PNG file, from its beginning."""
 
     height: int
     width: int

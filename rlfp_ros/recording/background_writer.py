@@ -1,7 +1,8 @@
-"""A bag written in a thread of its own, so that a slow disk never delays a callback: a bounded queue in between."""
+"""Writes bags in a thread of its own behind a bounded queue, so that a slow disk never delays a callback."""
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -37,15 +38,26 @@ class _Roll:
 class BackgroundWriter:
     """Queues messages and writes them into one bag after another. A bag without a message is not made.
 
-    When the queue is full, messages are dropped and counted for their topic. When the disk is full, writing ends for
-    good: `failure` then holds the sentence, and everything that comes after is counted as dropped.
+    If the queue is full, messages are dropped and counted for their topic. If the disk is full, writing ends for good
+    and everything that follows is counted as dropped.
+
+    Attributes
+    ----------
+    failure : str
+        The reason why writing ended, in one sentence, or "".
+    dropped, written : collections.Counter
+        Messages by topic, over all bags.
+    refused : dict
+        Topics that cannot be recorded -> the reason, in one sentence.
+    bags : list of Path
+        Folders that were made.
     """
 
     def __init__(self, queue_bytes: int = QUEUE_BYTES) -> None:
         self.failure = ""
-        self.dropped: Counter[str] = Counter()  # by topic, over all bags
+        self.dropped: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
-        self.refused: dict[str, str] = {}  # topics that cannot be recorded, and the sentence that says why
+        self.refused: dict[str, str] = {}
         self.bags: list[Path] = []
         self.bytes_written = 0
         self.slowest_write_s = 0.0
@@ -54,17 +66,17 @@ class BackgroundWriter:
         self._waiting = 0  # bytes in the queue
         self._lock = threading.Lock()
         self._closed = False
-        self._in_bag: Counter[str] = Counter()  # of the open bag, what was handed to it
+        self._in_bag: Counter[str] = Counter()  # messages that were handed to the open bag
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
 
     @property
     def waiting_bytes(self) -> int:
-        """How much is queued."""
+        """Bytes in the queue."""
         return self._waiting
 
     def roll(self, directory: Path, then: Callable[[], None] | None = None) -> None:
-        """Close the bag, put what comes next into `directory`, and call `then` (in the writer's thread)."""
+        """Close the bag, put the messages that follow into `directory`, and call `then` in the writer's thread."""
         self._queue.put(_Roll(directory, then))
 
     def write(
@@ -77,7 +89,7 @@ class BackgroundWriter:
         publish_time_ns: int,
         sequence: int = 0,
     ) -> bool:
-        """Queue one message; False where it was dropped."""
+        """Queue one message. Returns False if it was dropped."""
         if self._closed or self.failure or self._waiting + len(data) > self._limit:
             self.dropped[topic] += 1
             return False
@@ -87,7 +99,7 @@ class BackgroundWriter:
         return True
 
     def close(self, timeout_s: float = 30.0) -> bool:
-        """Write what is queued and close the bag; False where the disk did not take it in time."""
+        """Write what is queued and close the bag. Returns False if the disk did not take it within `timeout_s`."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
@@ -112,7 +124,7 @@ class BackgroundWriter:
                     self.dropped[item.topic] += 1
                     continue
                 began = time.monotonic()
-                bag = self._attempt(bag, lambda open_bag, message=item: self._write(open_bag, message))  # type: ignore[misc]
+                bag = self._attempt(bag, functools.partial(self._write, message=item))
                 self.slowest_write_s = max(self.slowest_write_s, time.monotonic() - began)
                 continue
             bag = self._attempt(bag, lambda open_bag: self._close(open_bag))
@@ -130,7 +142,7 @@ class BackgroundWriter:
             bag.add_topic(message.topic, message.type, message.qos)
         except DiskFullError:
             raise
-        except ConfigurationError as error:  # a message type that nobody knows: the other topics go on
+        except ConfigurationError as error:  # an unknown message type; the other topics are still recorded
             self.refused[message.topic] = str(error)
             self._lose(message.topic, 1)
             return
@@ -160,7 +172,7 @@ class BackgroundWriter:
         return bag
 
     def _attempt(self, bag: BagWriter | None, operation: Callable[[BagWriter], None]) -> BagWriter | None:
-        """`operation` on the open bag; None afterwards where it is closed."""
+        """Run `operation` on the open bag. Returns the bag, or None if it is closed afterwards."""
         if bag is None:
             return None
         try:

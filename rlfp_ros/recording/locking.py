@@ -1,4 +1,4 @@
-"""Tells a bag that is being written from one whose recorder was killed: the kernel drops the lock with the process."""
+"""Distinguishes a bag that is being written from one whose recorder was killed: a lock ends with its process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 def hold(file: Any) -> None:
     """Lock an open file until it is closed or its process ends."""
-    with contextlib.suppress(OSError):  # file systems without locks: recovery then trusts its caller
+    with contextlib.suppress(OSError):  # a file system without locks: recovery then trusts its caller
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def held(path: Path) -> bool:
-    """Whether a living process holds the lock on `path`."""
+    """Whether a running process holds the lock on `path`."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

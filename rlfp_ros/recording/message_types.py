@@ -1,4 +1,7 @@
-"""Definitions and type hashes of ROS 2 message types, without ROS 2: what MCAP stores so that a bag explains itself."""
+"""Definitions, type hashes and decoding of ROS 2 message types, without ROS 2.
+
+MCAP stores the definitions, so that a bag can be decoded without any other file.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ DISTRIBUTION = "jazzy"
 
 @functools.cache
 def typestore() -> Any:
-    """rosbags' store of the distribution's message types; types found on this machine are added as they are needed."""
+    """The rosbags library's store of the distribution's message types; others are added when they are needed."""
     return get_typestore(Stores.ROS2_JAZZY)
 
 
@@ -63,9 +66,9 @@ def deserialise(data: bytes, typename: str) -> Any:
 
 @functools.cache
 def definition(typename: str) -> str:
-    """The `ros2msg` text of `pkg/msg/Type`: its fields, then those of every type in it, as rosbag2 concatenates them.
+    """The `ros2msg` text of `pkg/msg/Type`: its fields, then those of every type in it, as rosbag2 joins them.
 
-    Raises ConfigurationError where neither the distribution's types nor an installed package has it.
+    Raises ConfigurationError if neither the distribution nor an installed package defines the type.
     """
     _require(typename)
     return str(typestore().generate_msgdef(typename, ros_version=2)[0])

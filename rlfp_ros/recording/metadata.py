@@ -20,15 +20,15 @@ _INFINITE = {"sec": 9223372036, "nsec": 854775807}
 
 @dataclass(frozen=True)
 class QualityOfService:
-    """What a publisher offers, as far as playing back needs it."""
+    """Quality of service that a publisher offers, as far as playing back needs it."""
 
-    depth: int = 0  # 0: not known, which is what discovery tells
+    depth: int = 0  # 0: not known, because discovery does not report it
     history: Literal["keep_last", "keep_all", "unknown"] = "unknown"
     reliability: Literal["reliable", "best_effort"] = "reliable"
     durability: Literal["volatile", "transient_local"] = "volatile"
 
     def document(self) -> dict[str, Any]:
-        """As rosbag2 writes it."""
+        """The profile as rosbag2 writes it."""
         return {
             "history": self.history,
             "depth": self.depth,
@@ -107,7 +107,7 @@ class BagMetadata:
         return {"serialized_metadata": _dump(self.document())}
 
     def write(self, directory: Path) -> None:
-        """metadata.yaml, whole or not at all. Raises OSError."""
+        """Write metadata.yaml, whole or not at all. Raises OSError."""
         scratch = directory / f".{FILE_NAME}"
         try:
             with scratch.open("w", encoding="utf-8") as file:
@@ -125,7 +125,7 @@ def offered_qos_profiles(profiles: Sequence[QualityOfService]) -> str:
 
 
 def parse_offered_qos_profiles(text: str) -> tuple[QualityOfService, ...]:
-    """What `offered_qos_profiles` wrote; profiles that cannot be read are left out."""
+    """Profiles that `offered_qos_profiles` wrote; those that cannot be read are left out."""
     try:
         documents = yaml.safe_load(text) or []
         return tuple(
@@ -151,7 +151,7 @@ def listed_files(directory: Path) -> list[str] | None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without anchors: yaml-cpp reads them, people do not."""
+    """A dumper without anchors, which people cannot read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -43,7 +43,7 @@ class BagReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the bag. Raises ConfigurationError if there is no readable one."""
+        """Open the bag. Raises ConfigurationError if `path` holds no readable one."""
         self.path = Path(path)
         self._exits = ExitStack()
         self._files: list[tuple[Path, BagFile]] = []

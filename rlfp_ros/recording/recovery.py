@@ -1,7 +1,7 @@
-"""Repairs a bag whose recorder did not get to close it: kill -9, power cut, full disk.
+"""Repairs a bag whose recorder could not close it: kill -9, power cut, full disk.
 
-An MCAP file is a row of records; one that was cut misses its last ones: perhaps half a chunk, and the index. Everything
-up to the last whole chunk is kept where it is, what follows is cut off, and index and metadata.yaml are written.
+An MCAP file is a sequence of records; a file that was cut lacks the last ones, perhaps half a chunk, and the index.
+Everything up to the last whole chunk is kept in place, the rest is cut off, and index and metadata.yaml are written.
 
     python -m rlfp_ros.recording.recovery BAG...
 """
@@ -48,7 +48,7 @@ _MESSAGE_HEAD_BYTES = 2 + 4 + 8 + 8  # channel, sequence, log time, publish time
 
 @dataclass
 class _Contents:
-    """What a scan of the data section found."""
+    """Result of a scan of the data section."""
 
     schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
@@ -56,13 +56,21 @@ class _Contents:
     metadata: list[MetadataIndex] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
     end: int = 0  # of the last whole chunk and its message indexes
-    unindexed: dict[int, MessageIndex] = field(default_factory=dict)  # of the last chunk, where they were cut off
+    unindexed: dict[int, MessageIndex] = field(default_factory=dict)  # indexes of the last chunk that were cut off
 
 
 def recover(directory: Path, custom: dict[str, str] | None = None) -> BagMetadata:
-    """Make the bag in `directory` whole again, in place, and return what it holds. A whole bag stays as it is.
+    """Make the bag in `directory` whole again, in place. A whole bag is left unchanged.
 
-    Raises ConfigurationError where there is no MCAP file, it is still being written, or nothing of it is readable.
+    Returns
+    -------
+    BagMetadata
+        The content of the bag.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no MCAP file, it is still being written, or none of it is readable.
     """
     files = sorted(directory.glob("*.mcap"))
     if not files:
@@ -94,7 +102,7 @@ def recover(directory: Path, custom: dict[str, str] | None = None) -> BagMetadat
 
 
 def unfinished(parent: Path) -> list[Path]:
-    """Bag folders directly in `parent` that nobody writes and that have no metadata.yaml."""
+    """Bag folders directly in `parent` that have no metadata.yaml and that no process is writing."""
     return [
         path.parent
         for path in sorted(parent.glob("*/*.mcap"))
@@ -134,7 +142,7 @@ def _scan(file: IO[bytes]) -> _Contents:
             try:
                 _enter_chunk(found, start, end - start, Chunk.read(stream))
             except ValueError:
-                break  # its checksum does not fit: the power went while it was written
+                break  # the checksum does not fit: the power failed while the chunk was written
             found.end = end
         elif opcode == Opcode.MESSAGE_INDEX:
             index = MessageIndex.read(stream)
@@ -223,7 +231,7 @@ def _metadata(path: Path, contents: _Contents, custom: dict[str, str]) -> BagMet
 
 
 def _finish(file: IO[bytes], contents: _Contents, metadata: BagMetadata) -> None:
-    """What mcap's Writer.finish() writes, from a scan: the end of the data section, the summary and the footer."""
+    """Write what mcap's Writer.finish() writes, from a scan: the end of the data section, the summary, the footer."""
     data: Any = RecordBuilder()  # its methods have no annotations
     if contents.unindexed and contents.chunks:
         chunk = contents.chunks[-1]

@@ -1,8 +1,8 @@
 """Writes one rosbag2 bag: a folder with one MCAP file and metadata.yaml, readable by `ros2 bag` and without ROS 2.
 
 Messages are collected in chunks. `flush` ends the chunk and hands it to the operating system, so that `kill -9` costs
-at most what came since; the file is put on the disk itself once a second, so that a power cut costs little more. A cut
-file lacks its index only: `recovery.recover` writes it.
+only the messages since; the file is synchronised with the disk once a second, so that a power cut costs little more.
+A file that was cut lacks only its index, which `recovery.recover` writes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from rlfp_ros.recording.message_types import definition, type_hash
 from rlfp_ros.recording.metadata import BagMetadata, QualityOfService, RecordedTopic, offered_qos_profiles
 from rlfp_ros.schema import ConfigurationError
 
-FLUSH_S = 0.25  # what kill -9 costs at most, with room below the second that is promised
-SYNC_S = 1.0  # what a power cut costs at most; an SD card takes a tenth of a second for it
+FLUSH_S = 0.25  # longest time that kill -9 costs; well below the second that the documentation promises
+SYNC_S = 1.0  # longest time that a power cut costs; an SD card needs 0.1 s per synchronisation
 CHUNK_BYTES = 4 << 20
-# Kept free by a file that is deleted when the disk is full: the index and metadata.yaml still find room.
+# A file of this size is deleted when the disk is full, so that there is room for the index and metadata.yaml.
 RESERVE_BYTES = 1 << 20
 RESERVE_NAME = ".reserve"
 LIBRARY = f"rlfp_ros {__version__}"
@@ -42,7 +42,7 @@ class BagWriter:
     def __init__(self, directory: Path) -> None:
         """Create the folder and the file `<folder's name>_0.mcap` in it.
 
-        Raises ConfigurationError where the folder exists or cannot be made.
+        Raises ConfigurationError if the folder exists or cannot be made.
         """
         self.directory = directory
         self.path = directory / f"{directory.name}_0.mcap"
@@ -51,7 +51,7 @@ class BagWriter:
         self._channels: dict[str, int] = {}
         self._topics: dict[str, tuple[str, tuple[QualityOfService, ...]]] = {}
         self._counts: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()  # messages by topic that no crash and no full disk takes any more
+        self.kept: Counter[str] = Counter()  # messages by topic that a crash or a full disk can no longer take
         self._schemas: dict[str, int] = {}
         self._start_ns = 0
         self._end_ns = 0
@@ -81,18 +81,18 @@ class BagWriter:
 
     @property
     def closed(self) -> bool:
-        """After `close`, or after a DiskFullError."""
+        """True after `close` and after a DiskFullError."""
         return self._stream.closed
 
     @property
     def bytes_written(self) -> int:
-        """Of the MCAP file, without the chunk in progress."""
+        """Size of the MCAP file without the chunk in progress."""
         return self._stream.tell()
 
     def add_topic(self, name: str, type: str, qos: Sequence[QualityOfService] = ()) -> None:
         """Announce a topic (absolute name, `pkg/msg/Type`); announcing it again does nothing.
 
-        Raises ConfigurationError for a message type that is not known.
+        Raises ConfigurationError if the message type is not known.
         """
         if name in self._channels:
             return
@@ -109,9 +109,10 @@ class BagWriter:
         )
 
     def write(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int, sequence: int = 0) -> None:
-        """One serialised (CDR) message. `log_time_ns`: when it was received; both in ns since the epoch.
+        """Write one serialised (CDR) message.
 
-        Raises DiskFullError where the disk takes no more.
+        `log_time_ns` is when it was received, `publish_time_ns` when it was published, in ns since the epoch. Raises
+        DiskFullError if the disk is full.
         """
         self._guarded(
             lambda: self._writer.add_message(self._channels[topic], log_time_ns, data, publish_time_ns, sequence)
@@ -124,7 +125,7 @@ class BagWriter:
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
-        """Call it now and then when nothing is written: what came last must not wait for what comes next."""
+        """Flush if the last flush is long ago. Call it while nothing is written, so that no message waits."""
         now = time.monotonic()
         if now - self._flushed_at >= FLUSH_S:
             self.flush(sync=now - self._synced_at >= SYNC_S)
@@ -140,7 +141,7 @@ class BagWriter:
             self._synced_at = time.monotonic()
 
     def close(self) -> None:
-        """Write the index and metadata.yaml. Does nothing when closed already."""
+        """Write the index and metadata.yaml. Does nothing if the bag is closed already."""
         if self.closed:
             return
 
@@ -176,7 +177,7 @@ class BagWriter:
             self._finish_full_disk(error)
 
     def _finish_full_disk(self, error: OSError) -> None:
-        """Cut back to the last whole chunk, give the reserve free, and write index and metadata.yaml into it."""
+        """Cut back to the last whole chunk, free the reserve, and write index and metadata.yaml into it."""
         self._stream.cut()
         self._stream.close()
         (self.directory / RESERVE_NAME).unlink(missing_ok=True)
@@ -198,7 +199,7 @@ class BagWriter:
 
 
 class _Stream:
-    """The file, unbuffered, with the place up to which it is whole."""
+    """The file, unbuffered, and the offset up to which it is whole."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb", buffering=0)
@@ -222,7 +223,7 @@ class _Stream:
         return self._place
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: the file is not buffered."""
 
     def commit(self) -> None:
         self._whole = self._place
