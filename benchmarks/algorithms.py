@@ -19,8 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ import torch
 
 from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.learning.algorithms.a3c import A3cSettings
+from rlfp_ros.learning.algorithms.algorithm import ALGORITHMS
 from rlfp_ros.learning.algorithms.dqn import DqnSettings, action_set
-from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, TaskEnvironment, episode_seed, shapes
+from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, TaskEnvironment, episode_seeds, shapes
 from rlfp_ros.learning.algorithms.networks import batch_of_one
 from rlfp_ros.learning.algorithms.point_mass import MakePointMass
 from rlfp_ros.learning.algorithms.ppo import PpoSettings
-from rlfp_ros.learning.algorithms.run import ALGORITHMS
-from rlfp_ros.learning.algorithms.sac import DrqSettings
+from rlfp_ros.learning.algorithms.sac import SacSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
+from rlfp_ros.seeds import BENCHMARKS
 
 STEPS = {  # environment steps of a training, by environment
     "reach": {"sac": 5_000, "ppo": 16_000, "dqn": 8_000, "a2c": 16_000, "a3c": 16_000},
@@ -50,7 +51,6 @@ ALGORITHM_NAMES = tuple(STEPS["reach"])
 PEERS = ("sac", "ppo", "dqn", "a2c")  # what Stable-Baselines3 has; its A2C also stands beside A3C
 SOURCES = ("rlfp_ros", "stable_baselines3")
 TEST_EPISODES = 20
-TEST_SEEDS = 700_000_000
 # Student's t for a two-sided 95 % interval, by number of seeds
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 MARKS = ("<!-- benchmarks/algorithms.py {} begins -->", "<!-- benchmarks/algorithms.py {} ends -->")
@@ -162,8 +162,8 @@ def test(make_env: EnvironmentMaker, act: Act) -> tuple[list[float], list[float]
     """Returns and successes of the action to deploy, on seeds that no training played."""
     env = make_env()
     returns, successes = [], []
-    for episode in range(TEST_EPISODES):
-        observation, info = env.reset(seed=TEST_SEEDS + episode)
+    for seed in BENCHMARKS.episodes(BENCHMARKS.first, TEST_EPISODES, "the first seed"):
+        observation, info = env.reset(seed=seed)
         ended = False
         while not ended:
             observation, _, terminated, truncated, info = env.step(act(observation))
@@ -188,14 +188,16 @@ def train_ours(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[Trai
 
 def peer_settings(cell: Cell) -> Any:
     """Our settings, without what Stable-Baselines3 cannot do: double Q-learning."""
-    settings = ALGORITHMS[cell.algorithm].settings
+    changes: dict[str, Any] = {}
     if cell.environment == "point":
-        settings = replace(settings, discount=0.9)
-        if not isinstance(settings, A3cSettings):  # whose learning rate is made for small returns
-            settings = replace(settings, reward_scale=1.0)
+        changes["discount"] = 0.9
+        if cell.algorithm not in ("a3c", "a2c"):  # whose learning rate is made for small returns
+            changes["reward_scale"] = 1.0
         if cell.algorithm in ("sac", "dqn"):
-            settings = replace(settings, first_steps=200)
-    return replace(settings, double=False) if isinstance(settings, DqnSettings) else settings
+            changes["first_steps"] = 200
+    if cell.algorithm == "dqn":
+        changes["double"] = False
+    return ALGORITHMS[cell.algorithm].settings.changed(**changes)
 
 
 # --- Stable-Baselines3 -----------------------------------------------------------------------------------------------
@@ -204,8 +206,9 @@ def peer_settings(cell: Cell) -> Any:
 class PeerEnvironment(gymnasium.Wrapper[np.ndarray, Any, dict[str, np.ndarray], np.ndarray]):
     """The same environment as Stable-Baselines3 takes it: the vector alone, rewards scaled, DQN's actions discrete."""
 
-    def __init__(self, env: Any, reward_scale: float, levels: int | None) -> None:
+    def __init__(self, env: Any, seeds: Iterator[int], reward_scale: float, levels: int | None) -> None:
         super().__init__(env)
+        self._seeds = seeds
         self.observation_space = env.observation_space["vector"]
         self._scale, self._actions = reward_scale, None
         if levels:
@@ -213,7 +216,7 @@ class PeerEnvironment(gymnasium.Wrapper[np.ndarray, Any, dict[str, np.ndarray], 
             self.action_space = gymnasium.spaces.Discrete(len(self._actions))
 
     def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        observation, info = self.env.reset()  # the first seed is set where it is made; it counts up from there
+        observation, info = self.env.reset(seed=next(self._seeds))  # the seeds that our trainings play
         return observation["vector"], info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -229,14 +232,14 @@ class MakePeer:
 
     make_env: EnvironmentMaker
     seed: int
+    worker: int
     reward_scale: float
     levels: int | None
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
         torch.set_num_threads(1)
-        env = self.make_env()
-        env.reset(seed=self.seed)
-        return PeerEnvironment(env, self.reward_scale, self.levels)
+        seeds = episode_seeds(self.seed, worker=self.worker)
+        return PeerEnvironment(self.make_env(), seeds, self.reward_scale, self.levels)
 
 
 def train_peer(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[TrainingLog, Act]:
@@ -249,8 +252,7 @@ def train_peer(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[Trai
     levels = settings.levels if isinstance(settings, DqnSettings) else None
     _, action_size = shapes(make_env())
     makers: list[Callable[[], Any]] = [
-        MakePeer(make_env, episode_seed(cell.seed, worker=rank), settings.reward_scale, levels)
-        for rank in range(workers)
+        MakePeer(make_env, cell.seed, rank, settings.reward_scale, levels) for rank in range(workers)
     ]
     vector: Any = SubprocVecEnv(makers, start_method="spawn") if workers > 1 else DummyVecEnv(makers)
     vector = VecNormalize(vector, norm_reward=False, gamma=settings.discount)
@@ -269,12 +271,12 @@ def train_peer(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[Trai
     def falling(left: float) -> float:
         return left * settings.learning_rate
 
-    if isinstance(settings, DrqSettings):
+    if isinstance(settings, SacSettings):
         model: Any = sb3.SAC(
             "MlpPolicy", vector, settings.learning_rate, settings.capacity, settings.first_steps, settings.batch,
             settings.target_rate, train_freq=settings.update_every, n_steps=settings.return_steps,
             ent_coef=f"auto_{settings.initial_temperature}", policy_kwargs=widths,
-            target_entropy=-action_size * settings.target_entropy_scale, **shared,
+            target_entropy=-action_size, **shared,
         )  # fmt: skip
     elif isinstance(settings, DqnSettings):
         model = sb3.DQN(
@@ -293,7 +295,7 @@ def train_peer(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[Trai
         )  # fmt: skip
     else:
         model = sb3.A2C(
-            "MlpPolicy", vector, falling, settings.piece, ent_coef=settings.entropy_weight,
+            "MlpPolicy", vector, falling, settings.segment, ent_coef=settings.entropy_weight,
             vf_coef=settings.value_weight, max_grad_norm=settings.largest_gradient, rms_prop_eps=settings.smallest,
             policy_kwargs=widths | {"log_std_init": settings.initial_log_std}, **shared,
         )  # fmt: skip

@@ -35,10 +35,10 @@ from torch.nn import functional
 
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
+from rlfp_ros.learning.algorithms.networks import RunningNormaliser
 from rlfp_ros.learning.cell import load_cell
 from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, features_of
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
-from rlfp_ros.learning.recipes.privileged_sac import Normaliser
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder
 from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
@@ -170,8 +170,8 @@ def probe(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
     parts = [(train, slice(0, PROBED)), (train, slice(-held_out, None)), (validation, slice(None))]
     codes = [features_of(encoder, frames.images[part]).flatten(1) for frames, part in parts]
     places = [torch.from_numpy(frames.positions[part].copy()) for frames, part in parts]
-    scale = Normaliser(codes[0].shape[1])
-    scale.fit(codes[0])
+    scale = RunningNormaliser(codes[0].shape[1])
+    scale.observe(codes[0])
     codes = [scale(code) for code in codes]
 
     def errors(predicted: list[Tensor]) -> tuple[float, float]:
@@ -217,8 +217,8 @@ def play(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
     known = train.source.count - held_out_count(train.source.count)
     features = features_of(encoder, train.images[:known]).flatten(1)
     inputs = torch.cat([features, torch.from_numpy(train.proprioception[:known].copy())], dim=1)
-    scale = Normaliser(inputs.shape[1])
-    scale.fit(inputs)
+    scale = RunningNormaliser(inputs.shape[1])
+    scale.observe(inputs)
     torch.manual_seed(cell.seed)
     actor = small_network(inputs.shape[1], train.teacher.shape[1])
     fit(actor, scale(inputs), torch.from_numpy(train.teacher[:known].copy()), IMITATION_STEPS)
@@ -226,7 +226,7 @@ def play(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
 
 
 @torch.no_grad()
-def success(encoder: Encoder, scale: Normaliser, actor: nn.Module, profile: str) -> float:
+def success(encoder: Encoder, scale: RunningNormaliser, actor: nn.Module, profile: str) -> float:
     env = ManipulationEnv(
         TASK, profile=profile, observation="features", observed=ObservationContract(feature_stack=1),
         perceiver=lambda image: encoder(torch.from_numpy(image[None]))[0][0].numpy(), seeds=CountedSeeds(EPISODE_SEEDS),

@@ -23,26 +23,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.learning.algorithms.networks import SquashedGaussian
+from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer
 from rlfp_ros.learning.cell import load_cell
 from rlfp_ros.learning.encoders.spatial import SpatialEncoder
 from rlfp_ros.learning.recipes import train_encoder
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource
-from rlfp_ros.learning.recipes.privileged_sac import ReplayBuffer, SacSettings, SoftActorCritic
+from rlfp_ros.learning.recipes.reinforcement import ReinforcementSettings, recipe_learner, teacher_loss
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.seeds import BENCHMARKS
 
 TASKS = ("reach", "push", "lift")
 PICTURES = 400  # rendered, and then learnt from
 ROUNDS = 3  # of the policies' measurement; medians count
 POINTS = (2, 16, 3)  # stack, points, x y confidence
 PROPRIOCEPTION, ACTION = 7 + 7 + 1 + 3 + 3, 3  # reach on the Panda: joints, speeds, gripper, tool, its direction
-OBSERVATION, STATE = math.prod(POINTS) + PROPRIOCEPTION + 4, 12 + PROPRIOCEPTION + ACTION
+OBSERVATION = math.prod(POINTS) + PROPRIOCEPTION + 4
+SIZES = {"vector": OBSERVATION, "privileged": 12 + PROPRIOCEPTION + ACTION}
 TRANSITIONS = 5_000
 SUCCESS, RECENT, LONGEST_GAP_S = 0.9, 20, 60.0
 PEER_MISSING = "stable-baselines3 is not there, so nothing is compared; pip install stable-baselines3 brings it"
@@ -101,7 +107,7 @@ def rate(step: Callable[[], None], seconds: float) -> float:
 
 def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
     """Labelled pictures per second of the renderer's time under `train`, and an encoder update on them."""
-    source = FrameSource(load_cell("reach", "panda", "train"), 600_000_000, PICTURES)
+    source = FrameSource(load_cell("reach", "panda", "train"), BENCHMARKS.first, PICTURES)
     with Frames(source, folder) as frames:
         renderer = psutil.Process(frames._process.pid)
         frames.wait_for(PICTURES // 8)  # it has loaded everything by then
@@ -131,16 +137,31 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
 
 
 def own_policy_step() -> Callable[[], None]:
-    """A step of `learning/recipes/privileged_sac.py` as training does it."""
-    sizes = {"observation": OBSERVATION, "state": STATE, "action": ACTION, "teacher": ACTION, "reward": 1,
-             "next_observation": OBSERVATION, "next_state": STATE, "terminated": 1}  # fmt: skip
-    settings = SacSettings()
+    """A step of the recipe's reinforcement learning, with the teacher's loss, as training takes it."""
+    settings = ReinforcementSettings()
+    space = gymnasium.spaces.Dict(
+        {name: gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in SIZES.items()}
+    )
     rng = np.random.default_rng(0)
-    learner, buffer = SoftActorCritic(sizes, POINTS, settings), ReplayBuffer(TRANSITIONS, sizes)
-    buffer.add({name: rng.normal(size=(TRANSITIONS, size)).clip(-1, 1) for name, size in sizes.items()})
+    learner = recipe_learner(space, POINTS, ACTION, settings)
+    buffer = ReplayBuffer(TRANSITIONS, space, np.zeros(ACTION, np.float32), settings.sac.discount, teacher=True)
+
+    def noise(size: int) -> np.ndarray:
+        return rng.normal(size=size).clip(-1, 1).astype(np.float32)
+
+    def observation() -> dict[str, np.ndarray]:
+        return {name: noise(size) for name, size in SIZES.items()}
+
+    buffer.begin(observation())
+    for _ in range(TRANSITIONS - 1):
+        buffer.add(noise(ACTION), float(noise(1)[0]), False, False, observation(), noise(ACTION))
+
+    def pull(policy: SquashedGaussian, batch: Batch) -> Tensor:
+        assert batch.teacher is not None
+        return settings.teacher_weight * teacher_loss(policy, batch.teacher)
 
     def step() -> None:
-        learner.update(buffer.sample(settings.batch, rng), 0.5)
+        learner.update(learner.sample(buffer, rng), 0.5, actor_term=pull)
 
     return step
 
@@ -148,7 +169,6 @@ def own_policy_step() -> Callable[[], None]:
 def peer_policy_step() -> Callable[[], None] | None:
     """A gradient step of Stable-Baselines3's SAC on observations of the same size; None where it is not installed."""
     try:
-        import gymnasium
         from stable_baselines3 import SAC
         from stable_baselines3.common.logger import Logger
     except ImportError:
@@ -158,7 +178,7 @@ def peer_policy_step() -> Callable[[], None] | None:
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
         action_space = gymnasium.spaces.Box(-1, 1, (ACTION,), np.float32)
 
-    settings = SacSettings()
+    settings = ReinforcementSettings().sac
     model = SAC("MlpPolicy", Nothing(), batch_size=settings.batch, buffer_size=TRANSITIONS, device="cpu", seed=0,
                 policy_kwargs={"net_arch": [settings.hidden, settings.hidden]})  # fmt: skip
     model.set_logger(Logger(None, []))

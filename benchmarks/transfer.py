@@ -228,7 +228,7 @@ def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, wor
     profile.write_text(yaml.safe_dump(flat_profile(ablated_profile(ablation)), sort_keys=False), encoding="utf-8")
     recipe = ImitationRecipe.for_task(task, arm, str(profile), seed)
     if ablation.pictures_as_rendered:
-        recipe = replace(recipe, encoder_training=replace(recipe.encoder_training, other_appearances=False))
+        recipe = replace(recipe, encoder_training=recipe.encoder_training.changed(other_appearances=False))
     if work * ablation.work < 1:
         recipe = recipe.shortened(work * ablation.work)
     run = folder / "training" / out.name

@@ -42,15 +42,20 @@ class SeedRange:
         ConfigurationError
             If the seed, the worker or the offset would reach into the seeds of another training or worker.
         """
-        check_training_seed(seed)
         part = self.block // MOST_WORKERS
         if not (0 <= worker < MOST_WORKERS and 0 <= offset < part):
             raise ConfigurationError(
                 f"{self.name}: worker {worker} after {offset} seeds is outside the seeds of training {seed}, expected "
                 f"a worker from 0 to {MOST_WORKERS - 1} and fewer than {part} seeds"
             )
-        first = self.first + seed * self.block + worker * part
+        first = self.block_of(seed).start + worker * part
         return range(first + offset, first + part)
+
+    def block_of(self, seed: int) -> range:
+        """All seeds of the training `seed`. Raises ConfigurationError if there is no such training."""
+        check_training_seed(seed)
+        first = self.first + seed * self.block
+        return range(first, first + self.block)
 
     def episodes(self, seed: int, count: int, name: str = "--seed") -> range:
         """The seeds of `count` episodes from `seed` on.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ torch = pytest.importorskip("torch")
 from rlfp_ros import cli  # noqa: E402
 from rlfp_ros.contract import load_bundle  # noqa: E402
 from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
-from rlfp_ros.learning.algorithms import a3c, dqn, ppo  # noqa: E402
-from rlfp_ros.learning.algorithms import sac as drq  # noqa: E402
+from rlfp_ros.learning.algorithms import a3c, dqn, ppo, sac  # noqa: E402
+from rlfp_ros.learning.algorithms.algorithm import ALGORITHMS  # noqa: E402
 from rlfp_ros.learning.algorithms.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
-from rlfp_ros.learning.algorithms.networks import ActorCritic, RunningNormaliser, batch_of_one  # noqa: E402
+from rlfp_ros.learning.algorithms.networks import ActorCritic, RunningNormaliser, SquashedGaussian, batch_of_one  # noqa: E402
 from rlfp_ros.learning.algorithms.point_mass import LIMIT, MakePointMass  # noqa: E402
 from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer  # noqa: E402
-from rlfp_ros.learning.algorithms.run import ALGORITHMS, Plan, main, save_policy, settings_of, success_count  # noqa: E402
+from rlfp_ros.learning.algorithms.run import Plan, main, save_policy, score_of, settings_of  # noqa: E402
 from rlfp_ros.learning.export.export import export_bundle  # noqa: E402
 from rlfp_ros.learning.runs.training_log import TrainingLog  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
@@ -104,10 +104,10 @@ def test_ppo_values_what_comes_after_a_time_limit_and_not_after_a_terminal_step(
     env = LearningObservation(Cut())
     network = ActorCritic(shapes(env)[0], 1, 8, 0.0)
     settings = ppo.PpoSettings(reward_scale=1.0)
-    rollout = ppo._Player(env, settings, TrainingLog(), 0, 0).play(network, 8)
+    rollout = ppo._Player(env, settings, TrainingLog(), itertools.count(), 0).play(network, 8)
     assert rollout.ended.tolist() == [False, False, True, False, False, True, False, False]
     assert {step: seen["vector"].item() for step, seen in rollout.after.items()} == {2: 3.0, 7: 8.0}
-    _, advantage, wanted = ppo._assess(network, rollout, replace(settings, trace=0.0))
+    _, advantage, wanted = ppo._assess(network, rollout, settings.changed(trace=0.0))
     with torch.no_grad():
         value = network.evaluate({"vector": torch.arange(9.0)[:, None]})[1]
     # With lambda 0 what is wanted is the reward and the discounted value of what came next; 0 after step 5.
@@ -138,7 +138,9 @@ def test_n_step_returns_end_with_the_piece_and_with_the_episode() -> None:
 def test_the_shared_step_is_the_papers_rmsprop() -> None:
     """Mnih et al. 2016, equations S2 and S3, twice in a row."""
     settings = a3c.A3cSettings(decay=0.9, smallest=0.01)
-    shared = a3c.Shared(ActorCritic(SPACE, ACTIONS, 8, 0.0), settings, torch.multiprocessing.get_context("forkserver"))
+    shared = a3c.SharedLearner(
+        ActorCritic(SPACE, ACTIONS, 8, 0.0), settings, torch.multiprocessing.get_context("forkserver")
+    )
     weights, square = shared.weights.clone(), torch.zeros_like(shared.weights)
     for _ in range(2):
         gradient = torch.randn_like(weights)
@@ -174,7 +176,7 @@ def test_the_action_set_is_every_combination_of_levels() -> None:
 
 
 def test_the_target_network_is_copied_now_and_then_and_stands_still_between() -> None:
-    learner = dqn.Dqn(SPACE, dqn.action_set(ACTIONS, 3), dqn.DqnSettings(hidden=8, copy_every=3))
+    learner = dqn.DeepQLearner(SPACE, dqn.action_set(ACTIONS, 3), dqn.DqnSettings(hidden=8, copy_every=3))
     batch = batch_of(SPACE, 16, torch.randint(0, 9, (16,)))
     before = {name: value.clone() for name, value in learner.target.state_dict().items()}
     same = []
@@ -195,7 +197,7 @@ def test_the_target_network_is_copied_now_and_then_and_stands_still_between() ->
 @pytest.mark.parametrize("double", [False, True])
 def test_q_learning_target(double: bool) -> None:
     """Mnih et al. 2015: the target network's best. Van Hasselt et al. 2016: its value of the network's best."""
-    learner = dqn.Dqn(SPACE, dqn.action_set(ACTIONS, 3), dqn.DqnSettings(hidden=8, double=double))
+    learner = dqn.DeepQLearner(SPACE, dqn.action_set(ACTIONS, 3), dqn.DqnSettings(hidden=8, double=double))
     for parameter in learner.target.parameters():
         parameter.add_(torch.randn_like(parameter))
     batch = batch_of(SPACE, 16, torch.randint(0, 9, (16,)))
@@ -216,12 +218,13 @@ def test_epsilon_falls_in_a_straight_line_and_stays() -> None:
 
 
 def test_sac_believes_the_smaller_of_two_critics() -> None:
-    learner = drq.Drq(SPACE, ACTIONS, drq.DrqSettings(hidden=8))
+    learner = sac.SoftActorCritic(SPACE, ACTIONS, sac.SacSettings(hidden=8))
     batch = batch_of(SPACE, 64, torch.rand(64, ACTIONS) * 2 - 1)
     torch.manual_seed(1)
     with torch.no_grad():
         vector = batch.next_observation["vector"]
-        action, likelihood = learner.actor.sample(vector[:, :0], vector)
+        policy, _ = learner.actor(vector[:, :0], vector)
+        action, likelihood = policy.sample()
         first, second = learner.target(vector[:, :0], vector, action)
         # Neither is to be above the other everywhere.
         learner.target.first[-1].bias.add_((second - first).median())
@@ -236,7 +239,7 @@ def test_sac_believes_the_smaller_of_two_critics() -> None:
 
 @pytest.mark.parametrize(("entropy", "rises"), [(-5.0, True), (5.0, False)])
 def test_temperature_rises_when_there_is_too_little_entropy(entropy: float, rises: bool) -> None:
-    learner = drq.Drq(SPACE, ACTIONS, drq.DrqSettings(hidden=8))
+    learner = sac.SoftActorCritic(SPACE, ACTIONS, sac.SacSettings(hidden=8))
     assert learner.target_entropy == -ACTIONS
     before = learner.log_temperature.item()
     learner.temperature_loss(torch.tensor(entropy)).backward()
@@ -246,19 +249,17 @@ def test_temperature_rises_when_there_is_too_little_entropy(entropy: float, rise
 
 def test_action_likelihood_is_that_of_a_squashed_gaussian() -> None:
     """Haarnoja et al. 2018, appendix C, against torch's own distributions."""
-    actor = drq.Actor(0, SPACE, ACTIONS, 8)
-    vector = torch.randn(50, 4)
-    with torch.no_grad():
-        action, likelihood = actor.sample(vector[:, :0], vector)
-        mean, log_std = actor(vector[:, :0], vector)
+    policy = SquashedGaussian(0.3 * torch.randn(50, 2 * ACTIONS))
+    action, likelihood = policy.sample()
     squashed = torch.distributions.TransformedDistribution(
-        torch.distributions.Normal(mean, log_std.exp()), torch.distributions.TanhTransform()
+        torch.distributions.Normal(policy.mean, policy.log_std.exp()), torch.distributions.TanhTransform()
     )
     torch.testing.assert_close(squashed.log_prob(action).sum(dim=-1), likelihood, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(policy.mode(), policy.mean.tanh())
 
 
 def test_only_the_critics_teach_the_encoder_and_the_target_follows_slowly() -> None:
-    learner = drq.Drq(PICTURES, ACTIONS, drq.DrqSettings(hidden=8, target_rate=0.1))
+    learner = sac.SoftActorCritic(PICTURES, ACTIONS, sac.SacSettings(hidden=8, target_rate=0.1))
     optimised = {id(p) for group in learner.actor_optimizer.param_groups for p in group["params"]}
     assert not optimised & {id(parameter) for parameter in learner.encoder.parameters()}
     before = [parameter.clone() for parameter in learner.target.parameters()]
@@ -271,24 +272,25 @@ def test_only_the_critics_teach_the_encoder_and_the_target_follows_slowly() -> N
 
 def test_drq_averages_targets_over_augmented_copies() -> None:
     """Yarats et al. 2021, equation 2: the mean of the targets of K augmentations, each of the whole batch."""
-    settings = drq.DrqSettings(hidden=8, target_augmentations=3, augmentation="noise")
-    learner = drq.Drq(PICTURES, ACTIONS, settings)
+    settings = sac.SacSettings(hidden=8, target_augmentations=3, augmentation="noise")
+    learner = sac.SoftActorCritic(PICTURES, ACTIONS, settings)
     batch = batch_of(PICTURES, 4, torch.rand(4, ACTIONS))
     seen: list[Any] = []
     noise = learner._augment
     learner._augment = lambda images: seen.append(noise(images)) or seen[-1]  # type: ignore[func-returns-value]
-    drawn: list[Any] = []
-    sample = learner.actor.sample
-    learner.actor.sample = lambda *inputs: drawn.append(sample(*inputs)) or drawn[-1]  # type: ignore[method-assign,func-returns-value]
+    torch.manual_seed(1)
     found = learner.targets(batch)
     assert seen[0].shape[0] == 12
-    (action, likelihood), vector = drawn[0], batch.next_observation["vector"]
-    targets = []
+    torch.manual_seed(1)
+    noise(torch.cat([batch.next_observation["image"]] * 3))  # draws what the learner's augmentation drew
+    vector = batch.next_observation["vector"]
     with torch.no_grad():
+        maps = learner.encoder({"image": seen[0], "vector": vector.repeat(3, 1)})
+        action, likelihood = learner.actor(maps, vector.repeat(3, 1))[0].sample()
+        targets = []
         for copy in range(3):
             part = slice(4 * copy, 4 * copy + 4)
-            maps = learner.encoder({"image": seen[0][part], "vector": vector})
-            value = torch.min(*learner.target(maps, vector, action[part]))
+            value = torch.min(*learner.target(maps[part], vector, action[part]))
             targets.append(batch.reward + 0.9 * (value - learner.log_temperature.exp() * likelihood[part]))
     torch.testing.assert_close(found, torch.stack(targets).mean(dim=0))
 
@@ -370,7 +372,7 @@ def test_running_statistics_are_those_of_all_that_was_seen() -> None:
 # --- learning --------------------------------------------------------------------------------------------------------
 
 QUICK = {
-    "sac": (drq.DrqSettings(hidden=32, batch=64, first_steps=200, learning_rate=3e-3, discount=0.9, reward_scale=1.0),
+    "sac": (sac.SacSettings(hidden=32, batch=64, first_steps=200, learning_rate=3e-3, discount=0.9, reward_scale=1.0),
             1_600),
     "ppo": (ppo.PpoSettings(hidden=32, rollout=512, discount=0.9, reward_scale=1.0), 8_000),
     "dqn": (dqn.DqnSettings(hidden=32, batch=64, first_steps=200, learning_rate=2e-3, discount=0.9, copy_every=100,
@@ -385,16 +387,16 @@ def test_each_algorithm_learns_to_move_a_point_to_its_goal(name: str) -> None:
     """The deployed action ends within 0.15 of goals in a square of side 2; a point that stays, 1 in 30."""
     settings, steps = QUICK[name]
     agent = ALGORITHMS[name].train(MakePointMass(), settings, steps, 0, TrainingLog()).eval()
-    assert success_count(MakePointMass(), agent, 50) >= 35
+    assert score_of(MakePointMass(), agent, range(50)).successes >= 35
 
 
 @pytest.mark.parametrize("name", ["sac", "ppo", "dqn", "a3c"])
 def test_each_algorithm_takes_stacked_pictures(name: str) -> None:
-    settings = replace(ALGORITHMS[name].settings, hidden=8)
+    settings = ALGORITHMS[name].settings.changed(hidden=8)
     if name in ("sac", "dqn"):
-        settings = replace(settings, batch=8, first_steps=20)
+        settings = settings.changed(batch=8, first_steps=20)
     if name == "ppo":
-        settings = replace(settings, rollout=32, batch=8, epochs=1, augmentation="shift")
+        settings = settings.changed(rollout=32, batch=8, epochs=1, augmentation="shift")
     maker = MakePointMass(pixels=True, frame_stack=2)
     agent = ALGORITHMS[name].train(maker, settings, 64, 0, TrainingLog())
     observation, _ = maker().reset(seed=0)
@@ -407,11 +409,11 @@ def test_each_algorithm_takes_stacked_pictures(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sac", "ppo", "dqn", "a2c"])
 def test_a_training_gives_the_same_every_time_and_goes_on_where_it_stopped(name: str, tmp_path: Path) -> None:
-    settings = replace(ALGORITHMS[name].settings, hidden=8)
+    settings = ALGORITHMS[name].settings.changed(hidden=8)
     if name in ("sac", "dqn"):
-        settings = replace(settings, batch=8, first_steps=20)
+        settings = settings.changed(batch=8, first_steps=20)
     if name == "ppo":
-        settings = replace(settings, rollout=32)
+        settings = settings.changed(rollout=32)
     train = ALGORITHMS[name].train
     log = TrainingLog(tmp_path, {"seed": 0})
     first = train(MakePointMass(), settings, 96, 0, log).state_dict()
@@ -469,27 +471,33 @@ def test_features_come_from_a_bundles_encoder_and_hold_nothing_of_the_simulators
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"algorithm": "ddpg"}, "algorithm is 'ddpg'; there are: sac, ppo"),
-        ({"observation": "sound"}, "observation is 'sound'; there are: pixels"),
+        ({"algorithm": "ddpg"}, "algorithm is 'ddpg', expected one of: a2c, a3c, dqn, ppo, sac"),
+        ({"observation": "sound"}, "observation is 'sound', but it should be 'pixels', 'features' or 'state'"),
         ({"steps": 10}, "steps is 10, too few to train anything; give at least 2000"),
         ({"encoder": "reach_panda"}, "--observation is 'pixels'; only features have an encoder"),
         ({"task": "juggle"}, "juggle"),
         ({"profile": "no_such"}, "no_such: no such file"),
-        ({"settings": ("augmentation=blur",)}, "augmentation is 'blur', and 'blur' is none"),
+        ({"settings": ("augmentation=blur",)}, "augmentation is 'blur', but it should be none or one of: shift"),
+        ({"seed": -1}, "plan: seed is -1, but it should be greater than or equal to 0"),
+        ({"seed": 10_000}, "plan: seed is 10000, but it should be less than or equal to 9999"),
+        ({"image_size": -4}, "image_size is -4, but it should be greater than or equal to 8"),
+        ({"steps": 10**8}, "steps is 100000000, but it should be less than or equal to 10000000"),
         ({"settings": ("colour=red",)}, "--set colour=red: ppo has no 'colour'; it has: hidden"),
-        ({"settings": ("batch=many",)}, "--set batch=many: batch is 'many', expected int, for example 128"),
+        ({"settings": ("batch=many",)}, "--set: batch is 'many', but it should be a valid integer"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused_before_anything_is_written(
     change: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match=expected):
-        main(replace(Plan("ppo", "reach"), **change), tmp_path / "run")
+        main(Plan(algorithm="ppo", task="reach").changed("plan", **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_settings_are_given_by_name() -> None:
-    settings = settings_of(Plan("dqn", "reach", settings=("double=false", "batch=64", "learning_rate=0.01")))
+    settings = settings_of(
+        Plan(algorithm="dqn", task="reach", settings=("double=false", "batch=64", "learning_rate=0.01"))
+    )
     assert (settings.double, settings.batch, settings.learning_rate) == (False, 64, 0.01)
 
 
@@ -499,7 +507,7 @@ def test_out_is_refused_where_there_is_no_encoder_to_ship(capsys: pytest.Capture
 
 
 def test_a_policy_from_features_ships_in_a_bundle_and_acts_as_it_did(tmp_path: Path) -> None:
-    plan = Plan("dqn", "reach", observation="features")
+    plan = Plan(algorithm="dqn", task="reach", observation="features")
     encoder = load_bundle("reach_panda").file("encoder.onnx")
     make_env = TaskEnvironment("reach", profile="none", observation="features", encoder=encoder)
     settings = dqn.DqnSettings(hidden=8, batch=8, first_steps=10)

@@ -22,6 +22,7 @@ from rlfp_ros.learning.algorithms.augmentation import (  # noqa: E402
     random_crop,
     random_shift,
 )
+from rlfp_ros.learning.algorithms.sac import SacSettings  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 
 SIZE = 32
@@ -168,8 +169,10 @@ def test_names_are_joined_and_a_wrong_one_is_named() -> None:
     torch.manual_seed(3)
     torch.testing.assert_close(both, gaussian_noise(random_shift(images)))
     assert augmentation("none")(images) is images
-    with pytest.raises(ConfigurationError, match="augmentation is 'shift\\+blur', and 'blur' is none; there are: none"):
-        augmentation("shift+blur")
+    assert SacSettings().changed(augmentation="shift+noise").augmentation == "shift+noise"
+    expected = "augmentation is 'shift\\+blur', but it should be none or one of: shift, .*, not 'blur'"
+    with pytest.raises(ConfigurationError, match=expected):
+        SacSettings().changed(augmentation="shift+blur")
 
 
 def test_copies_have_augmentations_of_their_own_and_are_averaged_in_place() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from rlfp_ros.cli import main as rlfp  # noqa: E402
 from rlfp_ros.contract import Bundle, Evaluation, FeatureStatistics, GoldenFrames, load_bundle, write_bundle  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy  # noqa: E402
+from rlfp_ros.learning.algorithms.networks import ImageEncoder, RelativePoints, Trunk  # noqa: E402
+from rlfp_ros.learning.algorithms.sac import GaussianActor, SacPolicy  # noqa: E402
 from rlfp_ros.learning.encoders import novelty  # noqa: E402
 from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings  # noqa: E402
 from rlfp_ros.learning.encoders.pose_head import INSIDE_90  # noqa: E402
@@ -28,8 +31,6 @@ from rlfp_ros.learning.export.reference import golden_frames  # noqa: E402
 from rlfp_ros.learning.export.trained import save_trained  # noqa: E402
 from rlfp_ros.learning.recipes import train  # noqa: E402
 from rlfp_ros.learning.recipes.imitation import ImitationRecipe  # noqa: E402
-from rlfp_ros.learning.recipes.privileged_sac import Actor  # noqa: E402
-from rlfp_ros.learning.recipes.recurrent import RecurrentActor  # noqa: E402
 from rlfp_ros.perception.encoder import Perception  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.tasks.reach import Reach  # noqa: E402
@@ -66,8 +67,9 @@ def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
     )
     points = (observed.feature_stack, *parts.outputs["features"][1:])
     seen = int(np.prod(points)) + Observer(arm, observed).proprioception_size + 4  # goal and its mask
-    actor = RecurrentActor(seen, points, 3, 32, memory) if memory else Actor(seen, points, 3, 32)
-    save_trained(folder, contract, arm, network, ExportedPolicy(actor))
+    actor = GaussianActor(Trunk(0, seen, RelativePoints(points)), 3, 32, memory)
+    policy = SacPolicy(ImageEncoder(gymnasium.spaces.Dict()), actor)
+    save_trained(folder, contract, arm, network, ExportedPolicy(policy))
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from rlfp_ros.learning.encoders.spatial import SpatialEncoder  # noqa: E402
 from rlfp_ros.learning.recipes.appearance import Appearance  # noqa: E402
 from rlfp_ros.learning.recipes.estimator import SceneEstimator  # noqa: E402
 from rlfp_ros.learning.recipes.imitation import SMALLEST_WORK, ImitationRecipe  # noqa: E402
-from rlfp_ros.learning.recipes.privileged_sac import Actor, ReplayBuffer, SacSettings, SoftActorCritic  # noqa: E402
 from rlfp_ros.learning.recipes.train import main  # noqa: E402
 from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_checkpoint  # noqa: E402
 from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
@@ -36,9 +34,6 @@ from rlfp_ros.simulation.tasks.task import ARM_FOOT  # noqa: E402
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL  # noqa: E402
 
 CAMERA = load_scene().camera.contract()
-SIZES = {"observation": 6, "state": 2, "action": 1, "teacher": 1, "reward": 1, "next_observation": 6, "next_state": 2,
-         "terminated": 1}  # fmt: skip
-POINTS = (1, 2, 3)  # stack, points, x y confidence
 
 
 @pytest.fixture(autouse=True)
@@ -208,66 +203,6 @@ def test_the_privileged_state_reaches_no_deployed_policy(monkeypatch: pytest.Mon
     np.testing.assert_array_equal(played(), before)
 
 
-def test_turning_the_camera_moves_points_as_projection_does() -> None:
-    learner = SoftActorCritic(SIZES, POINTS, SacSettings(camera_turn=0.05))
-    points = torch.tensor([[0.1, -0.2, 0.7, -0.15, 0.05, 0.9]])
-    torch.manual_seed(3)
-    turned = learner._turned(points)
-    torch.manual_seed(3)
-    a, b, c = (0.05 * torch.randn(3, 1, 1)).flatten().tolist()
-    rotation = torch.tensor([[1.0, -c, b], [c, 1.0, -a], [-b, a, 1.0]])
-    for index in range(2):
-        ray = rotation @ torch.tensor([points[0, 3 * index], points[0, 3 * index + 1], 1.0])
-        torch.testing.assert_close(turned[0, 3 * index : 3 * index + 2], ray[:2] / ray[2])
-    assert turned[0, 2] == points[0, 2]
-
-
-def test_action_likelihood_is_that_of_a_squashed_gaussian() -> None:
-    """Haarnoja et al. 2018, appendix C: checked by importance sampling."""
-    actor = Actor(6, POINTS, 1, 16)
-    observation = torch.zeros(200_000, 6)
-    with torch.no_grad():
-        action, likelihood = actor.sample(observation)
-    # Importance sampling: the mean of 1 / density over what falls into a region is the region's size.
-    edges = torch.quantile(action[:, 0], torch.tensor([0.02, 0.3, 0.7, 0.98])).tolist()
-    for low, high in itertools.pairwise(edges):
-        inside = (action[:, 0] >= low) & (action[:, 0] < high)
-        size = (inside / likelihood.exp()).mean().item()
-        assert size == pytest.approx(high - low, rel=0.02)
-
-
-def test_sac_learns_to_push_a_number_to_where_it_is_told() -> None:
-    """One step, reward highest where the action equals what the observation shows; the critic alone knows the state."""
-    settings = SacSettings(
-        hidden=32, teacher_weight=0.0, camera_turn=0.0, learning_rate=3e-3, actor_learning_rate=3e-3, critic_first=0.0
-    )
-    learner = SoftActorCritic(SIZES, POINTS, settings)
-    rng = np.random.default_rng(0)
-    buffer = ReplayBuffer(5000, SIZES)
-    wanted = rng.uniform(-0.8, 0.8, (5000, 1))
-    action = rng.uniform(-1, 1, (5000, 1))
-    shown = np.repeat(wanted, 6, axis=1)
-    known = np.repeat(wanted, 2, axis=1)
-    buffer.add({"observation": shown, "state": known, "action": action, "reward": -((action - wanted) ** 2),
-                "next_observation": shown, "next_state": known, "terminated": np.ones((5000, 1)),
-                "teacher": np.zeros((5000, 1))})  # fmt: skip
-    learner.fit_normalisers(buffer)
-    for _ in range(600):
-        learner.update(buffer.sample(128, rng), progress=0.0)
-    with torch.no_grad():
-        mean = torch.tanh(learner.actor(torch.from_numpy(shown[:500].astype(np.float32)))[0])[:, 0].numpy()
-    assert np.abs(mean - wanted[:500, 0]).mean() < 0.15
-
-
-def test_the_replay_buffer_keeps_the_newest() -> None:
-    buffer = ReplayBuffer(10, SIZES)
-    for value in range(3):
-        rows = {name: np.full((6, SIZES[name]), value, np.float32) for name in buffer.arrays}
-        buffer.add(rows)
-    kept = sorted(buffer.everything("reward")[:, 0].tolist())
-    assert kept == [1.0] * 4 + [2.0] * 6
-
-
 def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
     path = tmp_path / "stage.pt"
     assert load_checkpoint(path, {"seed": 1}) is None
@@ -288,9 +223,9 @@ def test_checkpoints_refuse_another_training_and_damage(tmp_path: Path) -> None:
 @pytest.mark.timeout(400)
 def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(tmp_path: Path) -> None:
     recipe = ImitationRecipe(
-        "reach", encoder=EncoderChoice("cnn"), representation="vae+inverse_dynamics", feature_stack=3,
-        policy=SacSettings(memory=16),
-    ).shortened(0.004)  # fmt: skip
+        "reach", encoder=EncoderChoice("cnn"), representation="vae+inverse_dynamics", feature_stack=3
+    )
+    recipe = recipe.with_options(memory=16, work=0.004)
     contract = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0).contract
     assert contract.encoder.outputs["features"] == (1, CnnSettings().latent)
     assert (contract.policy.feature_stack, contract.policy.state_size) == (3, 16)

@@ -148,12 +148,14 @@ def _train_by_recipe(options: argparse.Namespace) -> int:
 
 def _train_by_algorithm(options: argparse.Namespace) -> int:
     from rlfp_ros.learning.algorithms import run as algorithms
+    from rlfp_ros.schema import validate
 
     given = _given(options, options.algorithm_options)
     if "encoder_bundle" in given:
         given["encoder"] = given.pop("encoder_bundle")
-    given["settings"] = tuple(given.get("settings", ()))
-    plan = algorithms.Plan(options.algorithm, options.task, options.arm, options.profile, options.seed, **given)
+    for option in ("algorithm", "task", "arm", "profile", "seed"):
+        given[option] = getattr(options, option)
+    plan = validate(given, algorithms.Plan, "rlfp train")
     name = f"{options.algorithm}_{plan.observation}_{options.task}_{options.arm}"
     run = options.run_folder or Path("runs") / name
     algorithms.main(plan, run, options.out, options.resume, options.evaluation_episodes)

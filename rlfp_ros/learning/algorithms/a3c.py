@@ -1,10 +1,10 @@
 """Asynchronous advantage actor-critic, and A2C, its synchronous form: Mnih et al. 2016, https://arxiv.org/abs/1602.01783.
 
 Each worker is a process with an environment of its own. It takes the shared weights, plays a few steps, and computes
-the gradient of that piece. A3C: it applies the gradient at once to the shared weights, whatever the others have done
-meanwhile. A2C: all wait for each other and their mean gradient is applied, which gives the same result every time.
+the gradient of that segment. In A3C it applies the gradient to the shared weights at once, whatever the others have
+done meanwhile. In A2C all workers wait for each other and their mean gradient is applied, so a training is repeatable.
 Weights are one shared vector, and so are RMSprop's statistics (the paper's "shared RMSProp", equations S2 and S3). A
-lock holds each short application together; the paper goes without.
+lock protects each application; the paper has none.
 """
 
 from __future__ import annotations
@@ -14,49 +14,51 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier, Lock
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
-from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seed, shapes
+from rlfp_ros.learning.algorithms.algorithm import algorithm
+from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seeds, shapes
 from rlfp_ros.learning.algorithms.networks import ActorCritic, batch_of_one
+from rlfp_ros.learning.runs.settings import Settings
 from rlfp_ros.learning.runs.training_log import TrainingLog
+from rlfp_ros.seeds import MOST_WORKERS
 
 
-@dataclass(frozen=True)
-class A3cSettings:
+class A3cSettings(Settings):
     """Hyperparameters."""
 
-    workers: int = 2  # processes
+    workers: int = Field(2, ge=1, le=MOST_WORKERS)  # processes
     synchronous: bool = False  # A2C
-    hidden: int = 128  # units in each of two layers
-    learning_rate: float = 7e-4  # falls linearly to zero
-    piece: int = 16  # environment steps from which one gradient is computed
-    discount: float = 0.96  # an environment step; 0.8 s of foresight at 30 Hz
-    value_weight: float = 0.5  # of the value's squared error
-    entropy_weight: float = 0.0  # of the entropy bonus
-    # Norm to which gradients are cut, all parameters' together. Of large returns the value's gradient crowds out the
-    # policy's; when it has fallen, RMSprop's mean square has not yet grown, and the policy's steps are far too long.
-    # With returns of the order of 1 (`reward_scale`) that does not happen.
-    largest_gradient: float = 0.5
-    decay: float = 0.99  # of RMSprop's mean square
-    smallest: float = 1e-5  # added to that mean square
-    initial_log_std: float = -0.5  # of the actions
-    reward_scale: float = 0.1  # rewards are multiplied by this before anything learns from them
+    hidden: int = Field(128, ge=1, le=8192)  # units in each of two layers
+    learning_rate: float = Field(7e-4, gt=0, le=1)  # falls linearly to zero
+    segment: int = Field(16, ge=1)  # environment steps from which one gradient is computed
+    discount: float = Field(0.96, ge=0, le=1)  # per environment step; 0.8 s of foresight at 30 Hz
+    value_weight: float = Field(0.5, ge=0)  # of the value's squared error
+    entropy_weight: float = Field(0.0, ge=0)  # of the entropy bonus
+    # Norm to which the gradient of all parameters together is clipped. With large returns the value's gradient crowds
+    # out the policy's; once it has fallen, RMSprop's mean square of the policy is still small and the policy's steps
+    # are far too long. Returns of the order of 1 (`reward_scale`) avoid that.
+    largest_gradient: float = Field(0.5, gt=0)
+    decay: float = Field(0.99, ge=0, lt=1)  # of RMSprop's mean square
+    smallest: float = Field(1e-5, gt=0)  # added to that mean square
+    initial_log_std: float = Field(-0.5, ge=-5, le=2)  # of the actions
+    reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
 
 
 def n_step_returns(reward: Tensor, ended: Tensor, after: Tensor, discount: float) -> Tensor:
-    """Returns [T] of a piece: rewards up to its end or its episode's, then the value there.
+    """Returns [T] of a segment: rewards up to its end or that of the episode, then the value there.
 
-    `after` [T] is the value of what followed step t, 0 after a terminal one; it counts where an episode ended and at
-    the piece's end.
+    `after` [T] is the value of what followed step t, 0 after a terminal step; it counts at the end of an episode and
+    at the end of the segment.
     """
     returns = torch.zeros_like(reward)
     following = float(after[-1])
@@ -68,27 +70,28 @@ def n_step_returns(reward: Tensor, ended: Tensor, after: Tensor, discount: float
     return returns
 
 
-def piece_loss(network: ActorCritic, piece: dict[str, Any], settings: A3cSettings) -> Tensor:
-    """Policy gradient with the n-step advantage, the value's squared error and the entropy, of one piece."""
-    # One pass for the piece and what came after its steps.
-    steps = len(piece["reward"])
-    policy, value = network.evaluate(piece["observation"])
+def segment_loss(network: ActorCritic, segment: dict[str, Any], settings: A3cSettings) -> Tensor:
+    """Policy gradient with the n-step advantage, the value's squared error and the entropy, of one segment."""
+    steps = len(segment["reward"])
+    policy, value = network.evaluate(segment["observation"])
     after = torch.zeros(steps)
-    if piece["after"]:
-        following = {name: torch.cat([seen[name] for seen in piece["after"].values()]) for name in piece["observation"]}
+    if segment["after"]:
+        following = {
+            name: torch.cat([seen[name] for seen in segment["after"].values()]) for name in segment["observation"]
+        }
         with torch.no_grad():
-            after[list(piece["after"])] = network.evaluate(following)[1]
-    wanted = n_step_returns(piece["reward"], piece["ended"], after, settings.discount)
+            after[list(segment["after"])] = network.evaluate(following)[1]
+    wanted = n_step_returns(segment["reward"], segment["ended"], after, settings.discount)
     advantage = wanted - value
     return (
-        -(policy.log_prob(piece["action"]) * advantage.detach()).mean()
+        -(policy.log_prob(segment["action"]) * advantage.detach()).mean()
         + settings.value_weight * advantage.square().mean()
         - settings.entropy_weight * policy.entropy().mean()
     )
 
 
-class Shared:
-    """What the workers share: weights, statistics and the count of steps, in shared memory. Travels to processes."""
+class SharedLearner:
+    """Weights, statistics and the number of steps in shared memory, for all workers."""
 
     def __init__(self, network: ActorCritic, settings: A3cSettings, context: Any) -> None:
         self.weights = parameters_to_vector(network.parameters()).detach().clone().share_memory_()
@@ -96,7 +99,7 @@ class Shared:
         self.gradients = torch.zeros(settings.workers, len(self.weights)).share_memory_()
         normaliser = network.trunk.normaliser
         size = len(normaliser.mean)
-        self.seen = torch.zeros(settings.workers, settings.piece, size).share_memory_()
+        self.seen = torch.zeros(settings.workers, settings.segment, size).share_memory_()
         self.statistics = {name: value.clone().share_memory_() for name, value in normaliser.state_dict().items()}
         self.step = torch.zeros(1, dtype=torch.int64).share_memory_()
         self.lock: Lock = context.Lock()
@@ -108,7 +111,7 @@ class Shared:
         self.weights.addcdiv_(gradient, (self.square + settings.smallest).sqrt(), value=-rate)
 
     def load(self, network: ActorCritic) -> None:
-        """Bring a worker's own network up to date. The normaliser shares its memory and always is."""
+        """Copy the weights into a worker's own network, whose normaliser is in shared memory already."""
         vector_to_parameters(self.weights.clone(), network.parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -118,16 +121,20 @@ class Shared:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.weights.copy_(state["weights"])
         self.square.copy_(state["square"])
         for name, value in self.statistics.items():
             value.copy_(state[name])
 
 
+@algorithm("a2c", A3cSettings(synchronous=True), steps=300_000)
+@algorithm("a3c", A3cSettings(), steps=300_000)
 def train(make_env: EnvironmentMaker, settings: A3cSettings, steps: int, seed: int, log: TrainingLog) -> ActorCritic:
-    """Learn for `steps` environment steps, all workers' together. Call it under `if __name__ == "__main__"` in scripts:
-    the workers are not forks of this process."""
+    """Learn for `steps` environment steps of all workers together.
+
+    Scripts call it under `if __name__ == "__main__"`, because the workers are not forks of this process.
+    """
     torch.manual_seed(seed)
     env = make_env()
     space, action_size = shapes(env)
@@ -135,7 +142,7 @@ def train(make_env: EnvironmentMaker, settings: A3cSettings, steps: int, seed: i
     network = ActorCritic(space, action_size, settings.hidden, settings.initial_log_std)
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is then imported once, not by every worker
-    shared = Shared(network, settings, context)
+    shared = SharedLearner(network, settings, context)
     if log.resumed:
         shared.load_state_dict(log.resumed["shared"])
         shared.step.fill_(int(log.resumed["step"]))
@@ -164,9 +171,15 @@ def train(make_env: EnvironmentMaker, settings: A3cSettings, steps: int, seed: i
 
 
 def _work(
-    rank: int, make_env: EnvironmentMaker, settings: A3cSettings, steps: int, seed: int, shared: Shared, messages: Any
+    rank: int,
+    make_env: EnvironmentMaker,
+    settings: A3cSettings,
+    steps: int,
+    seed: int,
+    shared: SharedLearner,
+    messages: Any,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us too; the trainer ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C here too; the trainer ends this process
     threading.Thread(target=_end_with_the_trainer, daemon=True).start()
     torch.set_num_threads(1)
     first = int(shared.step)
@@ -176,46 +189,46 @@ def _work(
     network = ActorCritic(space, action_size, settings.hidden, settings.initial_log_std)
     for name in shared.statistics:
         setattr(network.trunk.normaliser, name, shared.statistics[name])
-    play = _player(env, settings, network, episode_seed(seed, first, rank))
+    play = _player(env, settings, network, episode_seeds(seed, first, rank))
     if settings.synchronous:
-        shared.barrier.wait()  # nobody counts before all have read where the count stands
+        shared.barrier.wait()  # no worker counts before all have read the number of steps
     while int(shared.step) < steps:
         rate = settings.learning_rate * max(0.0, 1 - int(shared.step) / steps)
         shared.load(network)
-        piece, infos = play()
+        segment, infos = play()
         with shared.lock:
-            for into_piece, info in infos:
-                messages.put((int(shared.step) + into_piece, info))
+            for into_segment, info in infos:
+                messages.put((int(shared.step) + into_segment, info))
         if not settings.synchronous:
             with shared.lock:
-                network.trunk.normaliser.observe(piece["observation"]["vector"])
+                network.trunk.normaliser.observe(segment["observation"]["vector"])
         else:
-            shared.seen[rank] = piece["observation"]["vector"]
+            shared.seen[rank] = segment["observation"]["vector"]
             shared.barrier.wait()
             if rank == 0:
                 network.trunk.normaliser.observe(shared.seen.flatten(0, 1))
             shared.barrier.wait()
         network.zero_grad()
-        piece_loss(network, piece, settings).backward()
+        segment_loss(network, segment, settings).backward()
         clip_grad_norm_(network.parameters(), settings.largest_gradient)
         gradients = (parameter.grad for parameter in network.parameters())
         gradient = parameters_to_vector([part for part in gradients if part is not None])
         if not settings.synchronous:
             with shared.lock:
                 shared.apply(gradient, rate, settings)
-                shared.step += settings.piece
+                shared.step += settings.segment
         else:
             shared.gradients[rank] = gradient
             shared.barrier.wait()
             if rank == 0:
                 shared.apply(shared.gradients.mean(dim=0), rate, settings)
-                shared.step += settings.piece * settings.workers
+                shared.step += settings.segment * settings.workers
             shared.barrier.wait()
     env.close()
 
 
 def _end_with_the_trainer() -> None:
-    """A trainer that was killed cannot end its workers, and they would wait for each other for ever."""
+    """End this worker when the trainer ends; a killed trainer cannot, and workers would wait for each other."""
     trainer = multiprocessing.parent_process()
     assert trainer is not None
     trainer.join()
@@ -223,31 +236,36 @@ def _end_with_the_trainer() -> None:
 
 
 def _player(
-    env: gymnasium.Env[dict[str, np.ndarray], np.ndarray], settings: A3cSettings, network: ActorCritic, first_seed: int
+    env: gymnasium.Env[dict[str, np.ndarray], np.ndarray],
+    settings: A3cSettings,
+    network: ActorCritic,
+    seeds: Iterator[int],
 ) -> Callable[[], tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]]:
-    """A function that plays the next piece: its arrays, and the episodes that ended in it."""
-    observation, _ = env.reset(seed=first_seed)
+    """A function that plays the next segment and returns its arrays and the episodes that ended in it."""
+    observation, _ = env.reset(seed=next(seeds))
 
     def play() -> tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]:
         nonlocal observation
         seen, actions, rewards, ended, after, infos = [], [], [], [], {}, []
-        for index in range(settings.piece):
+        for index in range(settings.segment):
             seen.append(observation)
             action = network.sample(batch_of_one(observation))[0].numpy()
             observation, reward, terminated, truncated, info = env.step(action.clip(-1, 1))
             actions.append(action)
             rewards.append(settings.reward_scale * float(reward))
             ended.append(terminated or truncated)
-            if not terminated and (truncated or index == settings.piece - 1):
+            if not terminated and (truncated or index == settings.segment - 1):
                 after[index] = batch_of_one(observation)
             if ended[-1]:
                 infos.append((index + 1, {"episode": info["episode"], "success": bool(info.get("success", False))}))
-                observation, _ = env.reset()
-        piece = {
+                observation, _ = env.reset(seed=next(seeds))
+        segment = {
             "observation": {name: torch.from_numpy(np.stack([one[name] for one in seen])) for name in seen[0]},
-            "action": torch.from_numpy(np.stack(actions)), "reward": torch.tensor(rewards),
-            "ended": torch.tensor(ended), "after": after,
-        }  # fmt: skip
-        return piece, infos
+            "action": torch.from_numpy(np.stack(actions)),
+            "reward": torch.tensor(rewards),
+            "ended": torch.tensor(ended),
+            "after": after,
+        }
+        return segment, infos
 
     return play

@@ -1,36 +1,38 @@
 """Image augmentations, and the two ways in which a loss uses them.
 
-Every augmentation takes pictures [B, H, W, 3 stack] in counts, 0 to 255, uint8 or float, and gives float32 of the same
-shape. All frames of a stack are changed alike, each picture of a batch differently; torch's generator draws.
+Every augmentation takes images [B, H, W, 3 stack] in counts, 0 to 255, uint8 or float, and returns float32 of the same
+shape. All frames of a stack are changed alike, each image of a batch differently; torch's generator draws.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 from torch.nn import functional
 
-from rlfp_ros.learning.algorithms.networks import Observation
-from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.learning.algorithms.networks import TensorObservation
 
 Augmentation = Callable[[Tensor], Tensor]
 
-SHIFT = 4 / 84  # of the picture's side: DrQ's 4 pixels of 84
-CROP = 84 / 100  # of the picture's side: RAD's 84 of 100
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.4, 0.5  # half-widths of factors about 1; of a turn of the hue, rad
+SHIFT = 4 / 84  # share of the image's side: DrQ's 4 pixels of 84
+CROP = 84 / 100  # share of the image's side: RAD's 84 of 100
+BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.4, 0.4  # half-widths of factors about 1
+HUE = 0.5  # rad, half-width of the turn of the hue
 NOISE = 10.0  # counts, standard deviation
-CUTOUT = (0.1, 0.3)  # of the picture's side, least and most
-CLEAN = 0.1  # share of pictures that random convolution leaves as they are
-# NTSC's luminance and two colour axes: a turn of the latter is a turn of the hue.
+CUTOUT = (0.1, 0.3)  # share of the image's side, least and most
+CLEAN = 0.1  # share of images that random convolution leaves unchanged
+# NTSC's luminance and two colour axes; turning the latter turns the hue.
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """Each picture [B, H, W, C] moved by up to `most` whole pixels each way, its border repeated."""
+    """Move each image [B, H, W, C] by up to `most` whole pixels each way, its border repeated."""
     batch, height, width, _ = images.shape
     dy, dx = torch.randint(-most, most + 1, (2, batch, 1)).unbind()
     rows = (torch.arange(height) + dy).clamp(0, height - 1)
@@ -39,17 +41,17 @@ def shifted(images: Tensor, most: int) -> Tensor:
 
 
 def random_shift(images: Tensor) -> Tensor:
-    """Moved by whole pixels, edges repeated (DrQ: Yarats et al. 2021, https://arxiv.org/abs/2004.13649)."""
+    """Move by whole pixels, edges repeated (DrQ: Yarats et al. 2021, https://arxiv.org/abs/2004.13649)."""
     return shifted(images, max(1, round(SHIFT * images.shape[1]))).float()
 
 
 def random_crop(images: Tensor) -> Tensor:
-    """A random window, brought back to the full size (RAD: Laskin et al. 2020, https://arxiv.org/abs/2004.14990)."""
+    """Cut a random window and enlarge it to the full size (RAD: Laskin et al. 2020, https://arxiv.org/abs/2004.14990)."""
     batch, height, width, _ = images.shape
     margin = (1 - CROP) * torch.rand(2, batch, 1, 1)
     y = torch.linspace(-1, 1, height)[None, :, None]
     x = torch.linspace(-1, 1, width)[None, None, :]
-    # Where each pixel comes from, in grid_sample's coordinates: -1 to 1 over the picture.
+    # The source of each pixel, in grid_sample's coordinates: -1 to 1 over the image.
     rows, columns = CROP * (y + 1) - 1 + 2 * margin[0], CROP * (x + 1) - 1 + 2 * margin[1]
     grid = torch.stack([columns.expand(batch, height, width), rows.expand(batch, height, width)], dim=-1)
     cropped = functional.grid_sample(images.permute(0, 3, 1, 2).float(), grid, align_corners=True)
@@ -57,7 +59,7 @@ def random_crop(images: Tensor) -> Tensor:
 
 
 def colour_jitter(images: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue, in this order (RAD; DrAC: Raileanu et al. 2021)."""
+    """Change brightness, contrast, saturation and hue, in this order (RAD; DrAC: Raileanu et al. 2021)."""
     frames = _frames(images)
 
     def factor(half_width: float) -> Tensor:
@@ -76,12 +78,12 @@ def colour_jitter(images: Tensor) -> Tensor:
 
 
 def gaussian_noise(images: Tensor) -> Tensor:
-    """Independent noise in every pixel, channel and frame."""
+    """Add independent noise to every pixel, channel and frame."""
     return (images.float() + NOISE * torch.randn(images.shape)).clamp(0, 255)
 
 
 def cutout(images: Tensor) -> Tensor:
-    """A rectangle in one random colour (DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552; RAD's colour)."""
+    """Fill a rectangle with a random colour (DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552; RAD)."""
     batch, height, width, _ = images.shape
     low, high = CUTOUT
     size = low + (high - low) * torch.rand(2, batch, 1)
@@ -94,8 +96,10 @@ def cutout(images: Tensor) -> Tensor:
 
 
 def random_convolution(images: Tensor) -> Tensor:
-    """A random 3 x 3 convolution of the colours, one in ten left as it is (Lee et al. 2020, Network Randomization,
-    https://arxiv.org/abs/1910.05396; squashed back to counts as in RAD)."""
+    """Convolve the colours with random 3 x 3 kernels, except in one image of ten.
+
+    Network Randomization, Lee et al. 2020, https://arxiv.org/abs/1910.05396; squashed back to counts as in RAD.
+    """
     batch, height, width, channels = images.shape
     stack = channels // 3
     # Glorot's normal distribution for 3 inputs and 3 outputs of 9 weights each.
@@ -118,15 +122,25 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-def augmentation(names: str) -> Augmentation:
-    """By name, several joined by "+" are applied from left to right; "none" changes nothing."""
-    parts = [] if names == "none" else names.split("+")
-    for name in parts:
+def _parts(names: str) -> list[str]:
+    return [] if names == "none" else names.split("+")
+
+
+def _known(names: str) -> str:
+    for name in _parts(names):
         if name not in AUGMENTATIONS:
-            raise ConfigurationError(
-                f"augmentation is {names!r}, and {name!r} is none; there are: none, {', '.join(AUGMENTATIONS)}, "
-                "and several joined by +"
+            raise ValueError(
+                f"should be none or one of: {', '.join(AUGMENTATIONS)}, or several joined by +, not {name!r}"
             )
+    return names
+
+
+AugmentationName = Annotated[str, AfterValidator(_known)]  # for settings
+
+
+def augmentation(names: str) -> Augmentation:
+    """The augmentation of this name; several joined by "+" are applied from left to right, "none" changes nothing."""
+    parts = _parts(_known(names))
 
     def apply(images: Tensor) -> Tensor:
         for name in parts:
@@ -140,12 +154,18 @@ def _frames(images: Tensor) -> Tensor:
     return images.float().reshape(*images.shape[:3], -1, 3)
 
 
+def together(images: Tensor, augment: Augmentation) -> Tensor:
+    """Augment sequences of images [N, L, H, W, C], all images of a sequence alike."""
+    side_by_side = images.permute(0, 2, 3, 1, 4)  # [N, H, W, L, C]
+    changed = augment(side_by_side.flatten(3))
+    return changed.unflatten(3, side_by_side.shape[3:]).permute(0, 3, 1, 2, 4)
+
+
 # --- in the loss -----------------------------------------------------------------------------------------------------
 
 
-def augmented(observation: Observation, augment: Augmentation, copies: int = 1) -> Observation:
-    """`copies` of a batch one after the other, [copies B, ...], each with augmentations of its own. Vectors are only
-    repeated; so is everything where there are no pictures."""
+def augmented(observation: TensorObservation, augment: Augmentation, copies: int = 1) -> TensorObservation:
+    """Repeat a batch `copies` times, [copies B, ...], with other augmentations of the images in each copy."""
     repeated = {name: value.repeat(copies, *[1] * (value.dim() - 1)) for name, value in observation.items()}
     if "image" in repeated:
         repeated["image"] = augment(repeated["image"])
@@ -153,15 +173,18 @@ def augmented(observation: Observation, augment: Augmentation, copies: int = 1) 
 
 
 def averaged(values: Tensor, copies: int) -> Tensor:
-    """DrQ's mean [B] over the copies of a batch in `values` [copies B] (Yarats et al. 2021, equation 2)."""
+    """Average `values` [copies B] over the copies of a batch, [B] (DrQ: Yarats et al. 2021, equation 2)."""
     return values.reshape(copies, -1).mean(dim=0)
 
 
 def drac_regularisation(
     policy: Independent, augmented_policy: Independent, value: Tensor, augmented_value: Tensor
 ) -> Tensor:
-    """G_pi + G_V of DrAC (Raileanu et al. 2021, https://arxiv.org/abs/2006.12862, equations 2 to 4): how far policy and
-    value [B] move with the augmentation. What the clean pictures gave is the target and has no gradient."""
+    """G_pi + G_V of DrAC (Raileanu et al. 2021, https://arxiv.org/abs/2006.12862, equations 2 to 4).
+
+    It measures how far policy and value [B] move with the augmentation. Those of the clean images are the target and
+    have no gradient.
+    """
     base = policy.base_dist
     target = Independent(type(base)(base.loc.detach(), base.scale.detach()), 1)
     moved = kl_divergence(target, augmented_policy).mean()

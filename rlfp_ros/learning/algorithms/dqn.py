@@ -1,50 +1,58 @@
 """Deep Q-learning over a set of discrete actions: Mnih et al. 2015, https://doi.org/10.1038/nature14236.
 
-Experience replay, a target network that is copied now and then, an epsilon-greedy policy whose epsilon falls. Double
+Experience replay, a target network that is copied at intervals, an epsilon-greedy policy whose epsilon falls. Double
 Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) and n-step returns (Hessel et al. 2018,
-https://arxiv.org/abs/1710.02298) are settings. An arm's velocities are made discrete: every combination of a few levels
-for each component.
+https://arxiv.org/abs/1710.02298) are settings. The actions are every combination of a few levels of each velocity
+component.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlfp_ros.learning.algorithms.augmentation import augmentation, augmented
-from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seed, shapes
-from rlfp_ros.learning.algorithms.networks import ImageEncoder, Observation, Trunk, batch_of_one, layers
+from rlfp_ros.learning.algorithms.algorithm import algorithm
+from rlfp_ros.learning.algorithms.augmentation import AugmentationName, augmentation, augmented
+from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seeds, shapes
+from rlfp_ros.learning.algorithms.networks import (
+    ImageEncoder,
+    TensorObservation,
+    Trunk,
+    batch_of_one,
+    layers,
+    vector_size,
+)
 from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer
+from rlfp_ros.learning.runs.settings import Settings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 
 
-@dataclass(frozen=True)
-class DqnSettings:
+class DqnSettings(Settings):
     """Hyperparameters."""
 
-    hidden: int = 256  # units in each of two layers
-    learning_rate: float = 5e-4
-    batch: int = 128  # transitions in an update
-    discount: float = 0.96  # an environment step; 0.8 s of foresight at 30 Hz
-    return_steps: int = 1  # n of n-step returns
+    hidden: int = Field(256, ge=1, le=8192)  # units in each of two layers
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    batch: int = Field(128, ge=1)  # transitions per update
+    discount: float = Field(0.96, ge=0, lt=1)  # per environment step; 0.8 s of foresight at 30 Hz
+    return_steps: int = Field(1, ge=1)  # n of n-step returns
     double: bool = True  # the network chooses the next action, the target network values it
-    copy_every: int = 500  # updates between two copies to the target network
-    update_every: int = 2  # environment steps
-    first_steps: int = 1_000  # random actions before the first update
-    first_epsilon: float = 1.0  # share of random actions at the start
-    last_epsilon: float = 0.05  # and from `exploration` on
-    exploration: float = 0.3  # share of the training over which epsilon falls
-    levels: int = 3  # of each action component, evenly over [-1, 1]
-    reward_scale: float = 0.1  # rewards are multiplied by this before anything learns from them
-    capacity: int = 100_000  # frames kept
-    augmentation: str = "none"  # of pictures; names of augmentation.py
+    copy_every: int = Field(500, ge=1)  # updates between two copies to the target network
+    update_every: int = Field(2, ge=1)  # environment steps per update
+    first_steps: int = Field(1_000, ge=1)  # random actions before the first update
+    first_epsilon: float = Field(1.0, ge=0, le=1)  # share of random actions at the start
+    last_epsilon: float = Field(0.05, ge=0, le=1)  # share of random actions after `exploration`
+    exploration: float = Field(0.3, gt=0, le=1)  # share of the training over which epsilon falls
+    levels: int = Field(3, ge=2, le=9)  # of each action component, evenly over [-1, 1]
+    reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
+    capacity: int = Field(100_000, ge=2)  # frames kept
+    augmentation: AugmentationName = "none"  # of images; names of augmentation.py
 
 
 def action_set(action_size: int, levels: int) -> Tensor:
@@ -62,20 +70,20 @@ class QNetwork(nn.Module):
         super().__init__()
         self.register_buffer("actions", actions)
         self.encoder = ImageEncoder(space)
-        self.trunk = Trunk(self.encoder.size, space)
+        self.trunk = Trunk(self.encoder.size, vector_size(space))
         self.layers = layers(self.trunk.size, hidden, len(actions))
 
-    def values(self, observation: Observation) -> Tensor:
+    def values(self, observation: TensorObservation) -> Tensor:
         """[B, number of actions]."""
         value: Tensor = self.layers(self.trunk(self.encoder(observation), observation["vector"]))
         return value
 
-    def forward(self, observation: Observation) -> Tensor:
-        """The action to deploy [B, A], in [-1, 1]: the best of the set."""
+    def forward(self, observation: TensorObservation) -> Tensor:
+        """The action to deploy [B, A], in [-1, 1]: the one with the highest value."""
         return self.actions[self.values(observation).argmax(dim=-1)]
 
 
-class Dqn:
+class DeepQLearner:
     """Network, target network and one gradient step."""
 
     def __init__(self, space: gymnasium.spaces.Dict, actions: Tensor, settings: DqnSettings) -> None:
@@ -104,7 +112,7 @@ class Dqn:
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """n-step return and what the target network says of the best action after it, [B]."""
+        """n-step return and the target network's value of the best action after it, [B]."""
         observation = augmented(batch.next_observation, self._augment)
         values = self.target.values(observation)
         if self.settings.double:
@@ -120,13 +128,14 @@ def epsilon(settings: DqnSettings, progress: float) -> float:
     return settings.first_epsilon + fallen * (settings.last_epsilon - settings.first_epsilon)
 
 
+@algorithm("dqn", DqnSettings(), steps=100_000)
 def train(make_env: EnvironmentMaker, settings: DqnSettings, steps: int, seed: int, log: TrainingLog) -> QNetwork:
     """Learn for `steps` environment steps. A resumed training fills its buffer anew."""
     torch.manual_seed(seed)
     env = make_env()
     space, action_size = shapes(env)
     actions = action_set(action_size, settings.levels)
-    learner = Dqn(space, actions, settings)
+    learner = DeepQLearner(space, actions, settings)
     network = learner.network
     begin = 0
     if log.resumed:
@@ -136,12 +145,17 @@ def train(make_env: EnvironmentMaker, settings: DqnSettings, steps: int, seed: i
         learner.updates, begin = int(log.resumed["updates"]), int(log.resumed["step"])
 
     def state() -> dict[str, object]:
-        return {"network": network.state_dict(), "target": learner.target.state_dict(),
-                "optimizer": learner.optimizer.state_dict(), "updates": learner.updates}  # fmt: skip
+        return {
+            "network": network.state_dict(),
+            "target": learner.target.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "updates": learner.updates,
+        }
 
     rng = np.random.default_rng([seed, begin])
     buffer = ReplayBuffer(settings.capacity, space, np.zeros((), np.int64), settings.discount, settings.return_steps)
-    observation, _ = env.reset(seed=episode_seed(seed, begin))
+    seeds = episode_seeds(seed, begin)
+    observation, _ = env.reset(seed=next(seeds))
     buffer.begin(observation)
     for step in range(begin + 1, steps + 1):
         random = begin == 0 and step <= settings.first_steps
@@ -155,7 +169,7 @@ def train(make_env: EnvironmentMaker, settings: DqnSettings, steps: int, seed: i
         network.trunk.normaliser.observe(torch.from_numpy(observation["vector"])[None])
         if terminated or truncated:
             log.episode(step, info)
-            observation, _ = env.reset()
+            observation, _ = env.reset(seed=next(seeds))
             buffer.begin(observation)
         if len(buffer) > settings.first_steps and step % settings.update_every == 0:
             figures = learner.update(buffer.sample(settings.batch, rng))

@@ -1,52 +1,80 @@
-"""Environments as the algorithms see them: one vector, and stacked frames where a policy learns from pixels."""
+"""Environments as the algorithms see them: one vector, and stacked frames if a policy learns from pixels."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import gymnasium
 import numpy as np
 
 from rlfp_ros.contract import onnx_session
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.seeds import EXPERIENCE
 from rlfp_ros.simulation.randomization import Profile, load_profile
 
-ObservationKind = Literal["pixels", "features", "state"]
-OBSERVATIONS: tuple[ObservationKind, ...] = ("pixels", "features", "state")
-PARTS = ("features", "state", "proprioception", "goal", "goal_mask")  # of the vector, in this order, where they exist
+if TYPE_CHECKING:
+    from rlfp_ros.simulation.environment import ManipulationEnv
 
-TRAINING_SEEDS = 600_000_000
+ObservationKind = Literal["pixels", "features", "state"]
+PARTS = ("features", "state", "proprioception", "goal", "goal_mask")  # of the vector, in this order, if they exist
 
 Environment = gymnasium.Env[dict[str, np.ndarray], np.ndarray]
 
 
 class EnvironmentMaker(Protocol):
-    """Builds an environment with the observations of `LearningObservation`, actions in [-1, 1] and `info["episode"]` at
-    an episode's end; `reset(seed=...)` fixes all that follows. Picklable: A3C's workers build their own."""
+    """Builds an environment with the observations of `LearningObservation` and actions in [-1, 1].
 
-    def __call__(self) -> Environment: ...
+    `reset(seed=...)` fixes the episode; `info["episode"]` is there at an episode's end. Picklable, since A3C's workers
+    build their own.
+    """
+
+    def __call__(self) -> Environment:
+        """Build the environment."""
 
 
-def episode_seed(seed: int, step: int = 0, worker: int = 0) -> int:
-    """Of the first episode that a training with `seed` plays, or goes on with at `step`; evaluation's never meet it."""
-    return TRAINING_SEEDS + seed * 1_000_000 + worker * 200_000 + step // 10
+def episode_seeds(seed: int, step: int = 0, worker: int = 0) -> Iterator[int]:
+    """The seeds of the episodes that one worker of a training plays.
+
+    Parameters
+    ----------
+    seed
+        Of the training.
+    step
+        Environment steps taken before, if the training is resumed; earlier episodes are not played again.
+    worker
+        Number of the worker.
+    """
+    return iter(EXPERIENCE.of_training(seed, worker, step))
 
 
 def shapes(env: Environment) -> tuple[gymnasium.spaces.Dict, int]:
-    """The space of its observations, and how many components an action has."""
+    """The space of the observations, and the number of components of an action."""
     return cast(gymnasium.spaces.Dict, env.observation_space), int(np.prod(env.action_space.shape or ()))
 
 
 class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, Any, np.ndarray]):
-    """`vector` float32 [V]: everything but the picture; `image` uint8 [H, W, 3 stack]: the last frames, newest last.
+    """`vector` float32 [V]: everything but the image; `image` uint8 [H, W, 3 stack]: the last frames, newest last.
 
-    An episode's first frame fills the whole stack (Mnih et al. 2015, https://doi.org/10.1038/nature14236). `info` gets
-    RecordEpisodeStatistics' `episode` when one ends.
+    An episode's first frame fills the whole stack (Mnih et al. 2015, https://doi.org/10.1038/nature14236). At the end
+    of an episode `info` holds the `episode` of RecordEpisodeStatistics.
+
+    Parameters
+    ----------
+    env
+        The environment.
+    frame_stack
+        Images in an observation.
+    privileged
+        Size of the simulator's privileged state, if critics are to see it; 0 if not. The part `privileged` then holds
+        the state, the proprioception and the last action.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, np.ndarray], frame_stack: int = 1) -> None:
+    def __init__(self, env: gymnasium.Env[Any, np.ndarray], frame_stack: int = 1, privileged: int = 0) -> None:
         super().__init__(gymnasium.wrappers.RecordEpisodeStatistics(env))
         space = env.observation_space
         self._parts: list[str] = []
@@ -60,22 +88,32 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
                 spaces["image"] = gymnasium.spaces.Box(0, 255, (height, width, channels * frame_stack), np.uint8)
         else:
             size = int(np.prod(space.shape or ()))
+        self._privileged, self._action = privileged, np.zeros(env.action_space.shape or (), np.float32)
+        if privileged:
+            assert isinstance(space, gymnasium.spaces.Dict)
+            known = privileged + int(np.prod(space["proprioception"].shape or ())) + self._action.size
+            spaces["privileged"] = gymnasium.spaces.Box(-np.inf, np.inf, (known,), np.float32)
         spaces["vector"] = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
 
     def reset(self, **arguments: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         observation, info = self.env.reset(**arguments)
         self._frames.clear()
-        return self._seen(observation), info
+        self._action = np.zeros_like(self._action)
+        return self._observation(observation, info), info
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._seen(observation), float(reward), terminated, truncated, info
+        self._action = np.asarray(action, np.float32)
+        return self._observation(observation, info), float(reward), terminated, truncated, info
 
-    def _seen(self, observation: Any) -> dict[str, np.ndarray]:
+    def _observation(self, observation: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         if not isinstance(observation, dict):
             return {"vector": np.asarray(observation, np.float32).ravel()}
         seen = {"vector": np.concatenate([observation[name].ravel() for name in self._parts]).astype(np.float32)}
+        if self._privileged:
+            parts = (info["privileged_state"], observation["proprioception"], self._action)
+            seen["privileged"] = np.concatenate(parts).astype(np.float32)
         if "image" in observation:
             if not self._frames:
                 self._frames.extend([observation["image"]] * (self._frames.maxlen or 1))
@@ -87,19 +125,30 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
 
 @dataclass(frozen=True)
 class TaskEnvironment:
-    """An EnvironmentMaker for one of the project's tasks."""
+    """Builds the environment of a task."""
 
     task: str
-    arm: str = "panda"
+    arm: str | Arm = "panda"
     profile: str | Profile = "train"
     observation: ObservationKind = "pixels"
-    image_size: int = 32  # px; of pictures that a policy learns from, features come from the encoder's own size
-    frame_stack: int = 1  # pictures in an observation
+    image_size: int = 32  # px; of images that a policy learns from; features come from the encoder's own size
+    frame_stack: int = 1  # images in an observation
     encoder: Path | None = None  # encoder.onnx, for features
+    feature_stack: int = ObservationContract().feature_stack  # frames of features in an observation
+    privileged: bool = False  # whether observations also hold the simulator's state, for critics
 
     def __call__(self) -> Environment:
+        """Build the environment, with the observations of `LearningObservation`."""
+        env = self.plain()
+        privileged = 0
+        if self.privileged:
+            privileged = len(env.world.task.privileged_state(env.world))
+        return LearningObservation(env, self.frame_stack, privileged)
+
+    def plain(self) -> ManipulationEnv:
+        """Build the environment without a wrapper."""
         from rlfp_ros.perception.encoder import OnnxEncoder
-        from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+        from rlfp_ros.simulation.environment import ManipulationEnv
 
         profile = load_profile(self.profile) if isinstance(self.profile, str) else self.profile
         perceiver, size = None, self.image_size
@@ -108,5 +157,7 @@ class TaskEnvironment:
             session = onnx_session(self.encoder)
             encoder = OnnxEncoder(session)
             perceiver, size = (lambda image: encoder(image)[0]), int(session.get_inputs()[0].shape[1])
-        env = ManipulationEnv(self.task, self.arm, profile, self.observation, perceiver, size, seeds=CountedSeeds())
-        return LearningObservation(env, self.frame_stack)
+        observed = ObservationContract(feature_stack=self.feature_stack)
+        return ManipulationEnv(
+            self.task, self.arm, profile, self.observation, perceiver, image_size=size, observed=observed
+        )

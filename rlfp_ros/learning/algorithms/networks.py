@@ -1,56 +1,74 @@
-"""What the policies' networks are made of: an image encoder, a trunk that joins it with the other inputs, heads.
+"""Building blocks of the policies' networks: image encoder, trunk, heads, and the distributions of actions.
 
-An observation is a dictionary: `vector` float32 [B, V] (joints, goal, features or state) and, from pixels, `image`
-uint8 [B, H, W, 3 stack], the newest frame last. All normalisation is inside the networks.
+An observation is a dictionary: `vector` float32 [B, V] (joints, goal, features or state), from pixels also `image`
+uint8 [B, H, W, 3 stack] with the newest frame last, and in training perhaps `privileged` float32 [B, P], which only
+critics see. All normalisation is inside the networks.
 """
 
 from __future__ import annotations
+
+import math
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
+from torch.nn import functional
 
-Observation = dict[str, Tensor]
+TensorObservation = dict[str, Tensor]
 
-BOTTLENECK = 64  # numbers that a picture is brought down to
+BOTTLENECK = 64  # values that an image is reduced to
 CLIP = 10.0  # standard deviations; an input far outside training does not blow up a network
 
 
-def batch_of_one(observation: dict[str, np.ndarray]) -> Observation:
-    """An environment's observation as a network takes it."""
+def batch_of_one(observation: dict[str, np.ndarray]) -> TensorObservation:
+    """Convert an environment's observation into a network's input."""
     return {name: torch.from_numpy(value)[None] for name, value in observation.items()}
 
 
 def layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """[B, inputs] to [B, outputs]: two hidden layers, each with layer normalisation."""
     return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(),
-        nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(),
+        nn.Linear(inputs, hidden),
+        nn.LayerNorm(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.LayerNorm(hidden),
+        nn.ReLU(),
         nn.Linear(hidden, outputs),
-    )  # fmt: skip
+    )
 
 
 class RunningNormaliser(nn.Module):
-    """Inputs [B, V] to zero mean and unit variance by the statistics of all that `observe` was shown.
+    """Normalises inputs [B, V] to zero mean and unit variance, by the statistics of everything that `observe` saw.
 
-    Variances are merged by Chan, Golub and LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115.
+    Parameters
+    ----------
+    size
+        V, the number of inputs.
+    clip
+        Largest output, in standard deviations.
+
+    References
+    ----------
+    Chan, Golub and LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115, for merging variances.
     """
 
     mean: Tensor
     variance: Tensor
     count: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, clip: float = CLIP) -> None:
         super().__init__()
+        self.clip = clip
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.zeros(1))
 
     @torch.no_grad()
     def observe(self, values: Tensor) -> None:
-        """Take values [N, V] into the statistics."""
+        """Add values [N, V] to the statistics."""
         before, new = self.count, float(len(values))
         total = before + new
         mean, variance = values.mean(dim=0), values.var(dim=0, unbiased=False)
@@ -60,11 +78,37 @@ class RunningNormaliser(nn.Module):
         self.count.copy_(total)
 
     def forward(self, values: Tensor) -> Tensor:
-        return ((values - self.mean) * torch.rsqrt(self.variance + 1e-6)).clamp(-CLIP, CLIP)
+        """Normalised and clipped values [B, V]."""
+        return ((values - self.mean) * torch.rsqrt(self.variance + 1e-6)).clamp(-self.clip, self.clip)
+
+
+class RelativePoints(nn.Module):
+    """Appends to a vector its feature points relative to the first point of their frame, the task's object.
+
+    A camera that stands slightly elsewhere hardly changes them, and a small network does not compute them to a pixel.
+
+    Parameters
+    ----------
+    shape
+        Shape of the features that the vector begins with: points [stack, K, 3] (x, y, confidence), or latents
+        [stack, Z], which are left alone.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """[..., V] to [..., V + 2 stack (K - 1)]."""
+        if len(self.shape) != 3:
+            return vector
+        points = vector[..., : math.prod(self.shape)].unflatten(-1, self.shape)[..., :2]
+        relative = points[..., 1:, :] - points[..., :1, :]
+        return torch.cat([vector, relative.flatten(-3)], dim=-1)
 
 
 class ImageEncoder(nn.Module):
-    """Pictures to flat feature maps [B, size]; without pictures `size` is 0. Small: 32 px is what it is made for."""
+    """Images to flat feature maps [B, size]; without images `size` is 0. Made for 32 px."""
 
     def __init__(self, space: gymnasium.spaces.Dict) -> None:
         super().__init__()
@@ -73,45 +117,144 @@ class ImageEncoder(nn.Module):
             shape = space["image"].shape
             assert shape is not None
             self.convolutions = nn.Sequential(
-                nn.Conv2d(shape[2], 16, 5, stride=2, padding=2), nn.ReLU(),
-                nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-                nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(),
-            )  # fmt: skip
+                nn.Conv2d(shape[2], 16, 5, stride=2, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(32, 32, 3, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+            )
             with torch.no_grad():
                 self.size = self.convolutions(torch.zeros(1, shape[2], shape[0], shape[1])).shape[1]
 
-    def forward(self, observation: Observation) -> Tensor:
+    def forward(self, observation: TensorObservation) -> Tensor:
+        """Feature maps [B, size] of an observation."""
         if self.size == 0:
-            return observation["vector"][:, :0]
+            return observation["vector"][..., :0]
         maps: Tensor = self.convolutions(observation["image"].permute(0, 3, 1, 2).float() * (1 / 127.5) - 1)
         return maps
 
 
 class Trunk(nn.Module):
-    """Feature maps and normalised vector side by side, [B, size]. The projection is that of SAC-AE (Yarats et al. 2021,
-    https://arxiv.org/abs/1910.01741): linear, layer normalisation, tanh."""
+    """Feature maps and normalised vector side by side, [B, size].
 
-    def __init__(self, maps: int, space: gymnasium.spaces.Dict) -> None:
+    Parameters
+    ----------
+    maps
+        Size of the feature maps; 0 if there are none.
+    vector
+        Size of the vector.
+    expand
+        A module that appends values to the vector before it is normalised, as `RelativePoints` does.
+    clip
+        Of the normaliser.
+
+    References
+    ----------
+    The projection is that of SAC-AE: linear, layer normalisation, tanh (Yarats et al. 2021,
+    https://arxiv.org/abs/1910.01741).
+    """
+
+    def __init__(self, maps: int, vector: int, expand: nn.Module | None = None, clip: float = CLIP) -> None:
         super().__init__()
-        shape = space["vector"].shape
-        assert shape is not None
-        self.normaliser = RunningNormaliser(shape[0])
-        self.size = shape[0] + (BOTTLENECK if maps else 0)
+        self.expand = expand if expand is not None else nn.Identity()
+        size = self.expand(torch.zeros(1, vector)).shape[1]
+        self.normaliser = RunningNormaliser(size, clip)
+        self.size = size + (BOTTLENECK if maps else 0)
         if maps:
             self.projection = nn.Sequential(nn.Linear(maps, BOTTLENECK), nn.LayerNorm(BOTTLENECK), nn.Tanh())
 
+    def observe(self, vector: Tensor) -> None:
+        """Add vectors [N, V] to the normaliser's statistics."""
+        self.normaliser.observe(self.expand(vector))
+
     def forward(self, maps: Tensor, vector: Tensor) -> Tensor:
-        normal: Tensor = self.normaliser(vector)
-        return torch.cat([self.projection(maps), normal], dim=-1) if maps.shape[1] else normal
+        """[B, size] of maps [B, M] and vector [B, V]."""
+        normal: Tensor = self.normaliser(self.expand(vector))
+        return torch.cat([self.projection(maps), normal], dim=-1) if maps.shape[-1] else normal
+
+
+def vector_size(space: gymnasium.spaces.Dict, name: str = "vector") -> int:
+    """Length of one of the vectors of an observation."""
+    shape = space[name].shape
+    assert shape is not None
+    return shape[0]
+
+
+def policy_step(policy: nn.Module, observation: TensorObservation, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The action to deploy [B, A] and the next state [B, S] of a policy, with memory or without.
+
+    Parameters
+    ----------
+    policy
+        What an algorithm's `train` returns.
+    observation
+        The observation.
+    state
+        The policy's memory [B, S], zeros at the start of an episode; a policy without memory leaves it unchanged.
+    """
+    step = getattr(policy, "step", None)
+    if step is None:
+        return policy(observation), state * 1.0
+    action, next_state = step(observation, state)
+    return action, next_state
+
+
+def state_size(policy: nn.Module) -> int:
+    """Number of values in a policy's memory; 1 without memory."""
+    return int(getattr(policy, "state_size", 1))
+
+
+class SquashedGaussian:
+    """The distribution of tanh(x) for independent Gaussian x.
+
+    Parameters
+    ----------
+    parameters
+        Mean and raw log standard deviation of x side by side, [B, 2 A]; the latter is squashed into [-5, 2].
+
+    References
+    ----------
+    Haarnoja et al. 2018, https://arxiv.org/abs/1812.05905, appendix C.
+    """
+
+    def __init__(self, parameters: Tensor) -> None:
+        self.mean, log_std = parameters.chunk(2, dim=-1)
+        self.log_std = torch.tanh(log_std) * 3.5 - 1.5
+
+    def mode(self) -> Tensor:
+        """The action to deploy, [B, A]: the squashed mean."""
+        return torch.tanh(self.mean)
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """A differentiable sample [B, A] and its log-likelihood [B]."""
+        noise = torch.randn_like(self.mean)
+        raw = self.mean + self.log_std.exp() * noise
+        likelihood = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
+        correction = 2 * (math.log(2) - raw - functional.softplus(-2 * raw))  # log(1 - tanh^2), stable
+        return torch.tanh(raw), (likelihood - correction).sum(dim=-1)
 
 
 class ActorCritic(nn.Module):
-    """A Gaussian policy and a value that share the encoder: the network of PPO and A3C."""
+    """A Gaussian policy and a value that share the encoder: the network of PPO and A3C.
+
+    Parameters
+    ----------
+    space
+        Of the observations.
+    action_size
+        A, the number of action components.
+    hidden
+        Units in each of two hidden layers.
+    log_std
+        Logarithm of the initial standard deviation of the actions.
+    """
 
     def __init__(self, space: gymnasium.spaces.Dict, action_size: int, hidden: int, log_std: float) -> None:
         super().__init__()
         self.encoder = ImageEncoder(space)
-        self.trunk = Trunk(self.encoder.size, space)
+        self.trunk = Trunk(self.encoder.size, vector_size(space))
         self.policy = layers(self.trunk.size, hidden, action_size)
         self.value = layers(self.trunk.size, hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), log_std))
@@ -121,19 +264,19 @@ class ActorCritic(nn.Module):
             last.weight.mul_(0.01)
             last.bias.zero_()
 
-    def evaluate(self, observation: Observation) -> tuple[Independent, Tensor]:
+    def evaluate(self, observation: TensorObservation) -> tuple[Independent, Tensor]:
         """The distribution of actions [B, A] before they are clipped, and the value [B]."""
         embedding = self.trunk(self.encoder(observation), observation["vector"])
         normal = Normal(self.policy(embedding), self.log_std.exp(), validate_args=False)
         return Independent(normal, 1, validate_args=False), self.value(embedding).squeeze(-1)
 
     @torch.no_grad()
-    def sample(self, observation: Observation) -> Tensor:
+    def sample(self, observation: TensorObservation) -> Tensor:
         """Actions [B, A] before they are clipped."""
         mean: Tensor = self.policy(self.trunk(self.encoder(observation), observation["vector"]))
         return mean + self.log_std.exp() * torch.randn_like(mean)
 
-    def forward(self, observation: Observation) -> Tensor:
+    def forward(self, observation: TensorObservation) -> Tensor:
         """The action to deploy [B, A], in [-1, 1]."""
         mean: Tensor = self.policy(self.trunk(self.encoder(observation), observation["vector"]))
         return mean.clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""A task whose steps take microseconds: a point on a plane is moved to a goal that differs from episode to episode.
+"""A task whose steps take microseconds: a point on a plane is moved to the goal of the episode.
 
 For tests and for comparing algorithms by what they themselves cost.
 """
@@ -15,7 +15,7 @@ from rlfp_ros.learning.algorithms.environments import Environment, LearningObser
 
 STEP = 0.2  # how far an action of 1 moves the point
 LIMIT = 16  # steps in an episode
-SIZE = 16  # px of the picture: red is the goal, green the point
+SIZE = 16  # px of the image; the goal is red, the point green
 
 
 class PointMass(gymnasium.Env[Any, np.ndarray]):
@@ -55,7 +55,7 @@ class PointMass(gymnasium.Env[Any, np.ndarray]):
 
 @dataclass(frozen=True)
 class MakePointMass:
-    """Travels to a worker's process."""
+    """Builds a point mass environment; picklable."""
 
     pixels: bool = False
     frame_stack: int = 1

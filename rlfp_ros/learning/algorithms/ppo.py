@@ -1,54 +1,57 @@
 """Proximal policy optimisation: Schulman et al. 2017, https://arxiv.org/abs/1707.06347.
 
-Advantages are generalised (Schulman et al. 2016, https://arxiv.org/abs/1506.02438). An episode that its time limit cuts
-off goes on in the value of its last observation (Pardo et al. 2018, https://arxiv.org/abs/1712.00378). With an
-augmentation, DrAC's regularisation is part of the loss (Raileanu et al. 2021, https://arxiv.org/abs/2006.12862).
+Advantages are generalised (Schulman et al. 2016, https://arxiv.org/abs/1506.02438). The value of the last observation
+stands for the rest of an episode that its time limit cuts off (Pardo et al. 2018, https://arxiv.org/abs/1712.00378).
+With an augmentation, DrAC's regularisation is part of the loss (Raileanu et al. 2021, https://arxiv.org/abs/2006.12862).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from rlfp_ros.learning.algorithms.augmentation import augmentation, augmented, drac_regularisation
-from rlfp_ros.learning.algorithms.environments import Environment, EnvironmentMaker, episode_seed, shapes
-from rlfp_ros.learning.algorithms.networks import ActorCritic, Observation, batch_of_one
+from rlfp_ros.learning.algorithms.algorithm import algorithm
+from rlfp_ros.learning.algorithms.augmentation import AugmentationName, augmentation, augmented, drac_regularisation
+from rlfp_ros.learning.algorithms.environments import Environment, EnvironmentMaker, episode_seeds, shapes
+from rlfp_ros.learning.algorithms.networks import ActorCritic, TensorObservation, batch_of_one
+from rlfp_ros.learning.runs.settings import Settings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 
 
-@dataclass(frozen=True)
-class PpoSettings:
+class PpoSettings(Settings):
     """Hyperparameters."""
 
-    hidden: int = 128  # units in each of two layers
-    learning_rate: float = 1e-3  # falls linearly to zero
-    rollout: int = 1_024  # environment steps between two rounds of updates
-    batch: int = 128  # steps in an update
-    epochs: int = 10  # passes over a rollout
-    discount: float = 0.96  # an environment step; 0.8 s of foresight at 30 Hz
-    trace: float = 0.95  # lambda of the generalised advantage
-    clip: float = 0.2  # of the probability ratio about 1
-    value_weight: float = 0.5  # of the value's squared error
-    entropy_weight: float = 0.0  # of the entropy bonus
-    largest_gradient: float = 0.5  # norm to which gradients are cut
-    initial_log_std: float = -0.5  # of the actions
-    reward_scale: float = 0.1  # rewards are multiplied by this before anything learns from them
-    augmentation: str = "none"  # of pictures, for DrAC; names of augmentation.py
-    drac_weight: float = 0.1  # of its regularisation
+    hidden: int = Field(128, ge=1, le=8192)  # units in each of two layers
+    learning_rate: float = Field(1e-3, gt=0, le=1)  # falls linearly to zero
+    rollout: int = Field(1_024, ge=2)  # environment steps between two rounds of updates
+    batch: int = Field(128, ge=2)  # steps per update
+    epochs: int = Field(10, ge=1)  # passes over a rollout
+    discount: float = Field(0.96, ge=0, le=1)  # per environment step; 0.8 s of foresight at 30 Hz
+    trace: float = Field(0.95, ge=0, le=1)  # lambda of the generalised advantage
+    clip: float = Field(0.2, gt=0, lt=1)  # half-width of the range about 1 in which the probability ratio counts
+    value_weight: float = Field(0.5, ge=0)  # of the value's squared error
+    entropy_weight: float = Field(0.0, ge=0)  # of the entropy bonus
+    largest_gradient: float = Field(0.5, gt=0)  # norm to which gradients are clipped
+    initial_log_std: float = Field(-0.5, ge=-5, le=2)  # of the actions
+    reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
+    augmentation: AugmentationName = "none"  # of images, for DrAC; names of augmentation.py
+    drac_weight: float = Field(0.1, ge=0)  # of its regularisation
 
 
 @dataclass(frozen=True)
-class Rollout:
+class PpoRollout:
     """T consecutive steps."""
 
-    observation: Observation
+    observation: TensorObservation
     action: Tensor  # [T, A] before clipping
     reward: Tensor  # [T]
     ended: Tensor  # [T] bool: the episode ended with this step
-    after: dict[int, Observation]  # the observation after step t where it is not that of t + 1 and has a value
+    after: dict[int, TensorObservation]  # after step t, if the next row is not what followed and it has a value
 
 
 def generalised_advantages(
@@ -68,11 +71,14 @@ def generalised_advantages(
 
 
 def clipped_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Minus PPO's objective L^CLIP: no gradient where the ratio has left [1 - clip, 1 + clip] in the advantage's
-    direction."""
+    """Minus PPO's objective L^CLIP.
+
+    It has no gradient once the ratio has left [1 - clip, 1 + clip] in the advantage's direction.
+    """
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
+@algorithm("ppo", PpoSettings(), steps=200_000)
 def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: int, log: TrainingLog) -> ActorCritic:
     """Learn for `steps` environment steps, in whole rollouts."""
     torch.manual_seed(seed)
@@ -87,7 +93,7 @@ def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: i
         optimizer.load_state_dict(log.resumed["optimizer"])
         begin = int(log.resumed["step"])
         torch.manual_seed(seed + begin)
-    player = _Player(env, settings, log, episode_seed(seed, begin), begin)
+    player = _Player(env, settings, log, episode_seeds(seed, begin), begin)
     while player.step < steps:
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - player.step / steps)
         rollout = player.play(network, min(settings.rollout, steps - player.step))
@@ -115,17 +121,15 @@ def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: i
                 nn.utils.clip_grad_norm_(network.parameters(), settings.largest_gradient)
                 optimizer.step()
         log.figures(player.step, loss=loss.item(), std=network.log_std.exp().mean().item())
-        log.checkpoint(
-            player.step, lambda: {"network": network.state_dict(), "optimizer": optimizer.state_dict()},
-            last=player.step >= steps,
-        )  # fmt: skip
+        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        log.checkpoint(player.step, lambda: state, last=player.step >= steps)  # noqa: B023 - called here
     env.close()
     return network
 
 
 @torch.no_grad()
-def _assess(network: ActorCritic, rollout: Rollout, settings: PpoSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-likelihoods of the actions played, advantages and wanted values, each [T]: all in one pass."""
+def _assess(network: ActorCritic, rollout: PpoRollout, settings: PpoSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-likelihoods of the actions played, advantages and wanted values, each [T], in one pass."""
     policy, value = network.evaluate(rollout.observation)
     next_value = torch.zeros_like(value)
     next_value[:-1] = torch.where(rollout.ended[:-1], 0.0, value[1:])
@@ -140,14 +144,16 @@ def _assess(network: ActorCritic, rollout: Rollout, settings: PpoSettings) -> tu
 
 
 class _Player:
-    """One environment, played on and on."""
+    """Plays one environment, from where the last rollout ended."""
 
-    def __init__(self, env: Environment, settings: PpoSettings, log: TrainingLog, episode_seed: int, step: int) -> None:
-        self._env, self._settings, self._log = env, settings, log
-        self._observation, _ = env.reset(seed=episode_seed)
+    def __init__(
+        self, env: Environment, settings: PpoSettings, log: TrainingLog, seeds: Iterator[int], step: int
+    ) -> None:
+        self._env, self._settings, self._log, self._seeds = env, settings, log, seeds
+        self._observation, _ = env.reset(seed=next(seeds))
         self.step = step  # environment steps taken in all
 
-    def play(self, network: ActorCritic, steps: int) -> Rollout:
+    def play(self, network: ActorCritic, steps: int) -> PpoRollout:
         seen, actions, rewards, ended, after = [], [], [], [], {}
         for index in range(steps):
             seen.append(self._observation)
@@ -161,8 +167,8 @@ class _Player:
                 after[index] = batch_of_one(self._observation)
             if ended[-1]:
                 self._log.episode(self.step, info)
-                self._observation, _ = self._env.reset()
+                self._observation, _ = self._env.reset(seed=next(self._seeds))
         observation = {name: torch.from_numpy(np.stack([one[name] for one in seen])) for name in seen[0]}
-        return Rollout(
+        return PpoRollout(
             observation, torch.from_numpy(np.stack(actions)), torch.tensor(rewards), torch.tensor(ended), after
         )

@@ -1,6 +1,6 @@
-"""Experience replay of single frames: stacks and n-step returns are put together when a batch is drawn.
+"""Experience replay of single frames. Stacks, n-step returns and sequences are assembled when a batch is drawn.
 
-A picture is kept once, however many stacks it is part of.
+An image is kept once, however many stacks it is part of.
 """
 
 from __future__ import annotations
@@ -12,40 +12,79 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlfp_ros.learning.algorithms.networks import Observation
+from rlfp_ros.learning.algorithms.networks import TensorObservation
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Transitions over up to n steps: `next_observation` is worth `discount` of its value, nothing after a terminal."""
+    """Transitions over up to n steps. The value of `next_observation` counts `discount`, which is 0 after a terminal
+    step."""
 
-    observation: Observation
-    action: Tensor  # [B, A] float32, or [B] int64 where actions are discrete
+    observation: TensorObservation
+    action: Tensor  # [B, A] float32, or [B] int64 if actions are discrete
     reward: Tensor  # [B], discounted sum
     discount: Tensor  # [B]
-    next_observation: Observation
+    next_observation: TensorObservation
+    teacher: Tensor | None = None  # [B, A], what the teacher would have done
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Runs of L + 1 consecutive frames, and what happened between them. A run may cover several episodes."""
+
+    observation: TensorObservation  # each [N, L + 1, ...]
+    action: Tensor  # [N, L, A]
+    reward: Tensor  # [N, L]
+    discount: Tensor  # [N, L]
+    starts: Tensor  # [N, L + 1] bool: an episode starts with this frame
+    joined: Tensor  # [N, L] bool: the next frame is of the same episode
+    teacher: Tensor | None = None  # [N, L, A]
 
 
 class ReplayBuffer:
-    """The last `capacity` frames of one environment."""
+    """The last `capacity` frames, of one environment or of several that take turns.
+
+    Parameters
+    ----------
+    capacity
+        Frames that are kept.
+    space
+        Space of the observations: `vector`, perhaps `image` and `privileged`.
+    action
+        An example of an action, for shape and type.
+    discount
+        Discount of a step.
+    steps
+        The n of n-step returns.
+    teacher
+        Whether each step also has the teacher's action.
+    """
 
     def __init__(
-        self, capacity: int, space: gymnasium.spaces.Dict, action: np.ndarray, discount: float, steps: int = 1
+        self,
+        capacity: int,
+        space: gymnasium.spaces.Dict,
+        action: np.ndarray,
+        discount: float,
+        steps: int = 1,
+        teacher: bool = False,
     ) -> None:
-        """`action` is an example, for shape and type; `steps` is the n of n-step returns."""
         self._discount, self._steps = discount, steps
         self._capacity, self._count = capacity, 0
-        shape = space["vector"].shape or ()
-        self._vectors = np.zeros((capacity, *shape), np.float32)
         self._stack = 0
+        self._vectors = {
+            name: np.zeros((capacity, *(part.shape or ())), np.float32)
+            for name, part in space.spaces.items()
+            if name != "image"
+        }
         if "image" in space.spaces:
             height, width, channels = space["image"].shape or ()
             self._stack = channels // 3
             self._frames = np.zeros((capacity, height, width, 3), np.uint8)
         self._actions = np.zeros((capacity, *action.shape), action.dtype)
+        self._teacher = np.zeros((capacity, *action.shape), np.float32) if teacher else None
         self._rewards = np.zeros(capacity, np.float32)
-        self._terminated = np.zeros(capacity, bool)
-        self._ended = np.zeros(capacity, bool)  # with the step from this row to the next
+        self._terminated = np.zeros(capacity, bool)  # by the step from this row to the next
         self._age = np.zeros(capacity, np.int64)  # steps since the episode began
         self._final = np.zeros(capacity, bool)  # no step leads on from this row
 
@@ -53,34 +92,46 @@ class ReplayBuffer:
         return min(self._count, self._capacity)
 
     def begin(self, observation: dict[str, np.ndarray]) -> None:
-        """The first observation of an episode."""
+        """Add the first observation of an episode, or of the rest of one that was left in between."""
+        if self._count:
+            self._final[(self._count - 1) % self._capacity] = True
         self._write(observation, age=0)
 
     def add(
-        self, action: np.ndarray, reward: float, terminated: bool, truncated: bool, observation: dict[str, np.ndarray]
+        self,
+        action: np.ndarray,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        observation: dict[str, np.ndarray],
+        teacher: np.ndarray | None = None,
     ) -> None:
-        """A step from the last observation to this one."""
+        """Add a step from the last observation to this one."""
         row = (self._count - 1) % self._capacity
-        self._actions[row], self._rewards[row] = action, reward
-        self._terminated[row], self._ended[row] = terminated, terminated or truncated
+        self._actions[row], self._rewards[row], self._terminated[row] = action, reward, terminated
+        if self._teacher is not None:
+            self._teacher[row] = teacher
         self._write(observation, age=int(self._age[row]) + 1)
         self._final[(self._count - 1) % self._capacity] = terminated or truncated
 
     def _write(self, observation: dict[str, np.ndarray], age: int) -> None:
         row = self._count % self._capacity
-        self._vectors[row] = observation["vector"]
+        for name, values in self._vectors.items():
+            values[row] = observation[name]
         if self._stack:
             self._frames[row] = observation["image"][..., -3:]
-        self._age[row], self._final[row], self._ended[row] = age, False, False
+        self._age[row], self._final[row] = age, False
         self._count += 1
 
+    def kept(self, name: str) -> Tensor:
+        """All kept values of the vector `name`, [N, size]."""
+        return torch.from_numpy(self._vectors[name][: len(self)])
+
     def sample(self, batch: int, rng: np.random.Generator) -> Batch:
-        """Transitions drawn uniformly, whole stacks only."""
-        oldest = self._count - len(self)
-        first = oldest + max(0, self._stack - 1) if oldest else 0
-        start = rng.integers(first, self._count - 1, batch)
+        """Draw transitions uniformly, with whole stacks only."""
+        start = rng.integers(self._first(), self._count - 1, batch)
         while (bad := self._final[start % self._capacity]).any():
-            start[bad] = rng.integers(first, self._count - 1, int(bad.sum()))
+            start[bad] = rng.integers(self._first(), self._count - 1, int(bad.sum()))
         position, going = start.copy(), np.ones(batch, bool)
         reward, discount = np.zeros(batch, np.float32), np.ones(batch, np.float32)
         for _ in range(self._steps):
@@ -88,15 +139,42 @@ class ReplayBuffer:
             reward += np.where(going, discount * self._rewards[row], 0)
             discount *= np.where(going, self._discount * ~self._terminated[row], 1)
             position += going
-            going &= ~self._ended[row] & (position < self._count - 1)
+            going &= ~self._final[position % self._capacity] & (position < self._count - 1)
+        row = start % self._capacity
         return Batch(
-            self._observation(start), torch.from_numpy(self._actions[start % self._capacity]), torch.from_numpy(reward),
-            torch.from_numpy(discount), self._observation(position),
-        )  # fmt: skip
+            self._observation(start),
+            torch.from_numpy(self._actions[row]),
+            torch.from_numpy(reward),
+            torch.from_numpy(discount),
+            self._observation(position),
+            None if self._teacher is None else torch.from_numpy(self._teacher[row]),
+        )
 
-    def _observation(self, index: np.ndarray) -> Observation:
+    def sample_sequences(self, count: int, length: int, rng: np.random.Generator) -> SequenceBatch:
+        """Draw `count` runs of `length` steps uniformly."""
+        start = rng.integers(self._first(), self._count - length, count)
+        index = start[:, None] + np.arange(length + 1)
         row = index % self._capacity
-        observation = {"vector": torch.from_numpy(self._vectors[row])}
+        step = row[:, :-1]
+        flat = self._observation(index.ravel())
+        return SequenceBatch(
+            {name: values.unflatten(0, index.shape) for name, values in flat.items()},
+            torch.from_numpy(self._actions[step]),
+            torch.from_numpy(self._rewards[step]),
+            torch.from_numpy(np.float32(self._discount) * ~self._terminated[step]),
+            torch.from_numpy(self._age[row] == 0),
+            torch.from_numpy(~self._final[step]),
+            None if self._teacher is None else torch.from_numpy(self._teacher[step]),
+        )
+
+    def _first(self) -> int:
+        """The oldest frame whose stack is whole."""
+        oldest = self._count - len(self)
+        return oldest + max(0, self._stack - 1) if oldest else 0
+
+    def _observation(self, index: np.ndarray) -> TensorObservation:
+        row = index % self._capacity
+        observation = {name: torch.from_numpy(values[row]) for name, values in self._vectors.items()}
         if self._stack:
             back = np.arange(self._stack - 1, -1, -1)  # newest last; an episode's first frame fills its stack
             picks = (index[:, None] - np.minimum(back, self._age[row][:, None])) % self._capacity

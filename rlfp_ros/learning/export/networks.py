@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlfp_ros.contract import onnx_session
+from rlfp_ros.learning.algorithms.networks import policy_step
 from rlfp_ros.learning.encoders.encoder import Encoder
 from rlfp_ros.learning.encoders.exported import ExportedEncoder
 from rlfp_ros.learning.encoders.novelty import Novelty
@@ -23,30 +24,27 @@ from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_OUTPUTS
 Arrays = dict[str, np.ndarray]
 
 
-class RecurrentActor(Protocol):
-    """An actor with a memory, as it is exported: a module with this method."""
-
-    state_size: int  # S
-
-    def step(self, observation: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean action before tanh [B, A], its log standard deviation [B, A] and the next state [B, S]."""
-
-
 class ExportedPolicy(nn.Module):
-    """An actor's mean action, with the inputs and outputs that a bundle declares."""
+    """A policy with the inputs and outputs that a bundle declares.
 
-    def __init__(self, actor: RecurrentActor) -> None:
+    Parameters
+    ----------
+    policy
+        As `algorithm.Train` returns it; its observations are one vector, which begins with the features.
+    """
+
+    def __init__(self, policy: nn.Module) -> None:
         super().__init__()
-        self.actor = actor
+        self.policy = policy
 
     def forward(
         self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Compute action [1, A] in [-1, 1] and next_state [1, S] of features [1, stack, K, 3] or [1, stack, Z] and the
         rest."""
-        observation = torch.cat([features.flatten(1), proprioception, goal, goal_mask], dim=-1)
-        mean, _, next_state = self.actor.step(observation, state)
-        return torch.tanh(mean).float(), next_state
+        vector = torch.cat([features.flatten(1), proprioception, goal, goal_mask], dim=-1)
+        action, next_state = policy_step(self.policy, {"vector": vector}, state)
+        return action.float(), next_state
 
 
 @dataclass(frozen=True)

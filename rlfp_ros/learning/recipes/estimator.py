@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rlfp_ros.contract import CameraContract
-from rlfp_ros.learning.algorithms.networks import layers
+from rlfp_ros.learning.algorithms.networks import RunningNormaliser, TensorObservation, layers
 from rlfp_ros.learning.export.networks import onnx_of
-from rlfp_ros.learning.recipes.privileged_sac import Normaliser
 from rlfp_ros.simulation.tasks.task import ARM_FOOT, Task
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, TeacherScene
 
@@ -245,13 +244,13 @@ def estimator_for(task: Task, camera: CameraContract, joints: int, stack: int) -
 
 
 class SeeingActor(nn.Module):
-    """Estimator and actor in one, with the interface by which `sac.Actor` is exported and measured."""
+    """Estimator and actor in one: a policy with memory."""
 
     def __init__(self, estimator: SceneEstimator, points: int, action_size: int, hidden: int) -> None:
         super().__init__()
         self.estimator, self.points = estimator, points
         self.state_size = estimator.state_size
-        self.normaliser = Normaliser(estimator.input_size)
+        self.normaliser = RunningNormaliser(estimator.input_size, clip=5.0)
         self.layers = layers(estimator.input_size, hidden, action_size)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -259,13 +258,14 @@ class SeeingActor(nn.Module):
         mean: Tensor = self.layers(self.normaliser(inputs))
         return mean
 
-    def step(self, observation: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean action, its log standard deviation (none: zeros) and the next state [B, S], of an observation [B, O]
-        as it comes, features [stack, K, 3], proprioception, goal and mask in a row, and the state [B, S]."""
-        shape = (self.estimator.stack, self.points, 3)
+    def step(self, observation: TensorObservation, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The action to deploy [B, A] in [-1, 1] and the next state [B, S].
+
+        The observation's vector is features [stack, K, 3], proprioception, goal and goal mask in a row.
+        """
+        vector, shape = observation["vector"], (self.estimator.stack, self.points, 3)
         first = math.prod(shape)
-        features = observation[:, :first].reshape(-1, *shape)
-        proprioception, goal, mask = observation[:, first:].split([observation.shape[1] - first - 4, 3, 1], dim=1)
+        features = vector[:, :first].reshape(-1, *shape)
+        proprioception, goal, mask = vector[:, first:].split([vector.shape[1] - first - 4, 3, 1], dim=1)
         inputs, next_state = self.estimator(features, proprioception, goal, mask, state)
-        mean = self(inputs)
-        return mean, torch.zeros_like(mean), next_state
+        return torch.tanh(self(inputs)), next_state

@@ -2,7 +2,7 @@
 
 Stage one trains the encoder on randomised, labelled images. In stage two the policy learns from the task's teacher: by
 DAgger through the hand-written scene estimator, if the encoder's features are supervised points and the policy has no
-memory of its own, otherwise by reinforcement learning that the teacher starts and guides (`teacher_guided`).
+memory of its own, otherwise by reinforcement learning that the teacher starts and guides (`reinforcement`).
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ import torch
 from pydantic import JsonValue
 
 from rlfp_ros.control.policy import ObservationContract
+from rlfp_ros.files import RESUME, write_whole
+from rlfp_ros.learning.algorithms.environments import TaskEnvironment
 from rlfp_ros.learning.cell import Cell
 from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, PointEncoder
 from rlfp_ros.learning.encoders.novelty import NoveltyTraining
 from rlfp_ros.learning.export.build import encoder_contract
 from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder
-from rlfp_ros.learning.recipes.collector import Experience
-from rlfp_ros.learning.recipes.dagger import DaggerTraining, picture_demonstrations, train_dagger
-from rlfp_ros.learning.recipes.dagger_collector import Lessons
+from rlfp_ros.learning.recipes.dagger import DaggerLessons, DaggerTraining, image_inputs, train_dagger
 from rlfp_ros.learning.recipes.domain_shift_reference import domain_shift_reference
 from rlfp_ros.learning.recipes.estimator import export_estimator
 from rlfp_ros.learning.recipes.frames import FrameSource
-from rlfp_ros.learning.recipes.privileged_sac import SacSettings
 from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
+from rlfp_ros.learning.recipes.reinforcement import (
+    Playground,
+    ReinforcementSettings,
+    image_demonstrations,
+    train_reinforcement,
+)
 from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation, objectives_of
-from rlfp_ros.learning.recipes.teacher_guided import PolicyTraining, image_demonstrations, train_guided
 from rlfp_ros.learning.recipes.train_encoder import EncoderReport, EncoderTraining, train_encoder
 from rlfp_ros.learning.runs.progress import Show, TrainingProgress
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.seeds import EXPERIENCE, FRAMES
+from rlfp_ros.seeds import FRAMES
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.tasks.task import TASKS
@@ -63,14 +67,14 @@ class ImitationRecipe(Recipe):
     representation: str = SUPERVISED  # what the encoder learns from: names of objectives, joined with +
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
     dagger: DaggerTraining | None = field(default_factory=DaggerTraining)  # None: never through the estimator
-    policy: SacSettings = field(default_factory=SacSettings)
-    policy_training: PolicyTraining = field(default_factory=PolicyTraining)
+    reinforcement: ReinforcementSettings = field(default_factory=ReinforcementSettings)
 
     @classmethod
     def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
         """Make the recipe with the sizes that the task gives."""
         recipe, sizes = cls(task, arm, profile, seed), TASKS[task].training
-        return replace(recipe, **{part: replace(getattr(recipe, part), **sizes[part]) for part in sizes})
+        changed = {part: getattr(recipe, part).changed(f"task {task}", **sizes[part]) for part in sizes}
+        return replace(recipe, **changed)
 
     def with_options(self, **options: Any) -> Self:
         """Apply options of the command line: encoder, representation, feature_stack, memory and work."""
@@ -85,7 +89,8 @@ class ImitationRecipe(Recipe):
         if "encoder" in options:
             changes["encoder"] = EncoderChoice(options["encoder"])
         if "memory" in options:
-            changes["policy"] = replace(self.policy, memory=options["memory"])
+            sac = self.reinforcement.sac.changed("rlfp train", memory=options["memory"])
+            changes["reinforcement"] = self.reinforcement.changed(sac=sac)
         recipe = replace(self, **changes)
         return recipe.shortened(options["work"]) if options.get("work", 1) < 1 else recipe
 
@@ -102,24 +107,16 @@ class ImitationRecipe(Recipe):
                 f"--work is {factor:g}, expected at least {SMALLEST_WORK:g}; less leaves the encoder fewer than ten "
                 "gradient steps, which train nothing"
             )
-        encoder, policy = self.encoder_training, self.policy_training
+        encoder = self.encoder_training
         return replace(
             self,
             dagger=None if self.dagger is None else self.dagger.shortened(factor),
-            encoder_training=replace(
-                encoder,
+            encoder_training=encoder.changed(
                 frames=max(256, int(encoder.frames * factor)),
                 updates=max(10, int(encoder.updates * factor)),
                 first_frames=max(64, int(encoder.first_frames * factor)),
             ),
-            policy_training=replace(
-                policy,
-                steps=max(400, int(policy.steps * factor)),
-                round_steps=min(policy.round_steps, 100),
-                imitation_updates=int(policy.imitation_updates * factor),
-                selection_episodes=max(2, int(policy.selection_episodes * factor)),
-                first_rounds=max(2, int(policy.first_rounds * factor)),
-            ),
+            reinforcement=self.reinforcement.shortened(factor),
         )
 
     def check(self, cell: Cell) -> None:
@@ -131,7 +128,7 @@ class ImitationRecipe(Recipe):
     def source(self, cell: Cell) -> FrameSource:
         """The images that the encoder learns from."""
         sequences = any(kind.sequences for kind in objectives_of(self.representation)[1])
-        seed = FRAMES.of_training(self.seed).start
+        seed = FRAMES.block_of(self.seed).start
         return FrameSource(cell, seed, self.encoder_training.frames, sequences, teacher=True)
 
     def train(self, cell: Cell, run: Path, progress: TrainingProgress) -> FinishedTraining:
@@ -182,54 +179,50 @@ class ImitationRecipe(Recipe):
         )
         pixels = "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
         progress.show(updates, f"object {report.position_error_mm:.1f} mm, points {pixels} px")
-        (run / "encoder.onnx").write_bytes(export_encoder(encoder, _first_image(run)))
+        write_whole(run / "encoder.onnx", export_encoder(encoder, _first_image(run)), RESUME)
         return encoder, report
 
     def _train_policy(self, cell: Cell, encoder: Encoder, run: Path, progress: TrainingProgress) -> TrainedPolicy:
         supervised_points = self.representation == SUPERVISED and isinstance(encoder, PointEncoder)
-        if self.dagger is not None and supervised_points and not self.policy.memory:
+        if self.dagger is not None and supervised_points and not self.reinforcement.sac.memory:
             assert isinstance(encoder, PointEncoder)
             progress.stage("imitate", self.dagger.steps, "the teacher looks at the images")
             return self._imitate(cell, encoder, self.dagger, run, progress.show)
-        progress.stage("policy", self.policy_training.steps, "the teacher plays")
+        progress.stage("policy", self.reinforcement.steps, "the teacher plays")
         return self._reinforce(cell, encoder, run, progress.show)
 
     def _imitate(
         self, cell: Cell, encoder: PointEncoder, dagger: DaggerTraining, run: Path, show: Show
     ) -> TrainedPolicy:
         """Imitate a teacher that sees what the policy's estimator sees."""
-        lessons = Lessons(
-            cell,
-            run / "encoder.onnx",
-            run / "estimator.onnx",
-            self.feature_stack,
-            encoder.points,
-            self.policy.hidden,
-            dagger.teacher_sees,
-            EXPERIENCE.of_training(self.seed).start,
-        )
+        estimator_file = run / "estimator.onnx"
+        make_env = self._task_environment(cell, run)
+        lessons = DaggerLessons(cell, make_env, estimator_file, encoder.points, dagger.hidden, dagger.teacher_sees)
         proprioception = np.load(run / "frames" / "proprioception.npy", mmap_mode="r").shape[1]
-        lessons.estimator_file.write_bytes(export_estimator(lessons.estimator(), proprioception, encoder.points))
-        images = picture_demonstrations(encoder, lessons, run / "frames", self.feature_stack)
-        actor = train_dagger(lessons, images, dagger, self.seed, run, show)
+        write_whole(estimator_file, export_estimator(lessons.estimator(), proprioception, encoder.points), RESUME)
+        actor = train_dagger(lessons, image_inputs(encoder, lessons, run / "frames"), dagger, self.seed, run, show)
         # In double precision, like its estimator: it resolves millimetres, and with float32's rounding in between
         # ONNX Runtime computes another action than PyTorch.
         return TrainedPolicy(ExportedPolicy(copy.deepcopy(actor).double()), actor.state_size, {})
 
     def _reinforce(self, cell: Cell, encoder: Encoder, run: Path, show: Show) -> TrainedPolicy:
-        experience = Experience(
-            cell,
-            run / "encoder.onnx",
-            self.policy.hidden,
-            self.feature_stack,
-            self.policy.memory,
-            EXPERIENCE.of_training(self.seed).start,
-        )
+        make_env = self._task_environment(cell, run, privileged=True)
         demonstrations = image_demonstrations(encoder, run / "frames", self.feature_stack)
-        actor, selection = train_guided(
-            experience, demonstrations, self.policy, self.policy_training, self.seed, run, show
+        playground = Playground(make_env, self.reinforcement)
+        policy, selection = train_reinforcement(playground, demonstrations, self.seed, run, show)
+        return TrainedPolicy(ExportedPolicy(policy), policy.state_size, dict(selection))
+
+    def _task_environment(self, cell: Cell, run: Path, privileged: bool = False) -> TaskEnvironment:
+        """What the policy learns in: the features of the run's encoder."""
+        return TaskEnvironment(
+            cell.task,
+            cell.arm,
+            cell.profile,
+            "features",
+            encoder=run / "encoder.onnx",
+            feature_stack=self.feature_stack,
+            privileged=privileged,
         )
-        return TrainedPolicy(ExportedPolicy(actor), actor.state_size, dict(selection))
 
 
 def _first_image(run: Path) -> np.ndarray:

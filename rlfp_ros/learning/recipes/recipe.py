@@ -7,7 +7,7 @@ folder, calls `train`, and exports the result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from rlfp_ros.contract import CameraContract, EncoderContract, FeatureStatistics
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.cell import Cell
 from rlfp_ros.learning.runs.progress import TrainingProgress
+from rlfp_ros.learning.runs.settings import Settings
 from rlfp_ros.plugins import Registry
 
 
@@ -45,6 +46,10 @@ class Recipe(ABC):
     seed: int = 0
     image_size: int = 84  # px
 
+    def document(self) -> dict[str, JsonValue]:
+        """Everything that decides about the training, as JSON."""
+        return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
+
     @classmethod
     @abstractmethod
     def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
@@ -67,6 +72,13 @@ class Recipe(ABC):
     @abstractmethod
     def train(self, cell: Cell, run: Path, progress: TrainingProgress) -> FinishedTraining:
         """Train in the folder `run`, or continue what is there."""
+
+
+def _plain(value: Any) -> JsonValue:
+    if isinstance(value, Settings):
+        plain: JsonValue = value.model_dump(mode="json")
+        return plain
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 RECIPES: Registry[type[Recipe]] = Registry("recipe", builtin="rlfp_ros.learning.recipes")

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from rlfp_ros.contract import Bundle, Contract, Latency, check_replaceable
 from rlfp_ros.evaluation.results import code_commit
+from rlfp_ros.files import RESUME, full_disk_explained
 from rlfp_ros.learning.cell import Cell, load_cell
 from rlfp_ros.learning.export.build import build_contract
 from rlfp_ros.learning.export.export import OBSERVATIONS, export_bundle
@@ -69,20 +69,21 @@ def main(
     check_training_seed(recipe.seed)
     cell = load_cell(recipe.task, recipe.arm, recipe.profile, recipe.image_size)
     recipe.check(cell)
-    claim_run(run, "recipe.json", asdict(recipe) | cell.contents(), resume)
+    claim_run(run, "recipe.json", recipe.document() | cell.contents(), resume)
     console = Console()
     console.print(
         f"training [bold]{recipe.task}[/] for {cell.arm.name} in {run} (seed {recipe.seed}); "
         "Ctrl-C keeps it, --resume continues"
     )
     started = time.monotonic()
-    with TrainingProgress(console, run) as progress, RunClock(run) as clock:
-        finished = recipe.train(cell, run, progress)
-    minutes = clock.total / 60
-    console.print(f"trained in {minutes:.1f} minutes; writing {out}")
-    contract = _contract(recipe, cell, finished, minutes)
-    save_trained(run, contract, cell.arm, finished.encoder, finished.policy)
-    bundle = export_bundle(run, out, evaluation_episodes, observations, console)
+    with full_disk_explained(run, RESUME):
+        with TrainingProgress(console, run) as progress, RunClock(run) as clock:
+            finished = recipe.train(cell, run, progress)
+        minutes = clock.total / 60
+        console.print(f"trained in {minutes:.1f} minutes; writing {out}")
+        contract = _contract(recipe, cell, finished, minutes)
+        save_trained(run, contract, cell.arm, finished.encoder, finished.policy)
+        bundle = export_bundle(run, out, evaluation_episodes, observations, console)
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
     return bundle
 
@@ -94,7 +95,7 @@ def _contract(recipe: Recipe, cell: Cell, finished: FinishedTraining, minutes: f
         "seed": recipe.seed,
         "profile": profile.name,
         "wall_minutes": round(minutes, 1),
-        "config_sha256": hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest(),
+        "config_sha256": hashlib.sha256(json.dumps(recipe.document(), sort_keys=True).encode()).hexdigest(),
         "cores": os.cpu_count(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "task_settings": parameters(task),

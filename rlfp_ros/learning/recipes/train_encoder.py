@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,27 +21,29 @@ from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation, objectives_of
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
+from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.seeds import FRAMES
 
 CHECKPOINT_UPDATES = 500
 
 
-@dataclass(frozen=True)
-class EncoderTraining:
+class EncoderTraining(Settings):
     """How long and how the encoder learns."""
 
-    frames: int = 96_000  # images rendered
-    updates: int = 2_250  # gradient steps
-    batch: int = 128  # images per gradient step
-    learning_rate: float = 3e-3  # highest, after a short warm-up; falls to zero along a cosine
-    first_frames: int = 3_000  # images rendered before the first gradient step
-    frames_per_update: int = 90  # growth of the pool: about as fast as a core renders, so that no update waits long
+    frames: int = Field(96_000, ge=2, le=FRAMES.block)  # images rendered
+    updates: int = Field(2_250, ge=1)  # gradient steps
+    batch: int = Field(128, ge=1)  # images per gradient step
+    learning_rate: float = Field(3e-3, gt=0, le=1)  # highest, after a short warm-up; falls to zero along a cosine
+    first_frames: int = Field(3_000, ge=1)  # images rendered before the first gradient step
+    # Growth of the pool of images: about as fast as a core renders, so that no update waits long.
+    frames_per_update: int = Field(90, ge=1)
     other_appearances: bool = True  # whether images look different in every use (`learning/recipes/appearance.py`)
-    keypoint_scale: float = 0.02  # on the plane z = 1 (2 cm at 1 m): error at which the loss turns linear
-    keypoint_weight: float = 1.0
-    heat_weight: float = 1.0
-    position_scale: float = 0.02  # m, error at which the position loss turns linear
-    position_weight: float = 1.0
-    covariance_weight: float = 0.05
+    keypoint_scale: float = Field(0.02, gt=0)  # on the plane z = 1 (2 cm at 1 m): error at which the loss turns linear
+    keypoint_weight: float = Field(1.0, ge=0)
+    heat_weight: float = Field(1.0, ge=0)
+    position_scale: float = Field(0.02, gt=0)  # m, error at which the position loss turns linear
+    position_weight: float = Field(1.0, ge=0)
+    covariance_weight: float = Field(0.05, ge=0)
 
     @property
     def last_growth(self) -> int:
@@ -106,7 +109,7 @@ def train_encoder(
     checkpoint = directory / "encoder.pt"
     key = {
         "stage": "encoder",
-        "training": asdict(training),
+        "training": training.model_dump(),
         "encoder": choice.name,
         "settings": asdict(encoder.settings),
         "seed": source.seed,

@@ -29,7 +29,11 @@ class Player:
 
     def receive(self) -> Any:
         """Wait for the next object that the process sends. Raises RuntimeError if the process died."""
-        while not self._connection.poll(0.2):
-            if self._process.exitcode is not None:
-                raise RuntimeError(f"a collecting process died with exit code {self._process.exitcode}")
-        return self._connection.recv()
+        try:
+            while not self._connection.poll(0.2):
+                if not self._process.is_alive():
+                    raise EOFError
+            return self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise RuntimeError(f"a collecting process died with exit code {self._process.exitcode}") from None

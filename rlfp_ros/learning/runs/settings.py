@@ -25,4 +25,4 @@ class Settings(Schema):
         ConfigurationError
             If a value has the wrong type or is out of bounds, or if there is no setting of that name.
         """
-        return validate({**self.model_dump(), **values}, type(self), source)
+        return validate({**dict(self), **values}, type(self), source)
