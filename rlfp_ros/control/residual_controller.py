@@ -342,7 +342,7 @@ class ResidualController:
         self._verdict = verdict = supervisor.tick(stamp_ns, now_ns)
         if not motion.running:
             return NOTHING
-        if verdict.state in (State.STOPPED, State.DISABLED) or not supervisor.initialised:
+        if verdict.state is State.STOPPED or verdict.state is State.DISABLED or not supervisor.initialised:
             if safety.resting:
                 if verdict.state is State.DISABLED:
                     motion.end()

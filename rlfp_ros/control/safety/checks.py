@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 
@@ -36,40 +35,21 @@ class Refusal(StrEnum):
     DISTANCE = "distance"
 
 
-class CheckResult(NamedTuple):
-    """What the checks say about a step.
+def fastest_tool_speed(jacobian: np.ndarray, velocities: np.ndarray) -> list[float]:
+    """Return the highest tool speeds squared, (m/s)^2 and (rad/s)^2, among joint velocities [N, J] rad/s.
 
-    Attributes
-    ----------
-    refusal
-        Why it may not be made, or None if it may.
-    located
-        The tool at the end of the step, if the checks got so far.
+    `jacobian` [6, J] is that of the posture.
     """
-
-    refusal: Refusal | None
-    located: Located | None
-
-
-class ToolSpeed(NamedTuple):
-    """The tool's speed squared: (m/s)^2 and (rad/s)^2."""
-
-    linear: float
-    angular: float
-
-
-def fastest_tool_speed(jacobian: np.ndarray, velocities: np.ndarray) -> ToolSpeed:
-    """Return the highest tool speeds among joint velocities [N, J] rad/s at a posture with this Jacobian [6, J]."""
     along = velocities.dot(jacobian.T)
-    linear, angular = np.maximum.reduce((along * along).dot(LINEAR_AND_ANGULAR)).tolist()
-    return ToolSpeed(linear, angular)
+    fastest: list[float] = np.maximum.reduce((along * along).dot(LINEAR_AND_ANGULAR)).tolist()
+    return fastest
 
 
-def too_fast(limits: CheckedLimits, speed: ToolSpeed) -> Refusal | None:
-    """Return which of the tool's speeds is beyond its limit, or None."""
-    if not speed.linear <= limits.tool_speed_squared:
+def too_fast(limits: CheckedLimits, linear: float, angular: float) -> Refusal | None:
+    """Return which of the tool's speeds squared is beyond its limit, or None."""
+    if not linear <= limits.tool_speed_squared:
         return Refusal.TOOL_SPEED
-    if not speed.angular <= limits.tool_angular_speed_squared:
+    if not angular <= limits.tool_angular_speed_squared:
         return Refusal.TOOL_ANGULAR_SPEED
     return None
 
@@ -117,19 +97,28 @@ class Checks:
 
     def locate(self, rows: np.ndarray) -> Located:
         """Evaluate the kinematics at a motion [3, J]."""
-        return Located(rows, *self.kinematics.evaluate(rows[0]))
+        position, rotation, jacobian = self.kinematics.evaluate(rows[0])
+        return Located(rows, position, rotation, jacobian)
 
-    def step(self, here: Located, step: np.ndarray, stop: StopPlan | None) -> CheckResult:
-        """Check the step from `here` to the motion `step` [3, J], with the stop planned from there."""
+    def step(self, here: Located, step: np.ndarray, stop: StopPlan | None) -> tuple[Refusal | None, Located | None]:
+        """Check the step from `here` to the motion `step` [3, J], with the stop planned from there.
+
+        Returns
+        -------
+        refusal
+            Why it may not be made, or None if it may.
+        located
+            The tool at the end of the step, if the checks got so far.
+        """
         if stop is None:
-            return CheckResult(Refusal.NOT_FINITE, None)
+            return Refusal.NOT_FINITE, None
         # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
         fastest = self.shapes.growth.dot(np.abs(step))
         refusal = check_joints(self.limits, self.shapes, here.rows, step, stop, fastest)
         if refusal is not None:
-            return CheckResult(refusal, None)
+            return refusal, None
         located = self.locate(step)
-        return CheckResult(self._tool(here, located, stop, fastest), located)
+        return self._tool(here, located, stop, fastest), located
 
     def _tool(self, here: Located, located: Located, stop: StopPlan, fastest: np.ndarray) -> Refusal | None:
         """Return why the tool and the links may not make this step and its stop, or None if they may."""
@@ -139,8 +128,8 @@ class Checks:
         refusal = self._place(here, step[0], located.position)
         if refusal is not None:
             return refusal
-        speed = fastest_tool_speed(located.jacobian, stop.matrices.ramp_velocities.dot(step))
-        refusal = too_fast(limits, speed)
+        linear, angular = fastest_tool_speed(located.jacobian, stop.matrices.ramp_velocities.dot(step))
+        refusal = too_fast(limits, linear, angular)
         if refusal is not None:
             return refusal
         # How far any point of the arm can get from here, and how much the Jacobian's turning on the way can add to the
@@ -148,8 +137,8 @@ class Checks:
         way = np.abs(last[0] - here.rows[0])
         swept, turn = float(fastest.dot(reach)), sum(way.tolist())
         far = float(way.dot(reach)) + self.shapes.ramp_time * swept
-        fast = math.sqrt(speed.linear) + turn * swept > limits.tool_speed
-        fast = fast or math.sqrt(speed.angular) + turn * sum(fastest.tolist()) > limits.tool_angular_speed
+        fast = math.sqrt(linear) + turn * swept > limits.tool_speed
+        fast = fast or math.sqrt(angular) + turn * sum(fastest.tolist()) > limits.tool_angular_speed
         x0, y0, z0, x1, y1, z1 = limits.box
         x, y, z = here.position.tolist()
         near_wall = min(x - x0, y - y0, z - z0, x1 - x, y1 - y, z1 - z) <= far
@@ -157,7 +146,7 @@ class Checks:
             for rows in (ramped, last):
                 place, _, jacobian = self.kinematics.evaluate(rows[0])
                 refusal = self._place(here, rows[0], place) or too_fast(
-                    limits, fastest_tool_speed(jacobian, self.shapes.constant_samples.dot(rows))
+                    limits, *fastest_tool_speed(jacobian, self.shapes.constant_samples.dot(rows))
                 )
                 if refusal is not None:
                     return refusal
@@ -176,15 +165,15 @@ class Checks:
             position, velocity = to_position[tick - 1].dot(step), to_velocity[tick - 1].dot(step)
             place, _, jacobian = self.kinematics.evaluate(position)
             vx, vy, vz, wx, wy, wz = jacobian.dot(velocity).tolist()
-            speed = ToolSpeed(vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz)
-            refusal = too_fast(limits, speed) or self._place(here, position, place)
+            linear, angular = vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz
+            refusal = too_fast(limits, linear, angular) or self._place(here, position, place)
             if refusal is not None:
                 return refusal
             speeds, left = np.abs(velocity), float(np.abs(last[0] - position).sum())
             if (
                 tick >= self.shapes.ramp
-                and math.sqrt(speed.linear) + left * float(speeds.dot(reach)) <= limits.tool_speed
-                and math.sqrt(speed.angular) + left * float(speeds.sum()) <= limits.tool_angular_speed
+                and math.sqrt(linear) + left * float(speeds.dot(reach)) <= limits.tool_speed
+                and math.sqrt(angular) + left * float(speeds.sum()) <= limits.tool_angular_speed
             ):
                 break
         return None

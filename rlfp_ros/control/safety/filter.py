@@ -11,6 +11,7 @@ trajectories that share a piece agree on it to rounding whenever they arrive.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,12 +21,12 @@ from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Distances, Kinematics
 from rlfp_ros.control.safety.checks import Checks, Refusal
 from rlfp_ros.control.safety.limits import checked_limits, plan_step, step_limits
-from rlfp_ros.control.safety.motion import Located, Motion, finite, largest
-from rlfp_ros.control.safety.stop import Stop, follow, plan_stop, stop_shapes
+from rlfp_ros.control.safety.motion import AHEAD, Located, Motion, largest
+from rlfp_ros.control.safety.stop import NO_STOP, Stop, follow, plan_stop, stop_shapes
 from rlfp_ros.control.safety.velocity import VelocityProgramme, programme_limits
 from rlfp_ros.control.trajectory import Trajectory
 
-AHEAD = 3  # ticks from the command's stamp to the end of its new step
+STALE = "the tool was located at another motion than the end; call locate() once per tick"
 SETTLED_RAD_S = 2e-3  # below this and wanting to stand, the sent stop brings the arm to exact rest
 
 
@@ -104,7 +105,7 @@ class SafetyFilter:
         rows = np.array((positions, velocity, self._zeros), dtype=float)
         self.now = now = Motion(rows, not velocity.any())
         plan = None if now.at_rest else plan_stop(self._shapes, rows)
-        self._stop: Stop = plan.segments() if plan is not None else ()
+        self._stop: Stop = plan.stop if plan is not None else NO_STOP
         self.ahead = [now]
         self._promise_stop()
         self._promise_stop()
@@ -128,7 +129,7 @@ class SafetyFilter:
     @property
     def resting(self) -> bool:
         """Whether nothing that was sent still moves."""
-        return self.now.at_rest and self.ahead[0].at_rest and self.ahead[-1].at_rest and not self._stop
+        return self.now.at_rest and self.ahead[0].at_rest and self.ahead[-1].at_rest and not self._stop.ticks
 
     def _promise_stop(self) -> None:
         """Promise one more tick along the stop."""
@@ -149,16 +150,18 @@ class SafetyFilter:
 
     def trajectory(self, stamp_ns: int) -> Trajectory:
         """Return what to send at `stamp_ns`, the time of `now`."""
-        ahead = self.ahead
+        joints, stop = len(self._zeros), self._stop
         if self.resting:
-            points, ticks = ahead[-1:], [self._settling or AHEAD]  # standing: one point
-        else:
-            points, ticks = list(ahead), list(range(1, len(ahead) + 1))
-            for left, motion in self._stop:
-                points.append(motion)
-                ticks.append(ticks[-1] + left)
-        states = np.concatenate([motion.rows for motion in points]).reshape(len(points), 3, len(self._zeros))
-        return Trajectory(stamp_ns, self.dt * np.array(ticks), states)
+            time = self.dt * (self._settling or AHEAD)
+            return Trajectory(stamp_ns, np.array([time]), self.end.rows.reshape(1, 3, joints).copy())  # standing
+        rows = [motion.rows for motion in self.ahead]
+        times = stop.times
+        if times is None or len(rows) != AHEAD:
+            ticks = (*range(1, len(rows) + 1), *(len(rows) + np.cumsum(stop.ticks, dtype=int)).tolist())
+            times = self.dt * np.array(ticks)
+        if stop.ticks:
+            rows.append(stop.points.reshape(-1, joints))
+        return Trajectory(stamp_ns, times, np.concatenate(rows).reshape(-1, 3, joints))
 
     # --- one tick ----------------------------------------------------------------------------------------------
 
@@ -177,7 +180,8 @@ class SafetyFilter:
         The parameters are those of `VelocityProgramme.solve`. A wanted motion that is not finite gives velocities that
         are not, for which `extend` stops.
         """
-        self._check_current(here)
+        if here.rows is not self.ahead[-1].rows:
+            raise ValueError(STALE)
         result = self._programme.solve(here, twist, posture, joints)
         self.smallest_singular_value = result.smallest_singular_value
         self.counts.limited += result.limited
@@ -206,14 +210,16 @@ class SafetyFilter:
         bool
             Whether the motion is the wanted one, as far as the limits allow, or a braking towards it.
         """
-        self._check_current(here)
+        if here.rows is not self.ahead[-1].rows:
+            raise ValueError(STALE)
         self.counts.steps += 1
         if self._settling:
             self._promise_stop()
             return True
-        if not finite(wanted):
+        values = wanted.tolist()  # of a few numbers, Python looks at all of them sooner than numpy
+        if not all(map(math.isfinite, values)):
             self._count_refusal(Refusal.NOT_FINITE)
-        elif wanted.any():
+        elif any(values):
             if self._try_step(here, wanted):
                 return True
             if not self._settled and self._try_step(here, self._zeros):
@@ -241,12 +247,8 @@ class SafetyFilter:
             self._count_refusal(refusal or Refusal.NOT_FINITE)
             return False
         self.ahead.append(Motion(step, False))
-        self._stop, self._located = stop.segments(), located
+        self._stop, self._located = stop.stop, located
         return True
 
     def _count_refusal(self, refusal: Refusal) -> None:
         self.counts.refused[refusal] = self.counts.refused.get(refusal, 0) + 1
-
-    def _check_current(self, here: Located) -> None:
-        if here.rows is not self.end.rows:
-            raise ValueError("the tool was located at another motion than the end; call locate() once per tick")

@@ -14,6 +14,7 @@ import numpy as np
 
 # In what runs every tick, products are written .dot(): on arrays this small it takes half the time of @.
 
+AHEAD = 3  # ticks from a command's stamp to the end of its new step
 ROUNDING = 1e-9  # tolerance of comparisons: rad, m and their rates
 
 

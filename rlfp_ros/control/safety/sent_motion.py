@@ -28,6 +28,9 @@ class Advance(NamedTuple):
     jumped: bool
 
 
+ON_TIME = Advance(False, False)
+
+
 class SentMotion:
     """Carries the filter's motion through time.
 
@@ -76,6 +79,8 @@ class SentMotion:
             return Advance(False, clock.jumped_within_a_step(stamp_ns, now_ns))
         ticks, jumped = clock.ticks_since(stamp_ns, now_ns)
         safety.advance(ticks)
+        if ticks and not jumped:
+            return ON_TIME
         paused = ticks == 0 and self._sent
         if paused and clock.stood_still_too_long(now_ns):
             # The arm moved on along the stop that it has, whatever our clock says. If the motion continued from where

@@ -15,20 +15,31 @@ import numpy as np
 
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.safety.motion import ROUNDING, Motion, propagation
+from rlfp_ros.control.safety.motion import AHEAD, ROUNDING, Motion, propagation
 
 LONGEST_STOP_S = 10.0  # a start above every speed limit, or not a number, has no plan
 RAMP_SAMPLES = 4  # of the tool's speed while a stop sets in
 
 
-class Segment(NamedTuple):
-    """A piece of a stop that is still to come: its length in ticks, and the motion at its end."""
+class Stop(NamedTuple):
+    """What is still to come of a stop: n pieces of constant jerk. None is left at rest.
 
-    ticks: int
-    end: Motion
+    Attributes
+    ----------
+    ticks
+        [n], the lengths of the pieces.
+    points
+        [n, 3, J], the motions at their ends; the last is at rest.
+    times
+        [`AHEAD` + n] s, of the command's points if the stop begins at the end of its new step; None later.
+    """
+
+    ticks: tuple[int, ...]
+    points: np.ndarray
+    times: np.ndarray | None = None
 
 
-Stop = tuple[Segment, ...]  # empty: at rest
+NO_STOP = Stop((), np.zeros((0, 3, 0)))
 
 
 class StopMatrices(NamedTuple):
@@ -40,12 +51,15 @@ class StopMatrices(NamedTuple):
         [3 n, 3]: to the rows of the n points at which the jerk changes.
     ticks
         [n], the lengths of the pieces that end in those points.
+    times
+        [`AHEAD` + n] s, of the points of a command whose new step this stop follows.
     ramp_velocities
         [`RAMP_SAMPLES`, 3]: to velocities while the first ramp sets in.
     """
 
     points: np.ndarray
     ticks: tuple[int, ...]
+    times: np.ndarray
     ramp_velocities: np.ndarray
 
 
@@ -73,11 +87,10 @@ class StopPlan(NamedTuple):
     matrices: StopMatrices
     points: np.ndarray
 
-    def segments(self) -> Stop:
-        """Return the plan as what is still to come."""
-        ticks, points = self.matrices.ticks, self.points
-        last = len(ticks) - 1
-        return tuple(Segment(ticks[i], Motion(points[i], i == last)) for i in range(last + 1))
+    @property
+    def stop(self) -> Stop:
+        """The plan as what is still to come."""
+        return Stop(self.matrices.ticks, self.points, self.matrices.times)
 
 
 @dataclass(frozen=True)
@@ -130,14 +143,16 @@ class StopShapes:
             points = (first, second, last) if plateau else (first, last)
             ticks = (self.ramp, plateau, self.ramp) if plateau else (self.ramp, self.ramp)
             ramp_velocities = self.ramp_samples.dot(np.vstack(((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), deceleration)))
-            found = self._matrices[plateau] = StopMatrices(np.vstack(points), ticks, ramp_velocities)
+            times = self.dt * np.array((*range(1, AHEAD + 1), *(AHEAD + np.cumsum(ticks)).tolist()))
+            times.setflags(write=False)  # commands share it
+            found = self._matrices[plateau] = StopMatrices(np.vstack(points), ticks, times, ramp_velocities)
         return found
 
     def samples(self, plateau: int) -> StopSamples:
         """Return the maps to every tick of a stop with this plateau."""
         found = self._samples.get(plateau)
         if found is None:
-            points, ticks, _ = self.matrices(plateau)
+            points, ticks, _, _ = self.matrices(plateau)
             here, positions, velocities = np.eye(3), [], []
             for length, target in zip(ticks, points.reshape(-1, 3, 3), strict=True):
                 time = self.dt * np.arange(1, length + 1)[:, None]
@@ -190,11 +205,11 @@ def plan_stop(shapes: StopShapes, rows: np.ndarray) -> StopPlan | None:
 
 def follow(stop: Stop, here: Motion, to_step: np.ndarray) -> tuple[Motion, Stop]:
     """Return the motion one tick after `here` along `stop`, and what is left of it. At rest, `here` itself."""
-    if not stop:
+    if not stop.ticks:
         return here, stop  # a stop ends at rest, and so does a start
-    left, target = stop[0]
+    left, target = stop.ticks[0], stop.points[0]
     if left == 1:
-        return target, stop[1:]
+        return Motion(target, len(stop.ticks) == 1), Stop(stop.ticks[1:], stop.points[1:])
     rows = here.rows
-    acceleration = rows[2] + (target.rows[2] - rows[2]) / left
-    return Motion(to_step @ np.vstack((rows, acceleration)), False), (Segment(left - 1, target), *stop[1:])
+    acceleration = rows[2] + (target[2] - rows[2]) / left
+    return Motion(to_step @ np.vstack((rows, acceleration)), False), Stop((left - 1, *stop.ticks[1:]), stop.points)

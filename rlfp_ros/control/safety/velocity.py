@@ -175,8 +175,6 @@ class VelocityProgramme:
         velocity = vectors.dot(along)
         if joints is not None:
             velocity = velocity + joints
-        if not finite(velocity):
-            return ProgrammeResult(velocity, False, False, smallest)
         return self._limit(velocity, gram, here, smallest)
 
     def _limit(self, velocity: np.ndarray, gram: np.ndarray, here: Located, smallest: float) -> ProgrammeResult:
@@ -201,6 +199,8 @@ class VelocityProgramme:
             velocity, rates = (1.0 - ROUNDING) / excess * velocity, (1.0 - ROUNDING) / excess * rates
             inside = everywhere(limits.rate_signs * rates <= most)
         if inside and not (pairs and not everywhere(parting.dot(velocity) >= least_parting)):
+            return ProgrammeResult(velocity, False, False, smallest)
+        if not finite(velocity):  # no comparison above holds for it
             return ProgrammeResult(velocity, False, False, smallest)
         hessian = gram + self._regular
         solution, _, flag, _ = daqp.solve(
