@@ -1,9 +1,9 @@
-"""What the learnt policy is worth: a bundle beside what stands in for it.
+"""What the learnt policy contributes: a bundle beside substitutes for it.
 
 - policy: the bundle as it ships, on base controller `hold`.
 - servo on the pose head: no policy; a Cartesian servo to the object position that the encoder's pose head reads.
 - hold: no policy, no servo; what chance gives.
-- policy without its picture: the policy on black pictures.
+- policy without its image: the policy on black images.
 - policy on the features of another episode: those of the episode before, frame by frame.
 
 All on the same seeds, in process.
@@ -82,7 +82,7 @@ def with_base(bundle: Bundle, base: BaseController) -> Bundle:
 
 
 def silence(rollout: Rollout) -> None:
-    """The policy answers every picture with no motion."""
+    """Make the policy answer every image with no motion."""
     act = rollout.policy.act
 
     def nothing(*arguments: object) -> Residual:
@@ -92,13 +92,13 @@ def silence(rollout: Rollout) -> None:
 
 
 def blindfold(rollout: Rollout) -> None:
-    """Every picture is black."""
+    """Make every image black."""
     perceive = rollout.perception
     rollout.perception = lambda image, *camera: perceive(np.zeros_like(image), *camera)  # type: ignore[assignment]
 
 
 def exchange(rollout: Rollout) -> None:
-    """The policy gets the features of the episode before, frame by frame; its last ones once these are over."""
+    """Give the policy the features of the episode before, frame by frame; its last ones once these are over."""
     perceive, play = rollout.perception, rollout.play
     before: list[np.ndarray] = []
     now: list[np.ndarray] = []
@@ -118,11 +118,11 @@ def exchange(rollout: Rollout) -> None:
     rollout.play = played  # type: ignore[method-assign,assignment]
 
 
-# The base controller in place of the bundle's own, and what is done to the rollout.
+# The base controller instead of the bundle's own, and what is done to the rollout.
 VARIANTS: dict[str, tuple[BaseController | None, Callable[[Rollout], None]]] = {
     "policy": (None, lambda rollout: None),
     "servo on the pose head": (SERVO, silence),
     "hold": (None, silence),
-    "policy without its picture": (None, blindfold),
+    "policy without its image": (None, blindfold),
     "policy on the features of another episode": (None, exchange),
 }

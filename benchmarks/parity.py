@@ -1,7 +1,7 @@
 """The graph in lock step against the same code in process: the same seeds must give the same episodes.
 
-Every residual that the policy node published is compared with the in-process one of the same picture, and every
-outcome with its twin. Exit code 1 where an outcome differs, or a residual by more than TOLERANCE.
+Every residual that the policy node published is compared with the in-process one of the same image, and every
+outcome with its twin. Exit code 1 if an outcome differs, or a residual by more than TOLERANCE.
 
     ./rlfp bench parity [--bundle B] [--profile P] [--episodes N] [--seed S] [--json FILE]
 """
@@ -51,7 +51,7 @@ def compare(bundle_name: str, profile: str, episodes: int, seed: int) -> dict[st
     for number, heard in enumerate(observed):
         played = alone.play(seed + number)
         result["outcomes_equal"] += outcome_of(heard) == played.outcome
-        # Stamps count from the start of the process: compare them from each episode's start, its first picture.
+        # Stamps count from the start of the process: compare them from each episode's start, its first image.
         expected = {residual.stamp_ns - played.residuals[0].stamp_ns: residual.twist for residual in played.residuals}
         result["residuals"] += len(expected)
         result["heard"] += len(heard.residuals)

@@ -1,7 +1,7 @@
-"""Where an encoder loses what it should see: keypoint errors by group of parameters.
+"""Keypoint errors of an encoder by group of randomisation parameters.
 
 Under `train`, with one group after the other as `validation` has it, and under `validation` itself. A keypoint counts
-as lost where it is in the picture and more than 4 pixels from where the encoder has it.
+as lost if it is in the image and the encoder puts it more than 4 pixels away.
 
 ./rlfp bench perception_gap [BUNDLE] [--scenes N] [--json FILE]
 """
@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "jpeg": ("jpeg_quality",),
 }
 SEEDS = 7_000_000
-POSTURES = 4  # pictures of a scene
+POSTURES = 4  # images per scene
 LOST_PX = 4.0
 
 

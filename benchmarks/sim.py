@@ -1,6 +1,6 @@
-"""Steps per second from pixels, beside panda-gym's PandaPush in the same run, and where the time goes.
+"""Steps per second from pixels, beside panda-gym's PandaPush in the same run, and the time of each stage.
 
-A step is one camera picture and everything until the next one, episodes' resets included: here 1/30 s with the residual
+A step is one camera image and everything until the next one, episodes' resets included: here 1/30 s with the residual
 controller at 240 Hz inside, there 1/25 s. Rates are per second of processor time, which is what one core gives and
 which other programs on the machine disturb least; rounds of all of them alternate, and all their steps count: an
 episode with shadows costs twice as much as one without, so a median would leave the shadows out.
@@ -163,7 +163,7 @@ def serve(role: str, size: int) -> None:
 
 
 def memory_over(episodes: int, reset: Callable[[], Any]) -> list[float]:
-    """Memory of this process (MiB) after each tenth of so many episodes, one picture of each."""
+    """Memory of this process (MiB) after each tenth of so many episodes, one image of each."""
     series = []
     for episode in range(1, episodes + 1):
         reset()
@@ -223,7 +223,7 @@ def own_step(profile: str, size: int) -> Step:
 
 
 def peer_step(size: int) -> Step:
-    """Random actions in panda-gym's PandaPush, its picture rendered after every step."""
+    """Random actions in panda-gym's PandaPush, its image rendered after every step."""
     import gymnasium
     import panda_gym  # type: ignore[import-not-found]  # noqa: F401 - registers its environments
 
@@ -235,8 +235,8 @@ def peer_step(size: int) -> Step:
 
     def once() -> None:
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        picture = env.render()
-        assert picture.shape[:2] == (size, size)  # type: ignore[union-attr]
+        image = env.render()
+        assert image.shape[:2] == (size, size)  # type: ignore[union-attr]
         if terminated or truncated:
             env.reset()
 

@@ -1,9 +1,9 @@
 """How often the tasks' scripted teachers succeed: the true state, the deployed controller and limits, randomisation.
 
 ./rlfp bench teachers [--tasks push lift place] [--arms panda ur5e] [--profile train] [--episodes 50] [--json FILE]
-./rlfp bench teachers --through push_panda --profile twin_dim [--seed 100000] [--episodes 50] [--json FILE]
+./rlfp bench teachers --through push_panda --world mujoco --profile twin_dim [--episodes 50]
 
-With `--through` the teacher sees what the estimator makes of the pictures that the bundle's encoder looked at, in
+With `--through` the teacher sees what the estimator makes of the images that the bundle's encoder saw, in
 place of the true state: what a policy could do at best that imitates it. Also in MuJoCo's rooms.
 """
 
@@ -29,7 +29,7 @@ from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.tasks.task import TASKS
 from rlfp_ros.simulation.worlds import SIMULATORS, load_conditions
 
-IMAGE_SIZE = 16  # px; nobody looks
+IMAGE_SIZE = 16  # px; small, because nothing reads the image
 
 
 def main(argv: list[str]) -> int:
@@ -91,7 +91,7 @@ class SeeingTeacher:
     """Stands in for a rollout's policy."""
 
     def __init__(self, rollout: Rollout) -> None:
-        from rlfp_ros.learning.recipes.estimator import estimator_for  # torch loads only where it is used
+        from rlfp_ros.learning.recipes.estimator import estimator_for  # loads torch
 
         self._world: Any = rollout.world
         self._contract = contract = rollout.policy.contract
@@ -112,7 +112,7 @@ class SeeingTeacher:
 
         self._observer.reset()
         self._state = torch.zeros(1, self._estimator.state_size)
-        self.errors_m: list[float] = []  # of the object's place on the table, each picture
+        self.errors_m: list[float] = []  # of the object's place on the table, per image
 
     def act(
         self, features: np.ndarray, joint_state: JointState, stamp_ns: int, goal: np.ndarray | None = None
@@ -132,8 +132,8 @@ class SeeingTeacher:
         task, action = self._world.task, self._contract.action
         true = task.object_pose(self._world)[0]
         self.errors_m.append(float(np.linalg.norm((seen[-3:] - true)[:2])))
-        said = task.teacher(Belief(seen, seen[self._estimator.proprioception]), action)
-        return residual_of(np.asarray(said, float), action, stamp_ns, self._contract.arm.joint_names)
+        given = task.teacher(Belief(seen, seen[self._estimator.proprioception]), action)
+        return residual_of(np.asarray(given, float), action, stamp_ns, self._contract.arm.joint_names)
 
 
 def _summary(seeds: range, failed: list[int], steps: list[int]) -> dict[str, Any]:

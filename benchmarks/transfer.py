@@ -1,4 +1,4 @@
-"""How much of a policy's success is left in worlds that training never saw, and whether one world tells another's.
+"""A policy's success in worlds that training never saw, and whether success in one world predicts another's.
 
     ./rlfp bench transfer reach_panda --episodes 200                       # every place, the same seeds
     ./rlfp bench transfer reach_panda --ablations --work 0.5 --episodes 200  # also policies of other quality
@@ -7,7 +7,7 @@
         --episodes 100 --minutes 60 --results docs/explanation/results.md  # what each part of training is worth
 
 Plays the same seeds in PyBullet under `train` and `validation` and in every MuJoCo room. With `--ablations` it also
-trains policies that lack one thing each, once for each of `--seeds`. Resumable: a training goes on where it stopped,
+trains policies that lack one thing each, once for each of `--seeds`. Resumable: a training continues,
 and a row that the result file has already, for the same networks, task and seeds, is not played again; an ablation
 whose networks are gone counts by its rows. `--minutes` starts no training after that time, `--jobs` plays several
 places at a time. A sim-to-sim proxy: no arm is used.
@@ -38,7 +38,7 @@ from rich.table import Table
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.evaluate import summary
-from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_pictures
+from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_images
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
@@ -77,7 +77,7 @@ class Ablation:
     without: tuple[str, ...] = ()  # parameters of the profile
     plain_textures: bool = False
     no_delays: bool = False
-    pictures_as_rendered: bool = False  # none of learning/recipes/appearance.py's changes
+    images_as_rendered: bool = False  # none of learning/recipes/appearance.py's changes
     work: float = 1.0
     residual_gain: float = 1.0  # below 1 nothing is trained: the policy itself is played with less of it
 
@@ -89,11 +89,11 @@ ABLATIONS = (
         "without appearance randomisation",
         without=APPEARANCE,
         plain_textures=True,
-        pictures_as_rendered=True,
+        images_as_rendered=True,
     ),
     Ablation("no_latency", "without delays", no_delays=True),
     Ablation("no_noise", "without noise and blur", without=NOISE),
-    Ablation("no_augmentation", "without augmentation", pictures_as_rendered=True),
+    Ablation("no_augmentation", "without augmentation", images_as_rendered=True),
     Ablation("no_residual", "the base controller alone", residual_gain=0.0),
     Ablation("short", "a third of the training", work=1 / 3),
     Ablation("shorter", "a tenth of the training", work=0.1),
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [game for game in games if game.key not in rows and game.policy.bundle is not None]
     for game, row in _play_all([] if options.only_table else missing, options.jobs, options.folder / "failures"):
         rows[game.key] = row
-        write_json(path, {"rows": list(rows.values())})  # after every row: an interrupted run goes on here
+        write_json(path, {"rows": list(rows.values())})  # after every row: an interrupted run continues here
         console.print(f"{game.policy.name} in {game.world}, {game.profile}: {row['successes']} of {row['episodes']}")
     wanted = [rows[game.key] for game in games if game.key in rows]
     tables, marks = [_success_rows(wanted), _failure_rows(wanted)], MARKS
@@ -198,7 +198,7 @@ def _policies(options: argparse.Namespace, played: list[dict[str, Any]]) -> Iter
 def _ablated(
     ablation: Ablation, bundle: str, folder: Path, work: float, seed: int, may_train: bool, played: list[dict[str, Any]]
 ) -> Iterator[Policy]:
-    """A policy that lacks one thing, where it can be had; one that was played and is no longer there, by its rows."""
+    """Yield a policy that lacks one thing, if it exists or may be trained; one that is gone is known by its rows."""
     contract = load_bundle(bundle).contract
     gain = ablation.residual_gain
     if gain < 1.0:
@@ -227,7 +227,7 @@ def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, wor
     profile.parent.mkdir(parents=True, exist_ok=True)
     profile.write_text(yaml.safe_dump(flat_profile(ablated_profile(ablation)), sort_keys=False), encoding="utf-8")
     recipe = ImitationRecipe.for_task(task, arm, str(profile), seed)
-    if ablation.pictures_as_rendered:
+    if ablation.images_as_rendered:
         recipe = replace(recipe, encoder_training=recipe.encoder_training.changed(other_appearances=False))
     if work * ablation.work < 1:
         recipe = recipe.shortened(work * ablation.work)
@@ -272,14 +272,14 @@ class _Game:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows that were played before. ConfigurationError where the file is damaged, or of an older version."""
+    """Return the rows played before. Raises ConfigurationError if the file is damaged, or of an older version."""
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
         if lacking := {name for row in rows for name in ROW if name not in row}:
             raise KeyError(*sorted(lacking))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
-            f"{path}: is no result file of this version ({type(error).__name__}: {error}); "
+            f"{path}: not a result file of this version ({type(error).__name__}: {error}); "
             "choose another with --json, or remove it to play all again"
         ) from None
     return rows
@@ -289,17 +289,17 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in KEY)
 
 
-def _play_all(games: list[_Game], jobs: int, pictures: Path) -> Iterator[tuple[_Game, dict[str, Any]]]:
+def _play_all(games: list[_Game], jobs: int, images: Path) -> Iterator[tuple[_Game, dict[str, Any]]]:
     """Each game and its row, as they end; `jobs` at a time, each in a process."""
     if jobs == 1:
-        yield from ((game, _play(game, pictures)) for game in games)
+        yield from ((game, _play(game, images)) for game in games)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        playing = {pool.submit(_play, game, pictures): game for game in games}
+        playing = {pool.submit(_play, game, images): game for game in games}
         yield from ((playing[ended], ended.result()) for ended in as_completed(playing))
 
 
-def _play(game: _Game, pictures: Path) -> dict[str, Any]:
+def _play(game: _Game, images: Path) -> dict[str, Any]:
     policy, world, profile = game.policy, game.world, game.profile
     assert policy.bundle is not None
     bundle = load_bundle(policy.bundle)
@@ -321,7 +321,7 @@ def _play(game: _Game, pictures: Path) -> dict[str, Any]:
         "training_seed": policy.training_seed,
         "won": "".join(str(int(outcome.success)) for outcome in outcomes),  # by seed, for pairs
         "failures": count_modes(traces, grips),
-        "failure_pictures": write_failure_pictures(traces, grips, pictures, f"{policy.name}_{profile}"),
+        "failure_pictures": write_failure_images(traces, grips, images, f"{policy.name}_{profile}"),
         "limits_exceeded": sum(trace.limits_exceeded for trace in traces),
     }
 
@@ -398,7 +398,7 @@ def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
                 low, high = bootstrap95(simulated, real, figure, np.random.default_rng(0))
                 cells += [f"{value:.3f}", f"{low:.2f} to {high:.2f}"]
             made.append(tuple(cells))
-    return "does PyBullet's score tell the room's?", header, made
+    return "does the PyBullet score predict the score in each room?", header, made
 
 
 def _ablation_rows(rows: list[dict[str, Any]], seeds: int) -> Rows:
@@ -427,7 +427,7 @@ def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 
 def _write_document(path: Path, marks: tuple[str, str], tables: list[Rows], played: list[dict[str, Any]]) -> None:
-    """Put the tables between the marks of a page, and when and where their rows were played."""
+    """Put the tables between the marks of a page, with the dates and machines of their rows."""
     days = sorted({row["date"] for row in played})
     machines = " and ".join(dict.fromkeys(row["machine"] for row in played))
     parts = [f"Measured {' to '.join(dict.fromkeys([days[0], days[-1]]))}, {machines}, by `./rlfp bench transfer`."]
@@ -441,23 +441,23 @@ def _write_document(path: Path, marks: tuple[str, str], tables: list[Rows], play
 def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> None:
     """A sheet beside the page, `<page>_failures.png`: how the first failure of each mode ended, for each bundle as it
     ships and each place."""
-    pictures = []
+    images = []
     for row in (row for row in rows if row["what"] == SHIPPED):
         for mode, name in row["failure_pictures"].items():
-            picture = cv2.imread(str(folder / name))
-            if picture is None:
-                raise ConfigurationError(f"{folder / name}: no picture; play again without --only-table")
-            picture = cv2.resize(picture, (SHEET_PX, SHEET_PX), interpolation=cv2.INTER_NEAREST)
-            picture = cv2.copyMakeBorder(picture, 34, 0, 0, 0, cv2.BORDER_CONSTANT)
+            image = cv2.imread(str(folder / name))
+            if image is None:
+                raise ConfigurationError(f"{folder / name}: no image; play again without --only-table")
+            image = cv2.resize(image, (SHEET_PX, SHEET_PX), interpolation=cv2.INTER_NEAREST)
+            image = cv2.copyMakeBorder(image, 34, 0, 0, 0, cv2.BORDER_CONSTANT)
             for line, text in enumerate((f"{row['policy']} {row['profile']}", mode)):
                 place = (4, 14 + 15 * line)
-                cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-            pictures.append(picture)
-    if not pictures:
+                cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+            images.append(image)
+    if not images:
         return
-    blank = np.zeros_like(pictures[0])
-    pictures += [blank] * (-len(pictures) % SHEET_COLUMNS)
-    sheet = [np.hstack(pictures[at : at + SHEET_COLUMNS]) for at in range(0, len(pictures), SHEET_COLUMNS)]
+    blank = np.zeros_like(images[0])
+    images += [blank] * (-len(images) % SHEET_COLUMNS)
+    sheet = [np.hstack(images[at : at + SHEET_COLUMNS]) for at in range(0, len(images), SHEET_COLUMNS)]
     file = page.with_name(f"{page.stem}_failures.png")
     cv2.imwrite(str(file), np.vstack(sheet), [cv2.IMWRITE_PNG_COMPRESSION, 9])  # it is kept in the repository
 

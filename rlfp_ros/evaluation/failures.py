@@ -1,4 +1,4 @@
-"""How an episode failed: perception, grasp, controller or time. From what a simulator knows and the graph does not."""
+"""Why an episode failed: perception, grasp, controller or time, judged by the true state of the simulator."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.perception.encoder import Percept, in_base_frame
 from rlfp_ros.simulation.ticked_world import Outcome
 
-LOST_M = 0.03  # median error of the perceived object from which the policy is taken to have been misled
-HELD_SHARE = 0.2  # of an episode's pictures with the controller holding, stopped, or distrusting the policy
-NEAR_M = 0.05  # tool to object: it was there to grasp
+LOST_M = 0.03  # median error of the perceived object above which perception caused the failure
+HELD_SHARE = 0.2  # fraction of an episode's images with the controller holding, stopped, or distrusting the policy
+NEAR_M = 0.05  # between tool and object: close enough to grasp
 LIFTED_M = 0.02  # the object's rise that counts as grasped
 LIMIT_SLACK = 1.0 + 1e-6  # sampled commands are compared with published limits; this is rounding
 
 
 class FailureMode(StrEnum):
-    """Why an episode was not won."""
+    """Cause of a failure."""
 
-    PERCEPTION = "perception"  # the object was seen where it is not
-    GRASP = "grasp"  # the tool was at the object and did not take it
+    PERCEPTION = "perception"  # the object was seen in a wrong place
+    GRASP = "grasp"  # the tool was at the object and did not lift it
     CONTROLLER = "controller"  # the safety controller held or stopped the arm
-    TIMEOUT = "timeout"  # none of these: it was simply not done in time
+    TIMEOUT = "timeout"  # none of these: the time was over
 
 
 @dataclass
 class Trace:
-    """One episode as a simulator can tell it."""
+    """One episode with the true state."""
 
     seed: int
     outcome: Outcome | None = None
-    object_errors_m: list[float] = field(default_factory=list)  # perceived against true, each picture
-    distrusted: int = 0  # pictures with the controller not ACTIVE, or its gain at 0
+    object_errors_m: list[float] = field(default_factory=list)  # between perceived and true position, per image
+    distrusted: int = 0  # images with the controller not ACTIVE, or its gain at 0
     nearest_m: float = np.inf  # tool to object
-    risen_m: float = 0.0  # of the object above where it lay at first
+    risen_m: float = 0.0  # of the object above its first place
     limits_exceeded: int = 0  # ticks whose sampled command passed a published limit
-    picture: np.ndarray | None = None  # the last one, uint8 [H, W, 3] rgb
+    image: np.ndarray | None = None  # the last one, uint8 [H, W, 3] rgb
 
     @property
     def mode(self) -> FailureMode | None:
-        """Why it failed; None where it did not."""
+        """The cause of the failure, or None if the episode succeeded; a grasp is judged by `mode_of`."""
         assert self.outcome is not None
         if self.outcome.success:
             return None
-        pictures = max(1, len(self.object_errors_m))
-        if self.distrusted / pictures > HELD_SHARE:
+        images = max(1, len(self.object_errors_m))
+        if self.distrusted / images > HELD_SHARE:
             return FailureMode.CONTROLLER
         if np.median(self.object_errors_m or [0.0]) > LOST_M:
             return FailureMode.PERCEPTION
         return FailureMode.TIMEOUT
 
     def mode_of(self, grips: bool) -> FailureMode | None:
-        """`mode`, where `grips` says whether the task takes hold of something."""
+        """Return `mode`, or GRASP for a task that grips if the tool was at the object and did not lift it."""
         mode = self.mode
         if mode is FailureMode.TIMEOUT and grips and self.nearest_m < NEAR_M and self.risen_m < LIFTED_M:
             return FailureMode.GRASP
@@ -69,7 +69,7 @@ class Trace:
 
 
 class TracedRollout:
-    """Plays episodes and watches them. Each from its seed, as `Rollout`; the arm moves the same."""
+    """Plays episodes as `Rollout` does and watches them; the arm moves the same."""
 
     def __init__(self, bundle: Bundle, rollout: Rollout) -> None:
         self.rollout = rollout
@@ -79,12 +79,12 @@ class TracedRollout:
         self._start_height = 0.0
 
     def play(self, seed: int) -> Trace:
-        """One episode."""
+        """Play one episode."""
         self._trace = trace = Trace(seed)
         self._limits.exceeded = 0
         trace.outcome = self.rollout.play(seed, self._watch).outcome
         trace.limits_exceeded = self._limits.exceeded
-        trace.picture = np.array(self.rollout.world.image)
+        trace.image = np.array(self.rollout.world.image)
         return trace
 
     def _watch(self, percept: Percept) -> None:
@@ -102,7 +102,7 @@ class TracedRollout:
 
 
 class _Limits:
-    """Counts ticks at which what the arm's controller is told passes a published limit."""
+    """Counts ticks at which the setpoint of the arm's controller exceeds a published limit."""
 
     def __init__(self, rollout: Rollout) -> None:
         world: Any = rollout.world
@@ -125,23 +125,23 @@ class _Limits:
         self.exceeded += not inside
 
 
-def write_failure_pictures(traces: list[Trace], grips: bool, folder: Path, name: str) -> dict[str, str]:
-    """A picture of the first failure of each mode, `<folder>/<name>_<mode>.png`; mode -> file name."""
+def write_failure_images(traces: list[Trace], grips: bool, folder: Path, name: str) -> dict[str, str]:
+    """Write an image of the first failure of each mode, `<folder>/<name>_<mode>.png`; return file names by mode."""
     written: dict[str, str] = {}
     for trace in traces:
         mode = trace.mode_of(grips)
-        if mode is None or mode in written or trace.picture is None:
+        if mode is None or mode in written or trace.image is None:
             continue
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{name}_{mode}.png"
-        scale = max(1, 320 // trace.picture.shape[1])
-        picture = cv2.resize(trace.picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(file), picture[..., ::-1])
+        scale = max(1, 320 // trace.image.shape[1])
+        image = cv2.resize(trace.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(file), image[..., ::-1])
         written[mode.value] = file.name
     return written
 
 
 def count_modes(traces: list[Trace], grips: bool) -> dict[str, int]:
-    """How many episodes failed in each mode."""
+    """Return how many episodes failed in each mode."""
     counted = Counter(mode for trace in traces if (mode := trace.mode_of(grips)) is not None)
     return {mode.value: counted.get(mode, 0) for mode in FailureMode}

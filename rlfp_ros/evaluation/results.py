@@ -1,4 +1,4 @@
-"""Where measurements go: JSON files, and tables between the marks of a page."""
+"""Writes measurements: JSON files, and tables between the marks of a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def put_between(page: Path, first: str, last: str, text: str) -> None:
-    """Replace what stands between the lines `first` and `last` of a page. ConfigurationError where they are missing."""
+    """Replace the text between two lines of a page. Raises ConfigurationError if they are missing."""
     if not page.is_file():
         raise ConfigurationError(f"{page}: no such file; choose another with --document")
     before, found, rest = page.read_text(encoding="utf-8").partition(first)
@@ -32,7 +32,7 @@ def put_between(page: Path, first: str, last: str, text: str) -> None:
 
 
 def figure_text(values: list[float], digits: int) -> str:
-    """Interquartile mean over trainings and its 95 % bootstrap interval; "missing" of none, and of one no interval."""
+    """Return the interquartile mean over trainings and its 95 % bootstrap interval; "missing" if there are none."""
     if not values:
         return "missing"
     middle = f"{interquartile_mean(values):.{digits}f}"
@@ -43,7 +43,7 @@ def figure_text(values: list[float], digits: int) -> str:
 
 
 def code_commit() -> str:
-    """The commit of the code that runs, "+changes" where files differ from it; "unknown" outside a git checkout."""
+    """Return the commit of this code, with "+changes" if files differ from it, or "unknown" outside a git checkout."""
     try:
         folder = Path(__file__).parent
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)

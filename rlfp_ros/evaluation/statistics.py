@@ -1,4 +1,4 @@
-"""Statistics of success rates, of figures from a few seeds, and of how well one world's scores tell another's."""
+"""Statistics of success rates, of figures from a few seeds, and of how well scores in one world predict another's."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Z_95 = 1.959964  # standard normal quantile for a two-sided 95 % interval
 
 
 def wilson95(successes: int, episodes: int) -> tuple[float, float]:
-    """Wilson's score interval of a success rate, 95 % (Wilson 1927, https://doi.org/10.2307/2276774)."""
+    """Return Wilson's score interval of a success rate, 95 % (Wilson 1927, https://doi.org/10.2307/2276774)."""
     if episodes == 0:
         return 0.0, 1.0
     rate, z2 = successes / episodes, Z_95**2
     centre = (rate + z2 / (2 * episodes)) / (1 + z2 / episodes)
     half = Z_95 / (1 + z2 / episodes) * math.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2))
-    # 0 and 1 are exact where all episodes agree; rounding would miss them by a hair.
+    # 0 and 1 are exact if all episodes agree; rounding would miss them.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == episodes else centre + half)
 
 
 def pearson(simulated: Sequence[float], real: Sequence[float]) -> float:
-    """Pearson's r between two scores of the same policies; NaN where one of them does not vary."""
+    """Return Pearson's r between two scores of the same policies, or NaN if one of them does not vary."""
     a, b = np.asarray(simulated, dtype=float), np.asarray(real, dtype=float)
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
@@ -30,7 +30,7 @@ def pearson(simulated: Sequence[float], real: Sequence[float]) -> float:
 
 
 def mean_maximum_rank_violation(simulated: Sequence[float], real: Sequence[float]) -> float:
-    """MMRV: how much real score is lost by trusting the simulated ranking, mean over policies of the worst pair.
+    """Return MMRV: the real score lost by trusting the simulated ranking, mean over policies of the worst pair.
 
     0 is a perfect ranking. Li et al. 2024, "Evaluating Real-World Robot Manipulation Policies in Simulation",
     https://arxiv.org/abs/2405.05941, section 4.
@@ -47,7 +47,7 @@ def bootstrap95(
     rng: np.random.Generator,
     draws: int = 2000,
 ) -> tuple[float, float]:
-    """95 % percentile interval of a `figure` of two scores, over policies and episodes.
+    """Return the 95 % percentile interval of a `figure` of two scores, over policies and episodes.
 
     `simulated`, `real`: bool [policies, episodes], paired by policy and by seed; both are drawn anew each time, with
     replacement. Draws whose figure is not defined (all policies alike) are left out.
@@ -66,7 +66,7 @@ def bootstrap95(
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
-    """Mean of the middle half: the lowest and highest quarter, rounded down, are left out. With three values, the mean.
+    """Return the mean without the lowest and the highest quarter, rounded down. With three values, the mean.
 
     As robust to an outlier as the median, with less of its noise (Agarwal et al. 2021, rliable,
     https://arxiv.org/abs/2108.13264).
@@ -76,7 +76,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def iqm_bootstrap95(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of `interquartile_mean` over seeds, as in the same paper; always the same."""
+    """Return the 95 % bootstrap interval of `interquartile_mean` over seeds, as in the same paper; deterministic."""
     rng = np.random.default_rng(0)
     drawn = np.asarray(values)[rng.integers(0, len(values), (draws, len(values)))]
     low, high = np.quantile([interquartile_mean(row) for row in drawn.tolist()], [0.025, 0.975])

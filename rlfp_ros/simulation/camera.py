@@ -1,4 +1,4 @@
-"""The simulated camera: TinyRenderer's picture, then what a real lens and sensor do to it."""
+"""The simulated camera: TinyRenderer's image, then the effects of a lens and a sensor."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from rlfp_ros.contract import CameraContract
 from rlfp_ros.simulation.randomization import Sample, stream
 
 NEAR, FAR = 0.05, 4.0  # m, clipping planes
-METERED_LEVEL = 120  # mean of the picture, of 255, that automatic exposure aims at
+METERED_LEVEL = 120  # mean of the image, of 255, that automatic exposure aims at
 CULLING_MARGIN = 0.01  # m; more than a link moves in a tick
-NOISE_POOL = 4  # pictures' worth of noise
+NOISE_POOL = 4  # images' worth of noise
 AUTOMATIC_GAIN = (0.5, 4.0)  # how far it can go
 GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL looks along -z with y up
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture. `stamp_ns` is the time of exposure."""
+    """One image. `stamp_ns` is the time of exposure."""
 
     stamp_ns: int
     image: np.ndarray  # uint8 [H, W, 3] rgb
 
 
 class Camera:
-    """A camera that stands a little off where the contract says, differently in every episode."""
+    """A camera whose place deviates a little from the contract's, differently in every episode."""
 
     def __init__(self, contract: CameraContract) -> None:
         self.contract = contract
         self._rays = self._normalised_grid()
 
     def reset(self, sample: Sample, background: np.ndarray) -> None:
-        """Take up an episode's pose, lens, light and electronics.
+        """Take an episode's pose, lens, light and electronics.
 
-        `background`, uint8 [H, W, 3], is seen where no body is: cheaper than walls, and any picture can stand there.
+        `background`, uint8 [H, W, 3], is seen behind all bodies: cheaper than walls, and it can be any image.
         """
         contract = self.contract
         self.T_base_camera = contract.T_base_camera.matrix() @ np.eye(4)
@@ -62,17 +62,17 @@ class Camera:
             self._lights.append(light | {"lightDirection": direction, "lightColor": colour})
         self._fill_weight = sample["fill_light"]
         plain = np.ones(background.shape[:2], np.float32)
-        self._backdrops = [(background, plain)] * len(self._lights)  # behind what moves: picture under a light, depth
+        self._backdrops = [(background, plain)] * len(self._lights)  # behind what moves: image under a light, and depth
         self.electronics = Electronics(sample, contract)
         self._remap = None
         if self.distortion:
-            # Where in the ideal picture each distorted pixel looks; the inverse of x_d = x (1 + k r^2) to first order.
+            # The ideal pixel of each distorted pixel: the inverse of x_d = x (1 + k r^2) to first order.
             scale = 1 - self.distortion * np.sum(self._rays**2, axis=-1, keepdims=True)
             ideal = (self._rays * scale * self.focal + self._centre()).astype(np.float32)
             self._remap = cv2.convertMaps(ideal[..., 0], ideal[..., 1], cv2.CV_16SC2)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Pixels [N, 2] where points [N, 3] of the base frame appear in this episode's picture."""
+        """Return the pixels [N, 2] at which points [N, 3] m of the base frame appear in this episode's image."""
         T_camera_base = np.linalg.inv(self.T_base_camera)
         optical = points @ T_camera_base[:3, :3].T + T_camera_base[:3, 3]
         plane = optical[:, :2] / optical[:, 2:]
@@ -80,7 +80,7 @@ class Camera:
         return plane * self.focal + self._centre()
 
     def render(self, client: Any) -> np.ndarray:
-        """The ideal picture through the lens, uint8 [H, W, 3]; electronics come with `expose`."""
+        """Return the ideal image through the lens, uint8 [H, W, 3]; `expose` adds the electronics."""
         image, _ = self._lit(client, 0)
         if self._fill_weight > 0:
             image = cv2.addWeighted(image, 1 - self._fill_weight, self._lit(client, 1)[0], self._fill_weight, 0)
@@ -93,19 +93,19 @@ class Camera:
 
     @property
     def casts_shadows(self) -> bool:
-        """Do things throw shadows in this episode? Then nothing can be drawn without the rest."""
+        """Whether there are shadows in this episode: then nothing can be drawn without the rest."""
         return bool(self._lights[0]["shadow"])
 
     def keep(self, client: Any) -> None:
-        """Take what can be seen now as what stands behind everything until the next `reset`. Not with shadows."""
+        """Draw everything that can be seen now behind everything else until the next `reset`. Not with shadows."""
         for light in range(len(self._lights)):
             if light != 1 or self._fill_weight > 0:
                 self._backdrops[light] = self._lit(client, light)
 
     def sees(self, boxes: np.ndarray) -> list[bool]:
-        """Which boxes, [N, 2, 3] lowest and highest corner in m in the base frame, may be in the picture.
+        """Return which boxes, [N, 2, 3] lowest and highest corner in m, base frame, may be in the image.
 
-        None that is in it is missed; a few that stand beside it are among them.
+        None in the image is missed; a few beside it are included.
         """
         normals, offsets = self._frustum
         lower, upper = boxes[:, 0], boxes[:, 1]
@@ -114,7 +114,7 @@ class Camera:
         return np.logical_and.reduce(inside, axis=1).tolist()
 
     def _lit(self, client: Any, light: int) -> tuple[np.ndarray, np.ndarray]:
-        """The undistorted picture under one light, uint8 [H, W, 3], and its depth [H, W], 0 near to 1 at nothing."""
+        """Return the undistorted image under one light, uint8 [H, W, 3], and its depth [H, W], 0 near, 1 far."""
         width, height = self.contract.width, self.contract.height
         _, _, pixels, depth, _ = client.getCameraImage(
             width, height, self._view, self._projection, renderer=client.ER_TINY_RENDERER,
@@ -127,7 +127,7 @@ class Camera:
         return image, self._depth
 
     def depth(self) -> np.ndarray:
-        """How far along the optical axis what the last `render` shows is, float32 [H, W] m; FAR where no body is."""
+        """Return the depth of the last `render` along the optical axis, float32 [H, W] m; FAR without a body."""
         metres = FAR * NEAR / (FAR - (FAR - NEAR) * self._depth.astype(np.float32))
         if self._remap is not None:
             rows, columns = self._remap
@@ -135,7 +135,7 @@ class Camera:
         return metres
 
     def expose(self, image: np.ndarray) -> np.ndarray:
-        """What the sensor makes of a picture: exposure, white balance, gamma, blur, noise, JPEG."""
+        """Apply the sensor to an image: exposure, white balance, gamma, blur, noise, JPEG."""
         return self.electronics(image)
 
     def _centre(self) -> np.ndarray:
@@ -147,7 +147,7 @@ class Camera:
         return np.stack([(x - intrinsics.cx) / intrinsics.fx, (y - intrinsics.cy) / intrinsics.fy], axis=-1)
 
     def _frustum_planes(self, fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
-        """Unit normals [3, 4] and offsets [4] of the planes that bound what is seen, inwards, in the base frame."""
+        """Return unit normals [3, 4] and offsets [4] of the planes that bound the view, inwards, base frame."""
         contract = self.contract
         up = np.tan(np.radians(fov_deg) / 2)
         across = up * contract.width / contract.height
@@ -165,7 +165,7 @@ class Camera:
 
     @staticmethod
     def _light_arguments(sample: Sample) -> dict[str, Any]:
-        # Every argument, every time: TinyRenderer keeps the ones that a call leaves out from the call before.
+        # Every argument, every time: TinyRenderer keeps the last value of an argument that a call leaves out.
         azimuth, elevation = np.radians(sample["light_azimuth"]), np.radians(sample["light_elevation"])
         direction = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
         return {
@@ -181,17 +181,17 @@ class Camera:
 
 @cache
 def _noise_pool(count: int) -> np.ndarray:
-    """Standard normal numbers for pictures of `count` values, each at a place of its own: the same in every process.
+    """Return standard normal numbers for images of `count` values, the same in every process.
 
-    Drawing them for each picture would take two thirds of all that happens to it after rendering.
+    Drawing them anew for each image would take two thirds of the time that it needs after rendering.
     """
     return np.random.default_rng(count).standard_normal(NOISE_POOL * count, dtype=np.float32)
 
 
 class Electronics:
-    """Sensor and encoder of one episode. Every frame has another noise.
+    """Sensor and image encoder of one episode. The noise differs in every frame.
 
-    Exposure is automatic, as in the cameras people have: it settles on an episode's first picture, some stops off.
+    Exposure is automatic, as in common cameras: it settles on an episode's first image, some stops off.
     """
 
     def __init__(self, sample: Sample, contract: CameraContract) -> None:

@@ -25,7 +25,7 @@ class Behaviour:
 
 
 class Deployment:
-    """A world with the residual controller on its arm: what both the environment and evaluation step.
+    """A world with the residual controller on its arm, as the environment and evaluation step it.
 
     For every tick: frames that are due are delivered, the residual that answers each takes effect, the controller
     ticks on the measured joints, and its command goes to the arm. The simulator node does the same through topics.
@@ -39,7 +39,7 @@ class Deployment:
         self._residuals = CompleteResiduals(self.controller.has_gripper, waits_for_percepts=True)
 
     def reset(self, seed: int) -> None:
-        """A new episode."""
+        """Start an episode."""
         self.controller.on_episode_reset(self.world.stamp_ns)
         self.world.reset(seed)
         self._answers.clear()
@@ -47,16 +47,16 @@ class Deployment:
         self.frame_joint_state = self.world.joint_state()
 
     def answer(self, residual: Residual, percept: Percept | None = None) -> None:
-        """What policy and perception make of a captured frame; held back until that frame's delivery."""
+        """Give the answer of policy and perception to a captured frame; it takes effect at that frame's delivery."""
         self._answers.append((residual, percept))
 
     def advance(self) -> bool:
-        """Run to the next captured frame; False where the episode ended instead."""
+        """Run to the next captured frame; return False if the episode ended instead."""
         world, controller = self.world, self.controller
         while True:
             now = world.stamp_ns
             for frame in world.delivered_frames():
-                # Pictures come before the joints of their tick: the controller's clock still shows the tick before.
+                # Images come before the joints of their tick: the controller's clock still shows the tick before.
                 received = world.stamp_of(world.tick - 1)
                 while self._answers and self._answers[0][0].stamp_ns <= frame.stamp_ns:
                     residual, percept = self._answers.popleft()

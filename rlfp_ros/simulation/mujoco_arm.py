@@ -12,7 +12,7 @@ from rlfp_ros.simulation.low_polygon import make_coarse
 from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.urdf import read_urdf
 
-# MuJoCo collides two geoms where one's type is in the other's affinity: the arm touches things, never itself, as in
+# MuJoCo collides two geoms if one's type is in the other's affinity: the arm touches things, never itself, as in
 # PyBullet. Its links' convex hulls overlap at the joints.
 ARM_CONTACT, THING_CONTACT = 1, 2
 

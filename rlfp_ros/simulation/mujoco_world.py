@@ -1,4 +1,4 @@
-"""The twin: the same arms and tasks in MuJoCo, in a room that training has never seen.
+"""The twin: the same arms and tasks in MuJoCo, in a room that training never sees.
 
 It offers the interface of `pybullet_world.PybulletWorld`; physics, drives, contacts, renderer, lens and delays are its
 own. What a policy does here is a sim-to-sim proxy for what it does on an arm, and is called that.
@@ -25,28 +25,28 @@ from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body
 from rlfp_ros.simulation.ticked_world import DT, TickedWorld
 
-FAR_AWAY = (0.0, 0.0, -5.0)  # m, where clutter waits that an episode does not use
+FAR_AWAY = (0.0, 0.0, -5.0)  # m, place of clutter that an episode does not use
 FINGER_STIFFNESS, FINGER_DAMPING = 2000.0, 60.0  # N/m, N s/m
-MARKER_COLOUR = (0.05, 0.70, 0.22)  # rgb, 0..1: green, as the tasks say
+MARKER_COLOUR = (0.05, 0.70, 0.22)  # rgb, 0..1: green, as the tasks document
 MARKER_THICKNESS = 0.002  # m
 FLOOR_HEIGHT = -0.75  # m below the table's top
 WALLS = (((-1.6, 0.0), (0.0, 1.0)), ((0.0, -1.8), (1.0, 0.0)))  # m: middle, direction along the wall
-TABLE_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, where clutter stands
+TABLE_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, for clutter
 
 
 @dataclass
 class Faults:
-    """What goes wrong with hardware; may be changed at any time."""
+    """Simulated hardware faults; may be changed at any time."""
 
     dropped_frames: float = 0.0  # probability, on top of the room's
-    stiffness: float = 1.0  # share of the drives' stiffness: below 1 the arm follows with an error
+    stiffness: float = 1.0  # fraction of the drives' stiffness: below 1 the arm follows with an error
     stalled_joint: str = ""  # a joint that does not move
 
 
 class MujocoWorld(TickedWorld):
-    """One arm, one task, one camera in a room. `reset(seed)` before anything else.
+    """One arm, one task, one camera in a room. Call `reset(seed)` before anything else.
 
-    `camera` is the bundle's, near whose place the room's own camera stands. Raises ConfigurationError where the arm's
+    `camera` is the bundle's; the room's own camera stands near its place. Raises ConfigurationError if the arm's
     URDF does not suit MuJoCo, or OpenGL is missing.
     """
 
@@ -67,7 +67,7 @@ class MujocoWorld(TickedWorld):
         return self.camera.model
 
     def close(self) -> None:
-        """Give back the renderer's memory."""
+        """Free the renderer's memory."""
         self.camera.close()
 
     # --- what tasks and teachers may ask ----------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class MujocoWorld(TickedWorld):
         return np.array(self.data.xpos[self._index.tool])
 
     def hand_position(self) -> np.ndarray:
-        """True place [3] m, base frame, `HAND_BEHIND_TOOL` behind the tool centre point."""
+        """True point [3] m, base frame, `HAND_BEHIND_TOOL` behind the tool centre point."""
         direction = self.data.xmat[self._index.tool].reshape(3, 3)[:, 2]
         return self.tool_position() - HAND_BEHIND_TOOL * direction
 
@@ -108,9 +108,9 @@ class MujocoWorld(TickedWorld):
         return np.array(touching).reshape(-1, 3)
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
-        """A free box in the colour of the task's object; for a task's `build` only.
+        """Add a free box in the colour of the task's object; for a task's `build` only.
 
-        `studs` makes it look like a LEGO brick; to touch it stays the box.
+        `studs` makes it look like a LEGO brick; its collision shape stays the box.
         """
         name = f"block_{len(self._things)}"
         body = self._spec.worldbody.add_body(name=name, pos=[0.0, 0.3 * len(self._things), size[2] / 2])
@@ -131,7 +131,7 @@ class MujocoWorld(TickedWorld):
         return len(self._things) - 1
 
     def add_marker(self, radius: float) -> Body:
-        """A flat disc to be seen only; `place` puts it somewhere."""
+        """Add a flat disc that is only seen; `place` puts it somewhere."""
         name = f"marker_{len(self._things)}"
         body = self._spec.worldbody.add_body(name=name, mocap=True, pos=FAR_AWAY)
         body.add_geom(
@@ -169,7 +169,7 @@ class MujocoWorld(TickedWorld):
         self._episode.measured = None
 
     def picture(self) -> np.ndarray:
-        """A picture of the world as it stands, uint8 [H, W, 3] rgb."""
+        """Return an image of the world as it stands, uint8 [H, W, 3] rgb."""
         self._move_clutter()
         mujoco.mj_kinematics(self.model, self.data)
         return self.camera.expose(self.data)
@@ -223,7 +223,7 @@ class MujocoWorld(TickedWorld):
         }
 
     def _add_drives(self) -> None:
-        """A position drive for every joint; an episode sets the gains of the arm's."""
+        """Add a position drive for every joint; an episode sets the gains of the arm's."""
         efforts = dict(zip(self.arm.joint_names, self.arm.limits.effort, strict=True))
         gripper = self.arm.gripper
         if gripper is not None:
@@ -238,10 +238,10 @@ class MujocoWorld(TickedWorld):
             stiffness, damping = lever * FINGER_STIFFNESS, lever * FINGER_DAMPING
             drive.gainprm[0], drive.biasprm[1], drive.biasprm[2] = stiffness, -stiffness, -damping
         for body in self._spec.bodies[1:]:
-            body.gravcomp = 1.0  # the drives know of the arm's weight; a room says how well
+            body.gravcomp = 1.0  # the drives compensate the arm's weight; a room decides how well
 
     def _gear_fingers(self) -> None:
-        """A parallel gripper's fingers move as one; its pads are rubber."""
+        """Make a parallel gripper's fingers move as one and its pads rubber."""
         names = self.arm.gripper.joint_names if self.arm.gripper else ()
         for name in names:
             for geom in self._spec.joint(name).parent.geoms:
@@ -250,17 +250,17 @@ class MujocoWorld(TickedWorld):
             self._spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, name1=first, name2=second, data=[0, 1] + [0] * 10)
 
     def _add_materials(self, name: str, surface: Surface) -> int:
-        """One material for every texture and colour that an episode may choose; their number."""
+        """Add a material for every texture and colour that an episode may choose; return their number."""
         number = 0
         for texture in surface.textures or ("",):
             if texture:
                 image = load_texture(texture)
-                picture = self._spec.add_texture(
+                added = self._spec.add_texture(
                     name=f"{name}_{number}", type=mujoco.mjtTexture.mjTEXTURE_2D, nchannel=3,
                     width=image.shape[1], height=image.shape[0],
                 )  # fmt: skip
-                picture.data = image.tobytes()
-                texture = picture.name
+                added.data = image.tobytes()
+                texture = added.name
             for colour in surface.colours:
                 material = self._spec.add_material(
                     name=f"{name}_{number}", rgba=[*colour, 1.0], specular=surface.specular,
@@ -273,7 +273,7 @@ class MujocoWorld(TickedWorld):
         return number
 
     def _furnish(self) -> None:
-        """Table, floor, walls and clutter."""
+        """Add table, floor, walls and clutter."""
         world, box, seen = self._spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX, {"contype": 0, "conaffinity": 0}
         table = self.scene.table
         world.add_geom(
@@ -334,7 +334,7 @@ class MujocoWorld(TickedWorld):
         return gripper.closed_width if self.task.starts_closed else gripper.open_width
 
     def _tune(self) -> None:
-        """Stiffness [J] N m/rad and damping [J] of the position loop, from its bandwidth and the inertia each sees."""
+        """Set stiffness [J] N m/rad and damping [J] of the position loop from bandwidth and each joint's inertia."""
         inertia = np.zeros((self.model.nv, self.model.nv))
         mujoco.mj_fullM(self.model, self.data, inertia)
         seen = np.diag(inertia)[self._index.dofs]
@@ -342,7 +342,7 @@ class MujocoWorld(TickedWorld):
         self._stiffness, self._damping = seen * rate**2, 2 * self.sample["damping_ratio"] * seen * rate
 
     def _dress(self, seed: int) -> None:
-        """Materials, lamps and clutter of the episode."""
+        """Choose materials, lamps and clutter of the episode."""
         model, rng = self.model, stream(seed, "room appearance")
         for name, count in self._materials.items():
             material = model.material(f"{name}_{int(rng.integers(count))}").id
@@ -358,7 +358,7 @@ class MujocoWorld(TickedWorld):
         for number in range(clutter.count):
             body, geom = model.body(f"clutter_{number}"), model.geom(f"clutter_{number}").id
             shade = rng.uniform(0.1, 0.9, 3)
-            shade[0] = min(shade[0], shade[1:].max())  # nothing else is red: that marks the task's object
+            shade[0] = min(shade[0], shade[1:].max())  # only the task's object is red
             model.geom_rgba[geom] = [*shade, 1.0]
             while True:
                 place = rng.uniform(*TABLE_REGION)
@@ -383,7 +383,7 @@ class MujocoWorld(TickedWorld):
         self.extra_dropped_frames = self.faults.dropped_frames
         self._set_gains(self._stiffness * self.faults.stiffness, self._damping * np.sqrt(self.faults.stiffness))
         position, velocity = self._target
-        # MuJoCo's damping acts on the joint's speed; a drive's acts on the speed error, which this shift makes of it.
+        # MuJoCo's damping acts on the joint's speed; this shift makes it act on the speed error, as a drive's does.
         shift = self._damping / (self._stiffness * np.sqrt(self.faults.stiffness)) - DT / 2
         data.ctrl[index.drives] = position + shift * velocity
         if gripper is not None:
@@ -398,7 +398,7 @@ class MujocoWorld(TickedWorld):
             data.qpos[index.positions[stalled]], data.qvel[index.dofs[stalled]] = self._stalled_at, 0.0
 
     def _stalled(self) -> int | None:
-        """Which joint does not move; remembers where it stood when that began."""
+        """Return the joint that is stalled, or None; remember its position from when that began."""
         name = self.faults.stalled_joint
         if not name:
             self._stalled_at = None
@@ -424,7 +424,7 @@ class MujocoWorld(TickedWorld):
 
 
 def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    """w, x, y, z of a 3 x 3 rotation matrix, MuJoCo's order."""
+    """Return w, x, y, z of a 3 x 3 rotation matrix, in MuJoCo's order."""
     quaternion = np.zeros(4)
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation, dtype=float).ravel())
     return quaternion

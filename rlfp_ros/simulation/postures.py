@@ -1,4 +1,4 @@
-"""Scenes for perception training: the tool anywhere in the workspace, often near the object or holding it."""
+"""Postures for perception training: the tool anywhere in the workspace, often near the object or holding it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from rlfp_ros.control.kinematics import Kinematics, rotation_matrix, rotation_ve
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 
 ITERATIONS = 12
-DAMPING = 0.03  # of the damped least squares; large enough to stay calm near singular postures
-NEAR_OBJECT = 0.45  # share of postures with the tool close to the object, where precision matters most
+DAMPING = 0.03  # of the damped least squares; large enough for small steps near singular postures
+NEAR_OBJECT = 0.45  # fraction of postures with the tool close to the object, because precision matters most there
 NEAR_SIGMA = 0.05  # m
-HIGHEST = 0.36  # m, the camera sees no more
-TILT_SIGMA = 0.06  # rad, off straight down
-HELD = 0.3  # share of scenes with the object between the fingers, of tasks that take hold of it
-HELD_SIGMA = 0.006  # m, how far it is off the middle between the fingers
+HIGHEST = 0.36  # m, above it the camera sees nothing
+TILT_SIGMA = 0.06  # rad, from straight down
+HELD = 0.3  # fraction of scenes with the object between the fingers, for tasks that grip
+HELD_SIGMA = 0.006  # m, its distance from the middle between the fingers
 HELD_SLACK = 0.01  # m, how much wider than the object the fingers may be around it
 HELD_YAW = 0.4  # rad, either way
 
 
 def tool_at(kinematics: Kinematics, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Joint positions [J] rad that bring the tool near `position` [3] m and `rotation` [3, 3], from home."""
+    """Return joint positions [J] rad that bring the tool near `position` [3] m and `rotation` [3, 3], from home."""
     limits = kinematics.arm.limits
     q = np.array(kinematics.arm.home)
     for _ in range(ITERATIONS):
@@ -32,7 +32,7 @@ def tool_at(kinematics: Kinematics, position: np.ndarray, rotation: np.ndarray) 
 
 
 def random_posture(kinematics: Kinematics, near: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Joint positions [J] rad with the tool about downwards, somewhere above the table or near the point `near` [3]."""
+    """Return joint positions [J] rad with the tool about downwards, above the table or near the point `near` [3]."""
     limits = kinematics.arm.tool_limits
     lower = np.add(limits.lower, (0.03, 0.07, 0.0))
     upper = np.subtract(limits.upper, (0.05, 0.07, 0.0)).clip(max=(9.0, 9.0, HIGHEST))
@@ -46,7 +46,7 @@ def random_posture(kinematics: Kinematics, near: np.ndarray, rng: np.random.Gene
 
 
 def arrange(world: PybulletWorld, kinematics: Kinematics, lying: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Move the arm somewhere, and the object into its fingers or back to `lying` [3] m; where the object is, [3] m."""
+    """Move the arm, and the object into its fingers or back to `lying` [3] m; return the object's position [3] m."""
     arm, task = world.arm, world.task
     width = 0.0 if arm.gripper is None else arm.gripper.open_width * rng.uniform(0.3, 1.0)
     if arm.gripper is not None and task.starts_closed:

@@ -1,6 +1,6 @@
 """Domain randomisation as data: a profile gives every parameter a range with its unit, an episode samples them.
 
-A parameter that a profile leaves out keeps its nominal value, so that each can be switched off by itself. All of an
+A parameter that a profile leaves out keeps its nominal value, so that each can be switched off alone. All of an
 episode's randomness comes from its seed: the same seed gives the same sample, and a recorded sample the same episode.
 Dynamics randomisation: Peng et al. 2018, https://arxiv.org/abs/1710.06537. Appearance: Tobin et al. 2017,
 https://arxiv.org/abs/1703.06907.
@@ -35,15 +35,15 @@ class Range(Schema):
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a profile may randomise: unit, value when it does not, and how many independent draws an episode makes."""
+    """A parameter that a profile may randomise: unit, nominal value, number of independent draws per episode."""
 
     unit: str
     nominal: float
     size: int = 1
 
 
-JOINTS = 8  # draws for `home_offset`; arms use as many as they have joints
-OBJECTS = 6  # draws per distractor
+JOINTS = 8  # draws for `home_offset`; an arm uses as many as it has joints
+OBJECTS = 6  # distractors
 
 PARAMETERS: dict[str, Parameter] = {
     "camera_position": Parameter("m", 0.0, 3),
@@ -82,17 +82,17 @@ PARAMETERS: dict[str, Parameter] = {
     "camera_jitter": Parameter("s", 0.0),
     "dropped_frames": Parameter("probability", 0.0),
     "command_latency": Parameter("s", 0.01),
-    # A parameter's stream goes by its place: new ones go to the end, or all recorded seeds would mean something else.
-    "motion_blur": Parameter("s", 0.0),  # exposure time; one more rendering for every 1/240 s of it
-    "low_light": Parameter("ratio", 0.0),  # light that is missing; the sensor's gain and noise make up for it
+    # A parameter's stream depends on its place: add new ones at the end, or recorded seeds change their meaning.
+    "motion_blur": Parameter("s", 0.0),  # exposure time; one more rendering per 1/240 s
+    "low_light": Parameter("ratio", 0.0),  # missing light; the sensor's gain and noise rise instead
     "fill_light": Parameter("ratio", 0.0),  # weight of a second light; one more rendering
     "fill_azimuth": Parameter("deg", 0.0),
     "occluders": Parameter("count", 0),
     "table_friction": Parameter("1", 0.5),
     "finger_friction": Parameter("1", 1.0),
-    "lamps": Parameter("count", 0),  # lights beyond the second, from anywhere; all count alike; one more rendering each
-    "household": Parameter("count", 0),  # distractors out of pybullet_data's 1000 random objects
-    "photographs": Parameter("probability", 0.0),  # of table and of background, in place of a procedural texture
+    "lamps": Parameter("count", 0),  # lights beyond the second, from anywhere, of equal weight; one more rendering each
+    "household": Parameter("count", 0),  # distractors from pybullet_data's 1000 random objects
+    "photographs": Parameter("probability", 0.0),  # of a photograph as table or background
     "dropped_run": Parameter("count", 1),  # frames lost in a row once one is lost
 }
 
@@ -115,14 +115,14 @@ class Profile(Schema):
         return self
 
     def without(self, *names: str) -> Profile:
-        """The profile with some parameters back at their nominal value (for ablations)."""
+        """Return the profile with some parameters at their nominal value (for ablations)."""
         return self.model_copy(update={"ranges": {k: v for k, v in self.ranges.items() if k not in names}})
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """The profile `sim/randomization/<name>.yaml`, or one of the user's.
+    """Return the profile `sim/randomization/<name>.yaml`, or one of the user's.
 
-    Raises ConfigurationError naming file, parameter, found and expected.
+    Raises ConfigurationError that names file, parameter, found and expected.
     """
     path = paths.resolve(name_or_path, "sim/randomization", ".yaml")
     document = schema.read_yaml(path)
@@ -135,7 +135,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one episode drew. `values[name]` is a float, or a list for parameters with several draws."""
+    """The draws of one episode. `values[name]` is a float, or a list for parameters with several draws."""
 
     seed: int
     profile: str
@@ -146,14 +146,14 @@ class Sample:
         return self.values[name]
 
     def document(self) -> dict[str, Any]:
-        """As JSON-serialisable data, for `episode` messages and bags."""
+        """Return the sample as JSON-serialisable data, for `episode` messages and bags."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def sample(profile: Profile, seed: int) -> Sample:
     """Draw an episode's parameters.
 
-    Each parameter has its own stream, so that switching one off leaves all the others as they were.
+    Each parameter has its own stream, so that switching one off changes no other.
     """
     values: dict[str, Any] = {}
     for index, (name, parameter) in enumerate(PARAMETERS.items()):
@@ -170,5 +170,5 @@ def sample(profile: Profile, seed: int) -> Sample:
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """The generator of an episode for one purpose (task, camera noise, ...), independent of all other purposes."""
+    """Return the random generator of an episode for one purpose (task, camera noise, ...), independent of others."""
     return np.random.default_rng([seed, *purpose.encode()])

@@ -1,7 +1,7 @@
-"""Rooms: where the MuJoCo twin stands, from `sim/scenes/twin_*.yaml`. Nothing in training reads them.
+"""Rooms of the MuJoCo twin, from `sim/scenes/twin_*.yaml`. Nothing in training reads them.
 
-A room is what a policy meets at its user's: other light, other surfaces, another camera with its own lens, another
-arm's friction and delays. A pair `[low, high]` is drawn uniformly for every episode; a single number is fixed.
+A room is a cell that a policy may meet: other light and surfaces, another camera with its own lens, another arm's
+friction and delays. A pair `[low, high]` is drawn uniformly for every episode; a single number is fixed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlfp_ros import paths, schema
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.randomization import Sample, stream
 
-TEXTURE_PX = 512  # a side; photographs are brought to it
+TEXTURE_PX = 512  # per side; photographs are resized to it
 
 
 def _pair(value: Any) -> Any:
@@ -31,16 +31,16 @@ Colour = tuple[float, float, float]  # rgb, 0..1
 
 
 class Moved(Schema):
-    """How the camera stands off the bundle's place, and nobody told the graph."""
+    """A displacement of the camera from the bundle's place that the graph does not know of."""
 
     xyz: Vector = (0.0, 0.0, 0.0)  # m, base frame
     rotation_deg: Vector = (0.0, 0.0, 0.0)  # about the camera's own x (down-up), y (left-right), z (roll)
-    spread_m: float = Field(0.0, ge=0)  # each axis, every episode: how well one places a tripod
+    spread_m: float = Field(0.0, ge=0)  # each axis, every episode: the precision of placing a tripod
     spread_deg: float = Field(0.0, ge=0)
 
 
 class RoomCamera(Schema):
-    """The camera, calibrated: size, view and lens are in its camera_info. Its place and its electronics are not."""
+    """The calibrated camera: camera_info has its size, view and lens, but not its place and its electronics."""
 
     width: int = Field(ge=32, le=1920)  # px
     height: int = Field(ge=32, le=1080)  # px
@@ -53,12 +53,12 @@ class RoomCamera(Schema):
     read_noise: Span = (0.0, 0.0)  # counts of 255, standard deviation
     shot_noise: Span = (0.0, 0.0)  # counts of 255 at white; grows with the root of the signal
     blur: Span = (0.0, 0.0)  # px, standard deviation
-    vignetting: float = Field(0.0, ge=0, le=1)  # share of light lost in the corners
+    vignetting: float = Field(0.0, ge=0, le=1)  # fraction of light lost in the corners
     jpeg_quality: int = Field(100, ge=10, le=100)
 
 
 class Light(Schema):
-    """A lamp. `shadows` cost render time; one lamp with them is usual."""
+    """A lamp. `shadows` cost render time; usually one lamp has them."""
 
     position: Vector  # m, base frame
     towards: Vector  # m, base frame
@@ -70,7 +70,7 @@ class Light(Schema):
 
 
 class Surface(Schema):
-    """What something is made of."""
+    """Material of a surface."""
 
     textures: tuple[str, ...] = ()  # "<python package>:<path inside it>"; one of them every episode; none: plain
     colours: tuple[Colour, ...] = ((1.0, 1.0, 1.0),)  # one of them every episode; multiplies the texture
@@ -81,21 +81,21 @@ class Surface(Schema):
 
 
 class Clutter(Schema):
-    """Things on the table that the task is not about. They can be seen, not touched."""
+    """Objects on the table that are only seen: the task does not need them, and nothing touches them."""
 
     count: int = Field(0, ge=0, le=12)
-    speed: Span = (0.0, 0.0)  # m/s, to and fro
+    speed: Span = (0.0, 0.0)  # m/s, back and forth
     size: Span = (0.02, 0.05)  # m, half extent
     clearance: float = Field(0.1, ge=0)  # m, from the task's objects
 
 
 class Dynamics(Schema):
-    """The arm's drives and its contacts, in MuJoCo's terms."""
+    """Drives and contacts of the arm, in MuJoCo's terms."""
 
     substeps: int = Field(4, ge=1, le=16)  # of physics in a tick of 1/240 s
     bandwidth_hz: Span  # of the position loop
     damping_ratio: Span = (1.0, 1.0)
-    gravity_compensation: Span = (1.0, 1.0)  # share of the arm's weight that the drives know of
+    gravity_compensation: Span = (1.0, 1.0)  # fraction of the arm's weight that the drives compensate
     friction: Span = (0.0, 0.0)  # N m, dry, in the joints
     damping: Span = (0.0, 0.0)  # N m s/rad, in the joints
     armature: Span = (0.0, 0.0)  # kg m^2, of the rotors
@@ -138,14 +138,14 @@ class Room(Schema):
         return self
 
     def draw(self, seed: int) -> Sample:
-        """What an episode of this room is like, from its seed alone."""
+        """Draw an episode of this room from its seed."""
         values: dict[str, Any] = {}
         for part in (self.camera, self.dynamics, self.timing, self.clutter):
             for name, value in part:
                 spans = _spans(value)
                 if spans is None:
                     continue
-                # Every parameter has its own stream, so that changing one leaves all the others as they were.
+                # Every parameter has its own stream, so that changing one changes no other.
                 drawn = stream(seed, f"room {name}").uniform(spans[:, 0], spans[:, 1])
                 values[name] = float(drawn[0]) if len(drawn) == 1 else drawn.tolist()
         values["ambient"] = float(stream(seed, "room ambient").uniform(*self.ambient))
@@ -153,7 +153,7 @@ class Room(Schema):
 
 
 def _spans(value: Any) -> np.ndarray | None:
-    """[N, 2] low and high where `value` is a span or several."""
+    """Return low and high [N, 2] if `value` is a span or several, else None."""
     if not isinstance(value, tuple) or not value:
         return None
     if len(value) == 2 and all(isinstance(end, float) for end in value):
@@ -164,12 +164,12 @@ def _spans(value: Any) -> np.ndarray | None:
 
 
 def load_room(name_or_path: str | Path) -> Room:
-    """The room `sim/scenes/<name>.yaml`, or one of the user's. Raises ConfigurationError naming file and field."""
+    """Return the room `sim/scenes/<name>.yaml`, or one of the user's. Raises ConfigurationError with file and field."""
     return schema.load(paths.resolve(name_or_path, "sim/scenes", ".yaml"), Room)
 
 
 def load_texture(name: str) -> np.ndarray:
-    """A photograph out of a Python package, uint8 [TEXTURE_PX, TEXTURE_PX, 3] rgb."""
+    """Return a photograph from a Python package, uint8 [TEXTURE_PX, TEXTURE_PX, 3] rgb."""
     package, _, inside = name.partition(":")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -177,5 +177,5 @@ def load_texture(name: str) -> np.ndarray:
     path = Path(next(iter(spec.submodule_search_locations))) / inside
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise ConfigurationError(f"texture {name!r}: {path} is no picture; name another in the room's file")
+        raise ConfigurationError(f"texture {name!r}: {path} is not an image; name another in the room's file")
     return np.ascontiguousarray(cv2.resize(image, (TEXTURE_PX, TEXTURE_PX), interpolation=cv2.INTER_AREA)[..., ::-1])

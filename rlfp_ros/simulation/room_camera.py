@@ -1,6 +1,6 @@
 """The camera of a room: MuJoCo's renderer, a calibrated lens, and electronics of its own.
 
-None of it is shared with `simulation.camera`, so that a twin is foreign in its pictures too: other sampling, a
+None of it is shared with `simulation.camera`, so that a twin differs in its images too: other sampling, a
 plumb-bob lens, photon noise, vignetting, an exposure loop that follows the scene.
 """
 
@@ -18,14 +18,14 @@ from rlfp_ros.simulation.mujoco_headless import PACKAGES, mujoco
 from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.room import RoomCamera
 
-EXPOSURE_TARGET = 0.45  # of full scale, of the picture's mean
+EXPOSURE_TARGET = 0.45  # mean of the image, of full scale
 EXPOSURE_FOLLOWS = 0.08  # share of the way to the target that automatic exposure goes in a frame
 EXPOSURE_GAIN = (0.3, 6.0)  # what it can do
 GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0])  # OpenGL looks along -z with y up
 
 
 class RoomLens:
-    """Where each pixel of the distorted picture looks in the ideal picture that the renderer draws."""
+    """Maps each pixel of the distorted image to the ideal image that the renderer draws."""
 
     def __init__(self, camera: RoomCamera) -> None:
         width, height = camera.width, camera.height
@@ -34,7 +34,7 @@ class RoomLens:
         self.distortion = np.array(camera.distortion)
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 1, 2).astype(np.float64)
         rays = cv2.undistortPoints(grid, self.K, self.distortion).reshape(height, width, 2)
-        # Barrel distortion looks beyond the ideal picture's border: the renderer draws that much more.
+        # Barrel distortion looks beyond the ideal image's border: the renderer draws that much more.
         reach = np.abs(rays).max(axis=(0, 1)) * 1.02
         self.render_width = int(np.ceil(2 * focal * reach[0]))
         self.render_height = int(np.ceil(2 * focal * reach[1]))
@@ -44,7 +44,7 @@ class RoomLens:
         self.render_fov_deg = float(np.degrees(2 * np.arctan(0.5 * self.render_height / focal)))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The distorted picture uint8 [H, W, 3] of an ideal one [render_height, render_width, 3]."""
+        """Return the distorted image uint8 [H, W, 3] of an ideal one [render_height, render_width, 3]."""
         rows, columns = self._maps
         return np.asarray(cv2.remap(image, rows, columns, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
@@ -82,7 +82,7 @@ class RoomElectronics:
 
 
 class MujocoCamera:
-    """Takes pictures of a MuJoCo world. `contract` is the bundle's camera, `model` what camera_info says of this."""
+    """Takes images of a MuJoCo world. `contract` is the bundle's camera, `model` this camera as camera_info has it."""
 
     NAME = "room_camera"
 
@@ -100,7 +100,7 @@ class MujocoCamera:
             ) from None
 
     def reset(self, sample: Sample) -> None:
-        """Stand where this episode's camera stands."""
+        """Take this episode's place."""
         moved, rng = self._settings.moved, stream(sample.seed, "room camera place")
         T = self.contract.T_base_camera.matrix().copy()
         T[:3, 3] += np.asarray(moved.xyz) + rng.uniform(-moved.spread_m, moved.spread_m, 3)
@@ -114,7 +114,7 @@ class MujocoCamera:
         self._electronics = RoomElectronics(self._settings, sample)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Pixels [N, 2] where points [N, 3] of the base frame appear in this episode's picture."""
+        """Return the pixels [N, 2] at which points [N, 3] m of the base frame appear in this episode's image."""
         T_camera_base = np.linalg.inv(self.T_base_camera)
         rotation, _ = cv2.Rodrigues(T_camera_base[:3, :3])
         pixels, _ = cv2.projectPoints(
@@ -123,7 +123,7 @@ class MujocoCamera:
         return np.asarray(pixels).reshape(-1, 2)
 
     def expose(self, data: mujoco.MjData) -> np.ndarray:
-        """A picture of the world as it stands, uint8 [H, W, 3] rgb."""
+        """Return an image of the world as it stands, uint8 [H, W, 3] rgb."""
         mujoco.mj_camlight(self._mujoco, data)
         self._renderer.update_scene(data, self._id)
         return self._electronics(self.lens(self._renderer.render()))

@@ -1,11 +1,11 @@
 """A model of ros2_control's joint_trajectory_controller (JTC), Jazzy, with `interpolate_from_desired_state: true`.
 
-The simulator, the twin and the safety tests all run commands through this one model, so that what is checked is what
-an arm would be told. Behaviour taken over from JTC's documentation:
+The simulator, the twin and the safety tests all run commands through this one model, so that they check what an arm
+would be told. Its behaviour is that of JTC's documentation:
 
 - a message replaces the trajectory in force from the moment it is accepted (its points lie at stamp + time);
 - before the first point it interpolates from the state that was desired when the message came in;
-- between points: quintic where both ends have accelerations (always, in our messages);
+- between points: quintic if both ends have accelerations (our messages always have them);
 - after the last point: that position, at rest;
 - a trajectory whose last point is already past is refused.
 """
@@ -21,7 +21,7 @@ from rlfp_ros.control.trajectory import Trajectory
 
 
 class TrajectoryController:
-    """What the arm's position controller is told, at any time. Times are integer nanoseconds, joints [J]."""
+    """The setpoint of the arm's position controller at any time. Times are integer nanoseconds, joints [J]."""
 
     def __init__(self, joint_count: int) -> None:
         self.joint_count = joint_count
@@ -37,7 +37,7 @@ class TrajectoryController:
         self._sampled: tuple[int, np.ndarray] | None = None  # the last sample, [3, J]: every message asks for it again
 
     def accept(self, trajectory: Trajectory, now_ns: int) -> bool:
-        """Take a command that arrives at `now_ns`; False where it is refused and the old one goes on."""
+        """Take a command that arrives at `now_ns`; return False if it is refused and the old one continues."""
         times, states = trajectory.times, trajectory.states
         malformed = len(times) == 0 or states.shape != (len(times), 3, self.joint_count)
         if malformed or not everywhere(np.isfinite(states)):
@@ -60,7 +60,7 @@ class TrajectoryController:
         return position, velocity, acceleration
 
     def _sample(self, stamp_ns: int) -> np.ndarray:
-        """[3, J] desired at `stamp_ns`."""
+        """Return the desired state [3, J] at `stamp_ns`."""
         if self._sampled is not None and self._sampled[0] == stamp_ns:
             return self._sampled[1]
         knots = self._knots
@@ -78,7 +78,7 @@ class TrajectoryController:
         return state
 
 
-@lru_cache(maxsize=4096)  # in lock step the same few times come again and again
+@lru_cache(maxsize=4096)  # in lock step the same few times repeat
 def _quintic(time_ns: int, duration_ns: int) -> np.ndarray:
     """[3, 6]: from (position, velocity, acceleration) at both ends to those at `time_ns` on the quintic between."""
     h, s = duration_ns * 1e-9, time_ns / duration_ns
