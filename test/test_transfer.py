@@ -168,7 +168,7 @@ def test_script_plays_once_resumes_and_writes_its_tables(
         transfer.main([*arguments, "--jobs", "0"])
     for text in ('{"rows": [', '{"rows": [{"identity": "old"}]}', "[]"):
         (tmp_path / "transfer.json").write_text(text)
-        with pytest.raises(ConfigurationError, match=r"transfer\.json: is no result file of this version"):
+        with pytest.raises(ConfigurationError, match=r"transfer\.json: not a result file of this version"):
             transfer.main(arguments)
         assert (tmp_path / "transfer.json").read_text() == text
 
