@@ -179,6 +179,9 @@ class Perception:
         ConfigurationError
             If the image is not of the camera's size, or the camera does not see what the bundle's camera saw.
         """
-        given = self._preprocessor(image, camera, source)
-        features, object_pose, pose_cov, embedding = self._encoder(given)
-        return Percept(given, features, object_pose, pose_cov, embedding, self.domain_shift(embedding))
+        return self.encode(self._preprocessor(image, camera, source))
+
+    def encode(self, image: np.ndarray) -> Percept:
+        """Find features, object and domain shift in the network's own input, uint8 [h, w, 3], without preprocessing."""
+        features, object_pose, pose_cov, embedding = self._encoder(image)
+        return Percept(image, features, object_pose, pose_cov, embedding, self.domain_shift(embedding))

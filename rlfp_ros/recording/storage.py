@@ -49,6 +49,7 @@ class RecordedMessage:
     log_time_ns: int  # when the recorder received it
     publish_time_ns: int  # when it was published; equal to log_time_ns in bags that do not store it
     data: bytes  # CDR
+    sequence: int = 0  # number of the message, which its publisher counts from 1; 0 in bags that do not store it
 
 
 class BagFile(Protocol):
@@ -156,7 +157,9 @@ class McapFile:
         for schema, channel, message in rows:
             if channel.message_encoding == "cdr":
                 name = schema.name if schema else ""
-                yield RecordedMessage(channel.topic, name, message.log_time, message.publish_time, message.data)
+                yield RecordedMessage(
+                    channel.topic, name, message.log_time, message.publish_time, message.data, message.sequence
+                )
 
 
 def _ends_whole(file: IO[bytes]) -> bool:

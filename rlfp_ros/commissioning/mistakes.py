@@ -1,0 +1,135 @@
+"""Mistakes that deployments are known to make, each as a change of what training gives to encoder or policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from rlfp_ros.commissioning.recorded_run import RecordedJoints
+from rlfp_ros.contract import Contract
+from rlfp_ros.control.arm import JointState
+from rlfp_ros.control.policy import Observation, PolicyStep, residual_of
+
+ImageChange = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ImageMistake:
+    """What may have been given to the encoder instead of training's image.
+
+    Attributes
+    ----------
+    stage
+        The stage that the mistake belongs to.
+    words
+        The mistake, for people.
+    change
+        Makes the encoder's input from the live image uint8 [H, W, 3] and training's own input uint8 [h, w, 3].
+    """
+
+    stage: str
+    words: str
+    change: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def image_mistakes(size: tuple[int, int]) -> tuple[ImageMistake, ...]:
+    """Return the known mistakes for an encoder whose images have `size` (width, height)."""
+
+    def resized(image: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+    def stretched(image: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX))
+
+    return (
+        ImageMistake("colour order", "red and blue are swapped", lambda _, own: own[..., ::-1]),
+        ImageMistake(
+            "size", "resized without regard to the camera's intrinsics and lens", lambda live, _: resized(live)
+        ),
+        ImageMistake("crop", "cut square in the middle, then resized", lambda live, _: resized(_centre_crop(live))),
+        ImageMistake(
+            "normalisation", "scaled to 0..1 before the network, which does that itself", lambda _, own: own // 255
+        ),
+        ImageMistake("normalisation", "contrast stretched", lambda _, own: stretched(own)),
+        ImageMistake("crop", "upside down", lambda _, own: own[::-1, ::-1]),
+        ImageMistake("crop", "mirrored", lambda _, own: own[:, ::-1]),
+    )
+
+
+def _centre_crop(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+@dataclass(frozen=True)
+class PolicyMistake:
+    """What may have been done to the policy's inputs or output. The defaults do nothing.
+
+    Attributes
+    ----------
+    stage, words
+        The stage that the mistake belongs to, and the mistake for people.
+    joints
+        Changes the joints.
+    newest_joints
+        The newest joints are taken, not those at the image's exposure.
+    features
+        Changes the features.
+    observation
+        Changes the network's input.
+    twist
+        Makes the published residual; None: as training does.
+    """
+
+    stage: str = ""
+    words: str = ""
+    joints: Callable[[RecordedJoints], JointState] = lambda recorded: recorded.state
+    newest_joints: bool = False
+    features: Callable[[np.ndarray], np.ndarray] = lambda features: features
+    observation: Callable[[Observation], Observation] | None = None
+    twist: Callable[[PolicyStep], np.ndarray] = lambda step: step.residual.twist
+
+
+def policy_mistakes(contract: Contract) -> tuple[PolicyMistake, ...]:
+    """Return the known mistakes for a bundle."""
+    k = contract.camera.intrinsics
+    unscaled = contract.action.model_copy(update={"scale": (1.0,) * len(contract.action.scale)})
+
+    def in_pixels(features: np.ndarray) -> np.ndarray:
+        if features.ndim != 2:
+            return features  # a latent vector has no place in the image
+        scaled = features * np.array([k.fx, k.fy, 1.0]) + np.array([k.cx, k.cy, 0.0])
+        return scaled.astype(np.float32)
+
+    def newest_first(observation: Observation) -> Observation:
+        return observation | {"features": observation["features"][::-1].copy()}
+
+    def action_itself(step: PolicyStep) -> np.ndarray:
+        return residual_of(step.action, unscaled, step.residual.stamp_ns, contract.arm.joint_names).twist
+
+    return (
+        PolicyMistake("stack order", "the newest frame comes first", observation=newest_first),
+        PolicyMistake(
+            "joint order",
+            "taken as the driver orders them, not by name",
+            joints=lambda recorded: replace(recorded.state, positions=recorded.in_message_order),
+        ),
+        PolicyMistake(
+            "joint order",
+            "reversed",
+            joints=lambda recorded: replace(recorded.state, positions=recorded.state.positions[::-1].copy()),
+        ),
+        PolicyMistake(
+            "units",
+            "joints in degrees, expected radians",
+            joints=lambda recorded: replace(recorded.state, positions=np.degrees(recorded.state.positions)),
+        ),
+        PolicyMistake("units", "the action was not multiplied by the bundle's scale", twist=action_itself),
+        PolicyMistake("latency", "the newest joints were used, not those at the image's exposure", newest_joints=True),
+        PolicyMistake("normalisation", "features in pixels, expected on the plane z = 1", features=in_pixels),
+    )

@@ -1,0 +1,257 @@
+"""What a bag holds of one run: the drivers' messages, and what the graph made of them."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlfp_ros.contract import Contract
+from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.episode import Phase
+from rlfp_ros.perception.camera import CameraModel, camera_model
+from rlfp_ros.recording import decode, topics
+from rlfp_ros.recording.bag_topics import ANY, RobotTopics, TopicChoice, namespace_of, robot_topics
+from rlfp_ros.recording.clock import unusable_stamps
+from rlfp_ros.recording.reader import BagReader, RecordedMessage
+from rlfp_ros.recording.snapshots import BagJoints
+from rlfp_ros.schema import ConfigurationError
+
+MOST_IMAGES = 150
+FEWEST_IMAGES = 5
+# A latched message that comes this much later than it was published came to a recorder that joined later.
+LIVE_NS = 500_000_000
+
+
+@dataclass(frozen=True)
+class RecordedJoints:
+    """One joint state, and the first J positions in the order in which the driver sent them."""
+
+    state: JointState
+    in_message_order: np.ndarray
+
+
+@dataclass(frozen=True)
+class RecordedAction:
+    """One answer of the policy.
+
+    Attributes
+    ----------
+    stamp_ns
+        Stamp of the image that it answers.
+    twist
+        [6] m/s and rad/s, or [J] rad/s; None if the message is not in the bag.
+    sequence
+        Number of the message, which its publisher counts from 1; 0 if the bag does not say.
+    goal
+        [3] m in the base frame, as it was when the policy acted; None if there was none.
+    """
+
+    stamp_ns: int
+    twist: np.ndarray | None
+    sequence: int = 0
+    goal: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Reset:
+    """An episode's reset, which makes the policy forget; `live` if the recorder heard it when it was said."""
+
+    stamp_ns: int
+    live: bool
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive actions. `from_start`: the policy remembered nothing before the first of them."""
+
+    from_start: bool
+    actions: list[RecordedAction]
+
+
+@dataclass
+class RecordedRun:
+    """What a bag holds of one run, by stamp in ns."""
+
+    topics: RobotTopics
+    camera: CameraModel | None = None
+    images: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] rgb
+    received: dict[int, int] = field(default_factory=dict)  # when the recorder got the image, ns
+    joints: list[RecordedJoints] = field(default_factory=list)  # by stamp
+    features: dict[int, np.ndarray] = field(default_factory=dict)  # [K, 3], as perception published them
+    actions: list[RecordedAction] = field(default_factory=list)  # in the order of recording
+    resets: list[Reset] = field(default_factory=list)
+
+    def joints_at(self, stamp_ns: int) -> RecordedJoints | None:
+        """Return the newest joint state that is not newer than `stamp_ns`."""
+        place = bisect.bisect_right(self.joints, stamp_ns, key=lambda joints: joints.state.stamp_ns) - 1
+        return self.joints[place] if place >= 0 else None
+
+    def stretches(self) -> list[Stretch]:
+        """Split the actions where the policy's memory begins anew, or where the bag misses what it remembers.
+
+        The policy remembers the frames on which it acted, and no others. The numbers of its messages tell whether an
+        action is missing; features between two actions without a gap in the numbers are frames that it skipped.
+        """
+        found: list[Stretch] = []
+        before: RecordedAction | None = None
+        broken = False  # the last action cannot be replayed
+        for action in self.actions:
+            if before is not None and action.stamp_ns == before.stamp_ns:
+                before = action  # the same image was shown again, and its answer said again
+                continue
+            if before is None or broken or action.sequence == 1:
+                found.append(Stretch(self._starts(before, action), []))
+            else:
+                missing = self._missing(before, action)
+                if missing is None:
+                    found.append(Stretch(False, []))
+                elif any(before.stamp_ns <= reset.stamp_ns < action.stamp_ns for reset in self.resets):
+                    found.append(Stretch(not missing, []))
+                else:
+                    found[-1].actions.extend(missing)
+            found[-1].actions.append(action)
+            broken = action.stamp_ns not in self.features or self.joints_at(action.stamp_ns) is None
+            if broken:
+                found[-1].actions.pop()
+            before = action
+        return [stretch for stretch in found if stretch.actions]
+
+    def _starts(self, before: RecordedAction | None, action: RecordedAction) -> bool:
+        """Whether the policy remembered nothing before `action`, the first after a break."""
+        since = -1 if before is None else before.stamp_ns
+        resets = [reset for reset in self.resets if since <= reset.stamp_ns < action.stamp_ns]
+        return action.sequence == 1 or any(reset.live for reset in resets)
+
+    def _missing(self, before: RecordedAction, action: RecordedAction) -> list[RecordedAction] | None:
+        """Actions between two that are not in the bag; None if the frames on which they acted are not known."""
+        if not before.sequence or not action.sequence:
+            return []
+        lost = action.sequence - before.sequence - 1
+        skipped = [stamp for stamp in sorted(self.features) if before.stamp_ns < stamp < action.stamp_ns]
+        if lost == 0:
+            return []
+        if lost != len(skipped) or any(self.joints_at(stamp) is None for stamp in skipped):
+            return None
+        return [RecordedAction(stamp, None, goal=action.goal) for stamp in skipped]
+
+
+def read_run(folder: str | Path, arm: Arm, contract: Contract, choice: TopicChoice = ANY) -> RecordedRun:
+    """Read the first `MOST_IMAGES` images of a bag with all that belongs to them.
+
+    Parameters
+    ----------
+    folder
+        The bag.
+    arm
+        The arm whose joints to read.
+    contract
+        Of the bundle that ran; says what the policy takes and where its camera stands.
+    choice
+        Which camera and which robot, if the bag holds several.
+
+    Raises
+    ------
+    ConfigurationError
+        If the bag holds too little of a run, or several cameras or robots.
+    """
+    joints = BagJoints(arm)
+    with BagReader(folder) as bag:
+        run = RecordedRun(robot_topics(bag, arm, choice))
+        if unusable := unusable_stamps(bag, {run.topics.camera.image, *run.topics.joint_states}):
+            raise ConfigurationError(
+                f"{folder}: {unusable}; the graph matches images, joints and actions by their stamps, so let the "
+                "drivers stamp every message with the time of its measurement"
+            )
+        _Reading(bag, run, arm, contract, joints, namespace_of(bag, choice)).read()
+    run.joints.sort(key=lambda recorded: recorded.state.stamp_ns)
+    if len(run.images) < FEWEST_IMAGES or not run.joints:
+        raise ConfigurationError(
+            f"{folder}: holds {len(run.images)} images and {len(run.joints)} joint states of {arm.name}, expected at "
+            f"least {FEWEST_IMAGES} images and the joints; "
+            + (joints.first_refusal() or "record the graph while it runs (record:=FOLDER)")
+        )
+    return run
+
+
+class _Reading:
+    """Reads one bag into a RecordedRun; keeps the goal that holds while the messages go by."""
+
+    def __init__(
+        self, bag: BagReader, run: RecordedRun, arm: Arm, contract: Contract, joints: BagJoints, namespace: str
+    ) -> None:
+        self._bag, self._run, self._arm, self._contract, self._joints = bag, run, arm, contract, joints
+        self._namespace = namespace
+        self._goal: Any = None  # the newest PointStamped
+        self._optical_frame = ""
+
+    def read(self) -> None:
+        """Read up to the last image that counts."""
+        chosen = self._run.topics
+        takers = {
+            chosen.camera.image: self._image,
+            chosen.camera.camera_info: self._camera_info,
+            **dict.fromkeys(chosen.joint_states, self._joint_state),
+            f"{self._namespace}/{topics.FEATURES}": self._features,
+            f"{self._namespace}/{topics.RESIDUAL}": self._residual,
+            f"{self._namespace}/{topics.GOAL}": self._goal_point,
+            f"{self._namespace}/{topics.EPISODE}": self._episode,
+        }
+        for message in self._messages(set(takers)):
+            takers[message.topic](message, self._bag.decode(message))
+
+    def _messages(self, names: set[str]) -> Iterator[RecordedMessage]:
+        for message in self._bag.messages(names):
+            if len(self._run.images) >= MOST_IMAGES:
+                return
+            yield message
+
+    def _image(self, message: RecordedMessage, content: Any) -> None:
+        stamp = decode.stamp_ns(content.header.stamp)
+        self._run.images[stamp] = decode.image_from_message(content, message.topic)
+        self._run.received[stamp] = message.log_time_ns
+
+    def _camera_info(self, message: RecordedMessage, content: Any) -> None:
+        self._run.camera = camera_model(content, message.topic, self._run.topics.camera.rectified)
+
+    def _joint_state(self, message: RecordedMessage, content: Any) -> None:
+        state = self._joints(message, content)
+        if state is not None:
+            positions = np.asarray(content.position, dtype=float)[: len(self._arm.joint_names)]
+            self._run.joints.append(RecordedJoints(state, positions))
+
+    def _features(self, message: RecordedMessage, content: Any) -> None:
+        self._optical_frame = content.header.frame_id
+        stamp = decode.stamp_ns(content.header.stamp)
+        self._run.features[stamp] = decode.features_from_message(content, message.topic)
+
+    def _residual(self, message: RecordedMessage, content: Any) -> None:
+        if hasattr(content, "points"):
+            twist = decode.joint_velocities_from_message(content, self._arm.joint_names)
+        else:
+            twist = decode.twist_from_message(content, self._arm.base_frame, message.topic)
+        stamp = decode.stamp_ns(content.header.stamp)
+        self._run.actions.append(RecordedAction(stamp, twist, message.sequence, self._goal_now()))
+
+    def _goal_point(self, message: RecordedMessage, content: Any) -> None:
+        self._goal = content
+
+    def _goal_now(self) -> np.ndarray | None:
+        """What the policy node makes of the newest goal: one that it refuses is none."""
+        if self._goal is None or self._contract.goal == "none":
+            return None
+        T_base_camera = self._contract.camera.T_base_camera.matrix()
+        try:
+            return decode.goal_from_message(self._goal, self._arm.base_frame, self._optical_frame, T_base_camera)
+        except ConfigurationError:
+            return None
+
+    def _episode(self, message: RecordedMessage, content: Any) -> None:
+        episode = decode.episode_from_message(content)
+        if episode.phase is Phase.RESET:
+            live = message.log_time_ns - message.publish_time_ns < LIVE_NS
+            self._run.resets.append(Reset(episode.stamp, live))
