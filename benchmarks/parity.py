@@ -42,9 +42,14 @@ def compare(bundle_name: str, profile: str, episodes: int, seed: int) -> dict[st
     """`{episodes, outcomes_equal, residuals, heard, largest_difference}`; the difference in m/s or rad/s."""
     bundle = load_bundle(bundle_name)
     arguments = {
-        "task": bundle.contract.task, "bundle": bundle_name, "profile": profile, "episodes": episodes, "seed": seed,
-        "lock_step": True, "transport": "local",
-    }  # fmt: skip
+        "task": bundle.contract.task,
+        "bundle": bundle_name,
+        "profile": profile,
+        "episodes": episodes,
+        "seed": seed,
+        "lock_step": True,
+        "transport": "local",
+    }
     observed = observe_graph(arguments, lambda episode: None)
     alone = Rollout(bundle, load_profile(profile))
     result = {"episodes": episodes, "outcomes_equal": 0, "residuals": 0, "heard": 0, "largest_difference": 0.0}

@@ -110,9 +110,12 @@ class Worker:
         root = Path(__file__).resolve().parents[1]
         self._process = subprocess.Popen(
             [python, __file__, "--as", role, "--image-size", str(size)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=root,
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(root)},
-        )  # fmt: skip
+        )
 
     def ask(self, seconds: float, what: str = "rate") -> None:
         assert self._process.stdin is not None

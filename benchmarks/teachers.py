@@ -138,9 +138,11 @@ class SeeingTeacher:
 
 def _summary(seeds: range, failed: list[int], steps: list[int]) -> dict[str, Any]:
     return {
-        "successes": len(seeds) - len(failed), "episodes": len(seeds), "median_frames": statistics.median(steps),
+        "successes": len(seeds) - len(failed),
+        "episodes": len(seeds),
+        "median_frames": statistics.median(steps),
         "failed_seeds": failed,
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -48,9 +48,14 @@ from rlfp_ros.simulation.randomization import Profile, Range, load_profile
 from rlfp_ros.simulation.worlds import load_conditions
 
 PLACES = (
-    ("pybullet", "train"), ("pybullet", "validation"), ("mujoco", "twin_near"), ("mujoco", "twin_dim"),
-    ("mujoco", "twin_glare"), ("mujoco", "twin_clutter"), ("mujoco", "twin_moved"),
-)  # fmt: skip
+    ("pybullet", "train"),
+    ("pybullet", "validation"),
+    ("mujoco", "twin_near"),
+    ("mujoco", "twin_dim"),
+    ("mujoco", "twin_glare"),
+    ("mujoco", "twin_clutter"),
+    ("mujoco", "twin_moved"),
+)
 SHIPPED = "as it ships"
 ALL_ROOMS = "the mean of all"
 KEY = ("identity", "world", "profile", "episodes", "seed")  # of a row: what was played
@@ -60,10 +65,29 @@ MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 ABLATION_MARKS = ("<!-- ablations: begin -->", "<!-- ablations: end -->")
 
 APPEARANCE = (
-    "light_azimuth", "light_elevation", "light_colour", "ambient", "diffuse", "specular", "shadows", "block_hue",
-    "block_saturation", "block_value", "arm_value", "arm_tint", "distractors", "distractor_speed", "exposure",
-    "white_balance", "gamma", "glare", "low_light", "fill_light", "fill_azimuth", "occluders",
-)  # fmt: skip
+    "light_azimuth",
+    "light_elevation",
+    "light_colour",
+    "ambient",
+    "diffuse",
+    "specular",
+    "shadows",
+    "block_hue",
+    "block_saturation",
+    "block_value",
+    "arm_value",
+    "arm_tint",
+    "distractors",
+    "distractor_speed",
+    "exposure",
+    "white_balance",
+    "gamma",
+    "glare",
+    "low_light",
+    "fill_light",
+    "fill_azimuth",
+    "occluders",
+)
 NOISE = ("noise", "blur", "motion_blur", "jpeg_quality", "joint_noise")
 DELAYS = {"camera_latency": "s", "camera_jitter": "s", "command_latency": "s", "dropped_frames": "probability"}
 
@@ -126,8 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundles", nargs="*", default=["reach_panda"], help="bundle folders, or names in models/")
     parser.add_argument("--episodes", type=int, default=200, help="in each place (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="of the first episode (default: %(default)s)")
-    parser.add_argument("--places", nargs="*", metavar="NAME", choices=[name for _, name in PLACES],
-                        help="profiles and rooms (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--places",
+        nargs="*",
+        metavar="NAME",
+        choices=[name for _, name in PLACES],
+        help="profiles and rooms (default: all)",
+    )
     parser.add_argument("--ablations", action="store_true", help="also train and play policies that lack one thing")
     parser.add_argument("--work", type=float, default=1.0, help="share of the full training for these, 0 to 1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of these trainings (default: 0)")
@@ -136,10 +165,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="default: <folder>/transfer.json")
     parser.add_argument("--only-table", action="store_true", help="train and play nothing, show what is there")
-    parser.add_argument("--document", type=Path, help="write the tables between this page's `measured` marks, with "
-                        "--ablations those of all policies between its `ablations` marks")  # fmt: skip
-    parser.add_argument("--results", type=Path, help="write what each part of the training is worth between this "
-                        "page's `ablations` marks")  # fmt: skip
+    parser.add_argument(
+        "--document",
+        type=Path,
+        help="write the tables between this page's `measured` marks, with "
+        "--ablations those of all policies between its `ablations` marks",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="write what each part of the training is worth between this page's `ablations` marks",
+    )
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
     path = options.json or options.folder / "transfer.json"
@@ -338,10 +374,17 @@ def _success_rows(rows: list[dict[str, Any]]) -> Rows:
     for row in rows:
         low, high = row["wilson95"]
         points = 100 * (row["success_rate"] - home[row["identity"]]) if row["identity"] in home else None
-        made.append((
-            row["policy"], row["world"], row["profile"], f"{row['successes']} of {row['episodes']}",
-            f"{low:.0%} to {high:.0%}", "" if points is None else f"{points:+.1f} points", str(row["limits_exceeded"]),
-        ))  # fmt: skip
+        made.append(
+            (
+                row["policy"],
+                row["world"],
+                row["profile"],
+                f"{row['successes']} of {row['episodes']}",
+                f"{low:.0%} to {high:.0%}",
+                "" if points is None else f"{points:+.1f} points",
+                str(row["limits_exceeded"]),
+            )
+        )
     return "success by place, the same seeds everywhere", header, made
 
 
@@ -411,8 +454,9 @@ def _ablation_rows(rows: list[dict[str, Any]], seeds: int) -> Rows:
             cells = [row for row in rows if row["of"] == bundle and row["what"] == ablation.what]
             trained = len({row["identity"] for row in cells})
             wanted = 1 if ablation.residual_gain < 1.0 else seeds
-            figures = [figure_text([row["success_rate"] for row in cells if row["profile"] == name], 3)
-                       for name in profiles]  # fmt: skip
+            figures = [
+                figure_text([row["success_rate"] for row in cells if row["profile"] == name], 3) for name in profiles
+            ]
             made.append((bundle, ablation.what, f"{trained} of {wanted}", *figures))
     return "what each part of the training is worth", ("bundle", "policy", "trainings", *profiles), made
 

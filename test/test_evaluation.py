@@ -24,9 +24,20 @@ from rlfp_ros.simulation.worlds import SIMULATORS
 
 BUNDLE = "reach_panda"
 KEYS = {
-    "bundle", "task", "world", "profile", "episodes", "seed", "successes", "success_rate", "wilson95", "mean_steps",
-    "wall_s", "commit", "trained_at_commit",
-}  # fmt: skip
+    "bundle",
+    "task",
+    "world",
+    "profile",
+    "episodes",
+    "seed",
+    "successes",
+    "success_rate",
+    "wilson95",
+    "mean_steps",
+    "wall_s",
+    "commit",
+    "trained_at_commit",
+}
 
 
 def rollout(profile: str = "train") -> Rollout:
@@ -87,7 +98,7 @@ def test_the_shipped_policy_reaches_under_heavy_randomisation(tmp_path: Path) ->
 
 
 def test_without_its_features_the_policy_is_lost() -> None:
-    """The figures come from the picture: the same policy on black pictures does not reach."""
+    """The figures come from the image: the same policy on black images does not reach."""
     blind = rollout("none")
     seen = blind.perception
     blind.perception = lambda image, *camera: seen(np.zeros_like(image), *camera)  # type: ignore[assignment]
@@ -118,7 +129,7 @@ def test_lock_step_through_the_graph_plays_the_same_episodes() -> None:
 
 
 @pytest.mark.graph
-def test_the_demo_leaves_pictures_figures_and_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_leaves_images_figures_and_a_bag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rlfp_ros.graph import demo
 
     assert demo.run(episodes=2, seed=3, json_path=tmp_path / "copy.json", out=tmp_path / "run") == 0

@@ -1,4 +1,4 @@
-"""Contact sheets for a person to look at."""
+"""Contact sheets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def early_moments(monkeypatch) -> None:
 
 
 def tiles(path: Path) -> np.ndarray:
-    """The pictures on a sheet, [36, TILE, TILE, 3]."""
+    """The images on a sheet, [36, TILE, TILE, 3]."""
     sheet, size = cv2.imread(str(path)), preview.TILE + preview.CAPTION
     assert sheet.shape == (ROWS * size, COLUMNS * preview.TILE, 3)
     rows = sheet.reshape(ROWS, size, COLUMNS, preview.TILE, 3)[:, : preview.TILE]
@@ -35,9 +35,9 @@ def test_the_command_writes_36_different_episodes_and_a_sweep(tmp_path: Path, ca
     swept = tmp_path / "sheet_block_value.png"
     assert capsys.readouterr().out.split() == [str(out), str(swept)]
     episodes = tiles(out)
-    assert len({picture.tobytes() for picture in episodes}) == COLUMNS * ROWS
+    assert len({image.tobytes() for image in episodes}) == COLUMNS * ROWS
     first, last = tiles(swept)[[0, -1]].astype(int)
-    redness = [(picture[..., 2] - picture[..., :2].max(axis=-1)).max() for picture in (first, last)]
+    redness = [(image[..., 2] - image[..., :2].max(axis=-1)).max() for image in (first, last)]
     assert redness[1] > redness[0] + 20  # the brick goes from dark to bright
 
 
@@ -49,6 +49,6 @@ def test_the_command_writes_36_different_episodes_and_a_sweep(tmp_path: Path, ca
         (["--task", "juggle"], "task is 'juggle'"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_one_line(arguments: list[str], said: str, capsys) -> None:
+def test_a_wrong_argument_is_refused_in_one_line(arguments: list[str], said: str, capsys) -> None:
     assert cli.main(["preview", *arguments]) == 2
     assert said in capsys.readouterr().err

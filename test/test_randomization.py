@@ -16,20 +16,52 @@ from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import DT
 
-# Lowest value that each is tried with against its nominal one; the picture has to change.
+# Lowest value that each is tried with against its nominal one; the image has to change.
 VISIBLE = {
-    "camera_position": 0.03, "camera_angle": 0.05, "field_of_view": 2.0, "lens_distortion": 0.2, "light_azimuth": 200.0,
-    "light_elevation": 20.0, "light_colour": 0.5, "ambient": 0.9, "diffuse": 0.9, "specular": 0.9, "shadows": 1.0,
-    "block_hue": 90.0, "block_saturation": 0.3, "block_value": 0.3, "arm_value": 0.3, "distractors": 5, "exposure": 0.8,
-    "white_balance": 0.8, "gamma": 0.6, "noise": 10.0, "blur": 1.0, "jpeg_quality": 30.0, "glare": 0.5,
-    "home_offset": 0.1, "low_light": 0.7, "fill_light": 0.6, "occluders": 3, "lamps": 2, "household": 5,
+    "camera_position": 0.03,
+    "camera_angle": 0.05,
+    "field_of_view": 2.0,
+    "lens_distortion": 0.2,
+    "light_azimuth": 200.0,
+    "light_elevation": 20.0,
+    "light_colour": 0.5,
+    "ambient": 0.9,
+    "diffuse": 0.9,
+    "specular": 0.9,
+    "shadows": 1.0,
+    "block_hue": 90.0,
+    "block_saturation": 0.3,
+    "block_value": 0.3,
+    "arm_value": 0.3,
+    "distractors": 5,
+    "exposure": 0.8,
+    "white_balance": 0.8,
+    "gamma": 0.6,
+    "noise": 10.0,
+    "blur": 1.0,
+    "jpeg_quality": 30.0,
+    "glare": 0.5,
+    "home_offset": 0.1,
+    "low_light": 0.7,
+    "fill_light": 0.6,
+    "occluders": 3,
+    "lamps": 2,
+    "household": 5,
     "photographs": 1.0,
-}  # fmt: skip
+}
 NEEDS = {"fill_azimuth": {"fill_light": 0.6}, "distractor_speed": {"distractors": 5}}  # to be seen at all
 IN_MOTION = (
-    "object_mass", "object_friction", "table_friction", "finger_friction", "joint_damping", "motor_gain",
-    "motor_strength", "joint_noise", "distractor_speed", "motion_blur",
-)  # fmt: skip
+    "object_mass",
+    "object_friction",
+    "table_friction",
+    "finger_friction",
+    "joint_damping",
+    "motor_gain",
+    "motor_strength",
+    "joint_noise",
+    "distractor_speed",
+    "motion_blur",
+)
 IN_TIME = ("camera_latency", "camera_jitter", "dropped_frames", "dropped_run", "command_latency")
 ELSEWHERE = ("fill_azimuth", "arm_tint")
 
@@ -41,7 +73,7 @@ def make_world(task: str = "reach", textures: str = "plain", **values: float) ->
     return PybulletWorld(load_arm("panda"), load_task(task), profile, load_scene())
 
 
-def first_picture(seed: int, **values: float) -> np.ndarray:
+def first_image(seed: int, **values: float) -> np.ndarray:
     world = make_world(**values)
     world.reset(seed)
     image = world.image.astype(float)
@@ -51,7 +83,7 @@ def first_picture(seed: int, **values: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def nominal() -> np.ndarray:
-    return first_picture(5)
+    return first_image(5)
 
 
 def test_every_parameter_is_tried_here() -> None:
@@ -59,15 +91,15 @@ def test_every_parameter_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(VISIBLE))
-def test_each_visual_parameter_changes_the_picture(name: str, nominal: np.ndarray) -> None:
-    after = first_picture(5, **{name: VISIBLE[name]})
+def test_each_visual_parameter_changes_the_image(name: str, nominal: np.ndarray) -> None:
+    after = first_image(5, **{name: VISIBLE[name]})
     assert np.abs(after - nominal).mean() > 0.02
     if name in ("exposure", "gamma"):  # automatic exposure makes up for the others
         assert after.mean() > nominal.mean()
 
 
 def test_the_second_light_comes_from_its_azimuth() -> None:
-    one, other = (first_picture(5, fill_light=0.6, fill_azimuth=angle) for angle in (0.0, 120.0))
+    one, other = (first_image(5, fill_light=0.6, fill_azimuth=angle) for angle in (0.0, 120.0))
     assert np.abs(one - other).mean() > 0.02
 
 
@@ -133,7 +165,7 @@ def test_a_long_exposure_blurs_what_moves_and_nothing_else() -> None:
     still.reset(5)
     for _ in range(16):
         still.step(None)
-    assert np.abs(still.image - first_picture(5)).mean() < 0.05
+    assert np.abs(still.image - first_image(5)).mean() < 0.05
     assert np.abs(swinging(motion_blur=0.0125) - swinging()).mean() > 0.05
 
 
@@ -226,7 +258,7 @@ def test_joint_readings_are_as_noisy_as_drawn() -> None:
 
 
 def deliveries(ticks: int, **values: float) -> tuple[list[int], np.ndarray]:
-    """Ticks at which pictures were taken, and how long each took to be delivered, in ticks."""
+    """Ticks at which images were taken, and how long each took to be delivered, in ticks."""
     world = make_world(**values)
     world.reset(0)
     taken, delays, start = [world.tick], [], world.tick
@@ -239,7 +271,7 @@ def deliveries(ticks: int, **values: float) -> tuple[list[int], np.ndarray]:
     return [tick - start for tick in taken], np.array(delays)
 
 
-def test_pictures_come_late_by_latency_and_jitter() -> None:
+def test_images_come_late_by_latency_and_jitter() -> None:
     for latency in (0.02, 0.05):
         _, delays = deliveries(64, camera_latency=latency)
         assert set(delays.tolist()) == {round(latency / DT)}

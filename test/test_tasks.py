@@ -1,4 +1,4 @@
-"""The tasks: what wins them, what their teachers do, and what a task file may say."""
+"""The tasks: success, teachers and settings."""
 
 from __future__ import annotations
 

@@ -150,8 +150,9 @@ def test_script_plays_once_resumes_and_writes_its_tables(
     assert transfer.main([*arguments, "--document", str(page)]) == 0
     document = json.loads((tmp_path / "transfer.json").read_text())
     assert [(row["world"], row["profile"]) for row in document["rows"]] == [
-        ("pybullet", "train"), ("mujoco", "twin_near"),
-    ]  # fmt: skip
+        ("pybullet", "train"),
+        ("mujoco", "twin_near"),
+    ]
     assert all(len(row["won"]) == 2 and row["limits_exceeded"] == 0 for row in document["rows"])
     assert sum(document["rows"][0]["failures"].values()) == 2 - document["rows"][0]["successes"]
     text = page.read_text()

@@ -121,7 +121,7 @@ def test_every_room_shows_the_block_where_the_calibrated_camera_says(name: str) 
         found += red > 1.3 * green and red > 1.3 * blue
     world.close()
     assert world.image.shape == (world.room.camera.height, world.room.camera.width, 3)
-    assert found >= 2, f"{name}: the block is not red in {3 - found} of 3 pictures"
+    assert found >= 2, f"{name}: the block is not red in {3 - found} of 3 images"
 
 
 @pytest.mark.parametrize("name", ROOMS)
@@ -137,16 +137,16 @@ def test_every_rooms_camera_covers_what_the_policy_was_trained_to_see(name: str,
 
 
 def test_an_episode_repeats_from_its_seed() -> None:
-    pictures = []
+    images = []
     for _ in range(2):
         world = make_world(room="twin_clutter")
         world.reset(3)
         for _ in range(24):
             world.step(None)
-        pictures.append((world.image.copy(), world.joint_state().positions))
+        images.append((world.image.copy(), world.joint_state().positions))
         world.close()
-    np.testing.assert_array_equal(pictures[0][0], pictures[1][0])
-    np.testing.assert_array_equal(pictures[0][1], pictures[1][1])
+    np.testing.assert_array_equal(images[0][0], images[1][0])
+    np.testing.assert_array_equal(images[0][1], images[1][1])
 
 
 @pytest.mark.parametrize("task", ["push", "lift"])
@@ -183,7 +183,7 @@ def test_a_stalled_joint_stands_still_and_a_soft_arm_lags(world: MujocoWorld) ->
     assert moved[3] < 0.005 < moved[0]
 
 
-def test_all_pictures_are_lost_where_the_fault_says_so(world: MujocoWorld) -> None:
+def test_all_images_are_lost_if_the_fault_drops_them(world: MujocoWorld) -> None:
     world.faults.dropped_frames = 1.0
     world.reset(0)
     world.step(None)
@@ -233,9 +233,11 @@ def command(**changes: Any) -> JointTrajectory:
     """One point 10 ms after 1 s, at rest."""
     joints = list(changes.get("joints", PANDA.joint_names))
     point = JointTrajectoryPoint(
-        positions=[0.0] * len(joints), velocities=[changes.get("velocity", 0.0)] * len(joints),
-        accelerations=[0.0] * len(joints), time_from_start=Duration(nanosec=10_000_000),
-    )  # fmt: skip
+        positions=[0.0] * len(joints),
+        velocities=[changes.get("velocity", 0.0)] * len(joints),
+        accelerations=[0.0] * len(joints),
+        time_from_start=Duration(nanosec=10_000_000),
+    )
     stamp = changes.get("stamp_ns", 1_000_000_000)
     return JointTrajectory(
         header=m.header_message(stamp), joint_names=joints, points=[point] * changes.get("points", 1)
@@ -305,7 +307,7 @@ def test_twin_publishes_what_drivers_publish_by_the_system_clock(
 ) -> None:
     joints, images, infos = (test_node.listen(topic) for topic in (m.JOINT_STATES, m.IMAGE, m.CAMERA_INFO))
     twin = start_node("arm_twin", {"bundle": tiny_bundle})
-    test_node.spin_until(lambda: len(joints) > 20 and images and infos, 30.0, "joints and pictures")
+    test_node.spin_until(lambda: len(joints) > 20 and images and infos, 30.0, "joints and images")
     now = test_node.node.get_clock().now().nanoseconds
     assert abs(now - m.stamp_ns(joints[-1].header.stamp)) < 2_000_000_000
     state = m.JointMatcher(PANDA)(joints[-1])

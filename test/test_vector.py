@@ -26,7 +26,7 @@ def test_processes_give_the_pixels_of_a_single_environment() -> None:
             observation, rewards, *_ = vector.step(action)
             images.append(observation["image"].copy())
         assert rewards.shape == (2,)
-        second, _ = vector.reset()  # each goes on with its own seeds
+        second, _ = vector.reset()  # each continues with its own seeds
         second_images = second["image"].copy()
         sent = vector.reset(seed=10)[0]["image"]
         np.testing.assert_array_equal(sent, images[0])

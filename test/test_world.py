@@ -37,13 +37,13 @@ def randomised() -> PybulletWorld:
 def play(world: PybulletWorld, seed: int, ticks: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Pictures and joint positions of an episode in which nothing is commanded."""
     world.reset(seed)
-    pictures, joints = [world.image], []
+    images, joints = [world.image], []
     for _ in range(ticks):
         joints.append(world.joint_state().positions)
         world.step(None)
         if world.captured:
-            pictures.append(world.image)
-    return pictures, joints
+            images.append(world.image)
+    return images, joints
 
 
 def test_a_block_on_the_table_stays_where_it_is(nominal: PybulletWorld) -> None:
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_pixels_and_joints(randomised: PybulletWorl
         np.testing.assert_array_equal(one, two)
 
 
-def test_another_seed_gives_another_picture(randomised: PybulletWorld) -> None:
+def test_another_seed_gives_another_image(randomised: PybulletWorld) -> None:
     assert not np.array_equal(play(randomised, 1, 1)[0][0], play(randomised, 2, 1)[0][0])
 
 
@@ -109,12 +109,12 @@ def test_stamps_increase_over_episodes_and_frames_come_in_order(randomised: Pybu
 def test_all_frames_are_dropped_when_the_profile_says_so() -> None:
     always = Range(low=1.0, high=1.0, unit="probability")
     world = make_world(Profile(name="blind", textures="plain", ranges={"dropped_frames": always}))
-    pictures, _ = play(world, 0, 80)
-    assert len(pictures) == 1  # the first one starts the episode and is never dropped
+    images, _ = play(world, 0, 80)
+    assert len(images) == 1  # the first one starts the episode and is never dropped
 
 
-def test_keypoints_lie_on_the_block_in_the_picture() -> None:
-    """The label that the encoder is trained with, against the picture: red is the block alone under `none`."""
+def test_keypoints_lie_on_the_block_in_the_image() -> None:
+    """The label that the encoder is trained with, against the image: red is the block alone under `none`."""
     world = make_world("none")
     intrinsics = world.camera.contract.intrinsics
     for seed in range(8):
@@ -197,11 +197,11 @@ def test_low_polygon_visuals_are_the_collision_meshes() -> None:
     assert "visual/link1.obj" not in text
 
 
-def test_a_slow_renderer_costs_pictures_and_never_physics(randomised: PybulletWorld) -> None:
-    pictures, joints = play(randomised, 4, 96)
+def test_a_slow_renderer_costs_images_and_never_physics(randomised: PybulletWorld) -> None:
+    images, joints = play(randomised, 4, 96)
     randomised.frame_stride = 3
     fewer, same_joints = play(randomised, 4, 96)
     randomised.frame_stride = 1
-    assert len(fewer) <= -(-len(pictures) // 3) + 1
+    assert len(fewer) <= -(-len(images) // 3) + 1
     for one, two in zip(joints, same_joints, strict=True):
         np.testing.assert_array_equal(one, two)

@@ -1,4 +1,4 @@
-"""The arm as the simulator draws it, from any camera: for overlays on live pictures. PyBullet's software renderer."""
+"""The arm as the simulator draws it, from any camera: for overlays on live images. PyBullet's software renderer."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NEAR, FAR = 0.05, 5.0  # m, clipping planes
 
 @dataclass(frozen=True)
 class Rendering:
-    """One picture of the arm alone."""
+    """One image of the arm alone."""
 
     image: np.ndarray  # uint8 [H, W, 3] rgb
-    depth: np.ndarray  # [H, W] m along the optical axis; inf where no arm is
-    mask: np.ndarray  # bool [H, W], where the arm is
+    depth: np.ndarray  # [H, W] m along the optical axis; inf beside the arm
+    mask: np.ndarray  # bool [H, W], true on the arm
 
 
 class ArmRenderer:
-    """Draws one arm in any posture. `close()` gives back the physics server."""
+    """Draws one arm in any posture. `close()` frees the physics server."""
 
     def __init__(self, arm: Arm, meshes: Literal["visual", "collision"] = "visual") -> None:
-        """`meshes`: "visual" is what the arm looks like, "collision" is what both simulators show of it."""
+        """`meshes`: "visual" is the arm's real look, "collision" is how both simulators draw it."""
         self._client = connect()
         shown = arm.model_copy(update={"visuals": "visual"}) if meshes == "visual" else arm
         try:
@@ -48,7 +48,7 @@ class ArmRenderer:
     def __call__(
         self, camera: CameraModel, T_base_camera: np.ndarray, joints: np.ndarray, gripper_width: float = 0.0
     ) -> Rendering:
-        """The arm at `joints` [J] rad before a camera at `T_base_camera`; its lens distortion is left out."""
+        """Draw the arm at `joints` [J] rad for a camera at `T_base_camera`, without lens distortion."""
         for joint, angle in zip(self._joints, joints, strict=True):
             self._client.resetJointState(self._body, joint, float(angle))
         if self._gripper is not None:
@@ -57,9 +57,14 @@ class ArmRenderer:
         view = GL_FROM_OPTICAL @ np.linalg.inv(self._T_root_base @ T_base_camera)
         width, height = camera.width, camera.height
         _, _, pixels, buffer, bodies = self._client.getCameraImage(
-            width, height, view.T.ravel().tolist(), _projection(camera).T.ravel().tolist(),
-            renderer=self._client.ER_TINY_RENDERER, lightDirection=[0.5, -0.5, 1.0], shadow=0,
-        )  # fmt: skip
+            width,
+            height,
+            view.T.ravel().tolist(),
+            _projection(camera).T.ravel().tolist(),
+            renderer=self._client.ER_TINY_RENDERER,
+            lightDirection=[0.5, -0.5, 1.0],
+            shadow=0,
+        )
         mask = np.asarray(bodies).reshape(height, width) == self._body
         depth = FAR * NEAR / (FAR - (FAR - NEAR) * np.asarray(buffer, dtype=np.float64).reshape(height, width))
         image = np.asarray(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3]

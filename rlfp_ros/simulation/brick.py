@@ -1,4 +1,4 @@
-"""A LEGO brick to look at: a box with studs, in a twentieth of the triangles of `pybullet_data`'s `lego.obj`."""
+"""The look of a LEGO brick: a box with studs, in a twentieth of the triangles of `pybullet_data`'s `lego.obj`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STUD_OFFSET = 0.25  # of the brick's width, from its middle
 
 
 def brick(size: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles of a brick with 2 x 2 studs: corners [3 T, 3] m around the middle of its box, and their normals.
+    """Return the triangles of a brick with 2 x 2 studs: corners [3 T, 3] m around its box's middle, and normals.
 
     `size` [m] is the box; the studs stand on top of it.
     """

@@ -1,4 +1,4 @@
-"""PyBullet without its chatter: the module prints its build time, and every connection an empty `argv[0]=`."""
+"""PyBullet without its output: the module prints its build time, and every connection an empty `argv[0]=`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing that C code writes to standard output and error gets out. File descriptors, not Python's streams."""
+    """Discard what C code writes to standard output and error, by redirecting the file descriptors."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -33,16 +33,16 @@ with _silence():
 
 
 class _Client(bullet_client.BulletClient):  # type: ignore[misc]
-    """Looks each of pybullet's functions up once, not at every call: thousands of them for a second of simulation."""
+    """Looks up each of pybullet's functions once instead of at every call: a second of simulation makes thousands."""
 
     def __getattr__(self, name: str) -> Any:
         attribute = super().__getattr__(name)
-        if name not in ("disconnect", "isConnected"):  # these depend on whether the connection is still there
+        if name not in ("disconnect", "isConnected"):  # these depend on the state of the connection
             self.__dict__[name] = attribute
         return attribute
 
 
 def connect() -> Any:
-    """A physics server of its own, without a window; pybullet's functions are its methods."""
+    """Return a new physics server without a window; pybullet's functions are its methods."""
     with _silence():
         return _Client(pybullet.DIRECT)

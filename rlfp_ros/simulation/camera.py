@@ -117,9 +117,14 @@ class Camera:
         """Return the undistorted image under one light, uint8 [H, W, 3], and its depth [H, W], 0 near, 1 far."""
         width, height = self.contract.width, self.contract.height
         _, _, pixels, depth, _ = client.getCameraImage(
-            width, height, self._view, self._projection, renderer=client.ER_TINY_RENDERER,
-            flags=client.ER_NO_SEGMENTATION_MASK, **self._lights[light],
-        )  # fmt: skip
+            width,
+            height,
+            self._view,
+            self._projection,
+            renderer=client.ER_TINY_RENDERER,
+            flags=client.ER_NO_SEGMENTATION_MASK,
+            **self._lights[light],
+        )
         backdrop, backdrop_depth = self._backdrops[light]
         nearer = depth < backdrop_depth
         image = cv2.copyTo(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), nearer.view(np.uint8), backdrop.copy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -15,14 +16,15 @@ from rlfp_ros.simulation.urdf import read_urdf
 # MuJoCo collides two geoms if one's type is in the other's affinity: the arm touches things, never itself, as in
 # PyBullet. Its links' convex hulls overlap at the joints.
 ARM_CONTACT, THING_CONTACT = 1, 2
+FINGER_STIFFNESS, FINGER_DAMPING = 2000.0, 60.0  # N/m, N s/m
 
 
 def arm_spec(arm: Arm) -> mujoco.MjSpec:
-    """The arm alone, its base fixed in the world frame, collision meshes as geometry.
+    """Return the arm alone, its base fixed in the world frame, collision meshes as geometry.
 
-    MuJoCo wants its own <compiler> element. The URDF's visuals are ten times as many triangles and stay out, and where
-    the arm's `visuals` is low_polygon its collision meshes are made coarse: MuJoCo draws them, and touches things with
-    their convex hulls. Raises ConfigurationError where it cannot read the file.
+    MuJoCo wants its own <compiler> element. The URDF's visuals have ten times as many triangles and are left out. If
+    the arm's `visuals` is low_polygon, its collision meshes are made coarse: MuJoCo draws them and collides their
+    convex hulls. Raises ConfigurationError if it cannot read the file.
     """
     source = arm.urdf_path
     root = read_urdf(arm)
@@ -65,7 +67,7 @@ def _check_names(arm: Arm, spec: mujoco.MjSpec) -> None:
 
 
 class MujocoArm:
-    """Where an arm's joints and links are in a compiled model's arrays."""
+    """Indices of an arm's joints and links in a compiled model's arrays."""
 
     def __init__(self, arm: Arm, model: mujoco.MjModel) -> None:
         def addresses(names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -79,3 +81,36 @@ class MujocoArm:
         self.finger_drives = np.array([model.actuator(name).id for name in fingers], dtype=int)
         self.bodies = np.flatnonzero(model.body_gravcomp)  # the arm's links
         self.tool = model.body(arm.tool_frame).id
+
+
+def add_drives(spec: mujoco.MjSpec, arm: Arm) -> None:
+    """Add a position drive for every joint; an episode sets the gains of the arm's."""
+    efforts = dict(zip(arm.joint_names, arm.limits.effort, strict=True))
+    gripper = arm.gripper
+    if gripper is not None:
+        force = gripper.effort * gripper.width_per_position / len(gripper.joint_names)
+        efforts |= dict.fromkeys(gripper.joint_names, force)
+    lever = 1.0 if gripper is None else gripper.width_per_position**2  # from the width's stiffness to a jaw's
+    for name, effort in efforts.items():
+        drive = spec.add_actuator(
+            name=name,
+            target=name,
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            forcerange=[-effort, effort],
+            gaintype=mujoco.mjtGain.mjGAIN_FIXED,
+            biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+        )
+        stiffness, damping = lever * FINGER_STIFFNESS, lever * FINGER_DAMPING
+        drive.gainprm[0], drive.biasprm[1], drive.biasprm[2] = stiffness, -stiffness, -damping
+    for body in spec.bodies[1:]:
+        body.gravcomp = 1.0  # the drives compensate the arm's weight; a room decides how well
+
+
+def gear_fingers(spec: mujoco.MjSpec, arm: Arm) -> None:
+    """Make a parallel gripper's fingers move as one and its pads rubber."""
+    names = arm.gripper.joint_names if arm.gripper else ()
+    for name in names:
+        for geom in spec.joint(name).parent.geoms:
+            geom.condim, geom.friction = 4, [1.0, 0.01, 0.001]
+    for first, second in itertools.pairwise(names):
+        spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, name1=first, name2=second, data=[0, 1] + [0] * 10)

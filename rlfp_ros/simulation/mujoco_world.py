@@ -6,7 +6,6 @@ own. What a policy does here is a sim-to-sim proxy for what it does on an arm, a
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,22 +14,19 @@ from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.mujoco_arm import THING_CONTACT, MujocoArm, arm_spec
+from rlfp_ros.simulation.mujoco_arm import THING_CONTACT, MujocoArm, add_drives, arm_spec, gear_fingers
 from rlfp_ros.simulation.mujoco_headless import mujoco
+from rlfp_ros.simulation.mujoco_room import FAR_AWAY, add_lights, add_materials, furnish
 from rlfp_ros.simulation.randomization import Sample, stream
-from rlfp_ros.simulation.room import Room, Surface, load_texture
+from rlfp_ros.simulation.room import Room
 from rlfp_ros.simulation.room_camera import MujocoCamera
 from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body
 from rlfp_ros.simulation.ticked_world import DT, TickedWorld
 
-FAR_AWAY = (0.0, 0.0, -5.0)  # m, place of clutter that an episode does not use
-FINGER_STIFFNESS, FINGER_DAMPING = 2000.0, 60.0  # N/m, N s/m
 MARKER_COLOUR = (0.05, 0.70, 0.22)  # rgb, 0..1: green, as the tasks document
 MARKER_THICKNESS = 0.002  # m
-FLOOR_HEIGHT = -0.75  # m below the table's top
-WALLS = (((-1.6, 0.0), (0.0, 1.0)), ((0.0, -1.8), (1.0, 0.0)))  # m: middle, direction along the wall
 TABLE_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, for clutter
 
 
@@ -116,17 +112,29 @@ class MujocoWorld(TickedWorld):
         body = self._spec.worldbody.add_body(name=name, pos=[0.0, 0.3 * len(self._things), size[2] / 2])
         body.add_freejoint(name=name)
         body.add_geom(
-            name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=[extent / 2 for extent in size], material="block_0",
-            mass=0.03, contype=THING_CONTACT, conaffinity=THING_CONTACT | 1, condim=4, friction=[0.7, 0.01, 0.001],
-        )  # fmt: skip
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[extent / 2 for extent in size],
+            material="block_0",
+            mass=0.03,
+            contype=THING_CONTACT,
+            conaffinity=THING_CONTACT | 1,
+            condim=4,
+            friction=[0.7, 0.01, 0.001],
+        )
         if studs:
             for x in (-0.25, 0.25):
                 for y in (-0.25, 0.25):
                     body.add_geom(
-                        name=f"{name}_stud_{x:+}{y:+}", type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-                        size=[0.15 * min(size[:2]), 0.07 * size[2], 0.0], material="block_0", mass=0.0,
-                        pos=[x * size[0], y * size[1], 0.57 * size[2]], contype=0, conaffinity=0,
-                    )  # fmt: skip
+                        name=f"{name}_stud_{x:+}{y:+}",
+                        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+                        size=[0.15 * min(size[:2]), 0.07 * size[2], 0.0],
+                        material="block_0",
+                        mass=0.0,
+                        pos=[x * size[0], y * size[1], 0.57 * size[2]],
+                        contype=0,
+                        conaffinity=0,
+                    )
         self._things.append(name)
         return len(self._things) - 1
 
@@ -135,9 +143,13 @@ class MujocoWorld(TickedWorld):
         name = f"marker_{len(self._things)}"
         body = self._spec.worldbody.add_body(name=name, mocap=True, pos=FAR_AWAY)
         body.add_geom(
-            name=name, type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[radius, MARKER_THICKNESS / 2, 0.0],
-            rgba=[*MARKER_COLOUR, 1.0], contype=0, conaffinity=0,
-        )  # fmt: skip
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+            size=[radius, MARKER_THICKNESS / 2, 0.0],
+            rgba=[*MARKER_COLOUR, 1.0],
+            contype=0,
+            conaffinity=0,
+        )
         self._things.append(name)
         return len(self._things) - 1
 
@@ -190,21 +202,15 @@ class MujocoWorld(TickedWorld):
         spec.visual.headlight.active = True
         spec.visual.headlight.diffuse = spec.visual.headlight.specular = [0.0, 0.0, 0.0]
         self._materials = {
-            name: self._add_materials(name, getattr(room, name)) for name in ("table", "floor", "wall", "arm", "block")
+            name: add_materials(spec, name, getattr(room, name)) for name in ("table", "floor", "wall", "arm", "block")
         }
         for geom in spec.geoms:
             geom.material = "arm_0"
-        self._furnish()
-        self._add_drives()
-        self._gear_fingers()
+        self._furniture = furnish(spec, room, self.scene)
+        add_drives(spec, self.arm)
+        gear_fingers(spec, self.arm)
         self.task.build(self)
-        for number, light in enumerate(room.lights):
-            kind = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL if light.directional else mujoco.mjtLightType.mjLIGHT_SPOT
-            direction = np.subtract(light.towards, light.position)
-            lamp = spec.worldbody.add_light(name=f"lamp_{number}", pos=light.position, dir=direction, type=kind)
-            lamp.diffuse, lamp.castshadow = light.colour, light.shadows
-            lamp.specular, lamp.ambient = [light.specular] * 3, [0.0, 0.0, 0.0]
-            lamp.cutoff, lamp.exponent = 80.0, 1.0
+        add_lights(spec, room)
         spec.worldbody.add_camera(name=MujocoCamera.NAME)
         try:
             self.model = spec.compile()
@@ -221,84 +227,6 @@ class MujocoWorld(TickedWorld):
             "block": self._block_geoms,
             **{name: [self.model.geom(geom).id for geom in geoms] for name, geoms in self._furniture.items()},
         }
-
-    def _add_drives(self) -> None:
-        """Add a position drive for every joint; an episode sets the gains of the arm's."""
-        efforts = dict(zip(self.arm.joint_names, self.arm.limits.effort, strict=True))
-        gripper = self.arm.gripper
-        if gripper is not None:
-            force = gripper.effort * gripper.width_per_position / len(gripper.joint_names)
-            efforts |= dict.fromkeys(gripper.joint_names, force)
-        lever = 1.0 if gripper is None else gripper.width_per_position**2  # from the width's stiffness to a jaw's
-        for name, effort in efforts.items():
-            drive = self._spec.add_actuator(
-                name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, forcerange=[-effort, effort],
-                gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-            )  # fmt: skip
-            stiffness, damping = lever * FINGER_STIFFNESS, lever * FINGER_DAMPING
-            drive.gainprm[0], drive.biasprm[1], drive.biasprm[2] = stiffness, -stiffness, -damping
-        for body in self._spec.bodies[1:]:
-            body.gravcomp = 1.0  # the drives compensate the arm's weight; a room decides how well
-
-    def _gear_fingers(self) -> None:
-        """Make a parallel gripper's fingers move as one and its pads rubber."""
-        names = self.arm.gripper.joint_names if self.arm.gripper else ()
-        for name in names:
-            for geom in self._spec.joint(name).parent.geoms:
-                geom.condim, geom.friction = 4, [1.0, 0.01, 0.001]
-        for first, second in itertools.pairwise(names):
-            self._spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, name1=first, name2=second, data=[0, 1] + [0] * 10)
-
-    def _add_materials(self, name: str, surface: Surface) -> int:
-        """Add a material for every texture and colour that an episode may choose; return their number."""
-        number = 0
-        for texture in surface.textures or ("",):
-            if texture:
-                image = load_texture(texture)
-                added = self._spec.add_texture(
-                    name=f"{name}_{number}", type=mujoco.mjtTexture.mjTEXTURE_2D, nchannel=3,
-                    width=image.shape[1], height=image.shape[0],
-                )  # fmt: skip
-                added.data = image.tobytes()
-                texture = added.name
-            for colour in surface.colours:
-                material = self._spec.add_material(
-                    name=f"{name}_{number}", rgba=[*colour, 1.0], specular=surface.specular,
-                    shininess=surface.shininess, reflectance=surface.reflectance,
-                    texrepeat=[surface.repeat, surface.repeat],
-                )  # fmt: skip
-                if texture:
-                    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture
-                number += 1
-        return number
-
-    def _furnish(self) -> None:
-        """Add table, floor, walls and clutter."""
-        world, box, seen = self._spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX, {"contype": 0, "conaffinity": 0}
-        table = self.scene.table
-        world.add_geom(
-            name="table", type=box, pos=table.centre, size=[extent / 2 for extent in table.size], material="table_0",
-            contype=THING_CONTACT, conaffinity=THING_CONTACT | 1,
-        )  # fmt: skip
-        world.add_geom(name="floor", type=box, pos=[0, 0, FLOOR_HEIGHT], size=[3, 3, 0.01], material="floor_0", **seen)
-        walls = []
-        for number, (middle, along) in enumerate(WALLS):
-            walls.append(f"wall_{number}")
-            normal = (along[1], -along[0], 0.0)
-            world.add_geom(
-                name=walls[-1], type=box, pos=[*middle, FLOOR_HEIGHT + 1.5], size=[3, 1.5, 0.01], material="wall_0",
-                # x along the wall, y up, z out of it: a texture lies in a box's x and y
-                quat=_quaternion(np.column_stack([(*along, 0.0), (0.0, 0.0, 1.0), normal])), **seen,
-            )  # fmt: skip
-        self._furniture = {"table": ["table"], "floor": ["floor"], "wall": walls}
-        clutter, rng = self.room.clutter, stream(0, f"clutter {self.room.name}")
-        shapes = (mujoco.mjtGeom.mjGEOM_SPHERE, box, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
-        for number in range(clutter.count):
-            body = world.add_body(name=f"clutter_{number}", mocap=True, pos=FAR_AWAY)
-            size = rng.uniform(*clutter.size, 3)
-            body.add_geom(
-                name=f"clutter_{number}", type=shapes[number % len(shapes)], size=size, rgba=[1, 1, 1, 1], **seen
-            )
 
     # --- an episode -------------------------------------------------------------------------------------------------
 
@@ -421,10 +349,3 @@ class MujocoWorld(TickedWorld):
             velocities += self._episode.sensors.normal(0, 10 * noise, len(positions))
         torque = data.qfrc_actuator[index.dofs] + data.qfrc_gravcomp[index.dofs]
         return JointState(self.stamp_ns, positions, velocities, torque, self.gripper_width())
-
-
-def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    """Return w, x, y, z of a 3 x 3 rotation matrix, in MuJoCo's order."""
-    quaternion = np.zeros(4)
-    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation, dtype=float).ravel())
-    return quaternion

@@ -96,8 +96,14 @@ def load_scene(name_or_path: str | Path = "table", image_size: int | None = None
 def quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
     """Return x, y, z, w of a 3 x 3 rotation matrix (largest-component method)."""
     m = rotation
-    candidates = np.array([1 + m[0, 0] - m[1, 1] - m[2, 2], 1 - m[0, 0] + m[1, 1] - m[2, 2],
-                           1 - m[0, 0] - m[1, 1] + m[2, 2], 1 + m[0, 0] + m[1, 1] + m[2, 2]])  # fmt: skip
+    candidates = np.array(
+        [
+            1 + m[0, 0] - m[1, 1] - m[2, 2],
+            1 - m[0, 0] + m[1, 1] - m[2, 2],
+            1 - m[0, 0] - m[1, 1] + m[2, 2],
+            1 + m[0, 0] + m[1, 1] + m[2, 2],
+        ]
+    )
     largest = int(np.argmax(candidates))
     rows = (
         (candidates[0], m[1, 0] + m[0, 1], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]),

@@ -131,7 +131,7 @@ SEEDS = {"train": 20_000, "validation": 70_000}
 
 
 def texture_set(name: str, count: int, first: int = 0) -> list[np.ndarray]:
-    """`count` textures of the set from number `first` on, uint8 [SIZE, SIZE, 3] rgb; the same ones every time."""
+    """Return `count` textures of the set from number `first` on, uint8 [SIZE, SIZE, 3] rgb; deterministic."""
     generators = GENERATORS[name]
     images = []
     for index in range(first, first + count):
@@ -142,7 +142,7 @@ def texture_set(name: str, count: int, first: int = 0) -> list[np.ndarray]:
 
 
 def photograph_set(name: str, count: int) -> list[np.ndarray]:
-    """`count` cuts out of the set's photographs, uint8 [SIZE, SIZE, 3] rgb; the same ones every time."""
+    """Return `count` cuts of the set's photographs, uint8 [SIZE, SIZE, 3] rgb; deterministic."""
     photographs = [load_texture(source) for source in PHOTOGRAPHS[name]]
     cuts = []
     for index in range(count):
