@@ -22,6 +22,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from rlfp_ros.control import arm as arms
+from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.nodes import messages
 from rlfp_ros.nodes.messages import Episode
 from rlfp_ros.recording.reader import BagReader
@@ -367,6 +368,23 @@ def test_messages_that_never_arrive_are_counted_with_several_publishers(
     kept = recorded(tmp_path / "bags" / "run", "/joint_states")
     assert kept < sent
     assert f"dropped: /joint_states {sent - kept}" in process.output
+
+
+def test_a_topic_of_another_type_than_expected_is_recorded_as_it_is_published(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
+) -> None:
+    """Residuals are twists or joint trajectories, depending on the bundle."""
+    residual = test_node.publisher(messages.JOINT_RESIDUAL)
+    process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
+    test_node.connected(residual)
+    for number in range(5):
+        residual.publish(messages.joint_residual_message(Residual(number, np.zeros(7)), PANDA.joint_names))
+    test_node.spin_for(0.3)
+    assert process.stop() == 0
+    assert "xception" not in process.output
+    with BagReader(tmp_path / "bags" / "run") as bag:
+        assert bag.topics["/policy/residual"] == "trajectory_msgs/msg/JointTrajectory"
+        assert sum(1 for _ in bag.messages({"/policy/residual"})) == 5
 
 
 OTHER_TYPE = """
