@@ -89,7 +89,7 @@ def render_ms() -> float:
 
 def replay(seconds: float) -> dict[str, Any]:
     """The real-arm graph before a camera of 640 x 480 and an arm that does as it is told."""
-    from rlfp_ros.nodes.observer import Observer
+    from rlfp_ros.nodes.graph_listener import GraphListener
 
     with reserved_domain() as domain:
         resolved = resolve(
@@ -99,7 +99,7 @@ def replay(seconds: float) -> dict[str, Any]:
         )  # fmt: skip
         os.environ.update(dds.environment("local", str(domain)))
         publisher = multiprocessing.get_context("spawn").Process(target=_publish, args=(str(domain), seconds))
-        with Runner(resolved, console="quiet") as runner, Observer(lambda episode: None, always=True) as observer:
+        with Runner(resolved, console="quiet") as runner, GraphListener(lambda episode: None, always=True) as observer:
             publisher.start()
             while publisher.is_alive() and runner.poll() is None:
                 observer.spin(0.2)

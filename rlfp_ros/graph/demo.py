@@ -24,7 +24,7 @@ from rlfp_ros.graph.sim import SIM
 from rlfp_ros.schema import ConfigurationError
 
 if TYPE_CHECKING:
-    from rlfp_ros.nodes.observer import ObservedEpisode
+    from rlfp_ros.nodes.graph_listener import ObservedEpisode
 
 COMPLAINTS = 3  # of the nodes, that are shown; the log has all
 LEAST_FREE_MB = 200  # of disk; ten episodes record about 30 MB

@@ -23,7 +23,7 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.ticked_world import Outcome
 
 if TYPE_CHECKING:
-    from rlfp_ros.nodes.observer import ObservedEpisode
+    from rlfp_ros.nodes.graph_listener import ObservedEpisode
 
 LISTEN_S = 0.2  # between two looks at whether the graph still runs
 
@@ -46,10 +46,10 @@ def observe_graph(
         check_environment(child_environment(variables), transport)
         os.environ.update(variables)  # before DDS starts here
 
-        from rlfp_ros.nodes.observer import Observer  # imports rclpy, which the environment may forbid
+        from rlfp_ros.nodes.graph_listener import GraphListener  # imports rclpy, which the environment may forbid
 
         with (
-            Observer(on_episode, operates=which is REAL_ARM) as observer,
+            GraphListener(on_episode, operates=which is REAL_ARM) as observer,
             Runner(resolved, console="quiet", log_file=log_file) as runner,
         ):
             while runner.poll() is None:

@@ -35,6 +35,7 @@ from rlfp_ros.nodes.parameters import LIVE, declare
 from rlfp_ros.nodes.spin import Finished, run
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.mujoco_world import Faults, MujocoWorld
+from rlfp_ros.simulation.referee import Referee
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
@@ -113,7 +114,6 @@ class ArmTwin(Node):
         self._world = MujocoWorld(
             arm, load_task(contract.task), load_room(settings.room), load_scene(arm=arm), contract.camera
         )
-        self._task = contract.task
         self._on_parameters(settings)
         topics = arm.topics
         publish = lambda topic, name=None: self.create_publisher(topic.type, name or topic.name, topic.qos)  # noqa: E731
@@ -125,10 +125,7 @@ class ArmTwin(Node):
         self.create_subscription(String, m.EPISODE_READY.name, self._on_ready, m.EVENTS)
         self.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
 
-        self._number = -1  # of the episode
-        self._phase: Phase | None = None  # None: nobody has enabled the arm yet
-        self._since = time.monotonic()  # of the phase
-        self._ready: set[str] = set()
+        self._referee = Referee(contract.task, settings.seed, settings.episodes, settings.wait_for)
         self._active, self._safety_state = False, "not heard yet"
         self._trajectory: Trajectory | None = None
         self._gripper_width: float | None = None
@@ -159,7 +156,7 @@ class ArmTwin(Node):
 
     def _on_timer(self) -> None:
         """As many ticks as the system clock asks for."""
-        if self._phase is Phase.RESET:
+        if self._referee.phase is Phase.RESET:
             self._check_ready()
             return
         behind = (self.get_clock().now().nanoseconds - self._world.stamp_ns) * 1e-9 / DT
@@ -178,7 +175,7 @@ class ArmTwin(Node):
             if self._world.outcome is not None:
                 self._end()
                 return
-        self._referee()
+        self._announce_if_active()
 
     def _publish_frames(self) -> None:
         camera, frame_id = self._world.camera.model, self.settings.optical_frame
@@ -222,39 +219,33 @@ class ArmTwin(Node):
 
     # --- the referee -------------------------------------------------------------------------------------------------
 
-    def _referee(self) -> None:
+    def _announce_if_active(self) -> None:
         """Start an episode as soon as the controller may move the arm."""
-        if self._phase is Phase.RUNNING:
+        referee = self._referee
+        if referee.phase is Phase.RUNNING:
             return
         if self._active:
-            self._announce()
-        elif self.settings.episodes and time.monotonic() - self._since > PATIENCE_S:
+            self._publish_episode(referee.announce(self._world.stamp_ns))
+        elif self.settings.episodes and referee.waited_s > PATIENCE_S:
             raise Finished(
                 1,
                 f"arm_twin: the controller was not ACTIVE for {PATIENCE_S:g} s (safety/state: {self._safety_state}); "
                 "enable it (residual_controller/enable), after a stop reset it first",
             )
 
-    def _announce(self) -> None:
-        self._number += 1
-        self._enter(Phase.RESET)
-        self._ready = set()
-        self._publish_episode()
-
     def _check_ready(self) -> None:
-        missing = [name for name in self.settings.wait_for if name not in self._ready]
-        if missing and time.monotonic() - self._since < READY_S:
+        missing = self._referee.missing
+        if missing and self._referee.waited_s < READY_S:
             return
         if missing:
             raise Finished(1, f"arm_twin: no answer on episode/ready from {', '.join(missing)} after {READY_S:g} s")
         self._trajectory, self._gripper_width = None, None
         self._late.clear()
         self._world.judged = True
-        sample = self._world.reset(self.settings.seed + self._number)
+        sample = self._world.reset(self._referee.seed)
         self._follow_clock()
         self._world.restamp_frames()  # the first was taken before the stamps were on the clock again
-        self._enter(Phase.RUNNING)
-        self._publish_episode(sample=sample.document())
+        self._publish_episode(self._referee.begin(self._world.stamp_ns, sample.document()))
         goal = self._world.task.goal(self._world)
         if goal is not None:
             self._goal.publish(m.goal_message(self._world.stamp_ns, goal, self._arm.base_frame))
@@ -263,32 +254,22 @@ class ArmTwin(Node):
         outcome = self._world.outcome
         assert outcome is not None
         self._world.outcome, self._world.judged = None, False
-        if not self._active:  # it was stopped on the way: somebody brings it home before it is enabled again
+        if not self._active:  # it was stopped on the way: it starts from home when it is enabled again
             self._trajectory = None
             self._late.clear()
-            self._world.reset(self.settings.seed + self._number)
+            self._world.reset(self._referee.seed)
             self._follow_clock()
             self._world.restamp_frames()
-        self._enter(Phase.FINISHED)
-        self._publish_episode(outcome=asdict(outcome))
-        if self.settings.episodes and self._number + 1 >= self.settings.episodes:
+        self._publish_episode(self._referee.end(self._world.stamp_ns, asdict(outcome)))
+        if self._referee.is_last:
             self._episodes.wait_for_all_acked(Duration(seconds=1.0))
             raise Finished
 
-    def _enter(self, phase: Phase) -> None:
-        self._phase, self._since = phase, time.monotonic()
-
-    def _publish_episode(self, **content: object) -> None:
-        episode = Episode(
-            id=self._number, seed=self.settings.seed + self._number, task=self._task, phase=self._phase,
-            stamp=self._world.stamp_ns, **content,
-        )  # fmt: skip
+    def _publish_episode(self, episode: Episode) -> None:
         self._episodes.publish(m.episode_message(episode))
 
     def _on_ready(self, message: String) -> None:
-        answer = m.ready_from_message(message)
-        if answer.id == self._number:
-            self._ready.add(answer.node)
+        self._referee.on_ready(m.ready_from_message(message))
 
     def _on_safety_state(self, message: String) -> None:
         heard = SafetyState.from_json(message.data)
@@ -298,7 +279,8 @@ class ArmTwin(Node):
 
     def _report(self) -> Report:
         values: dict[str, object] = {
-            "episode": self._number, "phase": self._phase.value if self._phase else "waiting to be enabled",
+            "episode": self._referee.number,
+            "phase": self._referee.phase.value if self._referee.phase else "waiting to be enabled",
             "commands_refused": self._refused, "skipped_s": self._skipped_s,
         } | self._renders.values("render")  # fmt: skip
         if self._refusal:

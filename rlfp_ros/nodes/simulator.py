@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Literal
@@ -38,6 +37,8 @@ from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.spin import Finished, run
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.camera import Frame
+from rlfp_ros.simulation.pacing import FrameRate, Pace
+from rlfp_ros.simulation.referee import Referee
 from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND
 from rlfp_ros.simulation.worlds import load_conditions, make_world
@@ -48,13 +49,6 @@ START_NS = 1_000_000_000  # stamp of tick 0; a stamp of zero means "no time" in 
 FIRST_ANSWER_S = 30.0  # for nodes that are still starting
 ANSWER_S = 5.0  # wall time that lock step waits for anything
 REPEAT_S = 1.0  # and after which it shows a picture again: perception takes images best effort, and one may get lost
-# Physics steps in one timer call at most; beyond that the real-time factor falls. A command reaches two ticks ahead
-# before it brakes: a longer burst would have the arm stop and go for want of commands.
-CATCH_UP_TICKS = 3
-RENDER_SHARE = 0.8  # of the time between pictures; a renderer that usually takes more than this is what holds time up
-RENDERS = 15  # pictures by which that is judged: one that took long was only interrupted
-SLOWEST_STRIDE = 4  # every fourth picture: below that a policy is blind
-RECOVERY_S = 2.0  # before the camera is tried at a higher rate again
 
 
 class Settings(Schema):
@@ -117,9 +111,7 @@ class Simulator(Node):
             self.create_subscription(topic.type, topic.name, callback, qos)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
-        self._number = -1  # of the episode
-        self._phase = Phase.FINISHED
-        self._ready: set[str] = set()
+        self._referee = Referee(settings.task, settings.seed, settings.episodes, settings.wait_for)
         self._waiting, self._waiting_since = _Waiting.NOTHING, time.monotonic()
         self._owed: dict[int, Frame] = {}  # by stamp: delivered pictures whose residual is awaited
         self._shown_at = 0.0  # when lock step last showed them
@@ -127,9 +119,8 @@ class Simulator(Node):
         self._gripper_width: float | None = None
         self._safety_state = "not heard yet"
         self._renders, self._refused, self._refusal = Durations(), 0, ""
-        self._recent_renders: deque[float] = deque(maxlen=RENDERS)  # s
-        self._slowed_at = time.monotonic()
-        self._behind_s, self._pace_start, self._pace_tick = 0.0, time.monotonic(), 0
+        self._pace = Pace(settings.real_time_factor, DT)
+        self._frame_rate = FrameRate(self._world.ticks_per_frame * DT / settings.real_time_factor)
         self._rate_mark = (time.monotonic(), 0)
         self.diagnostics = Diagnostics(self, self._report, settings.world)
         steady = RclpyClock(clock_type=ClockType.STEADY_TIME)
@@ -141,40 +132,32 @@ class Simulator(Node):
 
     def _announce(self) -> None:
         """Ask the graph to forget the last episode."""
-        self._number += 1
-        self._phase, self._ready = Phase.RESET, set()
-        self._publish_episode()
+        self._publish_episode(self._referee.announce(self._world.stamp_ns))
         self._wait(_Waiting.READY)
 
     def _begin(self) -> None:
         """All have forgotten: set the world up and run."""
         self._trajectory, self._gripper_width = None, None
         self._owed.clear()
-        sample = self._world.reset(self.settings.seed + self._number)
-        self._phase = Phase.RUNNING
-        self._publish_episode(sample=sample.document())
+        sample = self._world.reset(self._referee.seed)
+        self._publish_episode(self._referee.begin(self._world.stamp_ns, sample.document()))
         goal = self._world.task.goal(self._world)
         if goal is not None:
             self._goal.publish(m.goal_message(self._world.stamp_ns, goal, self._arm.base_frame))
         self._wait(_Waiting.NOTHING)
-        self._pace_start, self._pace_tick = time.monotonic(), self._world.tick
+        self._pace.restart(self._world.tick)
         if self.settings.lock_step:
             self._proceed()
 
-    def _end(self, outcome: dict[str, object] | None) -> None:
+    def _end(self, outcome: dict[str, object]) -> None:
         """The episode is over; the next one, or the end of the node."""
-        self._phase = Phase.FINISHED
-        self._publish_episode(outcome=outcome)
-        if self.settings.episodes and self._number + 1 >= self.settings.episodes:
+        self._publish_episode(self._referee.end(self._world.stamp_ns, outcome))
+        if self._referee.is_last:
             self._episodes.wait_for_all_acked(Duration(seconds=1.0))
             raise Finished
         self._announce()
 
-    def _publish_episode(self, **content: object) -> None:
-        episode = Episode(
-            id=self._number, seed=self.settings.seed + self._number, task=self.settings.task, phase=self._phase,
-            stamp=self._world.stamp_ns, **content,
-        )  # fmt: skip
+    def _publish_episode(self, episode: Episode) -> None:
         self._episodes.publish(m.episode_message(episode))
 
     # --- a tick ------------------------------------------------------------------------------------------------------
@@ -209,7 +192,7 @@ class Simulator(Node):
         if self._world.captured:
             took = time.perf_counter() - started
             self._renders.add(took)
-            self._recent_renders.append(took)
+            self._frame_rate.add(took)
         outcome = self._world.outcome
         if outcome is not None:
             self._end(asdict(outcome))
@@ -217,51 +200,22 @@ class Simulator(Node):
 
     def _on_timer(self) -> None:
         """Real time: as many ticks as are due."""
-        if self._phase is not Phase.RUNNING:
+        if self._referee.phase is not Phase.RUNNING:
             self._check_ready()
             return
-        due = (time.monotonic() - self._pace_start) * self.settings.real_time_factor * TICKS_PER_SECOND
-        behind = due - (self._world.tick - self._pace_tick)
-        if behind > CATCH_UP_TICKS:  # too slow for this machine: let simulated time fall behind, and say so
-            self._behind_s += (behind - CATCH_UP_TICKS) * DT
-            self._pace_start += (behind - CATCH_UP_TICKS) * DT / self.settings.real_time_factor
-            behind = CATCH_UP_TICKS
-            self._slow_camera()
-        elif self._world.frame_stride > 1 and time.monotonic() - self._slowed_at > RECOVERY_S:
-            self._hasten_camera()
-        for _ in range(int(behind)):
+        ticks, falls_behind = self._pace.due(self._world.tick)
+        self._world.frame_stride = self._frame_rate.adapt(falls_behind)
+        for _ in range(ticks):
             self._deliver()
             self._measure()
             if not self._step():
                 return
 
-    def _slow_camera(self) -> None:
-        """Time falls behind: where drawing is to blame, draw fewer pictures rather than slow the physics."""
-        if self._world.frame_stride < SLOWEST_STRIDE and self._draws_too_slowly(self._world.frame_stride):
-            self._world.frame_stride += 1
-            self._slowed_at = time.monotonic()
-            self._recent_renders.clear()
-
-    def _hasten_camera(self) -> None:
-        """Draw more pictures again, once enough of them came quickly."""
-        judged = len(self._recent_renders) == RENDERS
-        if judged and not self._draws_too_slowly(self._world.frame_stride - 1):
-            self._world.frame_stride -= 1
-
-    def _draws_too_slowly(self, stride: int) -> bool:
-        """For every so many-th picture, by the last RENDERS; False while there are not so many."""
-        frame_s = self._world.ticks_per_frame * DT * stride / self.settings.real_time_factor
-        return len(self._recent_renders) == RENDERS and self._render_s() > RENDER_SHARE * frame_s
-
-    def _render_s(self) -> float:
-        """What a picture usually takes, s."""
-        return float(np.median(self._recent_renders)) if self._recent_renders else 0.0
-
     # --- lock step ---------------------------------------------------------------------------------------------------
 
     def _proceed(self) -> None:
         """Go on until the graph owes something."""
-        while self._phase is Phase.RUNNING:
+        while self._referee.phase is Phase.RUNNING:
             if self._waiting is _Waiting.NOTHING:
                 self._owed.update((frame.stamp_ns, frame) for frame in self._deliver())
                 if self._owed:
@@ -295,9 +249,9 @@ class Simulator(Node):
             self._show(self._owed.values())
 
     def _missing(self) -> list[str]:
-        """Who is not ready for the episode. Perception has nothing to forget and is there once it takes pictures."""
-        missing = [name for name in self.settings.wait_for if name not in self._ready]
-        if self._number == 0 and "policy" in self.settings.wait_for:
+        """Nodes that are not ready. Perception has nothing to forget; it is ready once it subscribes to images."""
+        missing = self._referee.missing
+        if self._referee.number == 0 and "policy" in self.settings.wait_for:
             topic = self.resolve_topic_name(m.IMAGE.name)
             if not any(taker.node_name == "perception" for taker in self.get_subscriptions_info_by_topic(topic)):
                 missing.append("perception")
@@ -308,8 +262,8 @@ class Simulator(Node):
         if not missing:
             self._begin()
             return
-        waited = time.monotonic() - self._waiting_since
-        limit = FIRST_ANSWER_S if self._number == 0 else ANSWER_S
+        waited = self._referee.waited_s
+        limit = FIRST_ANSWER_S if self._referee.number == 0 else ANSWER_S
         if waited > limit:
             sentence = f"no answer on episode/ready from {', '.join(missing)} after {limit:g} s"
             if self.settings.lock_step:
@@ -343,43 +297,45 @@ class Simulator(Node):
 
     def _on_ready(self, message: String) -> None:
         answer = m.ready_from_message(message)
-        if answer.id == self._number:
-            self._ready.add(answer.node)
-            if self._phase is Phase.RESET and not self._missing():
-                self._begin()
+        self._referee.on_ready(answer)
+        if self._referee.phase is Phase.RESET and not self._missing():
+            self._begin()
 
     def _on_safety_state(self, message: String) -> None:
         self._safety_state = str(SafetyState.from_json(message.data))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._phase is Phase.RUNNING:
+        if self._referee.phase is Phase.RUNNING:
             self._end({"success": False, "steps": 0, "distance_m": 0.0, "aborted": True})
-        response.success, response.message = True, f"episode {self._number} is being set up"
+        response.success, response.message = True, f"episode {self._referee.number} is being set up"
         return response
 
     # --- diagnostics -------------------------------------------------------------------------------------------------
+
+    def _phase_name(self) -> str:
+        return self._referee.phase.value if self._referee.phase else "starting"
 
     def _report(self) -> Report:
         now, tick = time.monotonic(), self._world.tick
         (before, tick_before), self._rate_mark = self._rate_mark, (now, tick)
         achieved = (tick - tick_before) * DT / max(now - before, 1e-6)
         values: dict[str, object] = {
-            "episode": self._number, "phase": self._phase.value, "real_time_factor": achieved,
-            "behind_s": self._behind_s, "commands_refused": self._refused,
+            "episode": self._referee.number, "phase": self._phase_name(), "real_time_factor": achieved,
+            "behind_s": self._pace.behind_s, "commands_refused": self._refused,
             "camera_rate_hz": self._camera.rate_hz / self._world.frame_stride,
         } | self._renders.values("render")  # fmt: skip
         if self._refusal:
             return Report(Level.WARN, self._refusal, values)
         if self._world.frame_stride > 1:
             rate = self._camera.rate_hz
-            sentence = f"drawing takes {1000 * self._render_s():.0f} ms: the camera runs at"
+            sentence = f"drawing takes {1000 * self._frame_rate.render_s:.0f} ms: the camera runs at"
             return Report(Level.WARN, f"{sentence} {rate / self._world.frame_stride:.0f} of {rate:.0f} Hz", values)
-        slow = not self.settings.lock_step and self._phase is Phase.RUNNING
+        slow = not self.settings.lock_step and self._referee.phase is Phase.RUNNING
         if slow and achieved < 0.9 * self.settings.real_time_factor:
             return Report(
                 Level.WARN, f"real-time factor is {achieved:.2f}: this machine is too slow or too busy", values
             )
-        return Report(Level.OK, self._phase.value, values)
+        return Report(Level.OK, self._phase_name(), values)
 
     def close(self) -> None:
         """Give back the physics server's memory."""

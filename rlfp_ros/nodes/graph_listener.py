@@ -62,7 +62,7 @@ class ObservedEpisode:
         return latencies
 
 
-class Observer:
+class GraphListener:
     """Listens to a graph on the ROS domain and transport of this process's environment. A context manager.
 
     `always` takes everything as one episode from the start, for a graph that has no simulator to announce any.
@@ -80,7 +80,7 @@ class Observer:
         self.episodes: list[ObservedEpisode] = []
         self.current: ObservedEpisode | None = ObservedEpisode(seed=0, start=0) if always else None
 
-    def __enter__(self) -> Observer:
+    def __enter__(self) -> GraphListener:
         self._context = Context()
         rclpy.init(context=self._context)
         self._node = node = Node(NAME, context=self._context)
