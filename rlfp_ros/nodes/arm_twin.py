@@ -179,10 +179,11 @@ class ArmTwin(Node):
 
     def _publish_frames(self) -> None:
         camera, frame_id = self._world.camera.model, self.settings.optical_frame
+        lens = () if camera.distortion is None else camera.distortion
         for frame in self._world.delivered_frames():
             stamp = frame.stamp_ns + self._offset_ns
             self._camera_info.publish(
-                m.camera_info_message(stamp, frame_id, camera.width, camera.height, camera.K, camera.distortion)
+                m.camera_info_message(stamp, frame_id, camera.width, camera.height, camera.K, lens)
             )
             self._image.publish(m.image_message(stamp, frame.image, frame_id, self.settings.encoding))
 
@@ -253,7 +254,7 @@ class ArmTwin(Node):
     def _end(self) -> None:
         outcome = self._world.outcome
         assert outcome is not None
-        self._world.outcome, self._world.judged = None, False
+        self._world.run_on()
         if not self._active:  # it was stopped on the way: it starts from home when it is enabled again
             self._trajectory = None
             self._late.clear()

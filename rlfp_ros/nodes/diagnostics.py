@@ -123,7 +123,7 @@ class Streams:
 
     def values(self) -> dict[str, object]:
         """`{topic}_deadlines_missed` and `{topic}_publishers_alive` for a Report."""
-        missed = {f"{name}_deadlines_missed": count for name, count in self._missed.items()}
+        missed: dict[str, object] = {f"{name}_deadlines_missed": count for name, count in self._missed.items()}
         return missed | {f"{name}_publishers_alive": count for name, count in self._alive.items()}
 
 

@@ -133,7 +133,7 @@ class GraphListener:
             self._heartbeat.publish(m.header_message(time.time_ns()))
 
     def _attend(self) -> None:
-        wanted = {State.DISABLED: "enable", State.STOPPED: "reset"}.get(self._state)
+        wanted = {None: None, State.DISABLED: "enable", State.STOPPED: "reset"}.get(self._state)
         if not self._seen_residual or wanted is None or not self._services[wanted].service_is_ready():
             return
         self.resets += wanted == "reset"

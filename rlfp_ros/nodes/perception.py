@@ -62,10 +62,11 @@ class PerceptionNode(Node):
         self._perception = Perception(bundle)
         # As camera messages in OpenCV's colour order; and ONNX Runtime's first run takes longer than the next.
         self._perception.rehearse(
-            bundle.golden_frames(), lambda image: images.from_raw(
-                "bgr8", *image.shape[:2], image.strides[0], image[..., ::-1].tobytes(), "golden.npz"
+            bundle.golden_frames(),
+            lambda image: images.from_raw(
+                "bgr8", image.shape[0], image.shape[1], image.strides[0], image[..., ::-1].tobytes(), "golden.npz"
             ),
-        )  # fmt: skip
+        )
 
         self._transport = settings.image_transport
         self._raw_topic, self._compressed_topic = messages.image_topics(self)
@@ -220,7 +221,7 @@ class PerceptionNode(Node):
         """By stamps, so that it holds in simulation faster or slower than real time too; 0 where not known."""
         gaps = np.diff(np.array(self._stamps, dtype=np.int64))
         gaps = gaps[gaps > 0]
-        return float(1e9 / np.median(gaps)) if len(gaps) else 0.0
+        return 1e9 / float(np.median(gaps)) if len(gaps) else 0.0
 
 
 def _same_camera(a: CameraInfo, b: CameraInfo) -> bool:

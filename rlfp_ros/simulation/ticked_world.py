@@ -249,6 +249,11 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
     def _expose(self, ticks_left: int) -> None:
         """See a tick within a frame, `ticks_left` before its end, for cameras with an exposure time."""
 
+    def run_on(self) -> None:
+        """Continue after the episode's end without judging: an arm that is not enabled plays no episode."""
+        self.judged = False
+        self._episode.outcome = None
+
     # --- the camera's schedule --------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
