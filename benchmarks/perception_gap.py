@@ -19,6 +19,7 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.perception.encoder import OnnxEncoder
+from rlfp_ros.seeds import BENCHMARKS
 from rlfp_ros.simulation.postures import arrange
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
@@ -36,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "blur": ("blur",),
     "jpeg": ("jpeg_quality",),
 }
-SEEDS = 7_000_000
+SEEDS = BENCHMARKS.first + 3_000_000
 POSTURES = 4  # images per scene
 LOST_PX = 4.0
 

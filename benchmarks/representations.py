@@ -40,6 +40,7 @@ from rlfp_ros.learning.cell import load_cell
 from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, features_of
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder
+from rlfp_ros.seeds import BENCHMARKS
 from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
 TASK = "reach"
@@ -57,7 +58,7 @@ TRAINING = EncoderTraining(
 PROBED = 6_000  # pictures that the probes learn from
 PROBE_STEPS = 1_500
 IMITATION_STEPS = 3_000
-EPISODES, EPISODE_SEEDS = 40, 710_000_000
+EPISODES, EPISODE_SEEDS = 40, BENCHMARKS.first + 2_000_000
 MARKS = ("<!-- benchmarks/representations.py begins -->", "<!-- benchmarks/representations.py ends -->")
 
 

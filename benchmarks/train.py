@@ -32,7 +32,7 @@ from torch import Tensor
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.learning.algorithms.networks import SquashedGaussian
-from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer
+from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch
 from rlfp_ros.learning.cell import load_cell
 from rlfp_ros.learning.encoders.spatial import SpatialEncoder
 from rlfp_ros.learning.recipes import train_encoder
@@ -156,7 +156,7 @@ def own_policy_step() -> Callable[[], None]:
     for _ in range(TRANSITIONS - 1):
         buffer.add(noise(ACTION), float(noise(1)[0]), False, False, observation(), noise(ACTION))
 
-    def pull(policy: SquashedGaussian, batch: Batch) -> Tensor:
+    def pull(policy: SquashedGaussian, batch: TransitionBatch) -> Tensor:
         assert batch.teacher is not None
         return settings.teacher_weight * teacher_loss(policy, batch.teacher)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from python_process import run_python
 
 torch = pytest.importorskip("torch")
 
@@ -21,7 +25,7 @@ from rlfp_ros.learning.algorithms.algorithm import ALGORITHMS  # noqa: E402
 from rlfp_ros.learning.algorithms.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
 from rlfp_ros.learning.algorithms.networks import ActorCritic, RunningNormaliser, SquashedGaussian, batch_of_one  # noqa: E402
 from rlfp_ros.learning.algorithms.point_mass import LIMIT, MakePointMass  # noqa: E402
-from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer  # noqa: E402
+from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch  # noqa: E402
 from rlfp_ros.learning.algorithms.run import Plan, main, save_policy, score_of, settings_of  # noqa: E402
 from rlfp_ros.learning.export.export import export_bundle  # noqa: E402
 from rlfp_ros.learning.runs.training_log import TrainingLog  # noqa: E402
@@ -38,7 +42,7 @@ def seeded() -> None:
     torch.set_num_threads(1)
 
 
-def batch_of(space: gymnasium.spaces.Dict, size: int, action: Any) -> Batch:
+def batch_of(space: gymnasium.spaces.Dict, size: int, action: Any) -> TransitionBatch:
     """Transitions of noise."""
     rng = np.random.default_rng(0)
 
@@ -48,7 +52,7 @@ def batch_of(space: gymnasium.spaces.Dict, size: int, action: Any) -> Batch:
             seen["image"] = torch.from_numpy(rng.integers(0, 256, (size, *space["image"].shape), np.uint8))
         return seen
 
-    return Batch(observation(), action, torch.randn(size), torch.full((size,), 0.9), observation())
+    return TransitionBatch(observation(), action, torch.randn(size), torch.full((size,), 0.9), observation())
 
 
 # --- PPO -------------------------------------------------------------------------------------------------------------
@@ -527,3 +531,180 @@ def test_a_policy_from_features_ships_in_a_bundle_and_acts_as_it_did(tmp_path: P
         np.testing.assert_allclose(residual.twist[:3], action * bundle.contract.action.scale, atol=1e-5)
         observation, *_ = env.step(action)
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change", "expected"),
+    [
+        ("ppo", "clip=-0.2", "clip is '-0.2', but it should be greater than 0"),
+        ("ppo", "discount=1.5", "discount is '1.5', but it should be less than or equal to 1"),
+        ("ppo", "learning_rate=nan", "learning_rate is 'nan', but it should be a finite number"),
+        ("ppo", "epochs=0", "epochs is '0', but it should be greater than or equal to 1"),
+        ("dqn", "levels=1", "levels is '1', but it should be greater than or equal to 2"),
+        ("a3c", "workers=1000", "workers is '1000', but it should be less than or equal to 100"),
+        ("sac", "target_rate=0", "target_rate is '0', but it should be greater than 0"),
+        ("sac", "reward_scale=inf", "reward_scale is 'inf', but it should be a finite number"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_one_sentence(
+    algorithm: str, change: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "reach", "--algorithm", algorithm, "--set", change, "--run", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    assert f"rlfp: --set: {expected}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "reach", "--algorithm", "ppo", "--seed", "-1"], "seed is -1, but it should be greater"),
+        (["train", "reach", "--seed", "-1"], "--seed is -1, expected 0 to 9999"),
+        (["evaluate", "reach_panda", "--seed", "-1"], "--seed is -1 for 200 episodes, expected 0 to 999800"),
+        (["evaluate", "reach_panda", "--seed", "1000000"], "other seeds belong to trainings"),
+        (["preview", "--seed", "-3"], "--seed is -3 for 36 episodes"),
+        (["demo", "--seed", "-3"], "--seed is -3 for 10 episodes"),
+    ],
+)
+def test_seeds_that_trainings_could_meet_are_refused_everywhere(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_all_settings_of_all_algorithms_have_bounds() -> None:
+    """A number without a bound trains in silence with nonsense."""
+    unbounded = {
+        (name, setting)
+        for name in ALGORITHMS
+        for setting, field in type(ALGORITHMS[name].settings).model_fields.items()
+        if isinstance(getattr(ALGORITHMS[name].settings, setting), float | int)
+        and not isinstance(getattr(ALGORITHMS[name].settings, setting), bool)
+        and not field.metadata
+    }
+    assert unbounded == set()
+
+
+PLUGIN = """
+import torch
+from pydantic import Field
+from rlfp_ros.learning.algorithms.algorithm import algorithm
+from rlfp_ros.learning.algorithms.environments import episode_seeds, shapes
+from rlfp_ros.learning.algorithms.networks import batch_of_one, layers
+from rlfp_ros.learning.runs.settings import TrainingSettings
+
+
+class SearchSettings(TrainingSettings):
+    spread: float = Field(0.1, gt=0)
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, inputs, actions):
+        super().__init__()
+        self.layer = torch.nn.Linear(inputs, actions)
+
+    def forward(self, observation):
+        return torch.tanh(self.layer(observation["vector"]))
+
+
+@algorithm("search", SearchSettings(), steps=2_000)
+def train(make_env, settings, steps, seed, log):
+    torch.manual_seed(seed)
+    env = make_env()
+    space, actions = shapes(env)
+    policy, ended, step = Linear(space["vector"].shape[0], actions), False, 0
+    observation, _ = env.reset(seed=next(episode_seeds(seed)))
+    while not ended and step < 20:
+        with torch.no_grad():
+            action = policy(batch_of_one(observation))[0].numpy()
+        observation, _, terminated, truncated, info = env.step(action)
+        step, ended = step + 1, terminated or truncated
+    env.close()
+    return policy
+"""
+
+
+@pytest.mark.slow
+def test_a_users_algorithm_in_a_file_trains_by_its_name(tmp_path: Path) -> None:
+    """In a process of its own, because a registry keeps what it once loaded."""
+    (tmp_path / "my_search.py").write_text(PLUGIN)
+    words = ["train", "reach", "--plugin", str(tmp_path / "my_search.py"), "--algorithm", "search", "--profile", "none",
+             "--observation", "state", "--set", "spread=0.2", "--run", str(tmp_path / "run"),
+             "--evaluation-episodes", "1"]  # fmt: skip
+    done = run_python("-m", "rlfp_ros.cli", *words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["settings"] == {"spread": 0.2}
+    assert result["plan"]["algorithm"] == "search"
+    wrong = run_python("-m", "rlfp_ros.cli", *[word.replace("spread=0.2", "spread=-1") for word in words[:-4]])
+    assert wrong.returncode == 2
+    assert "spread is '-1', but it should be greater than 0" in wrong.stderr
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+FSYNC = os.fsync
+
+
+class FullDisk:
+    """Refuses to write once `after` more files have been written whole."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, handle: int) -> None:
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.left -= 1
+        FSYNC(handle)
+
+
+@pytest.mark.parametrize(
+    ("written", "file"),
+    [(0, "plan.json"), (1, "checkpoint.pt"), (2, "seconds.txt"), (3, "policy.pt"), (4, "result.json")],
+)
+def test_a_full_disk_is_one_sentence_and_the_training_resumes(
+    written: int, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file meets it: none is left half written, and --resume ends the training as if nothing had been."""
+    monkeypatch.setattr("rlfp_ros.learning.algorithms.run.SMALLEST_STEPS", 1)
+    monkeypatch.setattr("rlfp_ros.learning.algorithms.run.TaskEnvironment", PointTask)
+    plan = Plan(algorithm="ppo", task="reach", observation="state", profile="train", steps=64, settings=("rollout=64",))
+    run = tmp_path / "run"
+    monkeypatch.setattr(os, "fsync", FullDisk(written))
+    expected = rf"{file}: cannot be written \(No space left on device\); free space on its disk, then "
+    with pytest.raises(ConfigurationError, match=expected):
+        main(plan, run, evaluation_episodes=1)
+    monkeypatch.setattr(os, "fsync", FSYNC)
+    assert not list(run.glob(".*"))
+    result = main(plan, run, resume=True, evaluation_episodes=1)
+    assert json.loads((run / "result.json").read_text())["steps"] == result["steps"] == 64
+    assert torch.load(run / "policy.pt", weights_only=True)["agent"]
+
+
+@dataclass(frozen=True)
+class PointTask:
+    """A point mass with the arguments of a TaskEnvironment."""
+
+    task: str
+    arm: str
+    profile: str
+    observation: str
+    image_size: int
+    frame_stack: int
+    encoder: Path | None
+
+    def __call__(self) -> Any:
+        return MakePointMass()()
+
+
+def test_a_curve_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    """TensorBoard's own writer leaves it to a thread."""
+    log = TrainingLog(tmp_path, {})
+    assert log._events is not None
+    log._events._stream.close()
+    log._events._stream = log._events._records._writer = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    with pytest.raises(ConfigurationError, match=r"tfevents.*cannot be written \(No space left on device\)"):
+        log.figures(1, loss=1.0)

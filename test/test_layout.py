@@ -49,7 +49,6 @@ OPEN_CYCLES: tuple[set[str], ...] = (
         "rlfp_ros.learning.encoders.spatial",
         "rlfp_ros.learning.objectives.objective",
     },
-    {"rlfp_ros.learning.recipes.privileged_sac", "rlfp_ros.learning.recipes.recurrent"},
 )
 
 
@@ -172,3 +171,20 @@ def test_command_line_starts_without_anything_heavy() -> None:
 
 def test_no_grab_bag_files() -> None:
     assert not [path for path in FILES if path.stem in ("utils", "helpers", "common", "misc")]
+
+
+# Pairs that are still to be renamed, or that mean the same thing in two processes; nothing is added here.
+SAME_NAME = {
+    "BaseController", "Batch", "Episode", "Finding", "JointState", "Level", "Observer", "Pose", "Report", "Residual",
+    "Settings", "Simulator", "Verdict",
+}  # fmt: skip
+
+
+def test_a_public_class_name_appears_once() -> None:
+    """One word for one thing: a reader who searches for a class finds one."""
+    modules: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: where for name, where in modules.items() if len(where) > 1 and name not in SAME_NAME} == {}

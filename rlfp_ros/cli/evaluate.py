@@ -54,7 +54,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     from rlfp_ros.evaluation.evaluate import evaluate, play_in_process
     from rlfp_ros.graph.rollout import play_graph
+    from rlfp_ros.seeds import EVALUATION
 
+    EVALUATION.episodes(options.seed, options.episodes)
     successes = 0
     console = Console(highlight=False)
     with Progress(console=console, transient=True) as progress:
@@ -91,7 +93,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _preview(options: argparse.Namespace) -> int:
     from rlfp_ros.evaluation.preview import preview
+    from rlfp_ros.seeds import EVALUATION
 
+    EVALUATION.episodes(options.seed, 36)
     for path in preview(
         options.task, options.profile, arm=options.arm, out=options.out, sweep=options.sweep, seed=options.seed
     ):

@@ -51,7 +51,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     from rlfp_ros.graph import demo
+    from rlfp_ros.seeds import EVALUATION
 
+    EVALUATION.episodes(options.seed, options.episodes)
     return demo.run(
         task=options.task,
         episodes=options.episodes,

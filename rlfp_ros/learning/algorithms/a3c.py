@@ -28,12 +28,12 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 from rlfp_ros.learning.algorithms.algorithm import algorithm
 from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seeds, shapes
 from rlfp_ros.learning.algorithms.networks import ActorCritic, batch_of_one
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.seeds import MOST_WORKERS
 
 
-class A3cSettings(Settings):
+class A3cSettings(TrainingSettings):
     """Hyperparameters."""
 
     workers: int = Field(2, ge=1, le=MOST_WORKERS)  # processes

@@ -2,7 +2,7 @@
 
 An algorithm is one file: settings, networks, loss, and a function `train`, registered by a decorator:
 
-    class MySettings(Settings):
+    class MySettings(TrainingSettings):
         learning_rate: float = Field(1e-3, gt=0)
 
     @algorithm("mine", MySettings(), steps=50_000)
@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from rlfp_ros.learning.algorithms.environments import EnvironmentMaker
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.plugins import Registry
 
@@ -57,7 +57,7 @@ class Train(Protocol):
 class Algorithm:
     """A registered algorithm."""
 
-    settings: Settings  # the defaults
+    settings: TrainingSettings  # the defaults
     train: Train
     steps: int  # environment steps of a training, by default
 
@@ -67,7 +67,7 @@ ALGORITHMS: Registry[Algorithm] = Registry("algorithm", builtin="rlfp_ros.learni
 Trainer = TypeVar("Trainer", bound=Callable[..., nn.Module])
 
 
-def algorithm(name: str, settings: Settings, steps: int) -> Callable[[Trainer], Trainer]:
+def algorithm(name: str, settings: TrainingSettings, steps: int) -> Callable[[Trainer], Trainer]:
     """Return a decorator that registers a `Train` function as the algorithm `name`.
 
     Parameters

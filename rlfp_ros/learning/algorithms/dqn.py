@@ -29,12 +29,12 @@ from rlfp_ros.learning.algorithms.networks import (
     layers,
     vector_size,
 )
-from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 
 
-class DqnSettings(Settings):
+class DqnSettings(TrainingSettings):
     """Hyperparameters."""
 
     hidden: int = Field(256, ge=1, le=8192)  # units in each of two layers
@@ -95,7 +95,7 @@ class DeepQLearner:
         self.updates = 0
         self._augment = augmentation(settings.augmentation)
 
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: TransitionBatch) -> dict[str, float]:
         """One step; every `copy_every`-th ends with a copy to the target network."""
         target = self.targets(batch)
         values = self.network.values(augmented(batch.observation, self._augment))
@@ -111,7 +111,7 @@ class DeepQLearner:
         return {"loss": loss.item(), "value": chosen.mean().item()}
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> Tensor:
+    def targets(self, batch: TransitionBatch) -> Tensor:
         """n-step return and the target network's value of the best action after it, [B]."""
         observation = augmented(batch.next_observation, self._augment)
         values = self.target.values(observation)

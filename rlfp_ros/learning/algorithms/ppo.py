@@ -19,11 +19,11 @@ from rlfp_ros.learning.algorithms.algorithm import algorithm
 from rlfp_ros.learning.algorithms.augmentation import AugmentationName, augmentation, augmented, drac_regularisation
 from rlfp_ros.learning.algorithms.environments import Environment, EnvironmentMaker, episode_seeds, shapes
 from rlfp_ros.learning.algorithms.networks import ActorCritic, TensorObservation, batch_of_one
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 
 
-class PpoSettings(Settings):
+class PpoSettings(TrainingSettings):
     """Hyperparameters."""
 
     hidden: int = Field(128, ge=1, le=8192)  # units in each of two layers

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlfp_ros.learning.algorithms.replay import Batch, SequenceBatch
+from rlfp_ros.learning.algorithms.replay import SequenceBatch, TransitionBatch
 
 MEMORY = "memory"  # the part of an observation [B, S] that the actor remembered before it
 
@@ -45,7 +45,7 @@ def unroll(remember: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, starts:
     return torch.stack(before, dim=1)
 
 
-def transitions(sequences: SequenceBatch, memory: Tensor, burn_in: int) -> Batch:
+def transitions(sequences: SequenceBatch, memory: Tensor, burn_in: int) -> TransitionBatch:
     """The transitions of `sequences` after the burn-in, each with the actor's memory before it.
 
     Parameters
@@ -63,7 +63,7 @@ def transitions(sequences: SequenceBatch, memory: Tensor, burn_in: int) -> Batch
     def steps(values: Tensor) -> Tensor:
         return values[:, burn_in:][joined]
 
-    return Batch(
+    return TransitionBatch(
         {name: steps(values[:, :-1]) for name, values in frames.items()},
         steps(sequences.action),
         steps(sequences.reward),

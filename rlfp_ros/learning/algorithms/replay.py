@@ -16,7 +16,7 @@ from rlfp_ros.learning.algorithms.networks import TensorObservation
 
 
 @dataclass(frozen=True)
-class Batch:
+class TransitionBatch:
     """Transitions over up to n steps. The value of `next_observation` counts `discount`, which is 0 after a terminal
     step."""
 
@@ -127,7 +127,7 @@ class ReplayBuffer:
         """All kept values of the vector `name`, [N, size]."""
         return torch.from_numpy(self._vectors[name][: len(self)])
 
-    def sample(self, batch: int, rng: np.random.Generator) -> Batch:
+    def sample(self, batch: int, rng: np.random.Generator) -> TransitionBatch:
         """Draw transitions uniformly, with whole stacks only."""
         start = rng.integers(self._first(), self._count - 1, batch)
         while (bad := self._final[start % self._capacity]).any():
@@ -141,7 +141,7 @@ class ReplayBuffer:
             position += going
             going &= ~self._final[position % self._capacity] & (position < self._count - 1)
         row = start % self._capacity
-        return Batch(
+        return TransitionBatch(
             self._observation(start),
             torch.from_numpy(self._actions[row]),
             torch.from_numpy(reward),

@@ -30,7 +30,7 @@ from rlfp_ros.learning.export.networks import ExportedPolicy
 from rlfp_ros.learning.export.trained import save_trained
 from rlfp_ros.learning.runs.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.runs.progress import RunClock, TrainingProgress
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import HELD_OUT, LARGEST_TRAINING_SEED, MOST_STEPS
@@ -41,7 +41,7 @@ SMALLEST_STEPS = 2_000  # environment steps; with fewer, some algorithms would n
 BLIND_SIZE = 16  # px; the smallest image of the environment, because nothing reads it
 
 
-class Plan(Settings):
+class Plan(TrainingSettings):
     """Everything that decides about a training."""
 
     algorithm: str
@@ -62,7 +62,7 @@ class Plan(Settings):
         return self.encoder or f"{self.task}_{self.arm}"
 
 
-def settings_of(plan: Plan) -> Settings:
+def settings_of(plan: Plan) -> TrainingSettings:
     """The algorithm's settings with the plan's changes.
 
     Raises
@@ -149,7 +149,7 @@ def main(
 
 
 def _train(
-    plan: Plan, make_env: TaskEnvironment, settings: Settings, steps: int, run: Path, console: Console
+    plan: Plan, make_env: TaskEnvironment, settings: TrainingSettings, steps: int, run: Path, console: Console
 ) -> tuple[nn.Module, float]:
     """The trained policy, which is also saved in the run folder, and the minutes that it took."""
     torch.set_num_threads(1)  # A3C's workers and the other cores have one each
@@ -227,7 +227,7 @@ def score_of(make_env: EnvironmentMaker, policy: nn.Module, seeds: Iterable[int]
     return score
 
 
-def _checked(plan: Plan) -> tuple[TaskEnvironment, Settings, int]:
+def _checked(plan: Plan) -> tuple[TaskEnvironment, TrainingSettings, int]:
     """Environment, settings and steps of a plan that makes sense; everything that it names is loaded once."""
     steps = plan.steps or ALGORITHMS[plan.algorithm].steps
     if steps < SMALLEST_STEPS:

@@ -42,12 +42,12 @@ from rlfp_ros.learning.algorithms.networks import (
     vector_size,
 )
 from rlfp_ros.learning.algorithms.recurrent import MEMORY, transitions, unroll
-from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer, SequenceBatch
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.algorithms.replay import ReplayBuffer, SequenceBatch, TransitionBatch
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 
 
-class SacSettings(Settings):
+class SacSettings(TrainingSettings):
     """Hyperparameters."""
 
     hidden: int = Field(256, ge=1, le=8192)  # units in each of two layers
@@ -230,7 +230,7 @@ class SoftActorCritic:
         if self.critic_input != "vector":
             self.critic.trunk.observe(observation[self.critic_input])
 
-    def sample(self, buffer: ReplayBuffer, rng: np.random.Generator) -> Batch | SequenceBatch:
+    def sample(self, buffer: ReplayBuffer, rng: np.random.Generator) -> TransitionBatch | SequenceBatch:
         """Draw what one update learns from."""
         settings = self.settings
         if settings.memory:
@@ -239,10 +239,10 @@ class SoftActorCritic:
 
     def update(
         self,
-        experience: Batch | SequenceBatch,
+        experience: TransitionBatch | SequenceBatch,
         progress: float = 0.0,
         train_actor: bool = True,
-        actor_term: Callable[[SquashedGaussian, Batch], Tensor] | None = None,
+        actor_term: Callable[[SquashedGaussian, TransitionBatch], Tensor] | None = None,
     ) -> dict[str, float]:
         """Take one step of critics, actor and temperature.
 
@@ -299,7 +299,7 @@ class SoftActorCritic:
         return {name: value.item() for name, value in figures.items()}
 
     @torch.no_grad()
-    def targets(self, batch: Batch) -> Tensor:
+    def targets(self, batch: TransitionBatch) -> Tensor:
         """Targets of the critics [B]: n-step return and the smaller target critic's soft value after it."""
         copies = self.settings.target_augmentations
         observation = augmented(batch.next_observation, self._augment, copies)
@@ -314,7 +314,7 @@ class SoftActorCritic:
         """A loss that lowers the temperature if `entropy` is above its target, and raises it if it is below."""
         return self.log_temperature * (entropy - self.target_entropy)
 
-    def with_memory(self, sequences: SequenceBatch) -> Batch:
+    def with_memory(self, sequences: SequenceBatch) -> TransitionBatch:
         """The transitions of sequences, with what the actor remembered before each."""
         assert self.actor.cell is not None
         frames = dict(sequences.observation)
@@ -330,7 +330,7 @@ class SoftActorCritic:
         burn_in = self.settings.burn_in
         return transitions(sequences, unroll(self.actor.cell, inputs, sequences.starts, empty, burn_in), burn_in)
 
-    def _augmented(self, batch: Batch) -> Batch:
+    def _augmented(self, batch: TransitionBatch) -> TransitionBatch:
         """The batch with augmented vectors; images are augmented where they are used."""
         one, other = (
             observation | {"vector": self.augment_vector(observation["vector"])}

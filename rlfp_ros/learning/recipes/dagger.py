@@ -29,7 +29,7 @@ from rlfp_ros.learning.recipes.estimator import Belief, SceneEstimator, SeeingAc
 from rlfp_ros.learning.recipes.frames import POSTURES_PER_EPISODE
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.seeds import MOST_STEPS, MOST_WORKERS
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.tasks.goal import GoalTask
@@ -42,7 +42,7 @@ CHECKPOINT_ROUNDS = 2  # an interrupted training plays at most these again
 TeacherSees = Literal["state", "estimate"]  # the simulator's state, or what the estimator makes of the images
 
 
-class DaggerTraining(Settings):
+class DaggerTraining(TrainingSettings):
     """How long and how the actor imitates."""
 
     hidden: int = Field(256, ge=1, le=8192)  # units in each of the actor's two layers

@@ -18,7 +18,7 @@ from rlfp_ros.contract import CameraContract, EncoderContract, FeatureStatistics
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.cell import Cell
 from rlfp_ros.learning.runs.progress import TrainingProgress
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.plugins import Registry
 
 
@@ -75,7 +75,7 @@ class Recipe(ABC):
 
 
 def _plain(value: Any) -> JsonValue:
-    if isinstance(value, Settings):
+    if isinstance(value, TrainingSettings):
         plain: JsonValue = value.model_dump(mode="json")
         return plain
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

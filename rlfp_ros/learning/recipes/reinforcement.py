@@ -27,7 +27,7 @@ from torch.nn import functional
 from rlfp_ros.learning.algorithms.environments import Environment, TaskEnvironment, shapes
 from rlfp_ros.learning.algorithms.networks import RelativePoints, SquashedGaussian
 from rlfp_ros.learning.algorithms.recurrent import MEMORY
-from rlfp_ros.learning.algorithms.replay import Batch, ReplayBuffer
+from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch
 from rlfp_ros.learning.algorithms.run import score_of
 from rlfp_ros.learning.algorithms.sac import SacPolicy, SacSettings, SoftActorCritic
 from rlfp_ros.learning.encoders.encoder import Encoder, features_of
@@ -35,7 +35,7 @@ from rlfp_ros.learning.recipes.collector import Collectors, Experience, Seen
 from rlfp_ros.learning.recipes.dagger import TREMBLING
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.seeds import MOST_STEPS, SELECTION
 from rlfp_ros.simulation.environment import ManipulationEnv
 
@@ -57,7 +57,7 @@ RECIPE_SAC = SacSettings(
 )
 
 
-class ReinforcementSettings(Settings):
+class ReinforcementSettings(TrainingSettings):
     """How long and how the policy learns."""
 
     sac: SacSettings = RECIPE_SAC
@@ -301,7 +301,7 @@ def _update(
     """One step of reinforcement learning, with the teacher's loss on experience and on demonstrations."""
     weight = settings.teacher_weight_at(progress)
 
-    def pull(policy: SquashedGaussian, batch: Batch) -> Tensor:
+    def pull(policy: SquashedGaussian, batch: TransitionBatch) -> Tensor:
         assert batch.teacher is not None
         return weight * (teacher_loss(policy, batch.teacher) + _demonstration_loss(learner, demonstrations, rng))
 

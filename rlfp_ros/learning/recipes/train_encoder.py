@@ -21,13 +21,13 @@ from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation, objectives_of
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
-from rlfp_ros.learning.runs.settings import Settings
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.seeds import FRAMES
 
 CHECKPOINT_UPDATES = 500
 
 
-class EncoderTraining(Settings):
+class EncoderTraining(TrainingSettings):
     """How long and how the encoder learns."""
 
     frames: int = Field(96_000, ge=2, le=FRAMES.block)  # images rendered

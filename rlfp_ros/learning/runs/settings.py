@@ -1,4 +1,4 @@
-"""Settings of trainings: data with bounds, checked whenever they are made or changed."""
+"""TrainingSettings of trainings: data with bounds, checked whenever they are made or changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Self
 from rlfp_ros.schema import Schema, validate
 
 
-class Settings(Schema):
+class TrainingSettings(Schema):
     """Base of the settings of every algorithm and training stage. Numbers are finite, unknown names are refused."""
 
     def changed(self, source: str = "settings", **values: Any) -> Self:
