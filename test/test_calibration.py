@@ -58,7 +58,7 @@ def rays(camera: CameraModel) -> np.ndarray:
 
 def render(board: Board, T_camera_board: np.ndarray, camera: CameraModel, rng: np.random.Generator) -> np.ndarray:
     """What the camera sees of the board on a grey wall: rays through the distorted lens, blur, noise. uint8 rgb."""
-    picture = board.picture(SQUARE_PX)
+    picture = board.image(SQUARE_PX)
     T = np.linalg.inv(T_camera_board)
     directions = rays(camera) @ T[:3, :3].T
     distance = -T[2, 3] / directions[:, 2]

@@ -75,11 +75,11 @@ def test_nothing_heard_is_red_in_every_line_but_the_extrinsics(contract: Contrac
     ("spoil", "name", "found"),
     [
         (lambda c: setattr(c, "perception", "encoding is '16UC1'"), "camera", "16UC1"),
-        (lambda c: setattr(c, "camera", ""), "camera", "no word from the perception node"),
+        (lambda c: setattr(c, "camera", ""), "camera", "the perception node reports nothing"),
         (lambda c: setattr(c, "shift", 0.99), "scene", "domain shift 0.99, expected at most 0.95"),
         (lambda c: setattr(c, "shift", None), "scene", "no domain shift yet"),
         (lambda c: setattr(c, "policy", "no joint state is as old as the image"), "policy", "as old as the image"),
-        (lambda c: setattr(c, "command", CommandTaker(())), "controller", f"nobody takes commands on {TOPIC}"),
+        (lambda c: setattr(c, "command", CommandTaker(())), "controller", f"no node takes commands on {TOPIC}"),
         (lambda c: setattr(c, "command", CommandTaker(("arm",), ("moveit",))), "controller", "moveit sends commands"),
         (
             lambda c: setattr(c, "command", CommandTaker((), (), "std_msgs/msg/Float64MultiArray")),

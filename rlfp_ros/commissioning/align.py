@@ -1,7 +1,7 @@
 """`rlfp align`: the simulator's arm laid over the live one, and by how many pixels the outlines miss each other.
 
-From each point of the drawn arm's outline the picture is searched along the outline's normal for its strongest edge;
-the camera's place that fits these edges best is found from all of them together (RAPiD: Harris, "Tracking with rigid
+From each point of the drawn arm's outline the image is searched along the outline's normal for its strongest edge; the
+pose of the camera that fits these edges best is found from all of them together (RAPiD: Harris, "Tracking with rigid
 models", in Active Vision, 1992), again and again with a shorter search. The figure is how far the outline moves from
 the given place to that one. It says whether extrinsics, intrinsics and joints go together; it replaces no calibration.
 """
@@ -22,22 +22,22 @@ from rlfp_ros.recording.snapshots import Snapshot
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer, Rendering
 
-REACH = 0.08  # of the picture's width: how far from the outline an edge is looked for at first
+REACH = 0.08  # of the image's width; how far from the outline the first search for an edge goes
 SHORTEST_REACH_PX = 2.5
 ROUNDS = 8
-FEWEST_POINTS = 40  # of an outline in all pictures together
-STRONG = 1.5  # times the median gradient of the picture: what counts as an edge
+FEWEST_POINTS = 40  # of an outline in all images together
+STRONG = 1.5  # times the median gradient of the image; a stronger gradient counts as an edge
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the given place of the camera fits the pictures."""
+    """How well the given pose of the camera fits the images."""
 
-    error_px: float  # mean distance of the outline at the given place from the outline at the fitted one
-    left_px: float  # median distance of the fitted outline from the edges found: how sure the fit is
+    error_px: float  # mean distance of the outline at the given pose from the outline at the fitted one
+    left_px: float  # median distance of the fitted outline from the edges found; the smaller, the better the fit
     points: int  # of the outline that found an edge
     T_base_camera: np.ndarray  # 4 x 4, fitted
-    distance_m: float  # of the fitted place from the given one
+    distance_m: float  # of the fitted pose from the given one
     angle_rad: float
 
 
@@ -51,7 +51,7 @@ class _Outline:
 
 
 def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: np.ndarray) -> Alignment:
-    """Fit the camera's place to pictures of the arm. Raises ConfigurationError where too little of it is in view."""
+    """Fit the camera's pose to images of the arm. Raises ConfigurationError if too little of it is in view."""
     seen = [_undistorted(snapshot) for snapshot in snapshots]
     gradients = [_gradient(image) for image, _ in seen]
     given, T = np.array(T_base_camera, dtype=float), np.array(T_base_camera, dtype=float)
@@ -67,11 +67,11 @@ def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: n
         found = len(d)
         if found < FEWEST_POINTS:
             raise ConfigurationError(
-                f"{found} points of the arm's outline have an edge in the picture, expected at least {FEWEST_POINTS}; "
+                f"{found} points of the arm's outline have an edge in the image, expected at least {FEWEST_POINTS}; "
                 "bring the arm into view, or compare extrinsics and camera_info with this camera"
             )
         weights = np.ones(found)
-        for _ in range(5):  # Tukey's weights: an edge of something else pulls nowhere
+        for _ in range(5):  # Tukey's weights: an edge that belongs to something else has no influence
             change = np.linalg.lstsq(J * weights[:, None], d * weights, rcond=None)[0]
             off = np.abs(J @ change - d)
             left = float(np.median(off))
@@ -87,7 +87,7 @@ def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: n
 
 
 def overlay(snapshot: Snapshot, renderer: ArmRenderer, T_base_camera: np.ndarray) -> np.ndarray:
-    """The drawn arm blended over the picture, its outline in green; uint8 [H, W, 3] rgb."""
+    """Blend the drawn arm over the image, with its outline in green; uint8 [H, W, 3] rgb."""
     image, camera = _undistorted(snapshot)
     drawn = _draw(renderer, camera, T_base_camera, snapshot)
     blended = np.where(drawn.mask[..., None], (0.5 * image + 0.5 * drawn.image).astype(np.uint8), image)
@@ -100,7 +100,7 @@ def overlay(snapshot: Snapshot, renderer: ArmRenderer, T_base_camera: np.ndarray
 def write_overlays(
     snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: np.ndarray, folder: Path
 ) -> list[Path]:
-    """`align_00.png` ... in `folder`."""
+    """Write `align_00.png` ... into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, snapshot in enumerate(snapshots):
@@ -121,7 +121,7 @@ def _draw(renderer: ArmRenderer, camera: CameraModel, T: np.ndarray, snapshot: S
 
 
 def _gradient(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Derivatives [H, W, 3] along x and y of the smoothed picture, of each colour."""
+    """Return the derivatives [H, W, 3] of the smoothed image along x and y, per colour."""
     smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.0)
     return cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 8)
 
@@ -150,7 +150,7 @@ def _outline(drawn: Rendering, camera: CameraModel, T_base_camera: np.ndarray) -
 
 
 def _edges(gradient: tuple[np.ndarray, np.ndarray], outline: _Outline, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which points found an edge within `reach` px, and how far along the normal (px) each one's lies."""
+    """Return the points that found an edge within `reach` px, and how far along the normal it lies, px."""
     if not len(outline.pixels):
         return np.zeros(0, int), np.zeros(0)
     steps = np.arange(-np.ceil(reach), np.ceil(reach) + 1)
@@ -159,7 +159,7 @@ def _edges(gradient: tuple[np.ndarray, np.ndarray], outline: _Outline, reach: fl
     sampled = [cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for part in gradient]
     across = sampled[0] * outline.normals[:, None, :1] + sampled[1] * outline.normals[:, None, 1:]
     strength = np.abs(across).max(axis=-1)  # [N, S], of the strongest colour
-    # The nearer of two edges of like strength is the arm's.
+    # Of two edges of similar strength, the nearer one is taken for the arm's.
     preferred = strength * np.exp(-0.5 * (steps / (0.7 * reach)) ** 2)
     best = np.clip(np.argmax(preferred, axis=1), 1, len(steps) - 2)
     rows = np.arange(len(best))
@@ -192,9 +192,9 @@ def _motion(change: np.ndarray) -> np.ndarray:
 
 
 def describe(found: Alignment, arm: Arm) -> str:
-    """One sentence for people."""
+    """Say the result in one sentence."""
     return (
         f"the outline of {arm.name} misses by {found.error_px:.1f} px on average; it would fit ({found.left_px:.1f} px "
         f"left, {found.points} points) with the camera {1e3 * found.distance_m:.0f} mm and "
-        f"{np.degrees(found.angle_rad):.1f} degrees from where it is said to be"
+        f"{np.degrees(found.angle_rad):.1f} degrees from the given pose"
     )

@@ -1,4 +1,4 @@
-"""Where a camera looks from and how: intrinsics from a board, and its place before the arm from a board on the tool.
+"""A camera's intrinsics from a board, and its pose before the arm from a board on the tool.
 
 OpenCV 5 has no calibrateHandEye in Python; Park and Martin's closed form is short ("Robot sensor calibration: solving
 AX = XB on the Euclidean group", IEEE T-RO 1994), and what counts is the refinement after it, over the pixels.
@@ -18,9 +18,9 @@ import yaml
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
-FEWEST_VIEWS = 6  # fewer say little about five lens coefficients, or about six unknowns of a pose twice
+FEWEST_VIEWS = 6  # fewer do not determine five lens coefficients, or the two poses of six unknowns each
 FEWEST_CORNERS = 8  # of one view
-LARGEST_RMS_PX = 2.0  # a calibration worse than this is a mistake: a wrong board, or blurred pictures
+LARGEST_RMS_PX = 2.0  # a worse calibration means a mistake: a wrong board, or blurred images
 SMALLEST_TURN_RAD = 0.1  # between two views, to say anything about rotation
 SMALLEST_SECOND_AXIS = 0.15  # share of the turning that must be about a second axis
 STEP = 1e-6  # of numerical derivatives, m and rad
@@ -28,7 +28,7 @@ STEP = 1e-6  # of numerical derivatives, m and rad
 
 @dataclass(frozen=True)
 class View:
-    """A board in one picture."""
+    """A board in one image."""
 
     points: np.ndarray  # [N, 3] m, board frame: x right, y down, z into the board
     pixels: np.ndarray  # [N, 2]
@@ -60,8 +60,8 @@ class Board:
         dictionary = cv2.aruco.getPredefinedDictionary(getattr(cv2.aruco, self.dictionary))
         return cv2.aruco.CharucoBoard((self.columns, self.rows), self.square, self.marker, dictionary)
 
-    def picture(self, square_px: int = 100) -> np.ndarray:
-        """The board to print, uint8 [H, W], one square of white around it."""
+    def image(self, square_px: int = 100) -> np.ndarray:
+        """Draw the board to print, uint8 [H, W], with one square of white around it."""
         if self.marker:
             size = ((self.columns + 2) * square_px, (self.rows + 2) * square_px)
             return np.asarray(self._charuco().generateImage(size, marginSize=square_px))
@@ -70,7 +70,7 @@ class Board:
         return np.pad(np.kron(squares, np.ones((square_px, square_px), np.uint8)), square_px, constant_values=255)
 
     def find(self, image: np.ndarray) -> View | None:
-        """The board's inner corners in rgb uint8 [H, W, 3]; None where it is not seen (a checkerboard: not whole)."""
+        """Find the board's inner corners in rgb uint8 [H, W, 3]; None if it is not seen (a checkerboard: not whole)."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if self.marker:
             board = self._charuco()
@@ -95,17 +95,17 @@ class CameraCalibration:
     camera: CameraModel
     rms_px: float
     views: int
-    coverage: float  # share of the picture, of 8 x 6 cells, in which a corner was seen
+    coverage: float  # share of the 8 x 6 cells of the image in which a corner was seen
 
 
 def calibrate_camera(views: Sequence[View], width: int, height: int) -> CameraCalibration:
-    """K and plumb_bob distortion k1 k2 p1 p2 k3 from views of a board.
+    """Find K and the plumb_bob distortion k1 k2 p1 p2 k3 from views of a board.
 
-    Raises ConfigurationError where they say too little.
+    Raises ConfigurationError if the views do not determine them.
     """
     if len(views) < FEWEST_VIEWS:
         raise ConfigurationError(
-            f"the board was found in {len(views)} pictures, expected at least {FEWEST_VIEWS}; take more, sharp and "
+            f"the board was found in {len(views)} images, expected at least {FEWEST_VIEWS}; take more, sharp and "
             "well lit, and compare --squares with the board"
         )
     points = [view.points.astype(np.float32) for view in views]
@@ -121,13 +121,13 @@ def _check_rms(rms: float) -> None:
     if not rms <= LARGEST_RMS_PX:
         raise ConfigurationError(
             f"the calibration misses the corners by {rms:.2f} px (rms), expected at most {LARGEST_RMS_PX:g}; compare "
-            "--squares, --square and --marker with the printed board, and leave out blurred pictures"
+            "--squares, --square and --marker with the printed board, and leave out blurred images"
         )
 
 
 @dataclass(frozen=True)
 class HandEyeCalibration:
-    """Where a camera stands before the arm, and where the board is on the tool."""
+    """The camera's pose before the arm, and the board's pose on the tool."""
 
     T_base_camera: np.ndarray  # 4 x 4
     T_tool_board: np.ndarray  # 4 x 4
@@ -138,9 +138,9 @@ class HandEyeCalibration:
 def calibrate_hand_eye(
     views: Sequence[View], T_base_tool: Sequence[np.ndarray], camera: CameraModel
 ) -> HandEyeCalibration:
-    """Eye to hand: a board fixed to the tool, seen by a camera that stands, at several poses of the tool (4 x 4).
+    """Calibrate eye to hand: a board fixed to the tool, seen by a fixed camera at several poses of the tool (4 x 4).
 
-    Raises ConfigurationError where the poses do not determine it.
+    Raises ConfigurationError if the poses do not determine the camera's.
     """
     if len(views) < FEWEST_VIEWS:
         raise ConfigurationError(
@@ -171,7 +171,7 @@ def calibrate_hand_eye(
 
 
 def _board_pose(view: View, camera: CameraModel) -> np.ndarray:
-    """T_camera_board of one view."""
+    """Return T_camera_board of one view."""
     found, rotation, translation = cv2.solvePnP(
         view.points, camera.rays(view.pixels), np.eye(3), None, flags=cv2.SOLVEPNP_IPPE
     )
@@ -183,7 +183,7 @@ def _board_pose(view: View, camera: CameraModel) -> np.ndarray:
 
 
 def _park_martin(T_base_tool: Sequence[np.ndarray], T_camera_board: Sequence[np.ndarray]) -> np.ndarray:
-    """X = T_base_camera with A X = X B for every pair of views, A the tool's motion and B the board's."""
+    """Solve A X = X B for X = T_base_camera over all pairs of views; A is the tool's motion and B the board's."""
     turns_a, turns_b, pairs = [], [], []
     for first in range(len(T_base_tool)):
         for second in range(first + 1, len(T_base_tool)):
@@ -209,7 +209,7 @@ def _park_martin(T_base_tool: Sequence[np.ndarray], T_camera_board: Sequence[np.
 
 
 def least_squares(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarray, steps: int = 30) -> np.ndarray:
-    """Levenberg-Marquardt with numerical derivatives, for a dozen unknowns in m and rad."""
+    """Minimise by Levenberg-Marquardt with numerical derivatives, for a dozen unknowns in m and rad."""
     x, damping = np.array(start, dtype=float), 1e-3
     found = residuals(x)
     for _ in range(steps):
@@ -230,7 +230,7 @@ def least_squares(residuals: Callable[[np.ndarray], np.ndarray], start: np.ndarr
 
 
 def _transform(change: np.ndarray) -> np.ndarray:
-    """Translation [3] m and rotation vector [3] rad -> 4 x 4."""
+    """Make a 4 x 4 pose of a translation [3] m and a rotation vector [3] rad."""
     T = np.eye(4)
     T[:3, :3], T[:3, 3] = cv2.Rodrigues(np.asarray(change[3:], dtype=float))[0], change[:3]
     return T
@@ -242,7 +242,7 @@ def _nearest_rotation(matrix: np.ndarray) -> np.ndarray:
 
 
 def write_camera_info(path: Path, found: CameraCalibration, camera_name: str) -> None:
-    """The calibration file that ROS camera drivers read (camera_calibration_parsers' YAML; `camera_info_url`)."""
+    """Write the calibration file that ROS camera drivers read (camera_calibration_parsers' YAML; `camera_info_url`)."""
     K, D = found.camera.K, found.camera.distortion
     projection = np.hstack([K, np.zeros((3, 1))])
 

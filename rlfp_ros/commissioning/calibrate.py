@@ -24,10 +24,10 @@ from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
 
-BETWEEN_S = 0.5  # between two pictures of a bag that are looked at for the board
+BETWEEN_S = 0.5  # between two images of a bag in which the board is searched
 MOST_VIEWS = 60
-PRINT_PX = 120  # of a square in the board's picture
-ENOUGH_COVERAGE = 0.6  # of the picture's cells
+PRINT_PX = 120  # of a square in the board's image
+ENOUGH_COVERAGE = 0.6  # of the image's cells
 
 
 def parse_board(squares: str, square: float, marker: float, dictionary: str) -> Board:
@@ -39,9 +39,9 @@ def parse_board(squares: str, square: float, marker: float, dictionary: str) -> 
 
 
 def board(shape: Board, out: Path) -> int:
-    """Write the board's picture, to print at its true size."""
+    """Write the board's image, to print at its true size."""
     _make_folder(out.parent)
-    if not cv2.imwrite(str(out), shape.picture(PRINT_PX)):
+    if not cv2.imwrite(str(out), shape.image(PRINT_PX)):
         raise ConfigurationError(f"{out}: cannot be written; choose another --out ending in .png")
     width, height = shape.columns + 2, shape.rows + 2
     millimetres = f"{1e3 * shape.square * width:.0f} x {1e3 * shape.square * height:.0f} mm"
@@ -50,24 +50,24 @@ def board(shape: Board, out: Path) -> int:
 
 
 def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path, choice: TopicChoice = ANY) -> int:
-    """K and lens of a camera from pictures of a board; writes the camera_info file that drivers read."""
+    """Calibrate a camera's K and lens from images of a board; writes the camera_info file that drivers read."""
     console = Console(highlight=False)
     views: list[View] = []
     size, looked_at = (0, 0), 0
     if bag is not None:
         console.print(f"images from {_raw_image_topic(bag, choice)}")
-    for image in _pictures(bag, images, choice):
+    for image in _images(bag, images, choice):
         looked_at += 1
         if size not in ((0, 0), (image.shape[1], image.shape[0])):
             raise ConfigurationError(
-                f"one picture is {image.shape[1]} x {image.shape[0]}, another {size[0]} x {size[1]}; "
-                "calibrate with pictures of one size"
+                f"one image is {image.shape[1]} x {image.shape[0]}, another {size[0]} x {size[1]}; "
+                "calibrate with images of one size"
             )
         size = (image.shape[1], image.shape[0])
         view = shape.find(image)
         if view is not None and len(views) < MOST_VIEWS and _new(view, views):
             views.append(view)
-    console.print(f"the board was found in {len(views)} different pictures of {looked_at}")
+    console.print(f"the board was found in {len(views)} different images of {looked_at}")
     found = calibrate_camera(views, *size)
     _make_folder(out.parent)
     write_camera_info(out, found, out.stem)
@@ -77,7 +77,7 @@ def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path
         f"distortion {np.round(np.zeros(5) if D is None else D, 4).tolist()}, rms {found.rms_px:.2f} px"
     )
     if found.coverage < ENOUGH_COVERAGE:
-        console.print(f"corners in {found.coverage:.0%} of the picture: show the board near its edges too")
+        console.print(f"corners in {found.coverage:.0%} of the image: show the board near its edges too")
     return 0
 
 
@@ -109,7 +109,7 @@ def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: 
     worst = max(found.view_errors_px)
     console.print(f"{out}: camera at ({place}) m, rms {found.rms_px:.2f} px, worst posture {worst:.2f} px")
     if bundle is not None:
-        load_extrinsics(out, load_bundle(bundle).contract.camera)  # says where it is outside the tolerance
+        load_extrinsics(out, load_bundle(bundle).contract.camera)  # refuses a pose outside the tolerance
         console.print(f"inside the tolerance of {bundle}")
     return 0
 
@@ -144,16 +144,16 @@ def overlay(
     return 0
 
 
-def _pictures(bag: Path | None, paths: Sequence[Path], choice: TopicChoice) -> Iterator[np.ndarray]:
-    """rgb uint8 of every file, or of a bag every half second."""
+def _images(bag: Path | None, paths: Sequence[Path], choice: TopicChoice) -> Iterator[np.ndarray]:
+    """Yield rgb uint8 [H, W, 3] of every file, or of a bag every half second."""
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
-            raise ConfigurationError(f"{path}: is no picture that OpenCV reads")
+            raise ConfigurationError(f"{path}: is not an image that OpenCV reads")
         yield np.ascontiguousarray(image[..., ::-1])
     if bag is None:
         if not paths:
-            raise ConfigurationError("calibrate intrinsics: nothing to look at; give --bag FOLDER or picture files")
+            raise ConfigurationError("calibrate intrinsics: nothing to look at; give --bag FOLDER or image files")
         return
     last = -np.inf
     for snapshot in read_snapshots(bag, choice=choice):
@@ -180,7 +180,7 @@ def _raw_image_topic(bag: Path, choice: TopicChoice) -> str:
 
 
 def _new(view: View, views: Sequence[View]) -> bool:
-    """Has the board moved? The same view many times would only weigh more."""
+    """Whether the board has moved: the same view many times would only weigh more."""
     centre = view.pixels.mean(axis=0)
     spread = view.pixels.std(axis=0)
     return all(

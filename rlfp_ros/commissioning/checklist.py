@@ -1,7 +1,7 @@
-"""What must be so before an arm is enabled: what the drivers send, line by line, against what the policy was made for.
+"""Conditions for enabling an arm: compares what the drivers send with what the policy needs, line by line.
 
 ROS-free: the node `checklist` fills in what it hears, `Checklist.report` judges it, and the residual controller asks
-the report. Every line says what was found and, where it is not green, what to do.
+the report. Every line says what was found and, if it is not green, what to do.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ STANDING_RAD_S = 0.05  # measured speed below this is noise, as in the residual 
 
 
 class ChecklistSettings(Schema):
-    """What counts as green."""
+    """Limits of what counts as green."""
 
     home_tolerance_rad: float = Field(
         default=0.2, gt=0, le=3.2, description="how far a joint may be from where episodes start in training (rad)"
     )
-    camera_max_age_s: float = Field(
-        default=0.3, gt=0, le=5, description="age by stamp of what perception makes of a picture (s)"
-    )
+    camera_max_age_s: float = Field(default=0.3, gt=0, le=5, description="age by stamp of an image's features (s)")
     joint_max_age_s: float = Field(default=0.1, gt=0, le=5, description="age by stamp of joint_states (s)")
     future_tolerance_s: float = Field(default=0.02, ge=0, le=1, description="how far ahead of us a stamp may be (s)")
     joint_rate_hz: float = Field(default=50.0, gt=0, description="joint_states at least so often (Hz)")
@@ -46,7 +44,7 @@ class Line(Schema):
     name: str
     ok: bool
     found: str
-    fix: str = ""  # what to do, where it is not ok
+    fix: str = ""  # what to do if it is not ok
 
     def __str__(self) -> str:
         return f"{self.name}: {self.found}" + (f"; {self.fix}" if self.fix and not self.ok else "")
@@ -59,12 +57,12 @@ class Report(Schema):
 
     @property
     def ready(self) -> bool:
-        """Is every line green?"""
+        """Whether every line is green."""
         return all(line.ok for line in self.lines)
 
     @property
     def refusal(self) -> str:
-        """Why the arm is not enabled, one sentence; empty where it may be."""
+        """The reason why the arm is not enabled, in one sentence; empty if it may be."""
         return "; ".join(str(line) for line in self.lines if not line.ok)
 
 
@@ -76,35 +74,35 @@ class Flow:
         self._seen: deque[tuple[int, int, int]] = deque()  # received (steady), stamp, age by stamp; ns
 
     def saw(self, stamp_ns: int, now_ns: int, clock_ns: int) -> None:
-        """One came at `now_ns` on the steady clock, which is `clock_ns` on the clock that stamps are taken by."""
+        """Count a message that came at `now_ns` on the steady clock and at `clock_ns` on the clock of the stamps."""
         self._seen.append((now_ns, stamp_ns, clock_ns - stamp_ns))
         while now_ns - self._seen[0][0] > WINDOW_S * 1e9:
             self._seen.popleft()
 
     def silent(self, now_ns: int) -> bool:
-        """Has nothing come for a while?"""
+        """Whether nothing has come for a while."""
         return not self._seen or now_ns - self._seen[-1][0] > SILENT_S * 1e9
 
     @property
     def rate_hz(self) -> float:
-        """By stamps, so that it is the sender's and no loaded receiver's; 0 where not known."""
+        """The rate by stamps, which does not depend on a loaded receiver; 0 if it is not known."""
         gaps = np.diff(np.array([stamp * 1e-9 for _, stamp, _ in self._seen]))
         gaps = gaps[gaps > 0]
         return 1.0 / float(np.median(gaps)) if len(gaps) else 0.0
 
     @property
     def age_s(self) -> float:
-        """Median age by stamp; negative where stamps lie in the future."""
+        """Median age by stamp; negative if stamps lie in the future."""
         return float(np.median([age for *_, age in self._seen])) * 1e-9 if self._seen else math.inf
 
 
 @dataclass(frozen=True)
 class CommandTaker:
-    """Who takes the arm's commands, as the ROS graph says."""
+    """The nodes that take the arm's commands, as the ROS graph lists them."""
 
     takers: tuple[str, ...]  # nodes that subscribe with the right type
     strangers: tuple[str, ...] = ()  # nodes that publish there besides the residual controller
-    other_type: str = ""  # somebody subscribes, but with this message type
+    other_type: str = ""  # a node subscribes, but with this message type
 
 
 class Checklist:
@@ -113,7 +111,7 @@ class Checklist:
     def __init__(
         self, contract: Contract, arm: Arm, settings: ChecklistSettings, extrinsics: str, command_topic: str
     ) -> None:
-        """`extrinsics`: a calibration file, "bundle", or empty where nobody said where the camera stands."""
+        """`extrinsics`: a calibration file, "bundle", or empty if the camera's pose was not given."""
         self._contract, self._arm, self._settings = contract, arm, settings
         self._command_topic = command_topic
         self._extrinsics = extrinsics_line(extrinsics, contract.camera)  # raises what perception would raise
@@ -122,7 +120,7 @@ class Checklist:
         self.residual = Flow("policy/residual")
         self.heartbeat = Flow("operator/heartbeat")
         self.perception = ""  # what its diagnostics complain of
-        self.camera = ""  # how its pictures are brought into the bundle's shape; empty: not known yet
+        self.camera = ""  # how its images become the network's; empty: not known yet
         self.policy = ""  # what its diagnostics complain of
         self.shift: float | None = None
         self.joints: JointState | None = None
@@ -147,7 +145,7 @@ class Checklist:
         if self.perception:
             return Line(name="camera", ok=False, found=self.perception, fix=fix)
         if not self.camera:
-            return Line(name="camera", ok=False, found="no word from the perception node", fix="look at its log")
+            return Line(name="camera", ok=False, found="the perception node reports nothing", fix="look at its log")
         return Line(name="camera", ok=True, found=self.camera)
 
     def _features_line(self, now_ns: int) -> Line:
@@ -159,7 +157,7 @@ class Checklist:
 
     def _shift_line(self) -> Line:
         if self.shift is None:
-            return Line(name="scene", ok=False, found="no domain shift yet", fix="it comes with the pictures")
+            return Line(name="scene", ok=False, found="no domain shift yet", fix="it comes with the images")
         limit = self._settings.shift_limit
         return Line(
             name="scene", ok=self.shift <= limit,
@@ -192,7 +190,7 @@ class Checklist:
         if outside:
             return Line(
                 name="home", ok=False, found=outside[0],
-                fix=f"move it inside its limits; where it is not there, correct {arm.origin}",
+                fix=f"move it inside its limits; if it already is, correct {arm.origin}",
             )  # fmt: skip
         unknown = np.flatnonzero(~np.isfinite(state.velocities))
         if len(unknown):  # some drivers send NaN for velocities that they do not measure
@@ -219,7 +217,7 @@ class Checklist:
         rate = self._contract.action.rate_hz
         return self._flow_line(
             "policy", self.residual, now_ns, (rate * (1 - RATE_TOLERANCE), rate * (1 + RATE_TOLERANCE)),
-            self._settings.camera_max_age_s, "it acts once pictures and joint_states come; look at its log",
+            self._settings.camera_max_age_s, "it acts once images and joint_states come; look at its log",
         )  # fmt: skip
 
     def _command_line(self) -> Line:
@@ -231,7 +229,7 @@ class Checklist:
             )  # fmt: skip
         if not found.takers:
             return Line(
-                name="controller", ok=False, found=f"nobody takes commands on {topic}",
+                name="controller", ok=False, found=f"no node takes commands on {topic}",
                 fix="activate the controller (ros2 control list_controllers), or set controller_name:=",
             )  # fmt: skip
         if found.strangers:
@@ -248,7 +246,7 @@ class Checklist:
         return (
             Line(
                 name="heartbeat", ok=not silent, found="silent" if silent else "comes",
-                fix=f"publish {self.heartbeat.topic} ten times a second from where the e-stop is",
+                fix=f"publish {self.heartbeat.topic} ten times a second from the place of the e-stop",
             ),
         )  # fmt: skip
 
@@ -278,11 +276,11 @@ class Checklist:
 
 
 def extrinsics_line(extrinsics: str, camera: CameraContract) -> Line:
-    """Where the camera stands against where it stood in training. Raises ConfigurationError as `load_extrinsics`."""
+    """Compare the camera's pose with that of training. Raises ConfigurationError as `load_extrinsics` does."""
     tolerance = f"expected at most {camera.tolerance.xyz_m:g} m and {math.degrees(camera.tolerance.angle_rad):.1f} deg"
     if not extrinsics:
         return Line(
-            name="extrinsics", ok=False, found="nobody said where the camera stands",
+            name="extrinsics", ok=False, found="the camera's pose was not given",
             fix="run ./rlfp calibrate extrinsics and give extrinsics:=FILE, or extrinsics:=bundle if it stands there",
         )  # fmt: skip
     if extrinsics == "bundle":

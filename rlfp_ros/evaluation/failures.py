@@ -15,7 +15,7 @@ from rlfp_ros.contract import Bundle
 from rlfp_ros.control.safety.supervisor import State
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.rollout import Rollout
-from rlfp_ros.perception.encoder import Percept, in_base_frame
+from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.simulation.ticked_world import Outcome
 
 LOST_M = 0.03  # median error of the perceived object above which perception caused the failure
@@ -93,7 +93,7 @@ class TracedRollout:
         tool = world.tool_position()
         if not trace.object_errors_m:
             self._start_height = float(position[2])
-        seen, _ = in_base_frame(percept, self._T_base_camera)
+        seen = percept.in_base(self._T_base_camera).position
         trace.object_errors_m.append(float(np.linalg.norm(seen - position)))
         waiting = len(trace.object_errors_m) <= 15  # the first half second: the gain is still ramping up
         trace.distrusted += not waiting and (controller.state is not State.ACTIVE or controller.gain == 0.0)

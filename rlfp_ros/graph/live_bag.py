@@ -52,7 +52,7 @@ def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Pa
     except subprocess.TimeoutExpired:
         raise ConfigurationError(f"{folder}: the recorder did not close its bag in {CLOSING_S:g} s") from None
     finally:
-        process.kill()  # nothing, where it has ended
+        process.kill()  # does nothing if it has ended
         process.wait()
     if process.returncode:
         raise ConfigurationError(f"the recorder ended with exit code {process.returncode}: {said.strip()[-300:]}")

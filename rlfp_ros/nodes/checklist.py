@@ -1,4 +1,4 @@
-"""`checklist`: listens to drivers and graph before an arm moves, and says on `safety/checklist` what does not fit yet.
+"""`checklist`: listens to drivers and graph before an arm moves, and reports on `safety/checklist` what does not fit.
 
 The residual controller enables the arm only while this list is green. While it is not, the list is in the log. While
 the arm is enabled this node listens to nothing that comes often: the processor is the controller's.
@@ -32,7 +32,7 @@ from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.schema import ConfigurationError
 
 PERIOD_S = 0.5  # between two lists
-QUIET_S = 4.0  # after the start, while the other nodes come up, a list that is not green is no news
+QUIET_S = 4.0  # after the start, while the other nodes come up, a list that is not green is not logged
 LISTENERS = ("recorder", "observer")  # take commands to write them down, not to move anything
 
 
@@ -52,7 +52,7 @@ class Settings(ChecklistSettings):
 
 
 class ChecklistNode(Node):
-    """Messages to `perception.checklist.Checklist` and back."""
+    """Passes messages to `commissioning.checklist.Checklist` and publishes its report."""
 
     def __init__(self) -> None:
         super().__init__("checklist")
@@ -106,7 +106,7 @@ class ChecklistNode(Node):
         try:
             joints = self._matcher(message)
         except ConfigurationError as error:
-            self._checklist.joints_fault = str(error)  # another driver's joints, where the arm's come too
+            self._checklist.joints_fault = str(error)  # maybe another driver's joints; the arm's may come too
             return
         self._checklist.joints = joints
         self._saw(self._checklist.joint_states, joints.stamp_ns)

@@ -218,7 +218,7 @@ class PerceptionNode(Node):
         return Report(Level.OK, "running", values)
 
     def _camera_rate_hz(self) -> float:
-        """By stamps, so that it holds in simulation faster or slower than real time too; 0 where not known."""
+        """The rate by stamps, which also holds if simulation is faster or slower than real time; 0 if not known."""
         gaps = np.diff(np.array(self._stamps, dtype=np.int64))
         gaps = gaps[gaps > 0]
         return 1e9 / float(np.median(gaps)) if len(gaps) else 0.0

@@ -53,7 +53,7 @@ class DomainShift:
         return float(np.linalg.norm(self._whitening @ (np.ravel(embedding) - self._mean)))
 
     def __call__(self, embedding: np.ndarray) -> float:
-        """Score in [0, 1]; 1 where the embedding is not finite."""
+        """Return the score in [0, 1]; 1 if the embedding is not finite."""
         distance = self.distance(embedding)
         if not math.isfinite(distance):
             return 1.0

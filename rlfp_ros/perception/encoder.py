@@ -76,12 +76,6 @@ class Percept:
         return ObjectPose(position, orientation_in_base(T_base_camera, self.object_pose[3:]), covariance)
 
 
-def in_base_frame(percept: Percept, T_base_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return position [3] m and covariance [6, 6] of `Percept.in_base`."""
-    pose = percept.in_base(T_base_camera)
-    return pose.position, pose.covariance
-
-
 class OnnxEncoder:
     """`encoder.onnx` as a function of one image."""
 

@@ -1,4 +1,4 @@
-"""Where the camera stands: the bundle's own pose, or one from a calibration file, checked against the bundle's."""
+"""The camera's pose: the bundle's own, or one from a calibration file, checked against the bundle's."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def pose_difference(T_a: np.ndarray, T_b: np.ndarray) -> tuple[float, float]:
 
 
 def load_extrinsics(path: str | Path, camera: CameraContract) -> np.ndarray:
-    """T_base_camera, 4 x 4, from `path`, or the bundle's own where `path` is empty or "bundle".
+    """Load T_base_camera, 4 x 4, from `path`, or return the bundle's own if `path` is empty or "bundle".
 
-    Raises ConfigurationError where the camera stands farther from where it stood in training than the bundle allows.
+    Raises ConfigurationError if the camera is farther from its pose in training than the bundle allows.
     """
     trained = camera.T_base_camera.matrix()
     if str(path) in ("", "bundle"):
@@ -44,7 +44,7 @@ def load_extrinsics(path: str | Path, camera: CameraContract) -> np.ndarray:
 
 
 def write_extrinsics(path: Path, T_base_camera: np.ndarray, remark: str) -> None:
-    """Write the file that `load_extrinsics` reads; `remark` says in its first line where the numbers come from."""
+    """Write the file that `load_extrinsics` reads; `remark` is its first line and names the source of the numbers."""
     xyz, quaternion = T_base_camera[:3, 3], _quaternion(T_base_camera[:3, :3])
     numbers = [[round(float(value), 6) for value in values] for values in (xyz, quaternion)]
     path.write_text(
@@ -53,7 +53,7 @@ def write_extrinsics(path: Path, T_base_camera: np.ndarray, remark: str) -> None
 
 
 def orientation_in_base(T_base_camera: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
-    """`quaternion` [4] xyzw from the optical frame into the base frame; identity where it has no length."""
+    """Turn `quaternion` [4] xyzw from the optical frame into the base frame; identity if it has no length."""
     turned = _product(_quaternion(T_base_camera[:3, :3]), np.asarray(quaternion, dtype=np.float64))
     norm = np.linalg.norm(turned)
     return turned / norm if norm > 0 else np.array([0.0, 0.0, 0.0, 1.0])

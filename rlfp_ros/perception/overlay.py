@@ -1,4 +1,4 @@
-"""What the network sees, drawn for people: feature points, the object's pose, a bar for the domain shift."""
+"""Draws what the network sees: feature points, the object's pose, a bar for the domain shift."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 
 from rlfp_ros.contract import Intrinsics
 
-TARGET_WIDTH = 420  # px; the encoder's own picture is too small to look at
+TARGET_WIDTH = 420  # px; the encoder's own image is too small to look at
 AXIS_M = 0.04
 BAR_PX = 8
 WARNING, ALARM = 0.5, 0.9  # domain shift from which the bar turns yellow and red
 
 
 def draw(
-    picture: np.ndarray,
+    image: np.ndarray,
     intrinsics: Intrinsics,
     features: np.ndarray,
     object_pose: np.ndarray | None = None,
     domain_shift: float | None = None,
 ) -> np.ndarray:
-    """A larger copy of `picture`, the encoder's input rgb uint8 [h, w, 3], with everything drawn in.
+    """Make a larger copy of `image`, the encoder's input rgb uint8 [h, w, 3], with everything drawn in.
 
     `features` [K, 3]: x, y on the plane z = 1 of the optical frame and confidence in [0, 1], which sets the size of the
     dot. `object_pose` [7]: xyz m, quaternion xyzw in the optical frame.
     """
-    scale = max(1, round(TARGET_WIDTH / picture.shape[1]))
-    canvas = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    scale = max(1, round(TARGET_WIDTH / image.shape[1]))
+    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     K = intrinsics.matrix()
 
     def pixel(x: float, y: float) -> tuple[int, int]:
         u, v = K[0, 0] * x + K[0, 2], K[1, 1] * y + K[1, 2]
-        # Far outside is far outside: OpenCV's drawing overflows beyond 16 bits.
+        # OpenCV's drawing overflows beyond 16 bits.
         return int(np.clip((u + 0.5) * scale, -9999, 9999)), int(np.clip((v + 0.5) * scale, -9999, 9999))
 
     if features.ndim == 2:

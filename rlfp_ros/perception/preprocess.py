@@ -27,7 +27,7 @@ from rlfp_ros.schema import ConfigurationError
 
 SAME_CAMERA_PX = 0.05  # a camera whose pixels are this close to those of a plain resize is not re-projected
 BORDER_PX = 0.5  # how far the bundle's image may reach beyond the live one's border, whose pixels are repeated there
-AZIMUTHS, RADII = 8, 100  # where a lens is looked at for turning back
+AZIMUTHS, RADII = 8, 100  # directions and distances at which a lens is checked for turning back
 COARSEST = 0.5  # live pixels per bundle pixel; a coarser image does not show enough
 
 Transform = Callable[[np.ndarray], np.ndarray]

@@ -10,7 +10,7 @@ from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ActionAndBase, ResidualController
 from rlfp_ros.control.trajectory import Residual
-from rlfp_ros.perception.encoder import Percept, in_base_frame
+from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.simulation.ticked_world import ArmWorld
 
 SIMULATION_SETTINGS = ControllerSettings(start_enabled=True, tick_on="joint_states", episode_reset_clears_stop=True)
@@ -61,8 +61,8 @@ class Deployment:
                 while self._answers and self._answers[0][0].stamp_ns <= frame.stamp_ns:
                     residual, percept = self._answers.popleft()
                     if percept is not None:
-                        xyz, covariance = in_base_frame(percept, self._T_base_camera)
-                        controller.on_object_pose(xyz, covariance, frame.stamp_ns, received)
+                        found = percept.in_base(self._T_base_camera)
+                        controller.on_object_pose(found.position, found.covariance, frame.stamp_ns, received)
                         controller.on_domain_shift(percept.domain_shift, frame.stamp_ns, received)
                     complete = self._residuals.saw_percept(frame.stamp_ns, received)
                     complete += self._residuals.saw_residual(residual, received)
