@@ -122,6 +122,8 @@ def test_wrong_rate_and_another_clock_are_said(
         ({"positions": np.degrees(ARM.home)}, "expected -"),  # degrees
         ({"velocities": np.full(7, 0.3)}, "the arm moves at 0.30 rad/s"),
         ({"velocities": np.full(7, np.nan)}, "the velocity of panda_joint1 is nan"),
+        ({"velocities": np.where(np.arange(7) == 5, np.inf, 0.0)}, "the velocity of panda_joint6 is inf"),
+        ({"positions": np.where(np.arange(7) == 2, np.nan, ARM.home)}, "the position of panda_joint3 is nan"),
     ],
 )
 def test_arm_away_from_home_or_moving_is_red(checklist: Checklist, change: dict[str, Any], found: str) -> None:
@@ -450,6 +452,6 @@ def test_an_arm_whose_controller_is_not_active_stops_and_says_so(rig: Rig) -> No
     rig.until(lambda: rig.trigger("enable").success, "enable")
     rig.state("STOPPED", "tracking_error")
     topic = "/joint_trajectory_controller/joint_trajectory"
-    rig.said("residual_controller", f"the arm did not move when it was told to: whoever takes {topic} does not follow")
+    rig.said("residual_controller", f"the arm did not move when it was told to: nothing carries out {topic}")
     rig.twin(controller_active=True)
     rig.until(lambda: rig.trigger("reset").success, "reset")

@@ -1,7 +1,10 @@
-"""The cheap half of the fault matrix: a few faults, twice each, injected into the real graph as processes."""
+"""The cheap half of the fault matrix: a few faults, three times each, injected into the real graph as processes."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -9,15 +12,21 @@ pytest.importorskip("rclpy")
 from benchmarks import fault_matrix
 
 NAMES = ["estop", "nan_action", "joint_states_stale", "controller_killed"]
-BUSY_MS = 150.0  # what a loaded machine may add to the times that docs/explanation/safety.md promises
+TRIES = 3  # a loaded machine may make one late; the best of them must keep the promise exactly
 
 
+@pytest.mark.timeout(300)
 def test_faults_stop_the_arm_in_time_latch_and_resume_as_documented() -> None:
-    result = fault_matrix.measure_faults(2, NAMES, seed=3)
+    known: dict[str, Any] = {}
+    fault_matrix.measure_faults(TRIES, NAMES, seed=3, known=known)
     for name in NAMES:
-        row, fault = result[name], fault_matrix.FAULTS[name]
-        assert row["max_ms"] is not None, f"{name}: the arm never came to rest"
-        allowed = fault_matrix.WITHIN_MS + BUSY_MS + (0.0 if fault.policy else row["carried_max_ms"])
-        assert row["max_ms"] <= allowed, (name, row)
-        assert row["latched"] == fault.latches, (name, row)
-        assert row["resumed"] != fault.latches, (name, row)
+        fault = fault_matrix.FAULTS[name]
+        trials = [trial for trial in known["trials"][name] if not trial["disturbed"]]
+        assert len(trials) == TRIES
+        assert all(np.isfinite(trial["stopped"]) for trial in trials), f"{name}: the arm never came to rest"
+        assert all(trial["latched"] == fault.latches for trial in trials), (name, trials)
+        assert all(np.isfinite(trial["resumed"]) != fault.latches for trial in trials), (name, trials)
+        late = [trial["stopped"] - (0.0 if fault.policy else trial["carried"]) for trial in trials]
+        assert min(late) <= fault_matrix.WITHIN_MS, (name, trials)
+        if not fault.latches:
+            assert min(trial["resumed"] for trial in trials) <= fault_matrix.RESUMED_WITHIN_MS, (name, trials)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from fixture_bundle import POINTS
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import Observation, Policy
+from rlfp_ros.schema import ConfigurationError
 
 PANDA = load_arm("panda")
 FRAME_NS = 1_000_000_000 // 30
@@ -56,3 +59,28 @@ def test_an_altered_observation_is_what_the_network_sees(tiny_bundle: Path) -> N
         wrong = altered.step(*frame(number), alter=reversed_stack)
     np.testing.assert_array_equal(wrong.observation["features"], right.observation["features"][::-1])
     assert not np.array_equal(wrong.residual.twist, right.residual.twist)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value", "named"),
+    [
+        ("velocities", np.nan, "the velocity of panda_joint4 is nan, expected a number in rad/s"),
+        ("positions", np.inf, "the position of panda_joint4 is inf, expected a number in rad"),
+        ("features", np.nan, "features are not finite"),
+    ],
+)
+def test_an_input_that_is_not_finite_is_named_and_not_remembered(
+    tiny_bundle: Path, quantity: str, value: float, named: str
+) -> None:
+    policy, undisturbed = Policy(load_bundle(tiny_bundle), PANDA), Policy(load_bundle(tiny_bundle), PANDA)
+    for each in (policy, undisturbed):
+        each.act(*frame(0))
+    features, joint_state, stamp = frame(1)
+    if quantity == "features":
+        features = np.full_like(features, value)
+    else:
+        bad = np.where(np.arange(7) == 3, value, getattr(joint_state, quantity))
+        joint_state = replace(joint_state, **{quantity: bad})
+    with pytest.raises(ConfigurationError, match=named):
+        policy.act(features, joint_state, stamp)
+    np.testing.assert_array_equal(policy.act(*frame(2)).twist, undisturbed.act(*frame(2)).twist)

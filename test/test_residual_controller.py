@@ -763,3 +763,27 @@ def test_inputs_that_come_after_a_stall_of_this_process_are_not_taken_for_those_
     assert Reason.RESIDUAL_FUTURE not in rig.controller.supervisor.counts
     assert not rig.controller.on_residual(Residual(rig.now + 50_000_000, PUSH), rig.now).any()
     assert rig.controller.supervisor.counts[Reason.RESIDUAL_FUTURE] == 1
+
+
+@pytest.mark.parametrize("field", ["enabled", "latched", "initialised", "gain", "counts"])
+def test_nothing_outside_writes_the_supervisors_state(field: str) -> None:
+    supervisor = Rig().controller.supervisor
+    with pytest.raises(AttributeError):
+        setattr(supervisor, field, getattr(supervisor, field))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_base_controller_that_asks_for_no_number_brings_the_arm_to_rest(
+    bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig().run(1.0)
+    assert rig.speed > 0.05
+    command = rig.commands[-1].trajectory
+    assert command is not None
+    monkeypatch.setattr(rig.controller.base, "wanted", lambda *_: Wanted(np.full(6, bad), np.zeros(7)))
+    rig.run(command.times[-1] + 2 / 240)
+    assert rig.controller.filter.resting
+    assert not rig.controller.filter.now.rows[1:].any()
+    rig.run(4 / 240)  # the arm's controller plays the last points
+    assert rig.speed < 1e-9  # rounding of its interpolation
+    assert rig.controller.internal_errors == 0

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from rlfp_ros.contract import CameraContract, Contract
 from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.control.joint_faults import not_finite
 from rlfp_ros.perception.extrinsics import load_extrinsics, pose_difference
 from rlfp_ros.schema import Schema
 
@@ -180,6 +181,9 @@ class Checklist:
         arm, state = self._arm, self.joints
         if state is None or self.joint_states.silent(now_ns):
             return Line(name="home", ok=False, found="the joints are not known", fix="see joint_states")
+        fault = not_finite(state, arm.joint_names)
+        if fault:
+            return Line(name="home", ok=False, found=fault, fix="let the arm's driver publish measured values")
         outside = [
             f"{name} is at {position:.3f} rad, expected {low:g} to {high:g}"
             for name, position, low, high in zip(
@@ -191,13 +195,6 @@ class Checklist:
             return Line(
                 name="home", ok=False, found=outside[0],
                 fix=f"move it inside its limits; if it already is, correct {arm.origin}",
-            )  # fmt: skip
-        unknown = np.flatnonzero(~np.isfinite(state.velocities))
-        if len(unknown):  # some drivers send NaN for velocities that they do not measure
-            name, value = arm.joint_names[unknown[0]], state.velocities[unknown[0]]
-            return Line(
-                name="home", ok=False, found=f"the velocity of {name} is {value}, expected a number in rad/s",
-                fix="let the arm's driver publish measured velocities",
             )  # fmt: skip
         speed = float(np.abs(state.velocities).max())
         if speed > STANDING_RAD_S:

@@ -20,6 +20,7 @@ from rlfp_ros.contract import (
     JointQuantity,
 )
 from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.control.joint_faults import not_finite
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
@@ -280,7 +281,17 @@ class Policy:
 
         A tool that replays a recording calls this. `alter` changes the observation before the network sees it, to try
         out a mistake; the other parameters are those of `act`.
+
+        Raises
+        ------
+        ConfigurationError
+            If features or joints are not finite: a recurrent policy would never forget them.
         """
+        fault = not_finite(joint_state, self.contract.arm.joint_names)
+        if fault:
+            raise ConfigurationError(f"joint_states: {fault}; let the arm's driver publish measured values")
+        if not np.isfinite(features).all():
+            raise ConfigurationError("features are not finite; look at the image and at perception's log")
         observation = self._observer.observe(features, joint_state, goal)
         if alter is not None:
             observation = alter(observation)
