@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rlfp_ros.contract import load_bundle, sha256, write_bundle
-from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.arm import load_arm, read_arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
@@ -142,3 +142,37 @@ def test_a_bundle_that_cannot_be_whole_is_not_written_and_the_old_one_stays(bund
         write_bundle(bundle, contract.model_copy(update={"camera": camera}), files)
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
+
+
+# --- the arm in the bundle --------------------------------------------------------------------------------------------
+
+
+def test_a_shipped_bundle_carries_its_arm_and_an_older_one_does_not(bundle: Path) -> None:
+    assert load_bundle(bundle).arm_file is None
+    for name in ("reach_panda", "push_panda", "lift_panda", "reach_so101"):
+        shipped = load_bundle(name)
+        assert shipped.arm_file is not None
+        assert read_arm(shipped.arm_file).name == shipped.contract.arm.name
+
+
+@pytest.mark.parametrize("urdf", [None, b"<robot/>"])
+def test_the_arms_files_are_written_and_checked_like_the_others(bundle: Path, urdf: bytes | None) -> None:
+    files = {path.name: path.read_bytes() for path in bundle.iterdir() if path.name != "bundle.yaml"}
+    arm = load_arm("panda").files() | ({} if urdf is None else {"arm.urdf": urdf})
+    written = write_bundle(bundle, load_bundle(bundle).contract, files | arm)
+    assert written.arm_file == bundle / "arm.yaml"
+    assert set(written.contract.files) == set(files) | set(arm)
+    (bundle / "arm.yaml").write_text((bundle / "arm.yaml").read_text().replace("velocity: [2", "velocity: [9"))
+    assert "arm.yaml: sha256 is" in refusal(bundle)
+
+
+def test_an_arm_file_that_the_bundle_does_not_list_is_refused(bundle: Path) -> None:
+    """Such a bundle would fall back on the arm by its name, and nothing would say so."""
+    (bundle / "arm.yaml").write_bytes(load_arm("panda").files()["arm.yaml"])
+    assert "arm.yaml: bundle.yaml does not list this file" in refusal(bundle)
+
+
+def test_a_file_that_no_bundle_has_is_refused(bundle: Path) -> None:
+    files = yaml.safe_load((bundle / "bundle.yaml").read_text())["files"]
+    edit(bundle, files={**files, "notes.txt": "0" * 64})
+    assert "files.notes.txt is not a known file" in refusal(bundle)

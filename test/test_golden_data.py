@@ -161,3 +161,25 @@ def test_a_contract_has_the_goal_of_its_task(task: str, goal: str) -> None:
     )
     assert contract.goal == goal
     assert contract.task == task
+
+
+def test_a_task_of_ones_own_that_has_a_goal_point_ships_with_it() -> None:
+    """Its settings do not say so; its methods do."""
+    build = pytest.importorskip("rlfp_ros.learning.export.build")
+    from rlfp_ros.simulation.tasks.task import Task, TaskSettings, load_task
+
+    class Hover(Task):
+        def reward(self, scene: Any, success: bool) -> float:
+            return 0.0
+
+        def distance(self, scene: Any) -> float:
+            return 0.0
+
+    class HoverOverPoint(Hover):
+        def goal_point(self) -> np.ndarray:
+            return np.zeros(3)
+
+    settings = load_task("reach").settings
+    assert isinstance(settings, TaskSettings)
+    assert build.goal_of(Hover(settings)) == "none"
+    assert build.goal_of(HoverOverPoint(settings)) == "point"

@@ -11,6 +11,7 @@ from rlfp_ros.schema import Pose, Schema
 
 Positive = Field(gt=0)
 JointQuantity = Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position", "tool_direction"]
+Goal = Literal["none", "point", "marker"]  # marker: the policy sees the goal in the image and is not told it
 TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 
@@ -179,7 +180,7 @@ class Contract(Schema):
     encoder: EncoderContract
     policy: PolicyContract
     proprioception: tuple[JointQuantity, ...]
-    goal: Literal["none", "point", "marker"] = "none"
+    goal: Goal = "none"
     normalisation: Normalisation
     action: ActionContract
     base_controller: BaseController

@@ -56,7 +56,7 @@ class Cell:
             "profile_file": _flat(self.profile.model_dump(mode="json")),
             "task_file": _flat(parameters(self.make_task())),
             "scene_file": _flat(self.scene.model_dump(mode="json")),
-            "arm_file": _flat(self.arm.model_dump(mode="json")),
+            "arm_file": _flat(self.arm.model_dump(mode="json")) | {"urdf_digest": self.arm.digest},
         }
 
 

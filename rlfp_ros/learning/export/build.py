@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-import yaml
 from pydantic import JsonValue, ValidationError
 from torch import nn
 
 from rlfp_ros.contract import (
-    ARM_FILE,
     ActionContract,
     ArmContract,
     BaseController,
@@ -19,6 +15,7 @@ from rlfp_ros.contract import (
     Contract,
     EncoderContract,
     FeatureStatistics,
+    Goal,
     ImageContract,
     Latency,
     Normalisation,
@@ -95,7 +92,7 @@ def build_contract(
             encoder=encoder,
             policy=policy,
             proprioception=observed.proprioception,
-            goal=getattr(task.settings, "goal", "none"),
+            goal=goal_of(task),
             normalisation=Normalisation(),
             action=action,
             base_controller=base_controller,
@@ -112,10 +109,13 @@ def arm_contract(arm: Arm) -> ArmContract:
     return ArmContract(name=arm.name, joint_names=arm.joint_names, base_frame=arm.base_frame, tool_frame=arm.tool_frame)
 
 
-def arm_files(arm: Arm) -> dict[str, bytes]:
-    """The files by which a bundle carries the arm that was trained, by name."""
-    document: dict[str, Any] = arm.model_dump(mode="json", exclude_defaults=True)
-    return {ARM_FILE: yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120).encode()}
+def goal_of(task: Task) -> Goal:
+    """The kind of goal that a task's policies are given; a task without settings for it has a point, if it has any."""
+    declared: Goal | None = getattr(task.settings, "goal", None)
+    if declared is not None:
+        return declared
+    kind = type(task)
+    return "none" if kind.goal is Task.goal and kind.goal_point is Task.goal_point else "point"
 
 
 def encoder_contract(encoder: nn.Module, image: np.ndarray) -> EncoderContract:

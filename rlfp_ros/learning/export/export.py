@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from rich.console import Console
 
-from rlfp_ros import __version__, schema
+from rlfp_ros import __version__
 from rlfp_ros.contract import (
     METADATA_PREFIX,
     Bundle,
@@ -27,10 +27,10 @@ from rlfp_ros.contract import (
     load_bundle,
     write_bundle,
 )
-from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.learning.export import quantise
-from rlfp_ros.learning.export.build import arm_files
 from rlfp_ros.learning.export.networks import Networks, deployed
 from rlfp_ros.learning.export.reference import (
     PlayedFrame,
@@ -102,7 +102,7 @@ def export_bundle(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **golden)  # type: ignore[arg-type]  # numpy's stub takes them for allow_pickle
     files = {name: _described(contract, name, data) for name, data in candidate.files.items()}
-    files |= {"golden.npz": buffer.getvalue()} | arm_files(candidate.arm)
+    files |= {"golden.npz": buffer.getvalue()} | candidate.arm.files()
     if evaluation_episodes and not older:
         contract = _evaluated(contract, files, evaluation_episodes, console)
         if out.exists() and not any(result.success_rate for result in contract.evaluation):
@@ -117,13 +117,6 @@ def check_deployment(bundle: Bundle) -> None:
     """Make every check of a bundle that nodes and evaluation make. Raises ConfigurationError."""
     Perception(bundle)
     Policy(bundle, trained_arm(bundle))
-
-
-def trained_arm(bundle: Bundle) -> Arm:
-    """The arm that the bundle's policy was trained with: the bundle's own copy, or by name for an older bundle."""
-    if bundle.arm_file is None:
-        return load_arm(bundle.contract.arm.name)
-    return schema.load(bundle.arm_file, Arm)
 
 
 def _from_bundle(source: Path) -> Candidate:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from rlfp_ros import schema
 from rlfp_ros.contract import ARM_FILE, Contract, sha256
-from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.arm import Arm, read_arm
 from rlfp_ros.control.policy import ObservationContract, Observer
 from rlfp_ros.files import explained, write_whole
-from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_INPUTS, POLICY_OUTPUTS, arm_files
+from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_INPUTS, POLICY_OUTPUTS
 from rlfp_ros.learning.export.networks import Networks, in_onnx_runtime, in_pytorch, program_to_onnx
 from rlfp_ros.schema import ConfigurationError
 
@@ -63,7 +63,7 @@ def save_trained(run: Path, contract: Contract, arm: Arm, encoder: nn.Module | b
             torch.export.save(torch.export.export(module, example), scratch / name)
         if isinstance(encoder, bytes):
             write_whole(scratch / "encoder.onnx", encoder)
-        for name, data in arm_files(arm).items():
+        for name, data in arm.files().items():
             write_whole(scratch / name, data)
         digests = {path.name: sha256(path) for path in sorted(scratch.iterdir())}
         document = {"version": VERSION, "contract": contract.model_dump(mode="json", by_alias=True), "files": digests}
@@ -115,7 +115,7 @@ def load_trained(run: Path) -> Trained:
         encode = in_pytorch(program)
         files["encoder.onnx"] = program_to_onnx(program, ("image",), ENCODER_OUTPUTS)
     contract = schema.validate(document["contract"], Contract, f"{marker}: contract")
-    return Trained(contract, schema.load(folder / ARM_FILE, Arm), Networks(encode, act), files)
+    return Trained(contract, read_arm(folder / ARM_FILE), Networks(encode, act), files)
 
 
 def _nothing_trained(run: Path) -> ConfigurationError:
