@@ -132,7 +132,7 @@ class SeeingTeacher:
         task, action = self._world.task, self._contract.action
         true = task.object_pose(self._world)[0]
         self.errors_m.append(float(np.linalg.norm((seen[-3:] - true)[:2])))
-        given = task.teacher(Belief(seen, seen[self._estimator.proprioception]), action)
+        given = task.teacher(Belief(self._estimator, seen), action)
         return residual_of(np.asarray(given, float), action, stamp_ns, self._contract.arm.joint_names)
 
 

@@ -145,11 +145,11 @@ def test_the_estimator_finds_the_object_through_a_displaced_camera() -> None:
         points = np.stack([block, tool, tool + HAND_BEHIND_TOOL * up, ARM_FOOT])
         joints = torch.cat([torch.zeros(15), torch.tensor(tool).float(), torch.tensor([0.0, 0.0, -1.0])])[None]
         inputs, state = estimator(seen_through(camera, points), joints, goal, torch.ones(1, 1), state)
-        errors.append(float(np.linalg.norm(state[0, 56:58].numpy() - block[:2])))
+        errors.append(float(np.linalg.norm(state[0, estimator.state["object"]].numpy() - block[:2])))
     assert inputs.shape == (1, estimator.input_size)
     assert errors[-1] < 0.008
-    way = inputs[0, -28:-26]  # as laid out at the end of SceneEstimator.forward
-    np.testing.assert_allclose(way, goal[0, :2] - state[0, 56:58], atol=1e-6)
+    way = inputs[0, estimator.inputs["object_to_goal"]]
+    np.testing.assert_allclose(way, goal[0, :2] - state[0, estimator.state["object"]], atol=1e-6)
     sight, height = seen_through(camera, points)[:, 0, 0, :2], torch.tensor([[0.017]])
     unaided = estimator._on_plane(sight.double(), torch.zeros(1, 7).double(), height.double())
     assert float(np.linalg.norm(unaided[0].numpy() - block[:2])) > 0.03
@@ -173,7 +173,7 @@ def test_the_estimator_keeps_an_object_that_the_hand_hides_in_front_of_the_tool_
         joints = torch.cat([torch.zeros(15), torch.tensor(tool).float(), torch.tensor([0.0, 0.0, -1.0])])[None]
         for number, estimator in enumerate(estimators):
             _, states[number] = estimator(points, joints, goal, torch.ones(1, 1), states[number])
-            errors[number, step] = np.linalg.norm(states[number][0, 56:58].numpy() - block[:2])
+            errors[number, step] = np.linalg.norm(states[number][0, estimator.state["object"]].numpy() - block[:2])
     assert errors[:, 39].max() < 0.002
     assert errors[0].max() < 0.015
     assert errors[1, -1] > 0.05  # it lies where it was

@@ -121,7 +121,7 @@ def main(
         )
     if out:
         check_replaceable(out)
-    document = plan.model_dump(mode="json")
+    document = plan.model_dump(mode="json") | load_cell(plan.task, plan.arm, plan.profile).contents()
     claim_run(run, "plan.json", document, resume)
     console = Console()
     console.print(
@@ -153,7 +153,7 @@ def _train(
 ) -> tuple[nn.Module, float]:
     """The trained policy, which is also saved in the run folder, and the minutes that it took."""
     torch.set_num_threads(1)  # A3C's workers and the other cores have one each
-    document = plan.model_dump(mode="json")
+    document = plan.model_dump(mode="json") | load_cell(plan.task, plan.arm, plan.profile).contents()
     key = {"stage": plan.algorithm, "settings": settings.model_dump(), "plan": json.dumps(document)}
     with TrainingProgress(console) as progress, RunClock(run) as clock:
         progress.stage(plan.algorithm, steps, "random actions")

@@ -125,7 +125,7 @@ class Pupil:
         self._actor, estimator = lessons.actor(), lessons.estimator()
         self._env = lessons.make_env.plain()
         self.environment = EstimatedObservation(self._env, lessons.estimator_file, estimator.state_size)
-        self._proprioception, self._teacher_sees = estimator.proprioception, lessons.teacher_sees
+        self._estimator, self._teacher_sees = estimator, lessons.teacher_sees
         self._noise = 0.0
 
     def load(self, weights: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ class Pupil:
         world: TeacherScene = self._env.world
         if self._teacher_sees == "estimate":
             inputs = observation["vector"]
-            world = Belief(inputs, inputs[self._proprioception])
+            world = Belief(self._estimator, inputs)
         return self._env.world.task.teacher(world, self._env.behaviour.action)
 
 
@@ -193,7 +193,7 @@ def image_inputs(encoder: Encoder, lessons: DaggerLessons, frames: Path) -> tupl
         for row, (seen, goal) in enumerate(zip(inputs.numpy(), arrays["goal"].numpy(), strict=True)):
             if isinstance(task, GoalTask):
                 task.goal_position = goal[:3].astype(float)
-            teacher[row] = task.teacher(Belief(seen, seen[estimator.proprioception]), action)
+            teacher[row] = task.teacher(Belief(estimator, seen), action)
     return inputs.numpy(), teacher
 
 

@@ -1,10 +1,10 @@
-"""What a policy's network is given: the scene in the base frame, as the feature points and the joints show it.
+"""The hand-written estimator in front of an imitating actor: the scene in the base frame, from features and joints.
 
-The camera stands a little elsewhere than the bundle says, differently in every episode and on every tripod. The arm
-tells where: its tool, its hand and its foot are known from the joints and seen as feature points. An extended Kalman
-filter over the episode (Kalman 1960) keeps an estimate of the camera's small turn, shift and zoom; the object's point
-then becomes a place on the table. Nothing here is learnt, and all of it is part of `policy.onnx`, with the filter as
-the policy's `state`.
+The camera is a little displaced from its place in the bundle, differently in every episode and on every tripod. The arm
+shows by how much: its tool, its hand and its foot are known from the joints and seen as feature points. An extended
+Kalman filter over the episode (Kalman 1960) estimates the camera's small rotation, translation and zoom; the object's
+point then becomes a place on the table. Nothing here is learnt, and all of it is part of `policy.onnx`, with the filter
+as the policy's `state`.
 """
 
 from __future__ import annotations
@@ -18,36 +18,42 @@ from torch import Tensor, nn
 from rlfp_ros.contract import CameraContract
 from rlfp_ros.learning.algorithms.networks import RunningNormaliser, TensorObservation, layers
 from rlfp_ros.learning.export.networks import onnx_of
+from rlfp_ros.learning.recipes.layout import Layout
 from rlfp_ros.simulation.tasks.task import ARM_FOOT, Task
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, TeacherScene
 
-# Standard deviations before the first picture: turn [3] rad, shift [3] m, zoom [1] ratio.
+# Standard deviations before the first image: rotation [3] rad, translation [3] m, zoom [1] ratio.
 PRIOR = (0.029, 0.029, 0.029, 0.017, 0.017, 0.017, 0.023)
-SIGHT = 0.012  # standard deviation of a point on the plane z = 1; well above one picture's, errors last for a while
-FORGETTING = 0.01  # of what is known about the camera, a picture
-FARTHEST = 0.15  # rad, m or ratio, that a camera may be off
-LARGEST = 0.03  # change of the covariance's root: the prior's own largest entry
-NEAREST, WIDEST = 0.1, 1.0  # m before the camera, and on the plane z = 1: no point of the arm is beyond
+SIGHT = 0.012  # standard deviation of a point on the plane z = 1; above that of one image, because errors persist
+FORGETTING = 0.01  # fraction of camera certainty lost per image
+FARTHEST = 0.15  # rad, m or ratio, largest displacement of the camera
+LARGEST = 0.03  # largest change of the covariance's root: the largest entry of the prior
+NEAREST, WIDEST = 0.1, 1.0  # m from the camera, and on the plane z = 1: bounds of all points on the arm
 GATE = 2.0  # standard deviations at which a point's error counts a quarter
-SMOOTHING = 30.0  # pictures that the object's place is averaged over; it lies still, or goes with what pushes it
-CONFIDENT = 0.5  # confidence from which a point counts fully; hidden and lost ones have half of it and less
-JUMP = 0.03  # m, a change of the object's place that starts the average anew
-PUSHED = (0.011, 0.045)  # m, from the object's side to the middle of a tool that pushes it; below this height it can
-HELD_WIDTH = (0.6, 0.014)  # least opening of fingers that hold the object, of its width; m that they may be wider
-HELD_NEAR = 0.03  # m between the tool and where the object is seen, for it to be held
-HELD_SHARE = 0.3  # of that distance that is believed then: what is between the fingers cannot be far off
-CLOSE = (0.05, 0.015)  # m, scales on which small distances are also given
-REACH = 1.2  # m, estimates farther than this from the base are cut off there
+SMOOTHING = 30.0  # images over which the object's place is averaged; it lies still, or moves with what pushes it
+CONFIDENT = 0.5  # confidence from which a point counts fully; hidden and lost points have at most half of it
+JUMP = 0.03  # m, change of the object's place that restarts the average
+PUSHED = (0.011, 0.045)  # m, distance from the object's side to the middle of a pushing tool, and its largest height
+HELD_WIDTH = (0.6, 0.014)  # smallest opening of fingers that hold the object, as a share of its width; m above it
+HELD_NEAR = 0.03  # m, largest distance between the tool and the seen object if it is held
+HELD_SHARE = 0.3  # share of that distance that is believed then: an object between the fingers is at the tool
+CLOSE = (0.05, 0.015)  # m, scales on which small distances are given as well
+REACH = 1.2  # m, estimates are clipped to this distance from the base
+
+
+def proprioception_layout(joints: int) -> Layout:
+    """The parts of proprioception, as `ObservationContract` orders them by default, for an arm with so many joints."""
+    return Layout(positions=joints, velocities=joints, gripper_width=1, tool_position=3, tool_direction=3)
 
 
 class Belief(TeacherScene):
-    """A world as the estimator sees it, for a task's teacher to look at; from the actor's inputs [I] of one picture."""
+    """A scene as the estimator sees it, for a task's teacher; from the actor's inputs [I] of one image."""
 
-    def __init__(self, inputs: np.ndarray, proprioception: np.ndarray) -> None:
-        self._object = inputs[-3:].astype(float)
-        joints = (len(proprioception) - 7) // 2
-        self._width = float(proprioception[2 * joints])
-        self._tool = proprioception[2 * joints + 1 : 2 * joints + 4].astype(float)
+    def __init__(self, estimator: SceneEstimator, inputs: np.ndarray) -> None:
+        joints = inputs[estimator.inputs["proprioception"]]
+        self._object = inputs[estimator.inputs["object"]].astype(float)
+        self._width = float(joints[estimator.joints["gripper_width"]][0])
+        self._tool = joints[estimator.joints["tool_position"]].astype(float)
 
     def body_pose(self, body: int) -> tuple[np.ndarray, np.ndarray]:
         """Position [3] m and quaternion [4] of the object; no task has another."""
@@ -63,13 +69,31 @@ class Belief(TeacherScene):
 
 
 class SceneEstimator(nn.Module):
-    """Observation and filter state to the actor's inputs and the next state.
+    """A filter from observations to the actor's inputs.
 
-    `keypoints` names the first feature points; `joints` is the arm's number of joints; `block_size` [3] m is the
-    object's. With `grips`, fingers that are closed to about its width, where it is seen, hold it: it is then at the
-    tool, and not where the ray to it meets the table. With `pushes`, a low tool that moves against it takes it along,
-    so that what was seen before the hand came in front of it keeps its worth. Proprioception is [joint positions, joint
-    velocities, gripper width, tool position, tool direction], as `ObservationContract` has it.
+    Parameters
+    ----------
+    camera
+        The nominal camera.
+    keypoints
+        Names of the first feature points.
+    joints
+        The arm's number of joints.
+    stack
+        Frames of features in an observation.
+    block_size
+        Of the object, m.
+    grips
+        Whether the task takes hold of the object. Fingers that are closed to about its width, close to where it is
+        seen, then hold it: it is at the tool, and not where the ray to it meets the table.
+    pushes
+        Whether the task pushes the object. A low tool that moves against it then takes it along, so that what was seen
+        before the hand hid it stays useful.
+
+    Attributes
+    ----------
+    joints, state, inputs
+        Layouts of proprioception, of the filter's state and of the actor's inputs.
     """
 
     camera_rotation: Tensor
@@ -82,7 +106,7 @@ class SceneEstimator(nn.Module):
         block_size: tuple[float, float, float], grips: bool = False, pushes: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.keypoints, self.joints, self.stack, self.grips, self.pushes = keypoints, joints, stack, grips, pushes
+        self.keypoints, self.stack, self.grips, self.pushes = keypoints, stack, grips, pushes
         self.plane, self.width = block_size[2] / 2, block_size[0]
         T = torch.tensor(camera.T_base_camera.matrix()).double()
         self.register_buffer("camera_rotation", T[:3, :3].clone())  # camera to base
@@ -90,21 +114,37 @@ class SceneEstimator(nn.Module):
         self.register_buffer("prior", torch.diag(torch.tensor(PRIOR)).double())  # square root of the covariance
         self.register_buffer("foot", torch.tensor(ARM_FOOT).double())
         self.seen = [name for name in ("tool", "hand", "base") if name in keypoints]
-        # Filter: estimate, root of its covariance less the prior's, so that zeros are the start of an episode; then the
-        # object's place, its weight, and the tool's place.
-        self.state_size = 7 + 49 + 3 + 2
-        first = 3 * len(keypoints) * stack
-        self.proprioception = slice(first, first + 2 * joints + 7)  # its place in the inputs
-        self.input_size = self.proprioception.stop + 4 + 7 + 6 + 9 + 8 * len(CLOSE) + 3
+        self.joints = proprioception_layout(joints)
+        # `root` is the root of the camera's covariance less that of the prior, so that zeros begin an episode.
+        self.state = Layout(camera=7, root=49, object=2, weight=1, tool=2)
+        self.inputs = Layout(
+            points=3 * len(keypoints) * stack,
+            proprioception=self.joints.size,
+            goal=3,
+            goal_mask=1,
+            camera=7,  # displacement: rotation rad, translation m, zoom
+            tool_from_object=2,  # m, as all of the following are; the object smoothed
+            tool_from_seen=2,  # the object as seen in this image, on the table
+            tool_from_ray=2,  # the object as seen in this image, at the tool's height
+            object_to_goal=2,
+            goal_distance=1,
+            goal_direction=2,
+            tool_along=1,  # from the object, in the direction of the goal
+            tool_beside=1,  # from the object, across that direction
+            tool_to_goal=2,
+            close=8 * len(CLOSE),  # small distances once more, on scales of centimetres
+            object=3,
+        )
+        self.state_size, self.input_size = self.state.size, self.inputs.size
 
     def forward(
         self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Inputs [B, I] and next state [B, S] of features [B, stack, K, 3], proprioception [B, P], goal [B, 3] m in
-        the base frame, its mask [B, 1] and the state [B, S].
+        """Compute inputs [B, I] and next state [B, S] of features [B, stack, K, 3], proprioception [B, P], goal [B, 3]
+        m in the base frame, its mask [B, 1] and the state [B, S].
 
-        In double precision inside: the filter carries rounding from picture to picture, and what it gives is looked at
-        on a scale of centimetres.
+        In double precision inside: the filter carries rounding from image to image, and the network resolves its
+        results on a scale of centimetres.
         """
         inputs, next_state = self._estimate(
             features.double(), proprioception.double(), goal.double(), goal_mask.double(), state.double()
@@ -116,32 +156,37 @@ class SceneEstimator(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         points = features[:, :, : len(self.keypoints)]
         newest = points[:, -1]
-        tool = proprioception[:, 2 * self.joints + 1 : 2 * self.joints + 4]
-        direction = proprioception[:, 2 * self.joints + 4 : 2 * self.joints + 7]
+        tool = proprioception[:, self.joints["tool_position"]]
+        direction = proprioception[:, self.joints["tool_direction"]]
         known = {"tool": tool, "hand": tool - HAND_BEHIND_TOOL * direction, "base": self.foot.expand_as(tool)}
         estimate, root = self._filter(
             torch.stack([known[name] for name in self.seen], dim=1),
             newest[:, [self.keypoints.index(name) for name in self.seen]],
-            state[:, :7].clamp(-FARTHEST, FARTHEST),
-            self.prior + state[:, 7:56].reshape(-1, 7, 7).clamp(-LARGEST, LARGEST),
+            state[:, self.state["camera"]].clamp(-FARTHEST, FARTHEST),
+            self.prior + state[:, self.state["root"]].reshape(-1, 7, 7).clamp(-LARGEST, LARGEST),
         )  # fmt: skip
         seen = newest[:, self.keypoints.index("object")]
-        sight, sure = seen[:, :2], self._sure(seen)
+        sight, sure = seen[:, :2], self._confidence(seen)
         place = self._on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
         at_tool = self._on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
-        before, weight = state[:, 56:58].clamp(-REACH, REACH), state[:, 58:59].clamp(0.0, SMOOTHING)
+        before = state[:, self.state["object"]].clamp(-REACH, REACH)
+        weight = state[:, self.state["weight"]].clamp(0.0, SMOOTHING)
         if self.pushes:
-            before = self._taken_along(before, tool, state[:, 59:61])
+            before = self._taken_along(before, tool, state[:, self.state["tool"]])
         jumps = ((place - before).norm(dim=1, keepdim=True) > JUMP).double()
         weight = (1 - jumps * sure) * weight
         smooth = (weight * before + sure * place) / (weight + sure)
-        next_state = torch.cat(
-            [estimate, (root - self.prior).flatten(1), smooth, (weight + sure).clamp(max=SMOOTHING), tool[:, :2]], dim=1
+        next_state = self.state.join(
+            camera=estimate,
+            root=(root - self.prior).flatten(1),
+            object=smooth,
+            weight=(weight + sure).clamp(max=SMOOTHING),
+            tool=tool[:, :2],
         )
         on_table = torch.cat([smooth, torch.full_like(tool[:, :1], self.plane)], dim=1)
         thing = on_table
         if self.grips:
-            opening = proprioception[:, 2 * self.joints : 2 * self.joints + 1]
+            opening = proprioception[:, self.joints["gripper_width"]]
             beside_tool = (at_tool - tool[:, :2]).norm(dim=1, keepdim=True)
             closed = (opening > HELD_WIDTH[0] * self.width) & (opening < self.width + HELD_WIDTH[1])
             between = torch.cat([tool[:, :2] + HELD_SHARE * (at_tool - tool[:, :2]), tool[:, 2:]], dim=1)
@@ -158,23 +203,39 @@ class SceneEstimator(nn.Module):
         offset = tool[:, :2] - thing[:, :2]
         along = (offset * forward).sum(dim=1, keepdim=True)
         beside = offset[:, 1:] * forward[:, :1] - offset[:, :1] * forward[:, 1:]
-        # The last centimetres decide: a network that sees metres hardly resolves them.
+        # The last centimetres decide, and a network hardly resolves them in inputs of metres.
         near = torch.cat(
             [tool - thing, offset.norm(dim=1, keepdim=True), distance, present * along, present * beside, tool[:, 2:]],
             dim=1,
         )
         close = torch.cat([torch.tanh(near / scale) for scale in CLOSE], dim=1)
-        inputs = [
-            points.flatten(1), proprioception, goal, goal_mask, estimate,
-            offset, tool[:, :2] - place, tool[:, :2] - at_tool,
-            way, distance, forward, along, beside, present * (target - tool[:, :2]), close, thing,
-        ]  # fmt: skip
-        return torch.cat(inputs, dim=1), next_state
+        inputs = self.inputs.join(
+            points=points.flatten(1),
+            proprioception=proprioception,
+            goal=goal,
+            goal_mask=goal_mask,
+            camera=estimate,
+            tool_from_object=offset,
+            tool_from_seen=tool[:, :2] - place,
+            tool_from_ray=tool[:, :2] - at_tool,
+            object_to_goal=way,
+            goal_distance=distance,
+            goal_direction=forward,
+            tool_along=along,
+            tool_beside=beside,
+            tool_to_goal=present * (target - tool[:, :2]),
+            close=close,
+            object=thing,
+        )
+        return inputs, next_state
 
     def _filter(self, known: Tensor, seen: Tensor, estimate: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-        """One picture's update of the camera's displacement [B, 7] and of its covariance's square root [B, 7, 7], from
-        points [B, N, 3] of the base frame and the feature points [B, N, 3] of them. Potter's form (Battin 1964), one
-        coordinate at a time: no matrix is inverted, and no rounding makes a covariance negative."""
+        """Update the camera's displacement [B, 7] and the square root [B, 7, 7] of its covariance by one image: from
+        points [B, N, 3] of the base frame and their feature points [B, N, 3].
+
+        Potter's form (Battin 1964), one coordinate at a time: no matrix is inverted, and rounding cannot make a
+        covariance negative.
+        """
         root = root + FORGETTING * (self.prior - root)
         optical = (known - self.camera_position) @ self.camera_rotation
         x, y, z = optical[..., 0], optical[..., 1], optical[..., 2].clamp(min=NEAREST)
@@ -187,9 +248,9 @@ class SceneEstimator(nn.Module):
                 seen_root = (root.transpose(1, 2) @ row[:, :, None]).squeeze(-1)
                 gain = (root @ seen_root[:, :, None]).squeeze(-1)
                 spread = seen_root.square().sum(dim=1, keepdim=True)
-                variance = spread + SIGHT**2 / self._sure(seen[:, index])
+                variance = spread + SIGHT**2 / self._confidence(seen[:, index])
                 innovation = (seen[:, index, axis] - expected)[:, None] - (row * estimate).sum(dim=1, keepdim=True)
-                # A point that is far off is on something else: it counts next to nothing (Geman and McClure 1987).
+                # A point that is far off belongs to something else: it hardly counts (Geman and McClure 1987).
                 trust = (1 + innovation.square() / (GATE**2 * variance)).pow(-2)
                 weight = trust / variance
                 estimate = estimate + weight * gain * innovation
@@ -198,8 +259,10 @@ class SceneEstimator(nn.Module):
         return estimate.clamp(-FARTHEST, FARTHEST), root
 
     def _taken_along(self, place: Tensor, tool: Tensor, tool_before: Tensor) -> Tensor:
-        """Where an object at `place` [B, 2] m is now that the tool has come from [B, 2] m to [B, 3] m: in front of it,
-        as far along its way as it would else be inside it."""
+        """Compute where an object at `place` [B, 2] m is after the tool moved from [B, 2] m to [B, 3] m.
+
+        If the tool would otherwise be inside the object, the object was pushed along the tool's way.
+        """
         reach = self.width / 2 + PUSHED[0]
         motion = tool[:, :2] - tool_before
         length = motion.norm(dim=1, keepdim=True)
@@ -212,12 +275,12 @@ class SceneEstimator(nn.Module):
         return place + touches * inside.clamp(min=0.0).minimum(length) * way
 
     @staticmethod
-    def _sure(point: Tensor) -> Tensor:
-        """How much a feature point [B, 3] counts, [B, 1] in (0, 1], by its confidence."""
+    def _confidence(point: Tensor) -> Tensor:
+        """Weight [B, 1] in (0, 1] of a feature point [B, 3], from its confidence."""
         return (point[:, 2:] / CONFIDENT).clamp(0.1, 1.0).pow(4)
 
     def _on_plane(self, sight: Tensor, estimate: Tensor, height: Tensor) -> Tensor:
-        """Where the ray through a point [B, 2] meets a horizontal plane [B, 1] m, [B, 2] m in the base frame."""
+        """Intersect the ray through a point [B, 2] with a horizontal plane at [B, 1] m: [B, 2] m in the base frame."""
         turn, shift, zoom = estimate[:, :3], estimate[:, 3:6], estimate[:, 6:]
         ray = torch.cat([sight / (1 + zoom), torch.ones_like(zoom)], dim=1)
         ray = (ray - torch.linalg.cross(turn, ray)) @ self.camera_rotation.T
@@ -239,7 +302,7 @@ def export_estimator(estimator: SceneEstimator, proprioception_size: int, points
 
 
 def estimator_for(task: Task, camera: CameraContract, joints: int, stack: int) -> SceneEstimator:
-    """The estimator of a task's policies, for an arm with so many joints and so many frames of features."""
+    """Make the estimator of a task's policies, for an arm with so many joints and so many frames of features."""
     return SceneEstimator(camera, task.keypoints, joints, stack, task.settings.block_size, task.grips, task.pushes)
 
 
