@@ -1,8 +1,8 @@
 """What a frame costs a bundle's networks: batch 1, one thread, the shipped files as the nodes load them.
 
-Encoder and policy are timed on pictures and joints of a played episode, after a warm-up. `encoder_policy_ms` is the sum
+Encoder and policy are timed on images and joints of a played episode, after a warm-up. `encoder_policy_ms` is the sum
 of both for each frame, `encoder_policy_cpu_ms` the thread's own time for it, in which a busy machine shows less;
-`perception_policy_ms` has preprocessing of a 640 x 480 picture, observation and action scaling
+`perception_policy_ms` has preprocessing of a 640 x 480 image, observation and action scaling
 with it. The targets are a p50 of 1.5 ms and a p99 of 4 ms on an idle machine.
 
     ./rlfp bench inference [--bundle NAME] [--frames N] [--json FILE]
@@ -80,7 +80,7 @@ def time_networks(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
 
 
 def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
-    """Seconds [count] from a live picture to a residual, without any message."""
+    """Seconds [count] from a live image to a residual, without any message."""
     contract, golden = bundle.contract, bundle.golden_frames()
     perception, policy = Perception(bundle), Policy(bundle, trained_arm(bundle))
     picture, K = live_picture(golden.images[0], contract.camera.intrinsics.matrix())
@@ -100,7 +100,7 @@ def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
 
 
 def live_picture(image: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A picture of LIVE size around the bundle's field of view, and its camera matrix [3, 3]."""
+    """An image of LIVE size around the bundle's field of view, and its camera matrix [3, 3]."""
     width, height = LIVE
     scale = height / image.shape[0]
     picture = np.full((height, width, 3), 128, np.uint8)

@@ -4,10 +4,10 @@
                                  [--folder runs/representations] [--json FILE]
                                  [--document docs/explanation/representations.md]
 
-All learn from the same pictures of `reach` under the profile `train`, with the same number of gradient steps on as
-many pictures each. Then the encoder is frozen, and two probes learn the object's position from its features: a linear
-one and a small network. Their errors are medians on pictures that nobody learnt from, under `train` and under the
-held-out `validation`. With `--success` a policy also imitates the teacher on the frozen features (each picture alone,
+All learn from the same images of `reach` under the profile `train`, with the same number of gradient steps on as
+many images each. Then the encoder is frozen, and two probes learn the object's position from its features: a linear
+one and a small network. Their errors are medians on images that nobody learnt from, under `train` and under the
+held-out `validation`. With `--success` a policy also imitates the teacher on the frozen features (each image alone,
 no reinforcement learning) and plays fresh episodes under both.
 
 A cell (one encoder and representation, one seed) takes minutes; its result is a file in the folder, and a cell whose
@@ -55,7 +55,7 @@ PICTURES = {"train": (15_000, 41_000_000), "validation": (1_500, 43_000_000)}  #
 TRAINING = EncoderTraining(
     frames=PICTURES["train"][0], updates=600, batch=126, learning_rate=1e-3, first_frames=PICTURES["train"][0]
 )
-PROBED = 6_000  # pictures that the probes learn from
+PROBED = 6_000  # images that the probes learn from
 PROBE_STEPS = 1_500
 IMITATION_STEPS = 3_000
 EPISODES, EPISODE_SEEDS = 40, BENCHMARKS.first + 2_000_000
@@ -126,7 +126,7 @@ def run(cell: Cell, folder: Path, success: bool) -> None:
 
 
 def source(profile: str) -> FrameSource:
-    """The pictures of a profile; the same for every cell."""
+    """The images of a profile; the same for every cell."""
     count, seed = PICTURES[profile]
     return FrameSource(load_cell(TASK, "panda", profile), seed, count, sequences=True, teacher=True)
 

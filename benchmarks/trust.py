@@ -1,10 +1,10 @@
 """May perception be believed: ROC of a bundle's domain-shift score, and whether its pose regions hold what they say.
 
-Pictures of fresh episodes, as training renders them. The score is to tell training's own pictures from: the held-out
+Images of fresh episodes, as training renders them. The score is to tell training's own images from: the held-out
 profile `validation`, inverted colours, a blacked-out half, exchanged colour channels, and cameras that stand elsewhere.
 The pose head's nominal 50, 90 and 99 % regions are held against the true positions under `train` and `validation`.
 
-    ./rlfp bench trust [--bundle NAME] [--pictures N] [--json FILE] [--document docs/explanation/trust.md]
+    ./rlfp bench trust [--bundle NAME] [--images N] [--json FILE] [--document docs/explanation/trust.md]
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from rlfp_ros.seeds import BENCHMARKS
 SEED = BENCHMARKS.first + 1_000_000
 REGIONS = {0.5: 2.366, 0.9: 6.251, 0.99: 11.345}  # share -> chi-square with 3 degrees of freedom
 MARKS = ("<!-- benchmarks/trust.py begins -->", "<!-- benchmarks/trust.py ends -->")
-FALSE_ALARMS = 0.01  # share of training's own pictures at which detections are counted
+FALSE_ALARMS = 0.01  # share of training's own images at which detections are counted
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What perception said of N pictures."""
+    """What perception said of N images."""
 
     distances: np.ndarray  # [N], what the score is made of: finer, since the score is cut off at 0 and 1
     scores: np.ndarray  # [N] in [0, 1]
@@ -104,7 +104,7 @@ def measure(bundle: Bundle, pictures: int) -> dict[str, Any]:
 
 
 def render(bundle: Bundle, profile: str, camera: CameraContract, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [N, H, W, 3] and the object's positions [N, 3] m in `camera`'s optical frame."""
+    """Images uint8 [N, H, W, 3] and the object's positions [N, 3] m in `camera`'s optical frame."""
     contract = bundle.contract
     cell = load_cell(contract.task, str(bundle.arm_file or contract.arm.name), profile, camera.height)
     source = FrameSource(cell, SEED, count, other_camera=camera)
@@ -129,7 +129,7 @@ def look(perception: Perception, images: np.ndarray, positions: np.ndarray) -> S
 
 
 def area_under_roc(usual: np.ndarray, unusual: np.ndarray) -> float:
-    """Probability that an unusual picture has the higher value; ties count half."""
+    """Probability that an unusual image has the higher value; ties count half."""
     order = np.sort(usual)
     below = np.searchsorted(order, unusual, side="left") + np.searchsorted(order, unusual, side="right")
     return float(np.mean(below) / (2 * len(usual)))

@@ -1,18 +1,19 @@
-"""How unlike training a picture is, learnt on top of a finished encoder, whose weights stay as they are.
+"""Marks of novelty: how much an image differs from those of training, learnt for a finished encoder.
 
-Two marks, of which the larger counts:
+The encoder's weights stay as they are. There are two marks, of which the larger counts:
 
 - the Mahalanobis distance of the last maps' means and deviations and of the points' confidences from training's (Lee
-  et al. 2018, https://arxiv.org/abs/1807.03888). It sees whatever moves these statistics, a dark half of the picture.
-- a small network's log-odds that a picture was altered, learnt from training's pictures and altered copies of them
-  (outlier exposure, Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606). It sees what statistics hide: an object
-  of another colour, a camera that looks elsewhere.
+  et al. 2018, https://arxiv.org/abs/1807.03888). It notices whatever changes these statistics, such as a
+  dark half of the image.
+- a small network's log-odds that an image was altered, learnt from training's images and altered copies of them
+  (outlier exposure, Hendrycks et al. 2019, https://arxiv.org/abs/1812.04606). It notices what the statistics do not
+  show: an object of another colour, a camera that looks elsewhere.
 
-Each is scaled to 0 at the median and 1 at the rarest thousandth of training's pictures, and cut off at 0 and 5.
+Each is scaled to 0 at the median and 1 at the 99.9th percentile of training's images, and clipped to 0 to 5.
 
-The pose's covariance is set right here, too. Errors have longer tails than the head's normal distribution, whose
-regions therefore come out too wide: they are scaled to hold what they say. And they grow with the mark: an encoder errs
-more on what is unlike its training, and a pose head that was fitted on training alone does not know it.
+The pose's covariance is calibrated here as well. Errors have longer tails than the head's normal distribution, whose
+regions are therefore too wide: they are scaled until they hold the nominal share. They also grow with the mark, because
+an encoder makes larger errors on unusual images, which a pose head that was fitted on training alone does not know.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from torch.nn import functional
 from rlfp_ros.learning.encoders.encoder import PointEncoder
 from rlfp_ros.learning.encoders.pose_head import INSIDE_90
 
-RARE = 0.999  # share of training's pictures below a mark of 1
-# Of activations, which are of the order of 1: what moves less in training would blow up what float32 rounds.
+RARE = 0.999  # quantile of training's images at which the mark is 1
+# Of activations, which are of the order of 1: dividing by a smaller deviation would amplify float32's rounding.
 SMALLEST_DEVIATION = 1e-2
-MOST = 5.0  # as unlike training as a mark can say
-# Between usual and rare, of the log distance and of the log-odds: less would blow rounding up.
+MOST = 5.0  # largest mark
+# Smallest difference between usual and rare, of the log distance and of the log-odds: less would amplify rounding.
 SMALLEST_SPREAD = (0.5, 4.0)
-LEAST_SPREAD = 0.01  # of the head's covariance; none would be no region at all
-MOST_INSIDE = 0.93  # of training's own positions in the nominal 90 % regions
-GRID = 3  # cells each way in which the maps are averaged for the network
+LEAST_SPREAD = 0.01  # smallest factor of the head's covariance; with 0 the regions would be empty
+MOST_INSIDE = 0.93  # largest share of training's own positions in the nominal 90 % regions
+GRID = 3  # cells in each direction over which the maps are averaged for the network
 
 
 @dataclass(frozen=True)
 class NoveltyTraining:
-    """How long and from what the marks are learnt."""
+    """How long the marks are learnt, and from how many images."""
 
-    pictures: int = 6_000  # of training's; as many altered copies
+    pictures: int = 6_000  # number of training's images, and of altered copies
     updates: int = 2_000
     batch: int = 256
     learning_rate: float = 4e-3
@@ -51,7 +52,7 @@ class NoveltyTraining:
 
 
 class Novelty(nn.Module):
-    """`Encoder.see`'s maps and log-weights to a mark [B, 1], 0 for a picture as in training, 1 for a rare one."""
+    """A mark [B, 1] from the maps and log-weights of `PointEncoder.see`: 0 for a usual image, 1 for a rare one."""
 
     mean: Tensor
     whitening: Tensor
@@ -75,25 +76,25 @@ class Novelty(nn.Module):
         self.register_buffer("inflation", torch.zeros(()))
 
     def forward(self, maps: Tensor, log_weights: Tensor) -> Tensor:
-        """Mark [B, 1] of maps [B, C, rows, columns] and log-weights [B, K, cells]."""
+        """Compute the mark [B, 1] of maps [B, C, rows, columns] and log-weights [B, K, cells]."""
         marks = (self.raw(*describe(maps, log_weights)) - self.usual) / (self.rare - self.usual)
         return marks.amax(dim=1, keepdim=True).clamp(0.0, MOST)
 
     def raw(self, statistics: Tensor, descriptors: Tensor) -> Tensor:
-        """Log distance and log-odds, [B, 2], before they are scaled."""
+        """Compute log distance and log-odds [B, 2], before they are scaled."""
         distance = ((statistics - self.mean) @ self.whitening).square().sum(dim=1, keepdim=True)
         normalised = ((descriptors - self.centre) / self.scale).clamp(-5, 5)
         return torch.cat([torch.log1p(distance), self.network(normalised)], dim=1)
 
     def widened(self, covariance: Tensor, mark: Tensor) -> Tensor:
-        """Covariances [B, 3, 3] as they are to be believed of pictures with these marks [B, 1]."""
+        """Calibrate covariances [B, 3, 3] for images with these marks [B, 1]."""
         return covariance * self.spread * (1 + self.inflation * mark)[..., None]
 
 
 def describe(maps: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics [B, 2 C + K] for the distance and descriptors [B, D] for the network."""
+    """Compute statistics [B, 2 C + K] for the distance and descriptors [B, D] for the network."""
     mean = maps.mean(dim=(2, 3))
-    # Not E[x^2] - E[x]^2: what float32 loses there shows as a difference between PyTorch and ONNX Runtime.
+    # Not E[x^2] - E[x]^2, whose float32 cancellation differs between PyTorch and ONNX Runtime.
     deviation = (maps - mean[:, :, None, None]).square().mean(dim=(2, 3)).add(1e-8).sqrt()
     confidence = log_weights.amax(dim=-1)
     entropy = -(log_weights.exp() * log_weights).sum(dim=-1)
@@ -106,10 +107,21 @@ def learn_novelty(
     encoder: PointEncoder, images: np.ndarray, positions: np.ndarray, held_out: int, K: np.ndarray, seed: int,
     training: NoveltyTraining | None = None,
 ) -> Novelty:  # fmt: skip
-    """Marks for a finished encoder, from training's `images` uint8 [N, H, W, 3] and the object's `positions` [N, 3] m.
+    """Learn the marks for a finished encoder. Torch's own random state stays as it is.
 
-    The last `held_out` ones the encoder was not trained on: they set what is usual, and how far to believe the pose.
-    `K` [3, 3] is the camera's. Leaves torch's own random numbers as it found them.
+    Parameters
+    ----------
+    encoder
+        The finished encoder.
+    images, positions
+        Training's images uint8 [N, H, W, 3], and the object's positions [N, 3] m in the optical frame.
+    held_out
+        Number of images at the end that the encoder was not trained on: they define what is usual, and calibrate the
+        covariance of the pose.
+    K
+        Camera matrix [3, 3].
+    seed, training
+        Seed and length of the learning.
     """
     training = training or NoveltyTraining()
     rng = np.random.default_rng([seed, 11])
@@ -138,7 +150,7 @@ def learn_novelty(
 
 @torch.no_grad()
 def marks_of(novelty: Novelty, encoder: PointEncoder, images: np.ndarray) -> np.ndarray:
-    """The marks [N] of pictures uint8 [N, H, W, 3]."""
+    """Compute the marks [N] of images uint8 [N, H, W, 3]."""
     parts = [novelty(*encoder.see(torch.from_numpy(np.array(part)))) for part in _batches(images)]
     return torch.cat(parts)[:, 0].numpy()
 
@@ -182,9 +194,12 @@ def _fit_network(novelty: Novelty, clean: Tensor, changed: Tensor, training: Nov
 def _fit_covariance(
     novelty: Novelty, encoder: PointEncoder, usual: np.ndarray, degraded: np.ndarray, positions: np.ndarray
 ) -> None:
-    """The spread with which the nominal 90 % regions hold 90 % of the positions in training's own pictures. Then the
-    least growth with which they hold 90 % of those in degraded pictures that are not altogether lost on the encoder,
-    but no more than MOST_INSIDE of training's own."""
+    """Fit the spread, then the inflation of the covariance.
+
+    The spread is such that the nominal 90 % regions hold 90 % of the positions in training's own images. The inflation
+    is the smallest with which they hold 90 % of those in degraded images that the encoder can still make sense of, but
+    at most MOST_INSIDE of training's own.
+    """
 
     def judge(images: np.ndarray) -> tuple[Tensor, Tensor]:
         squares, marks = [], []
@@ -213,11 +228,11 @@ def _fit_covariance(
             return
 
 
-# --- altered pictures -------------------------------------------------------------------------------------------------
+# --- altered images -------------------------------------------------------------------------------------------------
 
 
 def _turn(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
-    """As a camera would see it that is turned by 0.13 to 0.4 rad and has another lens; the border is mirrored."""
+    """Turn the camera by 0.13 to 0.4 rad and change its lens; the border is mirrored."""
     axis = rng.normal(size=3)
     turn = cv2.Rodrigues(axis / np.linalg.norm(axis) * rng.uniform(0.13, 0.4))[0]
     other = K @ np.diag([*[rng.uniform(0.85, 1.2)] * 2, 1.0])
@@ -228,14 +243,14 @@ def _turn(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndar
 
 
 def _recolour(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
-    """All hues turned by 60 to 300 degrees: the object is no longer of its colour."""
+    """Turn all hues by 60 to 300 degrees, so that the object has another colour."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rng.integers(30, 150)) % 180  # OpenCV's hues count to 180
+    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rng.integers(30, 150)) % 180  # OpenCV's hues are half degrees
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def _cover(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
-    """A rectangle of a sixth of the picture and more is one colour, or noise."""
+    """Cover a rectangle of at least a sixth of the image by one colour, or by noise."""
     covered = image.copy()
     height, width = image.shape[:2]
     rows, columns = rng.integers(2 * height // 5, height, endpoint=True), rng.integers(2 * width // 5, width)
@@ -246,7 +261,7 @@ def _cover(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.nda
 
 
 def _degrade(image: np.ndarray, rng: np.random.Generator, K: np.ndarray) -> np.ndarray:
-    """Blurred, noisy or of low contrast, each beyond what training draws."""
+    """Blur the image, add noise or lower its contrast, each beyond what training draws."""
     kind = rng.integers(3)
     if kind == 0:
         return cv2.GaussianBlur(image, (0, 0), rng.uniform(1.0, 5.0))

@@ -1,7 +1,7 @@
-"""An int8 encoder, made from the float one and kept only where it is faster and sees no worse.
+"""An int8 encoder, made from the float one and kept only if it is faster and as accurate.
 
 Static quantisation with QDQ nodes (Jacob et al. 2018, https://arxiv.org/abs/1712.05877), per channel, of the
-convolutions alone: they are where the time goes, and the spatial softmax after them needs its fractions of a pixel.
+convolutions alone: they take most of the time, and the spatial softmax after them needs fractions of a pixel.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rlfp_ros.learning.recipes.frames import held_out_count
 
 CALIBRATION_FRAMES = 200
 TIMED_FRAMES = 400
-FASTER = 0.95  # of the float encoder's median time, or it is not worth another file
-WORSE = 1.01  # of the float encoder's median errors; more is worse
+FASTER = 0.95  # largest share of the float encoder's median time
+WORSE = 1.01  # largest ratio to the float encoder's median errors
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a trial found."""
+    """Result of a trial."""
 
     file: bytes  # encoder.onnx, int8
     kept: bool
@@ -57,9 +57,9 @@ def int8_encoder(file: bytes, images: np.ndarray) -> bytes:
 
 
 def trial(file: bytes, frames: Path) -> Verdict | None:
-    """Compare both on the labelled frames that the encoder was never trained on.
+    """Compare both on the labelled frames that the encoder was not trained on.
 
-    None where there are no frames, or features are no points: of a latent no label says what it should be.
+    Returns None if there are no frames, or if the features are not points: there are no labels for a latent.
     """
     features = onnx_session(file).get_outputs()[0].shape
     if not (frames / "images.npy").is_file() or len(features) != 3:
@@ -86,7 +86,7 @@ def trial(file: bytes, frames: Path) -> Verdict | None:
 
 
 def _times(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
-    """Median ms of processor time for a picture, both in turns so that the machine's load falls on both."""
+    """Measure the median processor time per image, ms, of both in turns, so that the machine's load affects both."""
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(TIMED_FRAMES):
         for name, session in sessions.items():
@@ -98,7 +98,7 @@ def _times(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
 
 
 def _errors(session: Any, images: np.ndarray, positions: np.ndarray, keypoints: np.ndarray) -> tuple[float, float]:
-    """Median error of the object's position, m, and of the keypoints on the plane z = 1."""
+    """Measure the median error of the object's position, m, and of the keypoints on the plane z = 1."""
     found = [session.run(("features", "object_pose"), {"image": image[None]}) for image in images]
     features, poses = (np.concatenate(part) for part in zip(*found, strict=True))
     misplaced = np.linalg.norm(features[:, : keypoints.shape[1], :2] - keypoints, axis=-1)

@@ -1,5 +1,5 @@
 """Autoencoder (Hinton and Salakhutdinov 2006, https://doi.org/10.1126/science.1127647): features from which a decoder
-can draw the picture again, at half its size. The decoder is decayed and the features are kept small, as in
+can draw the image again, at half its size. The decoder is decayed and the features are kept small, as in
 reinforcement learning from an autoencoder's features (Yarats et al. 2021, SAC+AE, https://arxiv.org/abs/1910.01741)."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AutoencoderSettings:
 
 
 class Decoder(nn.Module):
-    """Features [B, F] to a picture [B, 3, H / 2, W / 2]: a small picture that grows twice, with convolutions."""
+    """Features [B, F] to an image [B, 3, H / 2, W / 2]: a small image that grows twice, with convolutions."""
 
     def __init__(self, features: int, sizes: Sizes, channels: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """In [-1, 1] where it learnt well; not bounded."""
+        """Draw images, in [-1, 1] once it learnt well; not bounded."""
         maps = self.first(features)
         for convolution, size in zip(self.convolutions, self.steps[1:], strict=True):
             maps = convolution(functional.interpolate(functional.relu(maps), size))
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
 
 @OBJECTIVES.register("autoencoder")
 class Autoencoder(Objective):
-    """Mean square error of the decoded picture."""
+    """Mean square error of the decoded image."""
 
     def __init__(self, encoder: Encoder, sizes: Sizes, settings: AutoencoderSettings | None = None) -> None:
         super().__init__(encoder, sizes)

@@ -1,10 +1,10 @@
-"""CURL (Laskin et al. 2020, https://arxiv.org/abs/2004.04136): two random crops of a picture should look alike to the
-encoder, and unlike crops of the batch's other pictures.
+"""CURL (Laskin et al. 2020, https://arxiv.org/abs/2004.04136): two random crops of an image should look alike to the
+encoder, and unlike crops of the batch's other images.
 
 Queries come from the encoder, keys from a momentum encoder that follows it slowly (He et al. 2020, MoCo,
 https://arxiv.org/abs/1911.05722); similarity is bilinear, q^T W k, of features brought to one scale as the paper's
 encoder ends; the loss is InfoNCE (van den Oord et al. 2018, https://arxiv.org/abs/1807.03748). Crops are taken from the
-padded picture, so that their size stays the encoder's.
+padded image, so that their size stays the encoder's.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective,
 class CurlSettings:
     """Hyperparameters."""
 
-    momentum: float = 0.95  # of the key encoder, a gradient step
-    padding: int = 6  # px, how far a crop can be shifted each way
+    momentum: float = 0.95  # of the key encoder, per gradient step
+    padding: int = 6  # px, largest shift of a crop in each direction
 
 
 @OBJECTIVES.register("curl")

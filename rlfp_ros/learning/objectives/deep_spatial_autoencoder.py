@@ -1,8 +1,8 @@
 """Deep spatial autoencoder (Finn et al. 2016, https://arxiv.org/abs/1509.06113).
 
 The encoder's feature points, from a spatial softmax with a learnt temperature, must be enough to draw a small grey
-picture, through one linear layer: so they go where things are that move and matter to the picture. A penalty on how the
-points' velocity changes over three consecutive pictures keeps them on the same things:
+image, through one linear layer: so they go where things are that move and matter to the image. A penalty on how the
+points' velocity changes over three consecutive images keeps them on the same things:
 
     || grey(x) - W f(x) ||^2 + w || (f_{t+1} - f_t) - (f_t - f_{t-1}) ||^2
 """
@@ -18,7 +18,7 @@ from rlfp_ros.learning.encoders.encoder import Encoder, PointEncoder
 from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of
 from rlfp_ros.schema import ConfigurationError
 
-REDUCTION = 4  # the picture drawn is smaller by this, as the paper's 60 of 240 pixels
+REDUCTION = 4  # the image drawn is smaller by this, as the paper's 60 of 240 pixels
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ class DeepSpatialAutoencoder(Objective):
 
 
 def roughness(points: Tensor) -> Tensor:
-    """Mean square of the change in velocity of points [B, T, K, 2] over consecutive pictures, summed over x and y."""
+    """Mean square of the change in velocity of points [B, T, K, 2] over consecutive images, summed over x and y."""
     velocity = points[:, 1:] - points[:, :-1]
     return (velocity[:, 1:] - velocity[:, :-1]).square().sum(dim=-1).mean()

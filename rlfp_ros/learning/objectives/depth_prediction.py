@@ -1,4 +1,4 @@
-"""Depth prediction (Mirowski et al. 2017, https://arxiv.org/abs/1611.03673): from the features of a colour picture, a
+"""Depth prediction (Mirowski et al. 2017, https://arxiv.org/abs/1611.03673): from the features of a colour image, a
 coarse depth map, as a choice between eight bands of depth for each cell, which the paper found better than regression.
 """
 
@@ -17,7 +17,7 @@ BANDS = 8
 
 @OBJECTIVES.register("depth")
 class DepthPrediction(Objective):
-    """Cross-entropy over the bands, whose edges are quantiles of the first pictures' depths."""
+    """Cross-entropy over the bands, whose edges are quantiles of the first images' depths."""
 
     sequences = True
     edges: Tensor

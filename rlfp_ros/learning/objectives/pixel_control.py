@@ -1,7 +1,7 @@
 """Pixel control (Jaderberg et al. 2017, UNREAL, https://arxiv.org/abs/1611.05397): the features must be enough to say
-how much each part of the picture would change under a policy that sets out to change it.
+how much each part of the image would change under a policy that sets out to change it.
 
-The picture is cut into cells; a cell's pseudo-reward is its mean absolute change between two pictures. Q-values for
+The image is cut into cells; a cell's pseudo-reward is its mean absolute change between two images. Q-values for
 every cell and action are learnt by n-step Q-learning over the sequence, with a duelling head (Wang et al. 2016,
 https://arxiv.org/abs/1511.06581) that grows maps from the features:
 
@@ -28,10 +28,10 @@ class PixelControlSettings:
     """Hyperparameters."""
 
     cell: int = 4  # px, side of a cell
-    discount: float = 0.9  # a picture of the sequence
+    discount: float = 0.9  # per image of the sequence
     channels: int = 16  # of the head
-    target_rate: float = 0.01  # of Q', a gradient step
-    scale: float = 10.0  # pseudo-rewards are multiplied by this: most cells hardly change
+    target_rate: float = 0.01  # Polyak step of Q' per gradient step
+    scale: float = 10.0  # factor of the pseudo-rewards: most cells hardly change
 
 
 def pixel_change(images: Tensor, cell: int) -> Tensor:
@@ -75,7 +75,7 @@ class PixelControl(Objective):
         self.target_head = copy.deepcopy(self.head).requires_grad_(False)
 
     def returns(self, change: Tensor, last: Tensor) -> Tensor:
-        """n-step returns [B, rows, columns] of changes [B, n, rows, columns] and the last picture's values."""
+        """n-step returns [B, rows, columns] of changes [B, n, rows, columns] and the last image's values."""
         for step in reversed(range(change.shape[1])):
             last = change[:, step] + self.settings.discount * last
         return last

@@ -1,7 +1,7 @@
 """Reward prediction (Jaderberg et al. 2017, UNREAL, https://arxiv.org/abs/1611.05397): from the features of the
-pictures so far, what the reward of the next one will be like.
+images so far, what the reward of the next one will be like.
 
-The paper predicts one of three classes (negative, none, positive) from three pictures, and draws rewarded and
+The paper predicts one of three classes (negative, none, positive) from three images, and draws rewarded and
 unrewarded ones equally often. Rewards here are dense and seldom zero: the classes are the lowest, middle and highest
 third of all rewards, which are drawn equally often by themselves.
 """
@@ -21,7 +21,7 @@ CLASSES = 3
 
 @OBJECTIVES.register("reward_prediction")
 class RewardPrediction(Objective):
-    """Cross-entropy over the classes of the last picture's reward, from the pictures before it."""
+    """Cross-entropy over the classes of the last image's reward, from the images before it."""
 
     length = 3
     sequences = True

@@ -40,7 +40,7 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 @OBJECTIVES.register("vae")
 class VariationalAutoencoder(Objective):
-    """The negative evidence lower bound, a pixel."""
+    """The negative evidence lower bound per pixel."""
 
     def __init__(self, encoder: Encoder, sizes: Sizes, settings: VaeSettings | None = None) -> None:
         super().__init__(encoder, sizes)

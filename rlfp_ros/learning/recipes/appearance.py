@@ -1,8 +1,9 @@
-"""Other appearances for pictures that are rendered already: what keeps the encoder from learning the textures by heart.
+"""Changed appearances of rendered images, so that the encoder does not memorise the textures.
 
-A profile dresses each scene once; here every use of a picture looks different again, for a fraction of a rendering.
+A profile dresses each scene once. Here every use of an image looks different again, at a fraction of the
+cost of rendering.
 Foreign shapes in front (Cutout, DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, filled), a texture laid over
-everything (mixup with an unrelated picture, Zhang et al. 2018, https://arxiv.org/abs/1710.09412), other hues for all
+everything (mixup with an unrelated image, Zhang et al. 2018, https://arxiv.org/abs/1710.09412), other hues for all
 that is not red, uneven light, colour jitter and a random convolution (Lee et al. 2020,
 https://arxiv.org/abs/1910.05396), a tone curve, blur, noise and JPEG. All leave every point where it is. The
 textures are training's own: validation's never come in here.
@@ -19,27 +20,27 @@ from torch.nn import functional
 from rlfp_ros.simulation.textures import texture_set
 
 TEXTURES = 96
-SHAPES = 3  # drawn over a picture, at most
-SHAPE_SHARE = 0.4  # of them that are there
+SHAPES = 3  # most shapes drawn over an image
+SHAPE_SHARE = 0.4  # probability of each
 SHAPE_PX = (2.0, 9.0)  # half extent
-CLEAR_PX = 3.0  # between a shape and the object
-REDDEST = 40.0  # counts that a shape's red may exceed its other channels by: red is the object's
-OVERLAY_SHARE, OVERLAY = 0.5, 0.4  # of the pictures; most weight of the texture
-TURNED_SHARE = 0.6  # of the pictures: hues turned by any angle, except the object's red
-TINT = 0.4  # either way, of each channel of these: colours what is grey, as most arms are
-UNEVEN = 0.35  # of the light, on a 3 x 3 grid
-CHANNEL_GAIN, CONTRAST, BRIGHTNESS, SATURATION = 0.12, 0.25, 0.25, 0.3  # off one, either way
+CLEAR_PX = 3.0  # px, smallest distance between a shape and the object
+REDDEST = 40.0  # counts by which a shape's red may exceed its other channels: red is the object's colour
+OVERLAY_SHARE, OVERLAY = 0.5, 0.4  # share of the images; largest weight of the texture
+TURNED_SHARE = 0.6  # share of the images whose hues, except the object's red, are turned by any angle
+TINT = 0.4  # largest change of each of their channels: colours grey things, such as most arms
+UNEVEN = 0.35  # largest change of the light, on a 3 x 3 grid
+CHANNEL_GAIN, CONTRAST, BRIGHTNESS, SATURATION = 0.12, 0.25, 0.25, 0.3  # largest deviation from 1
 RANDOM_KERNEL = 0.08  # standard deviation of a random convolution's weights beside its middle
-BLUR_SHARE, BLUR_PX = 0.5, (0.2, 0.9)  # of the pictures, which get no random kernel then; standard deviation
+BLUR_SHARE, BLUR_PX = 0.5, (0.2, 0.9)  # of the images, which get no random kernel then; standard deviation
 TONE = 0.5  # bend of the tone curve x + b x (1 - x)
-NOISE_SHARE, NOISE = 0.7, 10.0  # of the pictures; most counts of standard deviation
+NOISE_SHARE, NOISE = 0.7, 10.0  # share of the images; largest standard deviation, counts
 NOISE_POOL = 1 << 23
-JPEG_SHARE, JPEG_QUALITY = 0.4, (35, 90)  # of the pictures; percent
+JPEG_SHARE, JPEG_QUALITY = 0.4, (35, 90)  # share of the images; percent
 GREY_AXIS = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])  # cross product with (1, 1, 1)
 
 
 class Appearance:
-    """Draws from a generator of its own: the same seed gives the same pictures."""
+    """Changes appearances by draws from a generator of its own: the same seed gives the same images."""
 
     def __init__(self, height: int, width: int, seed: int) -> None:
         self._rng = torch.Generator().manual_seed(seed)
@@ -50,11 +51,11 @@ class Appearance:
         self._y, self._x = y, x
 
     def seed(self, seed: int) -> None:
-        """Start the draws anew."""
+        """Restart the draws."""
         self._rng.manual_seed(seed)
 
     def __call__(self, images: Tensor, clear_of: Tensor) -> Tensor:
-        """Float [B, H, W, 3] in 0..255 of uint8 [B, H, W, 3]; shapes keep clear of a point [B, 2] px (x, y)."""
+        """Change images uint8 [B, H, W, 3] to float [B, H, W, 3] in 0 to 255; shapes avoid a point [B, 2] px (x, y)."""
         pictures = images.permute(0, 3, 1, 2).float().contiguous()
         for _ in range(SHAPES):
             self._draw_shapes(pictures, clear_of)
@@ -71,7 +72,7 @@ class Appearance:
         return self._compressed(pictures.clamp_(0, 255).permute(0, 2, 3, 1))
 
     def _compressed(self, images: Tensor) -> Tensor:
-        """Some of the images [B, H, W, 3] through JPEG and back."""
+        """Compress some of the images [B, H, W, 3] with JPEG, and decode them."""
         qualities = torch.randint(*JPEG_QUALITY, (len(images),), generator=self._rng).tolist()
         chosen = self._chosen(JPEG_SHARE, len(images)).tolist()
         images = images.contiguous()
@@ -87,7 +88,7 @@ class Appearance:
         return (torch.rand(count, generator=self._rng) < share).float()
 
     def _draw_shapes(self, pictures: Tensor, clear_of: Tensor) -> None:
-        """One ellipse or rectangle over some of the pictures, plain or textured."""
+        """Draw one ellipse or rectangle, plain or textured, over some of the images."""
         count, _, height, width = pictures.shape
         middle = self._uniform(0, 1, count, 2) * torch.tensor([width, height])
         half = self._uniform(*SHAPE_PX, count, 2)
@@ -113,7 +114,7 @@ class Appearance:
         return pictures
 
     def _turned(self, pictures: Tensor) -> Tensor:
-        """Hues turned about the grey axis; what is red stays, and nothing else gets as red."""
+        """Turn hues about the grey axis; red stays, and nothing else becomes as red."""
         there = torch.nonzero(self._chosen(TURNED_SHARE, len(pictures))).flatten()
         angle = self._uniform(-np.pi, np.pi, len(there))
         cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
@@ -127,12 +128,12 @@ class Appearance:
         return pictures
 
     def _light(self, count: int) -> Tensor:
-        """Gain that varies over the picture, [B, 1, H, W]."""
+        """Draw a gain [B, 1, H, W] that varies over the image."""
         coarse = self._uniform(1 - UNEVEN, 1 + UNEVEN, count, 1, 3, 3)
         return functional.interpolate(coarse, size=self._x.shape, mode="bilinear", align_corners=True)
 
     def _filtered(self, pictures: Tensor) -> Tensor:
-        """Colours mixed and the neighbourhood filtered, in one convolution for each picture."""
+        """Mix colours and filter the neighbourhood, in one convolution per image."""
         count, _, height, width = pictures.shape
         kernel = RANDOM_KERNEL * torch.randn(count, 3, 3, generator=self._rng)
         kernel[:, 1, 1] += 1
