@@ -7,6 +7,7 @@ have no default here: an option that was not given is absent, and the recipe's o
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def _train_by_recipe(options: argparse.Namespace) -> int:
 
     given = _given(options, options.recipe_options)
     recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed).with_options(**given)
-    name = f"{options.task}_{options.arm}"
+    name = f"{options.task}_{_arm_name(options.arm)}"
     out = options.out or Path("models") / name
     run = options.run_folder or Path("runs") / f"train_{name}"
     train.main(recipe, out, run, resume=options.resume, evaluation_episodes=options.evaluation_episodes)
@@ -156,10 +157,21 @@ def _train_by_algorithm(options: argparse.Namespace) -> int:
     for option in ("algorithm", "task", "arm", "profile", "seed"):
         given[option] = getattr(options, option)
     plan = validate(given, algorithms.Plan, "rlfp train")
-    name = f"{options.algorithm}_{plan.observation}_{options.task}_{options.arm}"
+    name = f"{options.algorithm}_{plan.observation}_{options.task}_{_arm_name(options.arm)}"
     run = options.run_folder or Path("runs") / name
     algorithms.main(plan, run, options.out, options.resume, options.evaluation_episodes)
     return 0
+
+
+def _arm_name(name_or_path: str) -> str:
+    """The arm's own name, for names of folders. Prints what a person should know about the arm."""
+    from rlfp_ros.commissioning.arm_check import concerns
+    from rlfp_ros.control.arm import load_arm
+
+    arm = load_arm(name_or_path)
+    for concern in concerns(arm):
+        print(f"warning: {concern}", file=sys.stderr)
+    return arm.name
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ class Plan(TrainingSettings):
     @property
     def encoder_bundle(self) -> str:
         """The bundle whose encoder gives the features."""
-        return self.encoder or f"{self.task}_{self.arm}"
+        return self.encoder or f"{self.task}_{load_arm(self.arm).name}"
 
 
 def settings_of(plan: Plan) -> TrainingSettings:
