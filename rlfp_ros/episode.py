@@ -62,7 +62,7 @@ class Ready(Schema):
 
 
 def parse_json(text: str, topic: str) -> dict[str, Any]:
-    """The document in a JSON message. Raises ConfigurationError naming the topic where it is no mapping of fields."""
+    """The document in a JSON message. Raises ConfigurationError naming the topic if it is no mapping of fields."""
     try:
         document = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:

@@ -131,7 +131,7 @@ def test_optional_node_that_dies_is_said_and_the_run_goes_on() -> None:
     stream = io.StringIO()
     nodes = resolved(node("recorder", "raise SystemExit(1)", OnExit.CONTINUE), node("policy", WELL_BEHAVED))
     with Runner(nodes, stream=stream) as runner:
-        wait_until(lambda: "goes on without it" in stream.getvalue(), "the notice")
+        wait_until(lambda: "continues without it" in stream.getvalue(), "the notice")
         wait_until_up(runner, "policy")
         assert runner.poll() is None
         assert runner.stop() == 0
@@ -366,7 +366,7 @@ def test_lines_of_two_nodes_are_never_mixed_and_carry_their_names(tmp_path: Path
         node("simulator", "import time; time.sleep(60)", OnExit.FINISH),
     )
     with Runner(nodes, stream=stream, log_file=log) as runner:
-        wait_until(lambda: stream.getvalue().count("goes on without it") == 2, "the end of both")
+        wait_until(lambda: stream.getvalue().count("continues without it") == 2, "the end of both")
         runner.stop()
     lines = stream.getvalue().splitlines()
     assert lines.count(f"{'a':<9} | " + "a" * 80) == 200

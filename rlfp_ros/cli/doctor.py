@@ -69,7 +69,7 @@ class Finding:
 
 
 def run(json_path: Path | None = None, console: Console | None = None) -> int:
-    """Print the report. Exit code 0 where the graph can run, 1 where something that it needs is missing."""
+    """Print the report. Exit code 0 if the graph can run, 1 if something that it needs is missing."""
     console = console or Console(highlight=False)
     colours = {Health.OK: "green", Health.NOTE: "yellow", Health.BAD: "red"}
     findings = []
@@ -257,7 +257,7 @@ def _real_time() -> Finding:
         return Finding(
             "real time",
             Health.NOTE,
-            "this user may not ask for real-time priority: commands take twice as long after a picture",
+            "this user may not ask for real-time priority: commands take twice as long after an image",
             f"echo '{os.environ.get('USER', '<user>')} - rtprio 98' | sudo tee /etc/security/limits.d/rlfp.conf",
         )
     return Finding(

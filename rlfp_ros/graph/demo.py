@@ -1,4 +1,4 @@
-"""`rlfp demo`: the shipped bundle on the real ROS 2 graph, in real time, recorded, with pictures at the end."""
+"""`rlfp demo`: the shipped bundle on the real ROS 2 graph, in real time, recorded, with images at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
 ) -> int:  # fmt: skip
     """With `hardware` "mock", the real-arm graph against the MuJoCo twin in `room`; else the simulation graph.
 
-    Play, show a line per episode, leave pictures, figures and a bag in `out`. Exit code 0 if the graph ran on."""
+    Play, show a line per episode, leave images, figures and a bag in `out`. Exit code 0 if the graph did not fail."""
     console = Console(highlight=False)
     bundle = load_bundle(f"{task}_{arm}")
     folder = (out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()
@@ -81,8 +81,8 @@ def run(
     write_json(folder / "result.json", result)
     if json_path is not None:
         write_json(json_path, result)
-    pictures = _pictures(folder, bundle, console)
-    _summarise(console, result, folder, pictures)
+    images = _images(folder, bundle, console)
+    _summarise(console, result, folder, images)
     return 0
 
 
@@ -98,7 +98,7 @@ def _make(folder: Path) -> None:
         )
 
 
-def _pictures(folder: Path, bundle: Bundle, console: Console) -> list[Path]:
+def _images(folder: Path, bundle: Bundle, console: Console) -> list[Path]:
     from rlfp_ros.evaluation import report
 
     bags = sorted((folder / "bags").iterdir())
@@ -107,11 +107,11 @@ def _pictures(folder: Path, bundle: Bundle, console: Console) -> list[Path]:
     chosen = (won or episodes)[:1]
     if not chosen:
         raise ConfigurationError(f"{folder / 'bags'}: holds no whole episode; see {folder / 'log.txt'}")
-    console.print("\ndrawing pictures from the bag ...")
+    console.print("\ndrawing images from the bag ...")
     return report.write_figures(chosen[0], bundle, folder)
 
 
-def _summarise(console: Console, result: dict[str, Any], folder: Path, pictures: list[Path]) -> None:
+def _summarise(console: Console, result: dict[str, Any], folder: Path, images: list[Path]) -> None:
     latency = result["camera_to_command_ms"]
     low, high = result["wilson95"]
     table = Table(title=f"{result['bundle']}, profile {result['profile']}", title_justify="left")
@@ -128,7 +128,7 @@ def _summarise(console: Console, result: dict[str, Any], folder: Path, pictures:
     console.print(table)
     for sentence, times in complaints(folder / "log.txt").most_common(COMPLAINTS):
         console.print(f"  [yellow]{escape(sentence)}[/]" + (f" ({times} times)" if times > 1 else ""))
-    for path in [*pictures, folder / "result.json", folder / "log.txt", *sorted((folder / "bags").iterdir())]:
+    for path in [*images, folder / "result.json", folder / "log.txt", *sorted((folder / "bags").iterdir())]:
         console.print(f"  {_short(path)}")
 
 

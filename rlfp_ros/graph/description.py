@@ -23,7 +23,7 @@ class OnExit(Enum):
 
     FINISH = "finish"  # exit code 0 is the graph's regular end, any other a failure
     FAIL = "fail"  # the graph cannot go on without it: any exit is a failure
-    CONTINUE = "continue"  # said, and the graph goes on
+    CONTINUE = "continue"  # said, and the graph continues
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Argument:
 
     name: str
     default: str  # may name other arguments in braces: "{task}_{arm}"
-    description: str  # with unit and range where it has them
+    description: str  # with unit and range if it has them
     choices: tuple[str, ...] = ()
     kind: Kind = "text"
     minimum: float | None = None

@@ -22,7 +22,7 @@ def _locks_folder() -> Path:
 
 
 def _lock(path: Path) -> IO[str] | None:
-    """An open file that is locked until it is closed or its process dies; None where another process holds it."""
+    """An open file that is locked until it is closed or its process dies; None if another process holds it."""
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open, it is the lock
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,7 +31,7 @@ def node_command(process: NodeProcess, parameter_file: Path) -> list[str]:
 def child_environment(changes: dict[str, str]) -> dict[str, str]:
     """The environment of a node: this process's, and `changes`."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **changes}
-    # The runner's prefix already says who speaks.
+    # The runner's prefix already names the node.
     environment.setdefault("RCUTILS_CONSOLE_OUTPUT_FORMAT", "[{severity}] {message}")
     environment.setdefault("RCUTILS_COLORIZED_OUTPUT", "0")
     # In a source tree the package is found through the path, not because it is installed.
@@ -46,7 +46,7 @@ def child_environment(changes: dict[str, str]) -> dict[str, str]:
 
 
 def die_with_parent(parent: int) -> Callable[[], None] | None:
-    """For the child, between fork and exec: be killed when the parent dies. None where the system has no such thing."""
+    """For the child, between fork and exec: be killed when the parent dies. None if the system has no such thing."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork

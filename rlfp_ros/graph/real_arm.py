@@ -112,10 +112,10 @@ REAL_ARM = Graph(
         Argument(
             "use_mock_hardware",
             "false",
-            "true: start arm_twin, a MuJoCo arm and camera with the same topics, in place of hardware",
+            "true: start arm_twin, a MuJoCo arm and camera with the same topics, instead of hardware",
             kind="flag",
         ),
-        Argument("mock_room", "twin_near", "where the twin stands: the name of a file in sim/scenes/, or a path"),
+        Argument("mock_room", "twin_near", "the room of the twin: the name of a file in sim/scenes/, or a path"),
         Argument(
             "mock_seed", "0", "the twin's first episode; each further one takes the next", kind="integer", minimum=0
         ),

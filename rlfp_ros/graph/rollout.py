@@ -37,7 +37,7 @@ def observe_graph(
     """Run a graph with launch `arguments` to its end, and what was heard of each episode.
 
     `REAL_ARM` wants `use_mock_hardware`; this process is then its operator too (enable, heartbeat).
-    Raises ConfigurationError where the graph fails, with the reason that its runner gives.
+    Raises ConfigurationError if the graph fails, with the reason that its runner gives.
     """
     with reserved_domain() as domain:  # other graphs of this machine neither hear nor disturb this one
         resolved = resolve(which, {**arguments, "observed": True, "domain_id": str(domain)})

@@ -65,7 +65,7 @@ class Runner:
     """Starts the processes of a graph, watches them, and ends them all.
 
     The run ends when a node whose `on_exit` is FINISH exits with 0 (exit code 0), when a node that the graph needs dies
-    (its exit code, 128 + signal where a signal ended it), on SIGINT, SIGTERM and SIGHUP (128 + signal), or by `stop()`.
+    (its exit code, 128 + signal if a signal ended it), on SIGINT, SIGTERM and SIGHUP (128 + signal), or by `stop()`.
     A child outlives its runner in no case, SIGKILL included (Linux: PR_SET_PDEATHSIG).
 
     Args:
@@ -75,8 +75,8 @@ class Runner:
         log_file: also gets every line, with the time since the start in seconds.
         on_line: called with (node name, line) for every line of output, from reader threads, one call at a time.
         handle_signals: take SIGINT, SIGTERM and SIGHUP while running; possible in the main thread only.
-        command: makes a node's command line (tests put scripts in place of nodes).
-        stream: where lines go; standard error by default. Colours only where it is a terminal and NO_COLOR is not set.
+        command: makes a node's command line (tests run scripts instead of nodes).
+        stream: where lines go; standard error by default. Colours only if it is a terminal and NO_COLOR is not set.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Runner:
         self._signals = 0  # that the user sent, repetitions not counted
         self._signalled_at = -SAME_SIGNAL_S
         self._failed: _Child | None = None  # the node that ended the run
-        self.failure: str | None = None  # one sentence, where the run failed
+        self.failure: str | None = None  # one sentence, if the run failed
         self.restarts: dict[str, int] = {}
 
     # --- what the caller uses ----------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class Runner:
                 self._say(f"{spec.name} {how}; restart {child.attempts} of {spec.respawn.attempts} in {delay:g} s")
                 return None
         if spec.on_exit is OnExit.CONTINUE:
-            self._say(f"{spec.name} {how}; the graph goes on without it")
+            self._say(f"{spec.name} {how}; the graph continues without it")
             return None
         self.failure = f"{spec.name} {how}, and the graph cannot go on without it"
         self._failed = child

@@ -1,10 +1,10 @@
-"""Node `arm_twin`: what a ros2_control arm and a camera driver show to ROS, with MuJoCo behind it in place of metal.
+"""Node `arm_twin`: what a ros2_control arm and a camera driver show to ROS, with MuJoCo behind it instead of hardware.
 
-Joints, pictures and camera_info carry the system clock's stamps, commands are taken and refused as the joint trajectory
+Joints, images and camera_info carry the system clock's stamps, commands are taken and refused as the joint trajectory
 controller does, and what goes wrong with hardware are parameters that may be set while it runs. There is no /clock.
 
 One thing no arm has: a referee. Once the safety controller is ACTIVE it sets up episodes and announces them on
-`episode`, as a person would who puts the object down, resets the arm and measures the distance at the end.
+`episode`, as a person would: puts the object down, resets the arm and measures the distance at the end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from rlfp_ros.simulation.ticked_world import DT
 
 READY_S = 30.0  # that the first episode waits for nodes which are still starting
 PATIENCE_S = 60.0  # without an ACTIVE controller, when a number of episodes was asked for
-CATCH_UP_TICKS = 12  # of physics in one go after a slow picture; beyond that the twin skips time, as a late driver does
+CATCH_UP_TICKS = 12  # of physics in one go after a slow image; beyond that the twin skips time, as a late driver does
 STILL = float(np.finfo(np.float32).eps)  # rad/s; JTC calls a last velocity above this "non-zero"
 
 
@@ -52,13 +52,13 @@ class Settings(Schema):
 
     bundle: str = Field(description="policy bundle, for its task and its camera's place: a folder or a name in models/")
     arm: str = Field("", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle")
-    room: str = Field("twin_near", description="where it stands, a file in sim/scenes/")
+    room: str = Field("twin_near", description="room, a file in sim/scenes/")
     seed: int = Field(0, ge=0, description="seed of the first episode; each next one adds 1")
     episodes: int = Field(0, ge=0, description="episodes to play before the node ends; 0: until it is stopped")
     wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
-    optical_frame: str = Field("camera_optical_frame", description="frame_id of the pictures")
+    optical_frame: str = Field("camera_optical_frame", description="frame_id of the images")
     dropped_frames: float = Field(
-        0.0, ge=0, le=1, description="fault: share of the pictures that are lost, beyond the room's (1)",
+        0.0, ge=0, le=1, description="fault: share of the images that are lost, beyond the room's (1)",
         json_schema_extra=LIVE,
     )  # fmt: skip
     joint_states_late_s: float = Field(
@@ -81,7 +81,7 @@ class Settings(Schema):
         json_schema_extra=LIVE,
     )  # fmt: skip
     encoding: Literal["rgb8", "bgr8", "mono8", "16UC1"] = Field(
-        "rgb8", description="encoding of the pictures; 16UC1, a depth camera's, is a fault", json_schema_extra=LIVE
+        "rgb8", description="encoding of the images; 16UC1, a depth camera's, is a fault", json_schema_extra=LIVE
     )  # fmt: skip
 
 

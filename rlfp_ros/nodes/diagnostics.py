@@ -142,7 +142,7 @@ class Durations:
         self._moments.append(time.monotonic())
 
     def rate_hz(self) -> float:
-        """Of the last second; 0 where nothing came."""
+        """Of the last second; 0 if nothing came."""
         recent = time.monotonic() - 1.0
         return float(sum(moment > recent for moment in self._moments))
 

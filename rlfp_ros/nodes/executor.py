@@ -67,7 +67,7 @@ class NodeExecutor:
         if not self._node.context.ok():
             raise ExternalShutdownException
         if not self._run_ready(wait_set):
-            self._events_at = 0.0  # an event that nobody takes ends every further wait at once
+            self._events_at = 0.0  # an event that is not taken ends every further wait at once
 
     def close(self) -> None:
         """Give the interrupt's guard condition back while the context is still there."""
@@ -94,7 +94,7 @@ class NodeExecutor:
         return wait_set
 
     def _run_ready(self, wait_set: Any) -> bool:
-        """Run what is ready; False where nothing was."""
+        """Run what is ready; False if nothing was."""
         kinds = ("subscription", "timer", "service", "client")
         pointers = {kind: wait_set.get_ready_entities(kind) for kind in kinds}
         subscriptions, timers, services, clients = (
@@ -113,7 +113,7 @@ class NodeExecutor:
         for service in services:
             request, header = service.handle.service_take_request(service.srv_type.Request)
             if header is not None:
-                response = service.srv_type.Response()  # an empty one, no success, where the callback raises
+                response = service.srv_type.Response()  # an empty one, no success, if the callback raises
                 try:
                     response = service.callback(request, response)
                 finally:

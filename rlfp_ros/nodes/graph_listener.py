@@ -1,4 +1,4 @@
-"""A listener that measures the graph from outside: how episodes end, and how long a picture takes to become a command.
+"""A listener that measures the graph from outside: how episodes end, and how long an image takes to become a command.
 
 Not a process of the graph: `./rlfp demo` and `./rlfp evaluate --graph` spin it beside the graph they started.
 """
@@ -36,7 +36,7 @@ ATTEND_EVERY_S = 1.0  # between looks at whether the arm is enabled
 
 @dataclass
 class ObservedEpisode:
-    """What was heard of one episode. Times are ns of the system's clock, keyed by the pictures' stamps."""
+    """What was heard of one episode. Times are ns of the system's clock, keyed by the images' stamps."""
 
     seed: int
     start: int  # stamp at its start, ns
@@ -48,7 +48,7 @@ class ObservedEpisode:
     commands: list[tuple[int, int]] = field(default_factory=list)  # (published, received)
 
     def camera_to_command_ms(self) -> list[float]:
-        """From each picture's publication to the reception of the first command that contains its residual.
+        """From each image's publication to the reception of the first command that contains its residual.
 
         The controller says `residual_applied` before it next sends a command, so the first command published after
         that contains it.

@@ -1,7 +1,7 @@
 """Node `simulator`: the PyBullet world behind the topics of an arm and a camera.
 
 In real time a steady timer paces the physics. In lock step the world waits, at every tick, for what the graph owes it:
-the residual that answers a delivered picture, and the arm command of the tick. The order of events is that of
+the residual that answers a delivered image, and the arm command of the tick. The order of events is that of
 `simulation.deployment.Deployment`, so that both play the same episode from the same seed.
 """
 
@@ -48,7 +48,7 @@ CLOCK_TICKS = 4  # /clock at 60 Hz: stamps travel with the messages, and a clock
 START_NS = 1_000_000_000  # stamp of tick 0; a stamp of zero means "no time" in ROS
 FIRST_ANSWER_S = 30.0  # for nodes that are still starting
 ANSWER_S = 5.0  # wall time that lock step waits for anything
-REPEAT_S = 1.0  # and after which it shows a picture again: perception takes images best effort, and one may get lost
+REPEAT_S = 1.0  # and after which it publishes an image again: perception takes images best effort, and one may get lost
 
 
 class Settings(Schema):
@@ -113,7 +113,7 @@ class Simulator(Node):
 
         self._referee = Referee(settings.task, settings.seed, settings.episodes, settings.wait_for)
         self._waiting, self._waiting_since = _Waiting.NOTHING, time.monotonic()
-        self._owed: dict[int, Frame] = {}  # by stamp: delivered pictures whose residual is awaited
+        self._owed: dict[int, Frame] = {}  # by stamp: delivered images whose residual is awaited
         self._shown_at = 0.0  # when lock step last showed them
         self._trajectory: Trajectory | None = None
         self._gripper_width: float | None = None
@@ -168,7 +168,7 @@ class Simulator(Node):
         return frames
 
     def _show(self, frames: Iterable[Frame]) -> None:
-        """Publish pictures, each with its camera_info."""
+        """Publish images, each with its camera_info."""
         self._shown_at = time.monotonic()
         for frame in frames:
             live = self._world.calibration
@@ -185,7 +185,7 @@ class Simulator(Node):
         self._joint_states.publish(m.joint_state_message(self._world.joint_state(), self._arm))
 
     def _step(self) -> bool:
-        """One step of physics with the newest command; False where the episode ended."""
+        """One step of physics with the newest command; False if the episode ended."""
         started = time.perf_counter()
         self._world.step(self._trajectory, self._gripper_width)
         self._trajectory = None
@@ -238,14 +238,14 @@ class Simulator(Node):
             return
         waited = time.monotonic() - self._waiting_since
         if self._waiting is not _Waiting.NOTHING and waited > ANSWER_S:
-            detail = f" for the picture of {min(self._owed)} ns" if self._waiting is _Waiting.RESIDUAL else ""
+            detail = f" for the image of {min(self._owed)} ns" if self._waiting is _Waiting.RESIDUAL else ""
             raise Finished(
                 1,
                 f"simulator: nothing on {self._waiting.value}{detail} after {ANSWER_S:g} s in lock step; "
                 f"is the node that publishes it running? (safety/state: {self._safety_state})",
             )
         if self._waiting is _Waiting.RESIDUAL and time.monotonic() - self._shown_at > REPEAT_S:
-            self.get_logger().warning(f"no answer to the picture of {min(self._owed)} ns; showing it again")
+            self.get_logger().warning(f"no answer to the image of {min(self._owed)} ns; publishing it again")
             self._show(self._owed.values())
 
     def _missing(self) -> list[str]:
@@ -343,7 +343,7 @@ class Simulator(Node):
 
 
 def _camera(contract: CameraContract, settings: Settings) -> CameraContract:
-    """The bundle's camera, or one at the same place with another picture size and rate."""
+    """The bundle's camera, or one at the same place with another image size and rate."""
     width, height = settings.image_width or contract.width, settings.image_height or contract.height
     rate = settings.image_rate_hz or contract.rate_hz
     if TICKS_PER_SECOND % rate:

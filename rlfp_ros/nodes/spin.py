@@ -1,7 +1,7 @@
 """What every node's main() is: start ROS, build the node, spin, end cleanly.
 
 Exit codes: 0 for SIGINT, SIGTERM and Finished(); 2 for what the user can put right (one line on stderr);
-1 where the node failed while it was being built.
+1 if the node failed while it was being built.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HIGHEST_DOMAIN = 232  # DDS computes UDP ports from it: above, they pass 65535
 
 
 def run_in_real_time(priority: int) -> bool:
-    """SCHED_FIFO for all threads of this process, DDS's too; False where the system does not grant it.
+    """SCHED_FIFO for all threads of this process, DDS's too; False if the system does not grant it.
 
     Not while a node comes up: whole seconds of importing would be in everybody's way.
     """
@@ -54,10 +54,10 @@ class Finished(Exception):
 def run(build: Callable[[], Node], arguments: Sequence[str] | None = None, priority: int = 0) -> int:
     """Run one node until it is told to stop, and return the process's exit code.
 
-    `priority`: of real-time scheduling (SCHED_FIFO, 1 to 99) where the system grants it; 0: none.
+    `priority`: of real-time scheduling (SCHED_FIFO, 1 to 99) if the system grants it; 0: none.
 
     An exception in a callback does not end the node (a robot must not lose its safety controller to one bad message):
-    it is logged, and counted in the node's `diagnostics` where it has one. ConfigurationError while building, and
+    it is logged, and counted in the node's `diagnostics` if it has one. ConfigurationError while building, and
     Finished at any time, end it.
     """
     arguments = sys.argv if arguments is None else arguments
