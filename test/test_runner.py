@@ -302,7 +302,7 @@ def test_second_signal_kills_without_waiting(runner_process: Any) -> None:
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.wait(LIMIT_S)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1.0
     assert gone(pids)
     assert "hung did not end after SIGINT and was killed" in process.stderr.read()
 
