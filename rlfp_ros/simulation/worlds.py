@@ -20,7 +20,7 @@ Conditions = Profile | Room  # what an episode's appearance and dynamics are dra
 
 
 @dataclass(frozen=True)
-class Simulator:
+class SimulatorKind:
     """A simulator: which conditions its episodes are played under by default, and how named ones are loaded."""
 
     default: str
@@ -28,12 +28,12 @@ class Simulator:
 
 
 SIMULATORS = {
-    "pybullet": Simulator("train", load_profile),
-    "mujoco": Simulator("twin_near", load_room),
+    "pybullet": SimulatorKind("train", load_profile),
+    "mujoco": SimulatorKind("twin_near", load_room),
 }
 
 
-def simulator(name: str) -> Simulator:
+def simulator(name: str) -> SimulatorKind:
     """Return a simulator by name. Raises ConfigurationError if there is none of this name."""
     if name not in SIMULATORS:
         raise ConfigurationError(f"--world is {name!r}, expected one of: {', '.join(SIMULATORS)}")
