@@ -394,6 +394,27 @@ def test_each_algorithm_learns_to_move_a_point_to_its_goal(name: str) -> None:
     assert score_of(MakePointMass(), agent, range(50)).successes >= 35
 
 
+def test_sac_learns_as_it_did_before_it_also_became_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and entropies of the implementation before, with the same seeds; they were equal to all digits."""
+    figures: list[dict[str, float]] = []
+    update = sac.SoftActorCritic.update
+
+    def recorded(learner: Any, *given: Any) -> dict[str, float]:
+        figures.append(update(learner, *given))
+        return figures[-1]
+
+    monkeypatch.setattr(sac.SoftActorCritic, "update", recorded)
+    monkeypatch.setattr(sac, "episode_seeds", lambda *_: itertools.count(5))
+    settings = sac.SacSettings(hidden=32, batch=64, first_steps=100, discount=0.9, reward_scale=1.0)
+    log = TrainingLog()
+    sac.train(MakePointMass(), settings, 400, 0, log)
+    assert len(figures) == 306
+    found = [(figures[row]["critic_loss"], figures[row]["entropy"]) for row in (0, 50, 100)]
+    for one, before in zip(found, [(2.91812, -1.64327), (0.2661, 1.07974), (0.08781, 1.05)], strict=True):
+        assert one == pytest.approx(before, rel=0.02)
+    assert sum(episode.episode_return for episode in log.episodes) == pytest.approx(-352.4, abs=10)
+
+
 @pytest.mark.parametrize("name", ["sac", "ppo", "dqn", "a3c"])
 def test_each_algorithm_takes_stacked_pictures(name: str) -> None:
     settings = ALGORITHMS[name].settings.changed(hidden=8)
@@ -640,6 +661,16 @@ def test_a_users_algorithm_in_a_file_trains_by_its_name(tmp_path: Path) -> None:
     wrong = run_python("-m", "rlfp_ros.cli", *[word.replace("spread=0.2", "spread=-1") for word in words[:-4]])
     assert wrong.returncode == 2
     assert "spread is '-1', but it should be greater than 0" in wrong.stderr
+
+
+def test_a_policy_for_a_task_with_a_goal_keeps_it_though_its_encoder_had_none(tmp_path: Path) -> None:
+    """The contract is that of the task that was trained, not of the bundle that the encoder comes from."""
+    plan = Plan(algorithm="dqn", task="push", observation="features", encoder="reach_panda")
+    assert load_bundle("reach_panda").contract.goal == "none"
+    space = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(-1, 1, (2 * 16 * 3 + 21 + 4,), np.float32)})
+    save_policy(plan, dqn.QNetwork(space, dqn.action_set(3, 3), 8), tmp_path)
+    contract = json.loads((tmp_path / "trained" / "trained.json").read_text())["contract"]
+    assert (contract["task"], contract["goal"]) == ("push", "point")
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ They are kept as PyTorch programs, which need none of the code that made them, b
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -60,7 +61,9 @@ def save_trained(run: Path, contract: Contract, arm: Arm, encoder: nn.Module | b
         modules["encoder.pt2"] = (encoder, (image,))
     try:
         for name, (module, example) in modules.items():
-            torch.export.save(torch.export.export(module, example), scratch / name)
+            buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError that does not say so
+            torch.export.save(torch.export.export(module, example), buffer)
+            write_whole(scratch / name, buffer.getvalue())
         if isinstance(encoder, bytes):
             write_whole(scratch / "encoder.onnx", encoder)
         for name, data in arm.files().items():

@@ -113,6 +113,7 @@ class Frames:
         for name, (kind, width) in widths.items():
             array = np.lib.format.open_memmap(directory / f"{name}.npy", mode, kind, (source.count, *width))
             reserve(directory / f"{name}.npy", RESUME)
+            reserve(directory / f"{name}.npy", RESUME)
             setattr(self, name, array)
         context = multiprocessing.get_context("spawn")
         self._ready = context.Value("q", done)
