@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import safety_document
+import re
+
+from benchmarks import fault_matrix, safety_document
 from rlfp_ros.control.safety.supervisor import Reason
 
 
@@ -15,7 +17,13 @@ def test_every_reason_is_explained() -> None:
     assert set(safety_document.REASONS) == set(Reason)
 
 
-def test_measurements_are_in() -> None:
+def test_every_fault_has_a_measured_row_and_the_filter_has_its_figures() -> None:
     document = safety_document.DOCUMENT.read_text(encoding="utf-8")
-    assert "`estop`: true on safety/estop" in document
-    assert "A tick of the whole controller" in document
+    for name, fault in fault_matrix.FAULTS.items():
+        (row,) = [line for line in document.splitlines() if line.startswith(f"| `{name}`: {fault.description} |")]
+        times, p50 = row.split("|")[2:4]
+        assert int(times) >= 1
+        assert float(p50) > 0.0
+    for what in ("A tick of the whole controller", "The filter in it"):
+        assert re.search(rf"{what}: p50 \d+ us, p99 \d+ us", document)
+    assert len(re.findall(r"Hostile inputs on \w+: [\d,]+ ticks, 0 violations", document)) >= 3

@@ -1,4 +1,4 @@
-"""Every threshold of the residual controller, with unit, range and reason. The node declares them as ROS parameters."""
+"""Every threshold of the residual controller, with unit, range and reason; the node declares them as parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ControllerSettings(Schema):
     start_enabled: bool = Field(default=False, description="become ACTIVE without `enable`; for simulation only")
     dry_run: bool = Field(default=False, description="compute and report everything, send nothing to the arm")
     step_by_step: bool = Field(
-        default=False, description="enabled, the policy acts once for each `step`; otherwise `enable` lets it go on"
+        default=False, description="enabled, the policy acts once for each `step`; otherwise `enable` lets it continue"
     )
     episode_reset_clears_stop: bool = Field(
         default=False, description="a new episode clears a latched stop (never an e-stop); for simulation only"
@@ -143,7 +143,7 @@ class ControllerSettings(Schema):
         default=0.1,
         ge=0,
         le=5,
-        description="how far back the lowest domain shift is sought that counts: one odd picture does nothing (s)",
+        description="how far back the lowest domain shift is sought that counts: a single odd image does nothing (s)",
     )
 
     # Robot
@@ -197,7 +197,7 @@ class ControllerSettings(Schema):
                 raise ValueError(f"{low} is {getattr(self, low)}, expected at most {high} ({getattr(self, high)})")
         if self.output != "joint_trajectory" and self.tick_on != "timer":
             raise ValueError(
-                f"tick_on is joint_states, expected timer where output is {self.output}: ticks would end with the "
-                "joint states, and the arm go on with what it was told last"
+                f"tick_on is joint_states, expected timer because output is {self.output}: ticks would end with "
+                "the joint states, and the arm would continue with what it was told last"
             )
         return self

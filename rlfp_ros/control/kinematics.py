@@ -20,7 +20,7 @@ class Kinematics:
     Joint vectors follow `arm.joint_names`; poses are in `arm.base_frame`. Every joint of the URDF that is not in
     `joint_names` (the fingers) is locked at its neutral position. One instance serves one thread: it owns buffers.
 
-    Raises ConfigurationError where the URDF lacks a joint or a frame that the arm names.
+    Raises ConfigurationError if the URDF lacks a joint or a frame that the arm names.
     """
 
     def __init__(self, arm: Arm) -> None:
@@ -66,14 +66,14 @@ class Kinematics:
         self._tool_placement = self.data.oMf[self._tool]
 
     def joints(self, q: np.ndarray) -> np.ndarray:
-        """q in Pinocchio's order."""
+        """Return q [J] rad in Pinocchio's order."""
         if self.order is None:
             return q
         self._q[self.order] = q
         return self._q
 
     def evaluate(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tool position [3] m, rotation [3, 3] (T_base_tool) and Jacobian [6, J] at q [J] rad, in one pass.
+        """Return tool position [3] m, rotation [3, 3] (T_base_tool) and Jacobian [6, J] at q [J] rad, in one pass.
 
         The Jacobian maps joint velocities to the tool's (vx vy vz wx wy wz) at the tool, along the base's axes.
         """
@@ -91,7 +91,7 @@ class Kinematics:
         return position, rotation, jacobian
 
     def forward(self, q: np.ndarray) -> np.ndarray:
-        """T_base_tool, 4 x 4, at q [J] rad."""
+        """Return T_base_tool, 4 x 4, at q [J] rad."""
         position, rotation, _ = self.evaluate(np.asarray(q, dtype=float))
         transform = np.eye(4)
         transform[:3, :3] = rotation
@@ -99,7 +99,7 @@ class Kinematics:
         return transform
 
     def tool_position(self, q: np.ndarray) -> np.ndarray:
-        """Tool centre point [3] m in the base frame at q [J] rad."""
+        """Return the tool centre point [3] m in the base frame at q [J] rad."""
         pin.framesForwardKinematics(self.model, self.data, self.joints(q))
         position = self._tool_placement.translation
         if self._base is not None:
@@ -107,12 +107,12 @@ class Kinematics:
         return position.copy()
 
     def jacobian(self, q: np.ndarray) -> np.ndarray:
-        """Jacobian [6, J] of the tool at q [J] rad: rows vx vy vz wx wy wz, along the base's axes, at the tool."""
+        """Return the Jacobian [6, J] of the tool at q [J] rad: rows vx vy vz wx wy wz along the base's axes."""
         return self.evaluate(np.asarray(q, dtype=float))[2]
 
 
 def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
-    """The frame at the end of the rod on the flange."""
+    """Add the frame at the end of the rod on the flange."""
     for field, name, expected in (("pointer.link", pointer.link, True), ("tool_frame", arm.tool_frame, False)):
         if model.existFrame(name) != expected:
             raise ConfigurationError(
@@ -126,7 +126,7 @@ def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
 
 
 JOINTS_BETWEEN = 3  # capsules with fewer joints between them cannot meet, or touch by construction
-ORDER_LASTS_M = 0.02  # the arm moves so far before all pairs are computed again, to know which are near
+ORDER_LASTS_M = 0.02  # motion of the arm after which all pairs are computed again, to know which are near
 
 
 class Distances:
@@ -213,7 +213,7 @@ class Distances:
             ends[frame.parentJoint] = max(ends[frame.parentJoint], far)
         reach = [sum(lengths[joint + 1 :]) + max(ends[joint:]) for joint in range(1, len(lengths))]
         self.reach = np.array(reach) if kinematics.order is None else np.array(reach)[kinematics.order]  # [J] m
-        # How each pair's two points go along with the joints: [P, 2, J], -1 and 1 where the joint moves the point.
+        # How each pair's two points follow the joints: [P, 2, J], -1 and 1 if the joint moves the point, otherwise 0.
         moved_by = np.zeros((len(lengths), model.nv))
         for joint in range(1, len(lengths)):
             moved_by[joint, [model.joints[above].idx_v for above in list(model.supports[joint])[1:]]] = 1.0
@@ -224,17 +224,17 @@ class Distances:
         self._ordered_at, self._ordered = nowhere, list[tuple[float, int]]()
 
     def _moved(self, q: np.ndarray, since: np.ndarray) -> float:
-        """A bound on how far any two points of the arm came nearer to each other from joints `since` to `q`, m."""
+        """Return a bound on how far any two points of the arm came nearer to each other from `since` to `q`, m."""
         return float(np.abs(q - since).dot(self.reach))
 
     def _at_least(self, q: np.ndarray) -> float:
-        """A bound on the smallest spare distance at q, from the last one that was computed."""
+        """Return a bound on the smallest spare distance at q, from the last one that was computed."""
         if not self._results:
             return np.inf
         return self._known - self._moved(q, self._known_at)
 
     def clear(self, q: np.ndarray) -> bool:
-        """Is every pair farther apart than its margin at q [J] rad?"""
+        """Return whether every pair is farther apart than its margin at q [J] rad."""
         if self._at_least(q) > 0.0:
             return True
         kinematics = self._kinematics
@@ -243,7 +243,7 @@ class Distances:
         )
 
     def spare(self, q: np.ndarray) -> np.ndarray:
-        """Distance of every pair beyond its margin, m, at q [J] rad."""
+        """Return the distance of every pair beyond its margin, m, at q [J] rad."""
         model, data, joints = self._kinematics.model, self._kinematics.data, self._kinematics.joints(q)
         pin.computeDistances(model, data, self._geometry, self._geometry_data, joints)
         found = zip(self._results, self._margins, strict=True)
@@ -303,10 +303,10 @@ class Distances:
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """Axis times angle [3] rad of a rotation matrix [3, 3]."""
+    """Return axis times angle [3] rad of a rotation matrix [3, 3]."""
     return pin.log3(rotation)
 
 
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """Rotation matrix [3, 3] of an axis times angle [3] rad."""
+    """Return the rotation matrix [3, 3] of an axis times angle [3] rad."""
     return pin.exp3(vector)

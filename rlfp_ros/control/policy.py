@@ -1,4 +1,4 @@
-"""The bundle's policy: observations put together, and its output turned into a residual.
+"""The bundle's policy: builds observations and turns the network's output into a residual.
 
 Training builds its observations here too, so that what was trained is what runs.
 """
@@ -25,15 +25,15 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
 
-# Frames whose median interval is judged: more than half of them must be lost before a good camera looks too slow. Where
-# one frame in ten is lost, that happens to 15 of them within minutes, and to 30 hardly ever.
+# Frames whose median interval is judged: more than half of them must be lost before a good camera looks too slow. If
+# one frame in ten is lost, that happens to 15 frames within minutes, and to 30 hardly ever.
 RATE_FRAMES = 30
 RATE_RATIO = 1.5  # how many times faster or slower than in training frames may come
 
 
 @dataclass(frozen=True)
 class ObservationContract:
-    """What a policy sees, beside the features' number: which joint quantities, and how many frames of features."""
+    """Joint quantities that a policy sees, and how many frames of features."""
 
     proprioception: tuple[JointQuantity, ...] = (
         "joint_positions",
@@ -46,7 +46,7 @@ class ObservationContract:
 
     @classmethod
     def of(cls, contract: Contract) -> ObservationContract:
-        """The one a bundle declares."""
+        """Return the one that a bundle declares."""
         return cls(contract.proprioception, contract.policy.feature_stack)
 
 
@@ -110,7 +110,7 @@ class Observer:
 def residual_of(
     action: np.ndarray, contract: ActionContract, stamp_ns: int, joint_names: tuple[str, ...] = ()
 ) -> Residual:
-    """An action in [-1, 1] as a residual in SI units: the one place where the action scale is applied.
+    """Return an action in [-1, 1] as a residual in SI units; nothing else applies the action scale.
 
     `joint_names`: the arm's, for actions of kind joint_velocity.
     """
@@ -184,9 +184,9 @@ class Policy:
     def rehearse(
         self, golden: GoldenFrames, receive: Callable[[JointState], JointState] = lambda joint_state: joint_state
     ) -> None:
-        """Raises ConfigurationError where training's frames give another observation or residual than in training.
+        """Raise ConfigurationError if the golden frames give another observation or residual than in training.
 
-        `receive` stands for the way of the joints through a message. Forgets the episode before.
+        `receive` passes the joints through a message. Forgets the episode before.
         """
         file = self._source / "golden.npz"
         if tuple(golden.joint_names) != self.contract.arm.joint_names:
@@ -230,7 +230,7 @@ class Policy:
         self.reset()
 
     def reset(self) -> None:
-        """A new episode: no memory of the last."""
+        """Begin a new episode: forget the last one."""
         self._observer.reset()
         self._stamps_ns.clear()
         self._state = np.zeros((1, self.contract.policy.state_size), np.float32)
@@ -302,7 +302,7 @@ class Policy:
         return PolicyStep(observation, action, residual)
 
     def _check_rate(self, stamp_ns: int) -> None:
-        """By stamps: a policy that sees two frames reads speed from them, so at another rate it sees another speed."""
+        """Compare the stamps' rate with training's: a policy that sees two frames reads speed from them."""
         self._stamps_ns.append(stamp_ns)
         if len(self._stamps_ns) <= RATE_FRAMES:
             return

@@ -1,7 +1,7 @@
 """Checks of one step and the complete stop after it, as a whole: joints, tool speed, workspace, distances.
 
-The points of a stop stand for the path between them: it overruns them by less than a thousandth of a radian, where a
-joint turns round within a ramp, and `position_margin_rad` is larger. Comparisons are written so that NaN fails them.
+Only the points of a stop are checked: if a joint turns round within a ramp, the path between them overruns them by less
+than a thousandth of a radian, and `position_margin_rad` is larger. Comparisons are written so that NaN fails them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the residual controller says on the topic `safety/state`: whether the arm may move, and why not."""
+"""Content of the topic `safety/state`: whether the arm may move, and why not."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ class SafetyState(Schema):
     """The content of topic `safety/state`."""
 
     state: State
-    reasons: tuple[str, ...] = ()  # codes of `supervisor.Reason`; empty where all is well
+    reasons: tuple[str, ...] = ()  # codes of `supervisor.Reason`; empty if all is well
     gain: float = Field(default=0.0, ge=0.0, le=1.0)  # of the residual
     stamp: int = 0  # ns, of the tick
 
     @property
     def enabled(self) -> bool:
-        """May the arm move?"""
+        """Whether the arm may move."""
         return self.state in (State.ACTIVE, State.HOLDING)
 
     def __str__(self) -> str:
         return f"{self.state.value} ({', '.join(self.reasons) or 'no reasons'})"
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return self.model_dump_json()
 
     @staticmethod
     def from_json(text: str) -> SafetyState:
-        """Raises ConfigurationError naming the field that is wrong."""
+        """Parse one line of JSON. Raises ConfigurationError that names the field that is wrong."""
         return schema.validate(parse_json(text, "safety/state"), SafetyState, source="topic safety/state")
