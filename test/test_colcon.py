@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from bootstrap_script import load_bootstrap
+from source_copy import copy_source
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-colcon"  # colcon needs an older setuptools than torch: an environment of its own
@@ -45,8 +45,7 @@ def colcon() -> None:
 def workspace(request: Any, colcon: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A colcon workspace with this package built in it."""
     folder = tmp_path_factory.mktemp("workspace")
-    ignored = shutil.ignore_patterns(".*", "runs", "build", "install", "log", "__pycache__", "*.egg-info")
-    shutil.copytree(ROOT, folder / "src" / "rlfp_ros", ignore=ignored)
+    copy_source(folder / "src" / "rlfp_ros")
     built = in_clean_shell(f"colcon build {request.param}", folder)
     assert built.returncode == 0, built.stdout + built.stderr
     return folder

@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from source_copy import copy_source
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_FOLDERS = ("launch", "config", "models", "sim")
@@ -27,8 +28,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a virtual environment with the wheel; dependencies come from the test's own environment."""
     folder = tmp_path_factory.mktemp("package")
-    ignored = shutil.ignore_patterns(".*", "runs", "build", "install", "log", "__pycache__", "*.egg-info", "dist")
-    shutil.copytree(ROOT, folder / "source", ignore=ignored)
+    copy_source(folder / "source")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     offline = ("--no-deps", "--no-build-isolation", "--no-index")
     built = run(*pip, "wheel", "-q", *offline, "-w", folder, folder / "source", cwd=folder)

@@ -1,0 +1,64 @@
+"""The commands of the tutorials and how-to pages work as they are written.
+
+A block ```` ```sh ```` of a page is run by bash in a copy of the repository, the blocks of a page one after the other.
+Only sizes are replaced: the numbers behind the options in `SIZES`, so that a training takes seconds. Blocks in another
+language (`text` for what needs an arm, `yaml`, `python`) are not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+from source_copy import copy_source
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*(ROOT / "docs" / "tutorials").rglob("*.md"), *(ROOT / "docs" / "how-to").rglob("*.md")])
+BLOCK = re.compile(r"^(?P<indent> *)```sh\n(?P<code>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
+SIZES = {"--steps ": "2000", "--work ": "0.003", "--episodes ": "1", "--evaluation-episodes ": "1", "episodes:=": "1"}
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def commands(page: Path) -> list[str]:
+    """The page's blocks, as they are written but for sizes."""
+    blocks = []
+    for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        code = textwrap.dedent(match["code"])
+        for option, size in SIZES.items():
+            code = re.sub(rf"(?<={re.escape(option)})[\d.]+", size, code)
+        blocks.append(code)
+    return blocks
+
+
+RUNNABLE = [page for page in PAGES if commands(page)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tracked files, with this environment."""
+    folder = tmp_path_factory.mktemp("pages") / "clone"
+    copy_source(folder)
+    (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+    return folder
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+def test_commands_of_the_page_run(page: Path, clone: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"}
+    for code in commands(page):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", code], cwd=clone, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def test_sizes_are_replaced_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("1. Do:\n\n   ```sh\n   ./rlfp train reach --work 0.5 --seed 3\n   ```\n\n```text\nsudo x\n```\n")
+    assert commands(page) == ["./rlfp train reach --work 0.003 --seed 3\n"]
