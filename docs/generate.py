@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import sys
 import tokenize
@@ -27,6 +28,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / "docs" / "measured"
 sys.path.insert(0, str(ROOT))
 
 PARTS: dict[str, Callable[[], str]] = {}
@@ -269,6 +271,32 @@ def plugins() -> str:
     if lines is None:
         return ""
     return table(("kind", "name", "what it is"), lines())
+
+
+# --- measurements ----------------------------------------------------------------------------------------------------
+
+
+@part("success")
+def success() -> str:
+    """Success of the shipped bundles by place, from docs/measured/transfer.json."""
+    document = json.loads((MEASURED / "transfer.json").read_text(encoding="utf-8"))
+    shipped = [row for row in document["rows"] if row["policy"] == row["bundle"]]
+    places = list(dict.fromkeys(row["profile"] for row in shipped))
+    rows = []
+    for bundle in dict.fromkeys(row["bundle"] for row in shipped):
+        by_place = {row["profile"]: row for row in shipped if row["bundle"] == bundle}
+        rows.append(
+            [f"`{bundle}`", *(f"{by_place[place]['successes']}" if place in by_place else "-" for place in places)]
+        )
+    episodes = sorted({row["episodes"] for row in shipped})
+    dates = sorted({row["date"] for row in shipped})
+    header = ["bundle", *(place.replace("twin_", "") for place in places)]
+    measured = f"Measured {dates[0]} to {dates[-1]}" if len(dates) > 1 else f"Measured {dates[0]}"
+    return (
+        f"{table(header, rows)}\n\n{measured} on {shipped[0]['machine']}: episodes that succeeded, of "
+        f"{' or '.join(map(str, episodes))} with the same seeds in every column. `train` and `validation` are "
+        "PyBullet, the others are rooms of the MuJoCo twin that no training has seen. By `./rlfp bench transfer`."
+    )
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------
