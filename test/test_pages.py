@@ -1,7 +1,7 @@
 """The commands of the tutorials and how-to pages work as they are written.
 
 A block ```` ```sh ```` of a page is run by bash in a copy of the repository, the blocks of a page one after the other.
-Only sizes are replaced: the numbers behind the options in `SIZES`, so that a training takes seconds. Blocks in another
+Only sizes are replaced or added: the options in `SIZES`, so that a training takes seconds. Blocks in another
 language (`text` for what needs an arm, `yaml`, `python`) are not run.
 """
 
@@ -31,8 +31,14 @@ def commands(page: Path) -> list[str]:
         code = textwrap.dedent(match["code"])
         for option, size in SIZES.items():
             code = re.sub(rf"(?<={re.escape(option)})[\d.]+", size, code)
-        blocks.append(code)
+        blocks.append(re.sub(r"^\./rlfp .*\btrain .*$", _shorter_training, code, flags=re.MULTILINE))
     return blocks
+
+
+def _shorter_training(match: re.Match[str]) -> str:
+    """A training of full length, which names no size, gets the smallest sizes."""
+    command = match[0] if "--algorithm" in match[0] or "--work" in match[0] else f"{match[0]} --work 0.003"
+    return command if "--evaluation-episodes" in command else f"{command} --evaluation-episodes 1"
 
 
 RUNNABLE = [page for page in PAGES if commands(page)]
@@ -61,4 +67,4 @@ def test_commands_of_the_page_run(page: Path, clone: Path) -> None:
 def test_sizes_are_replaced_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("1. Do:\n\n   ```sh\n   ./rlfp train reach --work 0.5 --seed 3\n   ```\n\n```text\nsudo x\n```\n")
-    assert commands(page) == ["./rlfp train reach --work 0.003 --seed 3\n"]
+    assert commands(page) == ["./rlfp train reach --work 0.003 --seed 3 --evaluation-episodes 1\n"]
