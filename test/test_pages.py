@@ -31,7 +31,7 @@ def commands(page: Path) -> list[str]:
         code = textwrap.dedent(match["code"])
         for option, size in SIZES.items():
             code = re.sub(rf"(?<={re.escape(option)})[\d.]+", size, code)
-        blocks.append(re.sub(r"^\./rlfp .*\btrain .*$", _shorter_training, code, flags=re.MULTILINE))
+        blocks.append(re.sub(r"^\./rlfp (?:--plugin \S+ )?train .*$", _shorter_training, code, flags=re.MULTILINE))
     return blocks
 
 
