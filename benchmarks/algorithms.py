@@ -73,8 +73,12 @@ class Cell:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench algorithms", description=__doc__.splitlines()[0])
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHM_NAMES), choices=ALGORITHM_NAMES)
-    parser.add_argument("--environment", default="reach", choices=STEPS,
-                        help="reach, or a point mass that costs nothing, to see what the algorithms cost")  # fmt: skip
+    parser.add_argument(
+        "--environment",
+        default="reach",
+        choices=STEPS,
+        help="reach, or a point mass that costs nothing, to see what the algorithms cost",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
         "--steps", type=int, help="instead of each algorithm's own budget, for a first look in a folder of its own"
@@ -273,32 +277,66 @@ def train_peer(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[Trai
 
     if isinstance(settings, SacSettings):
         model: Any = sb3.SAC(
-            "MlpPolicy", vector, settings.learning_rate, settings.capacity, settings.first_steps, settings.batch,
-            settings.target_rate, train_freq=settings.update_every, n_steps=settings.return_steps,
-            ent_coef=f"auto_{settings.initial_temperature}", policy_kwargs=widths,
-            target_entropy=-action_size, **shared,
-        )  # fmt: skip
+            "MlpPolicy",
+            vector,
+            settings.learning_rate,
+            settings.capacity,
+            settings.first_steps,
+            settings.batch,
+            settings.target_rate,
+            train_freq=settings.update_every,
+            n_steps=settings.return_steps,
+            ent_coef=f"auto_{settings.initial_temperature}",
+            policy_kwargs=widths,
+            target_entropy=-action_size,
+            **shared,
+        )
     elif isinstance(settings, DqnSettings):
         model = sb3.DQN(
-            "MlpPolicy", vector, settings.learning_rate, settings.capacity, settings.first_steps, settings.batch,
-            train_freq=settings.update_every, n_steps=settings.return_steps, policy_kwargs=widths,
+            "MlpPolicy",
+            vector,
+            settings.learning_rate,
+            settings.capacity,
+            settings.first_steps,
+            settings.batch,
+            train_freq=settings.update_every,
+            n_steps=settings.return_steps,
+            policy_kwargs=widths,
             target_update_interval=settings.copy_every * settings.update_every,
-            exploration_fraction=settings.exploration, exploration_initial_eps=settings.first_epsilon,
-            exploration_final_eps=settings.last_epsilon, **shared,
-        )  # fmt: skip
+            exploration_fraction=settings.exploration,
+            exploration_initial_eps=settings.first_epsilon,
+            exploration_final_eps=settings.last_epsilon,
+            **shared,
+        )
     elif isinstance(settings, PpoSettings):
         model = sb3.PPO(
-            "MlpPolicy", vector, falling, settings.rollout, settings.batch, settings.epochs,
-            gae_lambda=settings.trace, clip_range=settings.clip, ent_coef=settings.entropy_weight,
-            vf_coef=settings.value_weight, max_grad_norm=settings.largest_gradient,
-            policy_kwargs=widths | {"log_std_init": settings.initial_log_std}, **shared,
-        )  # fmt: skip
+            "MlpPolicy",
+            vector,
+            falling,
+            settings.rollout,
+            settings.batch,
+            settings.epochs,
+            gae_lambda=settings.trace,
+            clip_range=settings.clip,
+            ent_coef=settings.entropy_weight,
+            vf_coef=settings.value_weight,
+            max_grad_norm=settings.largest_gradient,
+            policy_kwargs=widths | {"log_std_init": settings.initial_log_std},
+            **shared,
+        )
     else:
         model = sb3.A2C(
-            "MlpPolicy", vector, falling, settings.segment, ent_coef=settings.entropy_weight,
-            vf_coef=settings.value_weight, max_grad_norm=settings.largest_gradient, rms_prop_eps=settings.smallest,
-            policy_kwargs=widths | {"log_std_init": settings.initial_log_std}, **shared,
-        )  # fmt: skip
+            "MlpPolicy",
+            vector,
+            falling,
+            settings.segment,
+            ent_coef=settings.entropy_weight,
+            vf_coef=settings.value_weight,
+            max_grad_norm=settings.largest_gradient,
+            rms_prop_eps=settings.smallest,
+            policy_kwargs=widths | {"log_std_init": settings.initial_log_std},
+            **shared,
+        )
     model.learn(steps, callback=Listen())
     vector.close()
     actions = None if levels is None else action_set(action_size, levels).numpy()
@@ -334,10 +372,13 @@ def table(results: dict[str, dict[str, Any]], environment: str, algorithms: list
             cells = [
                 interval([one[key] for one in found], digits)
                 for key, digits in (
-                    ("training_return", 1), ("test_return", 1), ("test_success", 2), ("cpu_ms_per_step", 2),
+                    ("training_return", 1),
+                    ("test_return", 1),
+                    ("test_success", 2),
+                    ("cpu_ms_per_step", 2),
                     ("wall_ms_per_step", 2),
                 )
-            ]  # fmt: skip
+            ]
             count = str(len(found)) if len(found) == len(seeds) else f"{len(found)} of {len(seeds)}"
             rows.append(f"| {algorithm} | {who} | {found[0]['steps']} | {count} | " + " | ".join(cells) + " |")
     return "\n".join([*rows, "", *comparisons(results, environment, algorithms, seeds)]) + "\n"

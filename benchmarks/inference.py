@@ -75,8 +75,11 @@ def time_networks(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
         taken[number] = between - started, ended - between, time.thread_time() - own
     encoder_s, policy_s, own_s = taken[WARM_UP:].T
     return {
-        "encoder": encoder_s, "policy": policy_s, "encoder_policy": encoder_s + policy_s, "encoder_policy_cpu": own_s,
-    }  # fmt: skip
+        "encoder": encoder_s,
+        "policy": policy_s,
+        "encoder_policy": encoder_s + policy_s,
+        "encoder_policy_cpu": own_s,
+    }
 
 
 def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
@@ -90,8 +93,13 @@ def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
     taken = np.zeros(count + WARM_UP)
     for number in range(len(taken)):
         frame = number % len(golden.images)
-        joints = JointState(number * interval, golden.positions[frame], golden.velocities[frame], no_effort,
-                            float(golden.gripper_widths[frame]))  # fmt: skip
+        joints = JointState(
+            number * interval,
+            golden.positions[frame],
+            golden.velocities[frame],
+            no_effort,
+            float(golden.gripper_widths[frame]),
+        )
         started = time.perf_counter()
         percept = perception(picture, camera)
         policy.act(percept.features, joints, joints.stamp_ns)

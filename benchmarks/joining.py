@@ -95,10 +95,15 @@ def measure(transport: str, own: str, joining: str, joins: int) -> dict[str, Any
             publisher.kill()
             held_up = [float(line) for line in publisher.communicate()[0].split()]
     return {
-        "transport": transport, "own": own, "joining": joining, "joins": joins, "held_up": len(held_up),
-        "longest_ms": round(max(held_up, default=0.0)), "deaf": int(np.isnan(heard).sum()),
+        "transport": transport,
+        "own": own,
+        "joining": joining,
+        "joins": joins,
+        "held_up": len(held_up),
+        "longest_ms": round(max(held_up, default=0.0)),
+        "deaf": int(np.isnan(heard).sum()),
         "heard_p50_s": round(float(np.nanmedian(heard)), 2),
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager

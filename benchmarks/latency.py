@@ -64,10 +64,16 @@ def simulation(episodes: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         observed = observe_graph(
-            {"task": "reach", "bundle": BUNDLE, "episodes": episodes, "transport": "local", "record": folder,
-             "record_per_episode": False},
+            {
+                "task": "reach",
+                "bundle": BUNDLE,
+                "episodes": episodes,
+                "transport": "local",
+                "record": folder,
+                "record_per_episode": False,
+            },
             lambda episode: None,
-        )  # fmt: skip
+        )
     latency = latency_summary(observed)
     return latency | {"pictures": sum(len(episode.images) for episode in observed), "render_ms_p50": render_ms()}
 
@@ -94,9 +100,14 @@ def replay(seconds: float) -> dict[str, Any]:
     with reserved_domain() as domain:
         resolved = resolve(
             REAL_ARM,
-            {"bundle": BUNDLE, "transport": "local", "domain_id": domain, "require_heartbeat": False,
-             "extrinsics": "bundle"},
-        )  # fmt: skip
+            {
+                "bundle": BUNDLE,
+                "transport": "local",
+                "domain_id": domain,
+                "require_heartbeat": False,
+                "extrinsics": "bundle",
+            },
+        )
         os.environ.update(dds.environment("local", str(domain)))
         publisher = multiprocessing.get_context("spawn").Process(target=_publish, args=(str(domain), seconds))
         with Runner(resolved, console="quiet") as runner, GraphListener(lambda episode: None, always=True) as observer:
@@ -116,8 +127,10 @@ def replay(seconds: float) -> dict[str, Any]:
     heard.applied = {stamp: heard.applied[stamp] for stamp in answered}
     without_residual = sum(stamp not in heard.residuals for stamp in sent)  # of the lost, before the policy's answer
     return latency_summary([heard]) | {
-        "pictures": len(sent), "lost": len(sent) - len(answered), "lost_without_residual": without_residual
-    }  # fmt: skip
+        "pictures": len(sent),
+        "lost": len(sent) - len(answered),
+        "lost_without_residual": without_residual,
+    }
 
 
 def _publish(domain: str, seconds: float) -> None:

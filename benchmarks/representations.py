@@ -46,11 +46,24 @@ from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 TASK = "reach"
 NOTHING = "nothing"  # an encoder as it was initialised: what the probes get out of random features
 CELLS = (
-    "spatial/supervised", "cnn/supervised", "vit/supervised",
-    "cnn/autoencoder", "cnn/vae", "cnn/vae_l1", "spatial/dsae", "cnn/curl", "spatial/curl",
-    "cnn/depth", "cnn/inverse_dynamics", "cnn/reward_prediction", "cnn/pixel_control",
-    "spatial/supervised+depth", "spatial/supervised+inverse_dynamics", "spatial/nothing", "cnn/nothing",
-)  # fmt: skip
+    "spatial/supervised",
+    "cnn/supervised",
+    "vit/supervised",
+    "cnn/autoencoder",
+    "cnn/vae",
+    "cnn/vae_l1",
+    "spatial/dsae",
+    "cnn/curl",
+    "spatial/curl",
+    "cnn/depth",
+    "cnn/inverse_dynamics",
+    "cnn/reward_prediction",
+    "cnn/pixel_control",
+    "spatial/supervised+depth",
+    "spatial/supervised+inverse_dynamics",
+    "spatial/nothing",
+    "cnn/nothing",
+)
 PICTURES = {"train": (15_000, 41_000_000), "validation": (1_500, 43_000_000)}  # how many, and their first seed
 TRAINING = EncoderTraining(
     frames=PICTURES["train"][0], updates=600, batch=126, learning_rate=1e-3, first_frames=PICTURES["train"][0]
@@ -152,9 +165,14 @@ def learnt(cell: Cell, folder: Path) -> Encoder:
         encoder.see(torch.from_numpy(images.copy()))  # its statistics
     else:
         encoder, _ = train_encoder(
-            replace(shared, seed=cell.seed), folder / cell.file(folder).stem, TRAINING, EncoderChoice(kind), show,
-            representation, folder / "train",
-        )  # fmt: skip
+            replace(shared, seed=cell.seed),
+            folder / cell.file(folder).stem,
+            TRAINING,
+            EncoderChoice(kind),
+            show,
+            representation,
+            folder / "train",
+        )
     return encoder.eval().requires_grad_(False)
 
 
@@ -195,9 +213,7 @@ def probe(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
 
 
 def small_network(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, outputs)
-    )  # fmt: skip
+    return nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, outputs))
 
 
 def fit(network: nn.Module, inputs: Tensor, wanted: Tensor, steps: int) -> None:
@@ -229,9 +245,13 @@ def play(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
 @torch.no_grad()
 def success(encoder: Encoder, scale: RunningNormaliser, actor: nn.Module, profile: str) -> float:
     env = ManipulationEnv(
-        TASK, profile=profile, observation="features", observed=ObservationContract(feature_stack=1),
-        perceiver=lambda image: encoder(torch.from_numpy(image[None]))[0][0].numpy(), seeds=CountedSeeds(EPISODE_SEEDS),
-    )  # fmt: skip
+        TASK,
+        profile=profile,
+        observation="features",
+        observed=ObservationContract(feature_stack=1),
+        perceiver=lambda image: encoder(torch.from_numpy(image[None]))[0][0].numpy(),
+        seeds=CountedSeeds(EPISODE_SEEDS),
+    )
     won = 0
     for _ in range(EPISODES):
         observation, info = env.reset()

@@ -485,9 +485,14 @@ def measure_stops_in_process(arm: Arm, times: int) -> dict[str, dict[str, object
         p50, longest, optimal = float(np.median(rows[:, 0])), float(np.max(rows[:, 0])), float(np.median(rows[:, 1]))
         latched = bool(rows[:, 2].all())
         stops[fault] = {
-            "n": len(rows), "p50_ms": p50, "max_ms": longest, "ruckig_p50_ms": optimal,
-            "latched": latched, "resumed": resumed, "resumed_max_ms": after,
-        }  # fmt: skip
+            "n": len(rows),
+            "p50_ms": p50,
+            "max_ms": longest,
+            "ruckig_p50_ms": optimal,
+            "latched": latched,
+            "resumed": resumed,
+            "resumed_max_ms": after,
+        }
         print(
             f"{fault:26s} {len(rows):<3d} {p50:6.0f}  {longest:6.0f}  {optimal:20.0f}  "
             f"{'yes' if latched else 'no':7s}  {'-' if after is None else f'{after:.0f}'}"

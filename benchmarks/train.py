@@ -179,8 +179,15 @@ def peer_policy_step() -> Callable[[], None] | None:
         action_space = gymnasium.spaces.Box(-1, 1, (ACTION,), np.float32)
 
     settings = ReinforcementSettings().sac
-    model = SAC("MlpPolicy", Nothing(), batch_size=settings.batch, buffer_size=TRANSITIONS, device="cpu", seed=0,
-                policy_kwargs={"net_arch": [settings.hidden, settings.hidden]})  # fmt: skip
+    model = SAC(
+        "MlpPolicy",
+        Nothing(),
+        batch_size=settings.batch,
+        buffer_size=TRANSITIONS,
+        device="cpu",
+        seed=0,
+        policy_kwargs={"net_arch": [settings.hidden, settings.hidden]},
+    )
     model.set_logger(Logger(None, []))
     rng, replay = np.random.default_rng(0), model.replay_buffer
     assert replay is not None

@@ -376,14 +376,27 @@ def test_running_statistics_are_those_of_all_that_was_seen() -> None:
 # --- learning --------------------------------------------------------------------------------------------------------
 
 QUICK = {
-    "sac": (sac.SacSettings(hidden=32, batch=64, first_steps=200, learning_rate=3e-3, discount=0.9, reward_scale=1.0),
-            1_600),
+    "sac": (
+        sac.SacSettings(hidden=32, batch=64, first_steps=200, learning_rate=3e-3, discount=0.9, reward_scale=1.0),
+        1_600,
+    ),
     "ppo": (ppo.PpoSettings(hidden=32, rollout=512, discount=0.9, reward_scale=1.0), 8_000),
-    "dqn": (dqn.DqnSettings(hidden=32, batch=64, first_steps=200, learning_rate=2e-3, discount=0.9, copy_every=100,
-                            levels=5, reward_scale=1.0), 5_000),
+    "dqn": (
+        dqn.DqnSettings(
+            hidden=32,
+            batch=64,
+            first_steps=200,
+            learning_rate=2e-3,
+            discount=0.9,
+            copy_every=100,
+            levels=5,
+            reward_scale=1.0,
+        ),
+        5_000,
+    ),
     "a3c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9), 12_800),
     "a2c": (a3c.A3cSettings(hidden=32, learning_rate=3e-3, discount=0.9, synchronous=True), 12_800),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(QUICK))
@@ -465,9 +478,28 @@ def test_a_training_gives_the_same_every_time_and_goes_on_where_it_stopped(name:
 def test_the_command_trains_on_the_arm_and_leaves_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlfp_ros.learning.algorithms.run.SMALLEST_STEPS", 1)
     run = tmp_path / "run"
-    words = ["train", "reach", "--algorithm", "ppo", "--steps", "40", "--profile", "none", "--image-size", "16",
-             "--frame-stack", "2", "--set", "rollout=20", "--set", "augmentation=shift", "--run", str(run),
-             "--evaluation-episodes", "1"]  # fmt: skip
+    words = [
+        "train",
+        "reach",
+        "--algorithm",
+        "ppo",
+        "--steps",
+        "40",
+        "--profile",
+        "none",
+        "--image-size",
+        "16",
+        "--frame-stack",
+        "2",
+        "--set",
+        "rollout=20",
+        "--set",
+        "augmentation=shift",
+        "--run",
+        str(run),
+        "--evaluation-episodes",
+        "1",
+    ]
     assert cli.main(words) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["settings"]["rollout"] == 20
@@ -650,9 +682,24 @@ def train(make_env, settings, steps, seed, log):
 def test_a_users_algorithm_in_a_file_trains_by_its_name(tmp_path: Path) -> None:
     """In a process of its own, because a registry keeps what it once loaded."""
     (tmp_path / "my_search.py").write_text(PLUGIN)
-    words = ["train", "reach", "--plugin", str(tmp_path / "my_search.py"), "--algorithm", "search", "--profile", "none",
-             "--observation", "state", "--set", "spread=0.2", "--run", str(tmp_path / "run"),
-             "--evaluation-episodes", "1"]  # fmt: skip
+    words = [
+        "train",
+        "reach",
+        "--plugin",
+        str(tmp_path / "my_search.py"),
+        "--algorithm",
+        "search",
+        "--profile",
+        "none",
+        "--observation",
+        "state",
+        "--set",
+        "spread=0.2",
+        "--run",
+        str(tmp_path / "run"),
+        "--evaluation-episodes",
+        "1",
+    ]
     done = run_python("-m", "rlfp_ros.cli", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "run" / "result.json").read_text())

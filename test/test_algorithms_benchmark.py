@@ -33,8 +33,14 @@ def test_both_sources_play_the_same_steps_of_the_same_task(
 def test_what_was_run_is_not_run_again_and_what_is_missing_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"steps": 9, "training_return": 1.0, "test_return": 2.0, "test_success": 0.5, "cpu_ms_per_step": 3.0,
-           "wall_ms_per_step": 4.0}  # fmt: skip
+    row = {
+        "steps": 9,
+        "training_return": 1.0,
+        "test_return": 2.0,
+        "test_success": 0.5,
+        "cpu_ms_per_step": 3.0,
+        "wall_ms_per_step": 4.0,
+    }
     for seed, value in enumerate((1.0, 2.0, 3.0)):
         (tmp_path / f"point-ppo-rlfp_ros-{seed}.json").write_text(json.dumps(row | {"training_return": value}))
     (tmp_path / "point-ppo-stable_baselines3-0.json").write_text(json.dumps(row | {"cpu_ms_per_step": 6.0}))
@@ -46,8 +52,9 @@ def test_what_was_run_is_not_run_again_and_what_is_missing_is_shown(
     words = ["--environment", "point", "--algorithms", "ppo", "a3c", "--folder", str(tmp_path), "--document", str(page)]
     assert algorithms.main(words) == 0
     assert sorted(asked) == [f"point-a3c-rlfp_ros-{seed}" for seed in range(3)] + [
-        "point-ppo-stable_baselines3-1", "point-ppo-stable_baselines3-2",
-    ]  # fmt: skip
+        "point-ppo-stable_baselines3-1",
+        "point-ppo-stable_baselines3-2",
+    ]
     text = page.read_text()
     assert text.startswith(f"before\n{first}\n\n| algorithm")
     assert text.endswith(f"{last}\nafter\n")

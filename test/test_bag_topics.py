@@ -90,9 +90,11 @@ def test_camera_info_is_that_beside_the_images_whatever_sorts_first(tmp_path: Pa
 def test_depth_images_are_no_camera_for_a_policy(tmp_path: Path) -> None:
     depth = "/camera/camera/aligned_depth_to_color"
     rows = [
-        image(f"{depth}/image_raw", encoding="16UC1"), info(f"{depth}/camera_info", focal=390.0),
-        image("/camera/camera/color/image_raw"), info("/camera/camera/color/camera_info"),
-    ]  # fmt: skip
+        image(f"{depth}/image_raw", encoding="16UC1"),
+        info(f"{depth}/camera_info", focal=390.0),
+        image("/camera/camera/color/image_raw"),
+        info("/camera/camera/color/camera_info"),
+    ]
     with bag_of(tmp_path, rows) as bag:
         assert camera_topics(bag).image == "/camera/camera/color/image_raw"
         assert camera_topics(bag).camera_info == "/camera/camera/color/camera_info"
@@ -139,9 +141,10 @@ def test_one_image_in_two_transports_is_one_camera(tmp_path: Path) -> None:
 
     compressed = CompressedImage(header=m.header_message(5, "optical"), format="jpeg", data=b"\xff\xd8")
     rows = [
-        image("/rgb/image_raw"), info("/rgb/camera_info"),
+        image("/rgb/image_raw"),
+        info("/rgb/camera_info"),
         (topic("/rgb/image_raw/compressed", CompressedImage), compressed, 5),
-    ]  # fmt: skip
+    ]
     with bag_of(tmp_path, rows) as bag:
         assert camera_topics(bag).image == "/rgb/image_raw"
         only = TopicChoice(image="/rgb/image_raw/compressed")

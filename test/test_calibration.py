@@ -35,9 +35,11 @@ from rlfp_ros.schema import ConfigurationError
 CHARUCO = Board(columns=7, rows=5, square=0.03, marker=0.022)
 CHECKERBOARD = Board(columns=8, rows=6, square=0.025)
 CAMERA = CameraModel(
-    640, 480, np.array([[610.0, 0, 322.0], [0, 605.0, 236.0], [0, 0, 1]]),
+    640,
+    480,
+    np.array([[610.0, 0, 322.0], [0, 605.0, 236.0], [0, 0, 1]]),
     np.array([-0.12, 0.05, 0.001, -0.0005, 0.0]),
-)  # fmt: skip
+)
 SQUARE_PX = 60
 ARM = load_arm("panda")
 

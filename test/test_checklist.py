@@ -61,8 +61,16 @@ def test_healthy_arm_and_camera_are_green(checklist: Checklist) -> None:
     assert report.ready, report.refusal
     assert report.refusal == ""
     assert {line.name for line in report.lines} == {
-        "camera", "pictures", "scene", "extrinsics", "joint_states", "home", "policy", "controller", "heartbeat",
-    }  # fmt: skip
+        "camera",
+        "pictures",
+        "scene",
+        "extrinsics",
+        "joint_states",
+        "home",
+        "policy",
+        "controller",
+        "heartbeat",
+    }
 
 
 def test_nothing_heard_is_red_in_every_line_but_the_extrinsics(contract: Contract) -> None:
@@ -83,10 +91,11 @@ def test_nothing_heard_is_red_in_every_line_but_the_extrinsics(contract: Contrac
         (lambda c: setattr(c, "command", CommandTaker(("arm",), ("moveit",))), "controller", "moveit sends commands"),
         (
             lambda c: setattr(c, "command", CommandTaker((), (), "std_msgs/msg/Float64MultiArray")),
-            "controller", "is taken as std_msgs/msg/Float64MultiArray",
+            "controller",
+            "is taken as std_msgs/msg/Float64MultiArray",
         ),
     ],
-)  # fmt: skip
+)
 def test_one_thing_wrong_is_one_red_line(
     checklist: Checklist, spoil: Callable[[Checklist], None], name: str, found: str
 ) -> None:
@@ -266,22 +275,39 @@ class Rig:
             Process("policy", common, {}, folder),
             Process(
                 "checklist",
-                common | {"extrinsics": "bundle", "require_heartbeat": False, "home_tolerance_rad": 3.0,
-                          "camera_max_age_s": 4.0, "joint_max_age_s": 0.7}, {}, folder,
+                common
+                | {
+                    "extrinsics": "bundle",
+                    "require_heartbeat": False,
+                    "home_tolerance_rad": 3.0,
+                    "camera_max_age_s": 4.0,
+                    "joint_max_age_s": 0.7,
+                },
+                {},
+                folder,
             ),
             Process(
                 "residual_controller",
-                common | {
-                    "require_checklist": True, "tick_on": "timer",
+                common
+                | {
+                    "require_checklist": True,
+                    "tick_on": "timer",
                     # What stops the arm here is the fault, not a busy machine.
-                    "joint_state_max_age_s": 0.8, "joint_state_timeout_s": 0.8, "clock_jump_s": 5.0,
-                    "percept_timeout_s": 1.0, "residual_fade_s": 0.5, "residual_timeout_s": 1.0,
+                    "joint_state_max_age_s": 0.8,
+                    "joint_state_timeout_s": 0.8,
+                    "clock_jump_s": 5.0,
+                    "percept_timeout_s": 1.0,
+                    "residual_fade_s": 0.5,
+                    "residual_timeout_s": 1.0,
                     "residual_max_age_s": 2.0,
                     # The fixture's policy is slow: what lags at all lags little.
-                    "tracking_error_rad": 0.03, "tracking_window_s": 0.3,
-                }, {}, folder,
+                    "tracking_error_rad": 0.03,
+                    "tracking_window_s": 0.3,
+                },
+                {},
+                folder,
             ),
-        ]  # fmt: skip
+        ]
         self.context = Context()
         self.context.init()
         self.person = TestNode(self.context)
@@ -418,14 +444,18 @@ def test_enable_is_refused_until_every_line_is_green_and_each_refusal_names_its_
 @pytest.mark.parametrize(
     ("fault", "healthy", "state", "reasons"),
     [
-        ({"joint_states_late_s": 1.0}, {"joint_states_late_s": 0.0}, "STOPPED",
-         ("joint_state_old", "joint_state_stale")),
+        (
+            {"joint_states_late_s": 1.0},
+            {"joint_states_late_s": 0.0},
+            "STOPPED",
+            ("joint_state_old", "joint_state_stale"),
+        ),
         ({"dropped_frames": 1.0}, {"dropped_frames": 0.0}, "HOLDING", ("percept_stale", "percept_old")),
         ({"stalled_joint": "panda_joint2"}, {"stalled_joint": ""}, "STOPPED", ("tracking_error", "joint_state_frozen")),
         ({"stiffness": 0.002}, {"stiffness": 1.0}, "STOPPED", ("tracking_error",)),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
-)  # fmt: skip
+)
 def test_a_fault_of_the_hardware_stops_or_holds_the_arm(
     rig: Rig, fault: dict[str, Any], healthy: dict[str, Any], state: str, reasons: tuple[str, ...]
 ) -> None:

@@ -221,7 +221,7 @@ def test_an_older_bundle_is_brought_up_to_date_without_its_training(tmp_path: Pa
         (lambda run: (run / "trained" / "trained.json").rename(run / "recipe.json"), "its training has not ended"),
         (lambda run: (run / "trained" / "trained.json").unlink(), "give a folder of `rlfp train`, or a bundle"),
     ],
-)  # fmt: skip
+)
 def test_a_run_folder_that_cannot_serve_is_refused_in_a_sentence(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, said: str
 ) -> None:
@@ -348,9 +348,14 @@ def test_novelty_marks_altered_pictures_and_leaves_torchs_random_numbers_alone()
     images[:, 30:40, 30:40] = (200, 30, 30)
     before = torch.get_rng_state()
     learnt = novelty.learn_novelty(
-        encoder, images, np.tile(encoder.origin.numpy(), (160, 1)), 40, camera.intrinsics.matrix(), 0,
+        encoder,
+        images,
+        np.tile(encoder.origin.numpy(), (160, 1)),
+        40,
+        camera.intrinsics.matrix(),
+        0,
         novelty.NoveltyTraining(pictures=120, updates=60, batch=32),
-    )  # fmt: skip
+    )
     assert torch.equal(before, torch.get_rng_state())
     with torch.no_grad():
         usual = learnt(*encoder.see(torch.from_numpy(images[120:])))

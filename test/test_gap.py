@@ -148,8 +148,16 @@ def test_healthy_deployment_diverges_nowhere(taken: Any, tmp_path: Path, capsys:
     assert cli.main(["gap", "--bag", str(bag), "--json", str(tmp_path / "gap.json")]) == 0
     stages = json.loads((tmp_path / "gap.json").read_text())["stages"]
     assert [stage["stage"] for stage in stages] == [
-        "rate", "latency", "size", "crop", "colour order", "normalisation", "joint order", "units", "stack order",
-    ]  # fmt: skip
+        "rate",
+        "latency",
+        "size",
+        "crop",
+        "colour order",
+        "normalisation",
+        "joint order",
+        "units",
+        "stack order",
+    ]
     assert "30.0 Hz" in capsys.readouterr().out
 
 
@@ -167,7 +175,8 @@ def test_healthy_deployment_diverges_nowhere(taken: Any, tmp_path: Path, capsys:
         (Deployment(policy_joints=in_message_order), "joint order", "as the driver orders them"),
         (
             Deployment(policy_joints=lambda state: replace(state, positions=np.degrees(state.positions))),
-            "units", "joints in degrees",
+            "units",
+            "joints in degrees",
         ),
         (Deployment(driver_joints=np.degrees), "units", "joint_states are in degrees"),
         (Deployment(residual_scale=1 / BUNDLE.contract.action.scale[0]), "units", "not multiplied"),
@@ -175,7 +184,7 @@ def test_healthy_deployment_diverges_nowhere(taken: Any, tmp_path: Path, capsys:
         (Deployment(residual_scale=-1.0), "residual", "for no reason that is known here"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_planted_mistake_is_named_by_its_stage(
     taken: Any, tmp_path: Path, planted: Deployment, stage: str, words: str
 ) -> None:

@@ -114,9 +114,11 @@ def test_kind_of_the_images_reaches_perception() -> None:
 def arm_with_driver(folder: Path) -> Path:
     """The Panda's file with a driver's launch line."""
     driver = {
-        "package": "vendor_bringup", "launch_file": "arm.launch.py", "source": "its README",
+        "package": "vendor_bringup",
+        "launch_file": "arm.launch.py",
+        "source": "its README",
         "arguments": {"ip": "{robot_ip}", "gripper": "true"},
-    }  # fmt: skip
+    }
     document = yaml.safe_load((ROOT / "config" / "arms" / "panda.yaml").read_text())
     document |= {"name": "panda_with_driver", "driver": driver}
     (folder / "panda.yaml").write_text(yaml.safe_dump(document))
@@ -398,15 +400,20 @@ def launch_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         "launch": ["LaunchContext", "LaunchDescription"],
         "launch.action": ["Action"],
         "launch.actions": [
-            "DeclareLaunchArgument", "GroupAction", "IncludeLaunchDescription", "LogInfo", "OpaqueFunction",
-            "SetEnvironmentVariable", "Shutdown",
+            "DeclareLaunchArgument",
+            "GroupAction",
+            "IncludeLaunchDescription",
+            "LogInfo",
+            "OpaqueFunction",
+            "SetEnvironmentVariable",
+            "Shutdown",
         ],
         "launch.launch_description_sources": ["AnyLaunchDescriptionSource"],
         "launch.substitutions": ["PathJoinSubstitution"],
         "launch_ros": [],
         "launch_ros.actions": ["Node"],
         "launch_ros.substitutions": ["FindPackageShare"],
-    }  # fmt: skip
+    }
     for module, classes in names.items():
         stand_in = types.ModuleType(module)
         for name in classes:

@@ -178,9 +178,19 @@ def test_no_grab_bag_files() -> None:
 
 # Pairs that are still to be renamed, or that mean the same thing in two processes; nothing is added here.
 SAME_NAME = {
-    "BaseController", "Batch", "Episode", "Finding", "JointState", "Level", "Observer", "Pose", "Report", "Residual",
-    "Settings", "Verdict",
-}  # fmt: skip
+    "BaseController",
+    "Batch",
+    "Episode",
+    "Finding",
+    "JointState",
+    "Level",
+    "Observer",
+    "Pose",
+    "Report",
+    "Residual",
+    "Settings",
+    "Verdict",
+}
 
 
 def test_a_public_class_name_appears_once() -> None:

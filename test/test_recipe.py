@@ -189,10 +189,24 @@ def test_an_encoder_and_an_objective_of_ones_own_make_a_bundle_with_the_least_wo
     plugin, bundle = tmp_path / "my_perception.py", tmp_path / "bundle"
     plugin.write_text(textwrap.dedent(PLUGIN))
     done = rlfp(
-        "train", "reach", "--plugin", str(plugin), "--encoder", "mine", "--representation", "supervised+mine",
-        "--work", "0.003", "--evaluation-episodes", "0", "--run", str(tmp_path / "run"), "--out", str(bundle),
+        "train",
+        "reach",
+        "--plugin",
+        str(plugin),
+        "--encoder",
+        "mine",
+        "--representation",
+        "supervised+mine",
+        "--work",
+        "0.003",
+        "--evaluation-episodes",
+        "0",
+        "--run",
+        str(tmp_path / "run"),
+        "--out",
+        str(bundle),
         timeout=880,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     contract = load_bundle(bundle).contract
     assert contract.encoder.outputs["features"] == (1, 64)

@@ -151,7 +151,8 @@ def test_an_actor_with_memory_learns_from_pixels_too() -> None:
     figures = learner.update(sequences)
     assert all(np.isfinite(value) for value in figures.values())
     assert not torch.equal(before, cell.weight_hh)
-    action, state = learner.policy.explore({"vector": rng.normal(size=2).astype(np.float32),
-                                            "image": images[0, 0].numpy()}, None)  # fmt: skip
+    action, state = learner.policy.explore(
+        {"vector": rng.normal(size=2).astype(np.float32), "image": images[0, 0].numpy()}, None
+    )
     assert action.shape == (1,)
     assert state.shape == (1, 16)

@@ -42,8 +42,14 @@ def test_every_training_and_worker_has_seeds_of_its_own_inside_the_range(seeds: 
 
 
 def test_seeds_that_would_reach_into_another_range_are_refused() -> None:
-    for training, worker, offset in ((-1, 0, 0), (LARGEST_TRAINING_SEED + 1, 0, 0), (0, MOST_WORKERS, 0),
-                                     (0, -1, 0), (0, 0, MOST_STEPS), (0, 0, -1)):  # fmt: skip
+    for training, worker, offset in (
+        (-1, 0, 0),
+        (LARGEST_TRAINING_SEED + 1, 0, 0),
+        (0, MOST_WORKERS, 0),
+        (0, -1, 0),
+        (0, 0, MOST_STEPS),
+        (0, 0, -1),
+    ):
         with pytest.raises(ConfigurationError, match="expected"):
             EXPERIENCE.of_training(training, worker, offset)
     assert EVALUATION.episodes(999_800, 200) == range(999_800, 1_000_000)

@@ -157,10 +157,12 @@ def calibrate_hand_eye(
     def residuals(change: np.ndarray) -> np.ndarray:
         camera_place, board_place = X @ _transform(change[:6]), Y @ _transform(change[6:])
         T_camera_base = np.linalg.inv(camera_place)
-        return np.concatenate([
-            (camera.project(view.points, T_camera_base @ tool @ board_place) - view.pixels).ravel()
-            for view, tool in zip(views, T_base_tool, strict=True)
-        ])  # fmt: skip
+        return np.concatenate(
+            [
+                (camera.project(view.points, T_camera_base @ tool @ board_place) - view.pixels).ravel()
+                for view, tool in zip(views, T_base_tool, strict=True)
+            ]
+        )
 
     change = least_squares(residuals, np.zeros(12))
     errors = np.split(residuals(change) ** 2, np.cumsum([2 * len(view.pixels) for view in views])[:-1])
@@ -251,10 +253,14 @@ def write_camera_info(path: Path, found: CameraCalibration, camera_name: str) ->
         return {"rows": rows, "cols": columns, "data": [float(value) for value in np.ravel(values)]}
 
     document = {
-        "image_width": found.camera.width, "image_height": found.camera.height, "camera_name": camera_name,
-        "camera_matrix": matrix(K), "distortion_model": "plumb_bob",
+        "image_width": found.camera.width,
+        "image_height": found.camera.height,
+        "camera_name": camera_name,
+        "camera_matrix": matrix(K),
+        "distortion_model": "plumb_bob",
         "distortion_coefficients": matrix(np.zeros(5) if D is None else D),
-        "rectification_matrix": matrix(np.eye(3)), "projection_matrix": matrix(projection),
-    }  # fmt: skip
+        "rectification_matrix": matrix(np.eye(3)),
+        "projection_matrix": matrix(projection),
+    }
     head = f"# {date.today().isoformat()}: {found.views} views, rms {found.rms_px:.3f} px\n"
     path.write_text(head + yaml.safe_dump(document, sort_keys=False, default_flow_style=None), encoding="utf-8")

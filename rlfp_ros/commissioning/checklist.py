@@ -130,11 +130,19 @@ class Checklist:
 
     def report(self, now_ns: int) -> Report:
         """Every line, as of now."""
-        return Report(lines=(
-            self._camera_line(), self._features_line(now_ns), self._shift_line(), self._extrinsics,
-            self._joints_line(now_ns), self._home_line(now_ns), self._policy_line(now_ns), self._command_line(),
-            *self._heartbeat_lines(now_ns),
-        ))  # fmt: skip
+        return Report(
+            lines=(
+                self._camera_line(),
+                self._features_line(now_ns),
+                self._shift_line(),
+                self._extrinsics,
+                self._joints_line(now_ns),
+                self._home_line(now_ns),
+                self._policy_line(now_ns),
+                self._command_line(),
+                *self._heartbeat_lines(now_ns),
+            )
+        )
 
     # --- camera -----------------------------------------------------------------------------------------------------
 
@@ -152,19 +160,24 @@ class Checklist:
     def _features_line(self, now_ns: int) -> Line:
         rate = self._contract.camera.rate_hz
         return self._flow_line(
-            "pictures", self.features, now_ns, (rate * (1 - RATE_TOLERANCE), rate * (1 + RATE_TOLERANCE)),
-            self._settings.camera_max_age_s, "start the camera's driver, or say which camera it is with camera:=",
-        )  # fmt: skip
+            "pictures",
+            self.features,
+            now_ns,
+            (rate * (1 - RATE_TOLERANCE), rate * (1 + RATE_TOLERANCE)),
+            self._settings.camera_max_age_s,
+            "start the camera's driver, or say which camera it is with camera:=",
+        )
 
     def _shift_line(self) -> Line:
         if self.shift is None:
             return Line(name="scene", ok=False, found="no domain shift yet", fix="it comes with the images")
         limit = self._settings.shift_limit
         return Line(
-            name="scene", ok=self.shift <= limit,
+            name="scene",
+            ok=self.shift <= limit,
             found=f"domain shift {self.shift:.2f}, expected at most {limit:g}",
             fix="look at perception/overlay: light, exposure, the camera's place, what else is in view",
-        )  # fmt: skip
+        )
 
     # --- arm --------------------------------------------------------------------------------------------------------
 
@@ -172,10 +185,13 @@ class Checklist:
         if self.joints_fault and self.joint_states.silent(now_ns):
             return Line(name="joint_states", ok=False, found=self.joints_fault)
         return self._flow_line(
-            "joint_states", self.joint_states, now_ns, (self._settings.joint_rate_hz, math.inf),
-            self._settings.joint_max_age_s, "start the arm's driver and its joint_state_broadcaster, or set "
-            "joint_states_topic:=",
-        )  # fmt: skip
+            "joint_states",
+            self.joint_states,
+            now_ns,
+            (self._settings.joint_rate_hz, math.inf),
+            self._settings.joint_max_age_s,
+            "start the arm's driver and its joint_state_broadcaster, or set joint_states_topic:=",
+        )
 
     def _home_line(self, now_ns: int) -> Line:
         arm, state = self._arm, self.joints
@@ -193,9 +209,11 @@ class Checklist:
         ]
         if outside:
             return Line(
-                name="home", ok=False, found=outside[0],
+                name="home",
+                ok=False,
+                found=outside[0],
                 fix=f"move it inside its limits; if it already is, correct {arm.origin}",
-            )  # fmt: skip
+            )
         speed = float(np.abs(state.velocities).max())
         if speed > STANDING_RAD_S:
             found = f"the arm moves at {speed:.2f} rad/s"
@@ -203,37 +221,48 @@ class Checklist:
         distance = np.abs(state.positions - np.array(arm.home))
         farthest, limit = int(np.argmax(distance)), self._settings.home_tolerance_rad
         return Line(
-            name="home", ok=bool(distance[farthest] <= limit),
+            name="home",
+            ok=bool(distance[farthest] <= limit),
             found=f"{arm.joint_names[farthest]} is {distance[farthest]:.3f} rad from home, expected at most {limit:g}",
             fix=f"move the arm to {[round(angle, 3) for angle in arm.home]} (home in {arm.origin})",
-        )  # fmt: skip
+        )
 
     def _policy_line(self, now_ns: int) -> Line:
         if self.policy:
             return Line(name="policy", ok=False, found=self.policy)
         rate = self._contract.action.rate_hz
         return self._flow_line(
-            "policy", self.residual, now_ns, (rate * (1 - RATE_TOLERANCE), rate * (1 + RATE_TOLERANCE)),
-            self._settings.camera_max_age_s, "it acts once images and joint_states come; look at its log",
-        )  # fmt: skip
+            "policy",
+            self.residual,
+            now_ns,
+            (rate * (1 - RATE_TOLERANCE), rate * (1 + RATE_TOLERANCE)),
+            self._settings.camera_max_age_s,
+            "it acts once images and joint_states come; look at its log",
+        )
 
     def _command_line(self) -> Line:
         topic, found = self._command_topic, self.command
         if found.other_type:
             return Line(
-                name="controller", ok=False, found=f"{topic} is taken as {found.other_type}",
+                name="controller",
+                ok=False,
+                found=f"{topic} is taken as {found.other_type}",
                 fix="set command_interface:= to what the controller is",
-            )  # fmt: skip
+            )
         if not found.takers:
             return Line(
-                name="controller", ok=False, found=f"no node takes commands on {topic}",
+                name="controller",
+                ok=False,
+                found=f"no node takes commands on {topic}",
                 fix="activate the controller (ros2 control list_controllers), or set controller_name:=",
-            )  # fmt: skip
+            )
         if found.strangers:
             return Line(
-                name="controller", ok=False, found=f"{', '.join(found.strangers)} sends commands on {topic} too",
+                name="controller",
+                ok=False,
+                found=f"{', '.join(found.strangers)} sends commands on {topic} too",
                 fix="end it: one program moves an arm",
-            )  # fmt: skip
+            )
         return Line(name="controller", ok=True, found=f"{', '.join(found.takers)} takes commands on {topic}")
 
     def _heartbeat_lines(self, now_ns: int) -> tuple[Line, ...]:
@@ -242,10 +271,12 @@ class Checklist:
         silent = self.heartbeat.silent(now_ns)
         return (
             Line(
-                name="heartbeat", ok=not silent, found="silent" if silent else "comes",
+                name="heartbeat",
+                ok=not silent,
+                found="silent" if silent else "comes",
                 fix=f"publish {self.heartbeat.topic} ten times a second from the place of the e-stop",
             ),
-        )  # fmt: skip
+        )
 
     # --- any topic --------------------------------------------------------------------------------------------------
 
@@ -259,16 +290,20 @@ class Checklist:
         if age < -self._settings.future_tolerance_s or age > max_age_s:
             side = "ahead of" if age < 0 else "behind"
             return Line(
-                name=name, ok=False, found=f"stamps on {flow.topic} are {abs(age):.3f} s {side} this machine's clock, "
+                name=name,
+                ok=False,
+                found=f"stamps on {flow.topic} are {abs(age):.3f} s {side} this machine's clock, "
                 f"expected 0 to {max_age_s:g} s",
                 fix="let the driver stamp with the system clock, synchronise the machines (chrony), or find the delay",
-            )  # fmt: skip
+            )
         if not rates_hz[0] <= rate <= rates_hz[1]:
             expected = f"at least {rates_hz[0]:g}" if math.isinf(rates_hz[1]) else f"{rates_hz[0]:g} to {rates_hz[1]:g}"
             return Line(
-                name=name, ok=False, found=f"{flow.topic} comes at {rate:.1f} Hz, expected {expected} Hz",
+                name=name,
+                ok=False,
+                found=f"{flow.topic} comes at {rate:.1f} Hz, expected {expected} Hz",
                 fix="set the driver's rate; if that is right, this machine is too busy",
-            )  # fmt: skip
+            )
         return Line(name=name, ok=True, found=found)
 
 
@@ -277,9 +312,11 @@ def extrinsics_line(extrinsics: str, camera: CameraContract) -> Line:
     tolerance = f"expected at most {camera.tolerance.xyz_m:g} m and {math.degrees(camera.tolerance.angle_rad):.1f} deg"
     if not extrinsics:
         return Line(
-            name="extrinsics", ok=False, found="the camera's pose was not given",
+            name="extrinsics",
+            ok=False,
+            found="the camera's pose was not given",
             fix="run ./rlfp calibrate extrinsics and give extrinsics:=FILE, or extrinsics:=bundle if it stands there",
-        )  # fmt: skip
+        )
     if extrinsics == "bundle":
         return Line(name="extrinsics", ok=True, found="taken from the bundle, not calibrated")
     distance, angle = pose_difference(load_extrinsics(extrinsics, camera), camera.T_base_camera.matrix())

@@ -59,9 +59,12 @@ class Observer:
         self._stack: deque[np.ndarray] = deque(maxlen=contract.feature_stack)
         joints = len(arm.joint_names)
         sizes = {
-            "joint_positions": joints, "joint_velocities": joints, "gripper_width": 1, "tool_position": 3,
+            "joint_positions": joints,
+            "joint_velocities": joints,
+            "gripper_width": 1,
+            "tool_position": 3,
             "tool_direction": 3,
-        }  # fmt: skip
+        }
         self.proprioception_size = sum(sizes[name] for name in contract.proprioception)
 
     def reset(self) -> None:
@@ -205,10 +208,13 @@ class Policy:
         for number, stamp in enumerate(golden.stamps_ns.tolist()):
             joint_state = receive(
                 JointState(
-                    stamp, golden.positions[number], golden.velocities[number], no_effort,
+                    stamp,
+                    golden.positions[number],
+                    golden.velocities[number],
+                    no_effort,
                     float(golden.gripper_widths[number]),
                 )
-            )  # fmt: skip
+            )
             found, expected = self._observer.proprioception(joint_state), golden.proprioception[number]
             if found.shape != expected.shape or not np.max(np.abs(found - expected)) <= GOLDEN_TOLERANCE:
                 raise ConfigurationError(

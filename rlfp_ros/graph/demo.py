@@ -31,9 +31,16 @@ LEAST_FREE_MB = 200  # of disk; ten episodes record about 30 MB
 
 
 def run(
-    task: str = "reach", episodes: int = 10, seed: int = 0, json_path: Path | None = None, out: Path | None = None,
-    arm: str = "panda", profile: str = "train", hardware: str = "none", room: str = "twin_near",
-) -> int:  # fmt: skip
+    task: str = "reach",
+    episodes: int = 10,
+    seed: int = 0,
+    json_path: Path | None = None,
+    out: Path | None = None,
+    arm: str = "panda",
+    profile: str = "train",
+    hardware: str = "none",
+    room: str = "twin_near",
+) -> int:
     """With `hardware` "mock", the real-arm graph against the MuJoCo twin in `room`; else the simulation graph.
 
     Play, show a line per episode, leave images, figures and a bag in `out`. Exit code 0 if the graph did not fail."""
@@ -65,9 +72,12 @@ def run(
 
     started = time.monotonic()
     arguments: dict[str, Any] = {
-        "arm": arm, "bundle": str(bundle.directory), "transport": "local", "record": str(folder / "bags"),
+        "arm": arm,
+        "bundle": str(bundle.directory),
+        "transport": "local",
+        "record": str(folder / "bags"),
         "record_per_episode": False,
-    }  # fmt: skip
+    }
     if mock:
         arguments |= {"use_mock_hardware": True, "mock_room": room, "mock_episodes": episodes, "mock_seed": seed}
     else:

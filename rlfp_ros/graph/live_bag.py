@@ -41,9 +41,14 @@ def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Pa
     parameters = folder / "recorder.yaml"
     parameters.write_text(yaml.safe_dump({"/**": {"ros__parameters": recorder.parameters}}), encoding="utf-8")
     process = subprocess.Popen(
-        node_command(recorder, parameters), env=surroundings, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        node_command(recorder, parameters),
+        env=surroundings,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LIVE_S)

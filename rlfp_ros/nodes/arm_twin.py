@@ -58,31 +58,42 @@ class Settings(Schema):
     wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
     optical_frame: str = Field("camera_optical_frame", description="frame_id of the images")
     dropped_frames: float = Field(
-        0.0, ge=0, le=1, description="fault: share of the images that are lost, beyond the room's (1)",
+        0.0,
+        ge=0,
+        le=1,
+        description="fault: share of the images that are lost, beyond the room's (1)",
         json_schema_extra=LIVE,
-    )  # fmt: skip
+    )
     joint_states_late_s: float = Field(
-        0.0, ge=0, le=1, description="fault: joint states come this late, with their true stamp (s)",
+        0.0,
+        ge=0,
+        le=1,
+        description="fault: joint states come this late, with their true stamp (s)",
         json_schema_extra=LIVE,
-    )  # fmt: skip
+    )
     stiffness: float = Field(
-        1.0, gt=0, le=1, description="fault: share of the drives' stiffness; below 1 the arm follows with an error (1)",
+        1.0,
+        gt=0,
+        le=1,
+        description="fault: share of the drives' stiffness; below 1 the arm follows with an error (1)",
         json_schema_extra=LIVE,
-    )  # fmt: skip
-    stalled_joint: str = Field(
-        "", description="fault: name of a joint that does not move", json_schema_extra=LIVE
-    )  # fmt: skip
+    )
+    stalled_joint: str = Field("", description="fault: name of a joint that does not move", json_schema_extra=LIVE)
     controller_active: bool = Field(
-        True, description="fault where false: the joint trajectory controller is inactive and drops every command",
+        True,
+        description="fault where false: the joint trajectory controller is inactive and drops every command",
         json_schema_extra=LIVE,
-    )  # fmt: skip
+    )
     clock_offset_s: float = Field(
-        0.0, ge=-100, le=100, description="fault: the drivers' clock differs from this machine's by so much (s)",
+        0.0,
+        ge=-100,
+        le=100,
+        description="fault: the drivers' clock differs from this machine's by so much (s)",
         json_schema_extra=LIVE,
-    )  # fmt: skip
+    )
     encoding: Literal["rgb8", "bgr8", "mono8", "16UC1"] = Field(
         "rgb8", description="encoding of the images; 16UC1, a depth camera's, is a fault", json_schema_extra=LIVE
-    )  # fmt: skip
+    )
 
 
 def refusal(message: JointTrajectory, joint_names: tuple[str, ...], now_ns: int) -> str | None:
@@ -282,8 +293,9 @@ class ArmTwin(Node):
         values: dict[str, object] = {
             "episode": self._referee.number,
             "phase": self._referee.phase.value if self._referee.phase else "waiting to be enabled",
-            "commands_refused": self._refused, "skipped_s": self._skipped_s,
-        } | self._renders.values("render")  # fmt: skip
+            "commands_refused": self._refused,
+            "skipped_s": self._skipped_s,
+        } | self._renders.values("render")
         if self._refusal:
             return Report(Level.WARN, self._refusal, values)
         return Report(Level.OK, str(values["phase"]), values)

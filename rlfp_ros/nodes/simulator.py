@@ -320,10 +320,13 @@ class Simulator(Node):
         (before, tick_before), self._rate_mark = self._rate_mark, (now, tick)
         achieved = (tick - tick_before) * DT / max(now - before, 1e-6)
         values: dict[str, object] = {
-            "episode": self._referee.number, "phase": self._phase_name(), "real_time_factor": achieved,
-            "behind_s": self._pace.behind_s, "commands_refused": self._refused,
+            "episode": self._referee.number,
+            "phase": self._phase_name(),
+            "real_time_factor": achieved,
+            "behind_s": self._pace.behind_s,
+            "commands_refused": self._refused,
             "camera_rate_hz": self._camera.rate_hz / self._world.frame_stride,
-        } | self._renders.values("render")  # fmt: skip
+        } | self._renders.values("render")
         if self._refusal:
             return Report(Level.WARN, self._refusal, values)
         if self._world.frame_stride > 1:

@@ -18,8 +18,9 @@ from rlfp_ros.learning.algorithms.replay import SequenceBatch, TransitionBatch
 MEMORY = "memory"  # the part of an observation [B, S] that the actor remembered before it
 
 
-def unroll(remember: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, starts: Tensor, state: Tensor,
-           burn_in: int) -> Tensor:  # fmt: skip
+def unroll(
+    remember: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, starts: Tensor, state: Tensor, burn_in: int
+) -> Tensor:
     """The memory before each step of a sequence, [N, L, S].
 
     Parameters

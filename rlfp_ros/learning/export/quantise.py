@@ -50,9 +50,16 @@ def int8_encoder(file: bytes, images: np.ndarray) -> bytes:
         given.write_bytes(file)
         quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
         quantize_static(
-            str(prepared), str(done), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv"],
-        )  # fmt: skip
+            str(prepared),
+            str(done),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+        )
         return done.read_bytes()
 
 

@@ -184,9 +184,12 @@ def image_inputs(encoder: Encoder, lessons: DaggerLessons, frames: Path) -> tupl
             earlier = [seen + TREMBLING * torch.randn_like(seen) for _ in range(stack - 1)]
             goal = arrays["goal"][place::POSTURES_PER_EPISODE]
             inputs[place::POSTURES_PER_EPISODE], state[: len(seen)] = estimator(
-                torch.stack([*earlier, seen], dim=1), arrays["proprioception"][place::POSTURES_PER_EPISODE],
-                goal[:, :3], goal[:, 3:], state[: len(seen)],
-            )  # fmt: skip
+                torch.stack([*earlier, seen], dim=1),
+                arrays["proprioception"][place::POSTURES_PER_EPISODE],
+                goal[:, :3],
+                goal[:, 3:],
+                state[: len(seen)],
+            )
     teacher: np.ndarray = arrays["teacher"].numpy()
     if lessons.teacher_sees == "estimate":
         task, action = lessons.cell.make_task(), lessons.cell.action

@@ -102,9 +102,15 @@ class SceneEstimator(nn.Module):
     foot: Tensor
 
     def __init__(
-        self, camera: CameraContract, keypoints: tuple[str, ...], joints: int, stack: int,
-        block_size: tuple[float, float, float], grips: bool = False, pushes: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        camera: CameraContract,
+        keypoints: tuple[str, ...],
+        joints: int,
+        stack: int,
+        block_size: tuple[float, float, float],
+        grips: bool = False,
+        pushes: bool = False,
+    ) -> None:
         super().__init__()
         self.keypoints, self.stack, self.grips, self.pushes = keypoints, stack, grips, pushes
         self.plane, self.width = block_size[2] / 2, block_size[0]
@@ -164,7 +170,7 @@ class SceneEstimator(nn.Module):
             newest[:, [self.keypoints.index(name) for name in self.seen]],
             state[:, self.state["camera"]].clamp(-FARTHEST, FARTHEST),
             self.prior + state[:, self.state["root"]].reshape(-1, 7, 7).clamp(-LARGEST, LARGEST),
-        )  # fmt: skip
+        )
         seen = newest[:, self.keypoints.index("object")]
         sight, sure = seen[:, :2], self._confidence(seen)
         place = self._on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
