@@ -22,7 +22,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Poin
 from std_msgs.msg import Float32, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from rlfp_ros.commissioning.gap import read_observations
+from rlfp_ros.commissioning.recorded_run import read_run
+from rlfp_ros.contract import load_bundle
 from rlfp_ros.control import arm as arms
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.evaluation.report import read_episodes
@@ -411,7 +412,7 @@ def test_gap_refuses_a_bag_whose_images_have_no_stamps_instead_of_losing_them(
 ) -> None:
     folder = recording(tmp_path / "bag", still, lambda ns: 0)
     with pytest.raises(ConfigurationError, match="message 1 has stamp 0; the graph matches images, joints and actions"):
-        read_observations(folder, PANDA)
+        read_run(folder, PANDA, load_bundle("reach_panda").contract)
     assert caplog.messages == []
 
 
