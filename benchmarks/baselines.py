@@ -23,16 +23,17 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract import BaseController, Bundle, load_bundle
+from rlfp_ros.contract import BaseControllerContract, Bundle, load_bundle
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.evaluation.episodes import count
 from rlfp_ros.evaluation.results import put_between, write_json
 from rlfp_ros.evaluation.rollout import Episode, Rollout
 from rlfp_ros.perception.encoder import Percept
+from rlfp_ros.seeds import BENCHMARKS
 from rlfp_ros.simulation.randomization import load_profile
 
-SERVO = BaseController(name="servo", parameters={"rate_hz": 3.0, "speed": 0.25})
-BEFORE_THE_FIRST = 10_000_000  # seed of the episode whose features the first one gets
+SERVO = BaseControllerContract(name="servo", parameters={"rate_hz": 3.0, "speed": 0.25})
+BEFORE_THE_FIRST = BENCHMARKS.first  # seed of the episode whose features the first one gets
 MARKS = ("<!-- benchmarks/baselines.py begins -->", "<!-- benchmarks/baselines.py ends -->")
 
 
@@ -76,7 +77,7 @@ def play(bundle: Bundle, profile: str, episodes: int) -> dict[str, dict[str, Any
     return found
 
 
-def with_base(bundle: Bundle, base: BaseController) -> Bundle:
+def with_base(bundle: Bundle, base: BaseControllerContract) -> Bundle:
     """The same networks on another base controller."""
     return Bundle(bundle.directory, bundle.contract.model_copy(update={"base_controller": base}))
 
@@ -119,7 +120,7 @@ def exchange(rollout: Rollout) -> None:
 
 
 # The base controller instead of the bundle's own, and what is done to the rollout.
-VARIANTS: dict[str, tuple[BaseController | None, Callable[[Rollout], None]]] = {
+VARIANTS: dict[str, tuple[BaseControllerContract | None, Callable[[Rollout], None]]] = {
     "policy": (None, lambda rollout: None),
     "servo on the pose head": (SERVO, silence),
     "hold": (None, silence),

@@ -48,6 +48,7 @@ from rlfp_ros.graph.domains import reserved_domain
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
 from rlfp_ros.graph.sim import SIM
+from rlfp_ros.recording import decode
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 BUNDLE = os.environ.get("RLFP_BUNDLE", "reach_panda")  # of arm panda and task reach
@@ -213,11 +214,11 @@ class Harness:
         self.heard.states.append((info["source_timestamp"], json.loads(message.data)))
 
     def _on_applied(self, message: Any, info: dict[str, int]) -> None:
-        twist = self._m.twist_from_message(message, "panda_link0")
+        twist = decode.twist_from_message(message, "panda_link0")
         self.heard.applied.append((info["source_timestamp"], float(np.abs(twist).max())))
 
     def _on_episode(self, message: Any) -> None:
-        episode = self._m.episode_from_message(message)
+        episode = decode.episode_from_message(message)
         self.phase, self.episode = episode.phase.value, episode.id
 
     def _beat(self) -> None:
@@ -450,7 +451,7 @@ def judge(harness: Harness, fault: Fault, began: int, cleared: int) -> Trial:
     for published, data in heard.commands:
         message = deserialize_message(data, m.ARM_COMMAND.type)
         if message.points:
-            trajectory = m.trajectory_from_message(message, arm.joint_names)
+            trajectory = decode.trajectory_from_message(message, arm.joint_names)
             commands.append((published, dataclasses.replace(trajectory, stamp_ns=published)))
     moving_until, places, speed = began, [], 0.0
     step, following = 1_000_000, iter([*commands, (1 << 62, None)])

@@ -142,6 +142,7 @@ def _publish(domain: str, seconds: float) -> None:
 
     from rlfp_ros.nodes import messages as m
     from rlfp_ros.nodes.executor import NodeExecutor
+    from rlfp_ros.recording import decode
     from rlfp_ros.schema import ConfigurationError
     from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
@@ -155,7 +156,9 @@ def _publish(domain: str, seconds: float) -> None:
 
     def follow(message: Any) -> None:
         try:
-            controller.accept(m.trajectory_from_message(message, arm.joint_names), node.get_clock().now().nanoseconds)
+            controller.accept(
+                decode.trajectory_from_message(message, arm.joint_names), node.get_clock().now().nanoseconds
+            )
         except ConfigurationError as error:
             node.get_logger().error(str(error))
 

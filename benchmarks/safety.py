@@ -33,7 +33,7 @@ import numpy as np
 import pinocchio as pin
 import ruckig
 
-from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
 from rlfp_ros.control.trajectory import Residual, Trajectory
@@ -64,7 +64,7 @@ def contract_of(arm: Arm, in_joint_space: bool = False) -> SimpleNamespace:
         units=units + ("m",) * fingers,
         rate_hz=30.0,
     )
-    return SimpleNamespace(action=action, base_controller=BaseController(name="hold"))
+    return SimpleNamespace(action=action, base_controller=BaseControllerContract(name="hold"))
 
 
 def stamp(tick: int) -> int:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.supervisor import Reason
+from rlfp_ros.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "explanation" / "safety.md"
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         after = with_part(after, "filter", filtered(json.loads(options.safety.read_text())))
     if options.check:
         return int(after != before)
-    DOCUMENT.write_text(after, encoding="utf-8")
+    write_whole(DOCUMENT, after)
     return 0
 
 

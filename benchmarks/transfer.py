@@ -42,6 +42,7 @@ from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failu
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
+from rlfp_ros.perception.images import write_image
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS
 from rlfp_ros.simulation.randomization import Profile, Range, load_profile
@@ -503,7 +504,7 @@ def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> Non
     images += [blank] * (-len(images) % SHEET_COLUMNS)
     sheet = [np.hstack(images[at : at + SHEET_COLUMNS]) for at in range(0, len(images), SHEET_COLUMNS)]
     file = page.with_name(f"{page.stem}_failures.png")
-    cv2.imwrite(str(file), np.vstack(sheet), [cv2.IMWRITE_PNG_COMPRESSION, 9])  # it is kept in the repository
+    write_image(file, np.vstack(sheet)[..., ::-1])
 
 
 if __name__ == "__main__":

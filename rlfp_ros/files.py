@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,18 +34,23 @@ def write_whole(path: Path, data: bytes | str, then: str = AGAIN) -> None:
     ConfigurationError
         If the file cannot be written: the disk is full, or the folder cannot be written to. The old file is unchanged.
     """
-    content = data.encode("utf-8") if isinstance(data, str) else data
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     with explained(path, then):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with scratch.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        replace_whole(path, data)
+
+
+def replace_whole(path: Path, data: bytes | str) -> None:
+    """Write a file as `write_whole` does, in a folder that exists. Raises OSError if it cannot be written."""
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

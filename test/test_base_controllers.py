@@ -14,7 +14,7 @@ import yaml
 from fixture_bundle import make_bundle
 
 from rlfp_ros import plugins
-from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.base_controllers.base_controller import BASE_CONTROLLERS
 from rlfp_ros.control.controller_settings import ControllerSettings
@@ -55,7 +55,7 @@ class DriftAlongY:
 def contract(name: str, **parameters: float) -> SimpleNamespace:
     """The part of a bundle's contract that the controller reads."""
     action = ActionContract(components=("vx",), scale=(0.1,), units=("m/s",), rate_hz=30.0)
-    return SimpleNamespace(action=action, base_controller=BaseController(name=name, parameters=parameters))
+    return SimpleNamespace(action=action, base_controller=BaseControllerContract(name=name, parameters=parameters))
 
 
 @pytest.fixture

@@ -168,14 +168,14 @@ def test_joint_order_ignored_on_the_way(shipped: Path) -> None:
 def test_the_policy_node_matches_joints_by_name_in_its_own_rehearsal(shipped: Path, monkeypatch: Patch) -> None:
     """The mistake planted in the node's own matcher: the message's order instead of the names."""
     pytest.importorskip("rclpy")
-    from rlfp_ros.nodes import messages
     from rlfp_ros.nodes.policy import PolicyNode
+    from rlfp_ros.recording import decode
 
     bundle = load_bundle(shipped)
 
     class Node:  # what `_receive_golden` uses of a PolicyNode
         _arm = PANDA
-        _matcher = messages.JointMatcher(PANDA)
+        _matcher = decode.JointMatcher(PANDA)
 
     policy = Policy(bundle, PANDA)
     policy.rehearse(bundle.golden_frames(), lambda state: PolicyNode._receive_golden(Node(), state))
@@ -184,8 +184,8 @@ def test_the_policy_node_matches_joints_by_name_in_its_own_rehearsal(shipped: Pa
         self._arm_index, self._gripper_index = np.arange(7), np.arange(7, 9)
         self._names = list(names)
 
-    monkeypatch.setattr(messages.JointMatcher, "_match", in_order)
-    Node._matcher = messages.JointMatcher(PANDA)
+    monkeypatch.setattr(decode.JointMatcher, "_match", in_order)
+    Node._matcher = decode.JointMatcher(PANDA)
     deploy = lambda: policy.rehearse(  # noqa: E731
         bundle.golden_frames(), lambda state: PolicyNode._receive_golden(Node(), state)
     )

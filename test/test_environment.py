@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rlfp_ros.contract import BaseController
+from rlfp_ros.contract import BaseControllerContract
 from rlfp_ros.evaluation.feature_errors import measure_feature_errors
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import DRAWN
@@ -102,7 +102,7 @@ def test_a_saved_error_model_comes_back(tmp_path: Path) -> None:
 
 def test_a_base_controller_that_follows_the_object_sees_the_truth_in_training() -> None:
     action = TASKS["reach"].action
-    servo = Behaviour(action, BaseController(name="servo", parameters={"rate_hz": 4.0, "speed": 0.25}))
+    servo = Behaviour(action, BaseControllerContract(name="servo", parameters={"rate_hz": 4.0, "speed": 0.25}))
     env = ManipulationEnv("reach", profile="none", observation="state", behaviour=servo)
     env.reset(seed=1)
     ended, info = False, {}

@@ -23,6 +23,7 @@ from rlfp_ros.nodes import messages as m
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.recording import decode
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
@@ -113,7 +114,7 @@ def record(folder: Path, taken: Any, planted: Deployment) -> Path:
     lost = {START + int(number * 1e9 / planted.rate_hz) for number in planted.lost}
 
     def got(topic: m.Topic, message: Any) -> bool:
-        stamp = m.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         return stamp >= begin and not (topic is m.RESIDUAL and stamp in lost)
 
     return write_bag(folder, sorted(rows, key=lambda row: row[2]), planted.numbered, got)

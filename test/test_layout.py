@@ -178,7 +178,6 @@ def test_no_grab_bag_files() -> None:
 
 # Pairs that are still to be renamed, or that mean the same thing in two processes; nothing is added here.
 SAME_NAME = {
-    "BaseController",
     "Batch",
     "Episode",
     "Finding",

@@ -16,9 +16,10 @@ from std_msgs.msg import String
 
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.trajectory import Residual, Trajectory
+from rlfp_ros.episode import Episode
 from rlfp_ros.nodes import messages
-from rlfp_ros.nodes.messages import Episode
 from rlfp_ros.perception.camera import camera_model
+from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
 
 PANDA = arms.load_arm("panda")
@@ -39,7 +40,7 @@ def over_the_wire(message: object) -> object:
 @settings(deadline=None)  # the first call loads message types
 @given(st.integers(0, 2**31 * 10**9 - 1))
 def test_stamps_are_exact(stamp: int) -> None:
-    assert messages.stamp_ns(messages.stamp_message(stamp)) == stamp
+    assert decode.stamp_ns(messages.stamp_message(stamp)) == stamp
 
 
 def test_stamps_split_into_seconds_and_nanoseconds() -> None:
@@ -57,7 +58,7 @@ def test_joints_are_matched_by_name_whatever_the_order(order: list[int]) -> None
         velocity=[message.velocity[place] for place in order],
         effort=[message.effort[place] for place in order],
     )
-    found = messages.JointMatcher(PANDA)(over_the_wire(shuffled))
+    found = decode.JointMatcher(PANDA)(over_the_wire(shuffled))
     np.testing.assert_array_equal(found.positions, STATE.positions)
     np.testing.assert_array_equal(found.velocities, STATE.velocities)
     np.testing.assert_array_equal(found.efforts, STATE.efforts)
@@ -66,7 +67,7 @@ def test_joints_are_matched_by_name_whatever_the_order(order: list[int]) -> None
 
 
 def test_the_match_follows_when_the_publisher_changes_its_order() -> None:
-    matcher = messages.JointMatcher(PANDA)
+    matcher = decode.JointMatcher(PANDA)
     message = messages.joint_state_message(STATE, PANDA)
     matcher(message)
     message.name = message.name[::-1]
@@ -80,14 +81,14 @@ def test_extra_joints_do_not_matter() -> None:
     message.name = ["wheel", *message.name]
     for field in ("position", "velocity", "effort"):
         setattr(message, field, [9.0, *getattr(message, field)])
-    np.testing.assert_array_equal(messages.JointMatcher(PANDA)(message).positions, STATE.positions)
+    np.testing.assert_array_equal(decode.JointMatcher(PANDA)(message).positions, STATE.positions)
 
 
 def test_a_missing_joint_is_named() -> None:
     message = messages.joint_state_message(STATE, PANDA)
     message.name = ["other" if name == "panda_joint4" else name for name in message.name]
     with pytest.raises(ConfigurationError, match="joint panda_joint4 is missing, found panda_joint1"):
-        messages.JointMatcher(PANDA)(message)
+        decode.JointMatcher(PANDA)(message)
 
 
 def test_a_joint_that_stands_twice_in_a_message_is_refused() -> None:
@@ -96,7 +97,7 @@ def test_a_joint_that_stands_twice_in_a_message_is_refused() -> None:
     for field in ("position", "velocity", "effort"):
         setattr(message, field, [*getattr(message, field), 0.0])
     with pytest.raises(ConfigurationError, match="joint panda_joint4 stands in one message more than once"):
-        messages.JointMatcher(PANDA)(message)
+        decode.JointMatcher(PANDA)(message)
 
 
 @pytest.mark.parametrize("field", ["position", "velocity"])
@@ -104,13 +105,13 @@ def test_an_arm_that_does_not_say_how_it_moves_is_refused(field: str) -> None:
     message = messages.joint_state_message(STATE, PANDA)
     setattr(message, field, [])
     with pytest.raises(ConfigurationError, match=f"{field} has 0 values, expected 9"):
-        messages.JointMatcher(PANDA)(message)
+        decode.JointMatcher(PANDA)(message)
 
 
 def test_missing_efforts_read_as_zeros() -> None:
     message = messages.joint_state_message(STATE, PANDA)
     message.effort = []
-    assert not messages.JointMatcher(PANDA)(message).efforts.any()
+    assert not decode.JointMatcher(PANDA)(message).efforts.any()
 
 
 def _trajectory() -> Trajectory:
@@ -125,8 +126,8 @@ def _trajectory() -> Trajectory:
 def test_trajectories_survive_and_are_reordered_by_name() -> None:
     sent = _trajectory()
     message = over_the_wire(messages.trajectory_message(sent, PANDA.joint_names))
-    found = messages.trajectory_from_message(message, PANDA.joint_names)
-    backwards = messages.trajectory_from_message(message, PANDA.joint_names[::-1])
+    found = decode.trajectory_from_message(message, PANDA.joint_names)
+    backwards = decode.trajectory_from_message(message, PANDA.joint_names[::-1])
     for field in ("times", "positions", "velocities", "accelerations"):
         np.testing.assert_array_equal(getattr(found, field), getattr(sent, field))
     np.testing.assert_array_equal(backwards.positions, sent.positions[:, ::-1])
@@ -137,53 +138,53 @@ def test_broken_trajectories_are_refused() -> None:
     names = list(PANDA.joint_names)
     message = messages.trajectory_message(_trajectory(), names)
     with pytest.raises(ConfigurationError, match="joint_names is"):
-        messages.trajectory_from_message(message, [*names[:-1], "other"])
+        decode.trajectory_from_message(message, [*names[:-1], "other"])
     message.points[2].accelerations = []
     with pytest.raises(ConfigurationError, match=r"points\[2\].accelerations has 0 values, expected 7"):
-        messages.trajectory_from_message(message, names)
+        decode.trajectory_from_message(message, names)
     message = messages.trajectory_message(_trajectory(), names)
     message.points[1].time_from_start = message.points[0].time_from_start
     with pytest.raises(ConfigurationError, match="expected increasing times"):
-        messages.trajectory_from_message(message, names)
+        decode.trajectory_from_message(message, names)
     message.points = []
     with pytest.raises(ConfigurationError, match="points is empty"):
-        messages.trajectory_from_message(message, names)
+        decode.trajectory_from_message(message, names)
 
 
 def test_joint_residuals_are_matched_by_name_and_others_are_refused() -> None:
     velocities = np.random.default_rng(2).normal(size=7)
     sent = messages.joint_residual_message(Residual(STATE.stamp_ns, velocities[::-1]), PANDA.joint_names[::-1])
     message = over_the_wire(sent)
-    np.testing.assert_array_equal(messages.joint_velocities_from_message(message, PANDA.joint_names), velocities)
-    assert messages.stamp_ns(message.header.stamp) == STATE.stamp_ns
+    np.testing.assert_array_equal(decode.joint_velocities_from_message(message, PANDA.joint_names), velocities)
+    assert decode.stamp_ns(message.header.stamp) == STATE.stamp_ns
     with pytest.raises(ConfigurationError, match="elbow"):
-        messages.joint_velocities_from_message(message, ("elbow", *PANDA.joint_names[1:]))
+        decode.joint_velocities_from_message(message, ("elbow", *PANDA.joint_names[1:]))
     message.points[0].velocities.pop()
     with pytest.raises(ConfigurationError, match="one point with 7"):
-        messages.joint_velocities_from_message(message, PANDA.joint_names)
+        decode.joint_velocities_from_message(message, PANDA.joint_names)
 
 
 def test_residuals_survive_and_other_frames_are_refused() -> None:
     residual = Residual(STATE.stamp_ns, np.random.default_rng(1).normal(size=6))
     message = over_the_wire(messages.residual_message(residual, "panda_link0"))
-    np.testing.assert_array_equal(messages.twist_from_message(message, "panda_link0"), residual.twist)
-    assert messages.stamp_ns(message.header.stamp) == residual.stamp_ns
+    np.testing.assert_array_equal(decode.twist_from_message(message, "panda_link0"), residual.twist)
+    assert decode.stamp_ns(message.header.stamp) == residual.stamp_ns
     with pytest.raises(ConfigurationError, match="frame_id is '', expected 'panda_link0'"):
-        messages.twist_from_message(TwistStamped(), "panda_link0")
+        decode.twist_from_message(TwistStamped(), "panda_link0")
 
 
 def test_gripper_widths_survive() -> None:
     message = over_the_wire(messages.gripper_message(7, 0.0123, PANDA))
-    assert messages.gripper_from_message(message) == (7, 0.0123)
+    assert decode.gripper_from_message(message) == (7, 0.0123)
     with pytest.raises(ConfigurationError, match="expected \\['gripper_width'\\]"):
-        messages.gripper_from_message(JointState(name=["a"], position=[1.0]))
+        decode.gripper_from_message(JointState(name=["a"], position=[1.0]))
 
 
 @pytest.mark.parametrize("shape", [(16, 3), (1, 3), (24,)])
 def test_features_survive_bit_for_bit(shape: tuple[int, ...]) -> None:
     features = np.random.default_rng(4).normal(size=shape).astype(np.float32)
     message = over_the_wire(messages.features_message(5, features, "camera_optical"))
-    found = messages.features_from_message(message)
+    found = decode.features_from_message(message)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, features)
     assert message.header.frame_id == "camera_optical"
@@ -196,23 +197,23 @@ def test_point_clouds_of_another_layout_are_refused() -> None:
     message = messages.features_message(5, np.zeros((4, 3), np.float32), "camera_optical")
     message.fields[3].name = "intensity"
     with pytest.raises(ConfigurationError, match="fields are x, y, z, intensity"):
-        messages.features_from_message(message)
+        decode.features_from_message(message)
     with pytest.raises(ConfigurationError, match="fields are none"):
-        messages.features_from_message(PointCloud2())
+        decode.features_from_message(PointCloud2())
     message = messages.features_message(5, np.zeros((4, 3), np.float32), "camera_optical")
     message.width = 5
     with pytest.raises(ConfigurationError, match="data has 64 bytes, expected 80"):
-        messages.features_from_message(message)
+        decode.features_from_message(message)
 
 
 def test_object_poses_survive() -> None:
     pose, covariance = np.arange(7) / 7, np.arange(36).reshape(6, 6) / 11
     message = over_the_wire(messages.object_pose_message(5, pose, covariance, "panda_link0"))
-    found, spread = messages.object_pose_from_message(message, "panda_link0")
+    found, spread = decode.object_pose_from_message(message, "panda_link0")
     np.testing.assert_array_equal(found, pose)
     np.testing.assert_array_equal(spread, covariance)
     with pytest.raises(ConfigurationError, match="expected 'world'"):
-        messages.object_pose_from_message(message, "world")
+        decode.object_pose_from_message(message, "world")
 
 
 def test_goals_come_in_the_base_or_the_optical_frame() -> None:
@@ -220,9 +221,7 @@ def test_goals_come_in_the_base_or_the_optical_frame() -> None:
     point = np.array([0.1, 0.2, 0.7])
 
     def goal(frame: str, where: np.ndarray = point) -> np.ndarray:
-        return messages.goal_from_message(
-            messages.goal_message(0, where, frame), "base", "camera_optical", T_base_camera
-        )
+        return decode.goal_from_message(messages.goal_message(0, where, frame), "base", "camera_optical", T_base_camera)
 
     np.testing.assert_allclose(goal("base"), point)
     np.testing.assert_allclose(goal("camera_optical"), [0.3, -0.1, 0.1])
@@ -278,8 +277,8 @@ def test_cameras_without_a_usable_calibration_are_refused() -> None:
 
 def test_episodes_survive_and_unknown_fields_are_refused() -> None:
     episode = Episode(id=3, seed=9, task="reach", phase="finished", stamp=17, outcome={"success": True, "steps": 40})
-    assert messages.episode_from_message(over_the_wire(messages.episode_message(episode))) == episode
-    ready = messages.ready_from_message(messages.ready_message("policy", 3))
+    assert decode.episode_from_message(over_the_wire(messages.episode_message(episode))) == episode
+    ready = decode.ready_from_message(messages.ready_message("policy", 3))
     assert (ready.node, ready.id) == ("policy", 3)
     for text, words in (
         ("{", "data is not JSON"),
@@ -288,7 +287,7 @@ def test_episodes_survive_and_unknown_fields_are_refused() -> None:
         ('{"id": 1, "phase": "reset", "foo": 2}', "foo is not a known field"),
     ):
         with pytest.raises(ConfigurationError, match=words):
-            messages.episode_from_message(String(data=text))
+            decode.episode_from_message(String(data=text))
 
 
 def test_drivers_that_call_joints_otherwise_are_mapped_by_the_arms_file() -> None:
@@ -297,8 +296,8 @@ def test_drivers_that_call_joints_otherwise_are_mapped_by_the_arms_file() -> Non
     state = arms.JointState(5, np.arange(7.0), np.zeros(7), np.zeros(7), 0.04)
     message = messages.joint_state_message(state, renamed)
     assert message.name[0] == "fr3_joint1"
-    np.testing.assert_array_equal(messages.JointMatcher(renamed)(message).positions, state.positions)
+    np.testing.assert_array_equal(decode.JointMatcher(renamed)(message).positions, state.positions)
     with pytest.raises(ConfigurationError, match=r"panda_joint1.* is missing.*driver_joint_names in config/arms/panda"):
-        messages.JointMatcher(PANDA)(message)
+        decode.JointMatcher(PANDA)(message)
     with pytest.raises(ValueError, match="driver_joint_names has 'elbow'"):
         type(PANDA).model_validate(PANDA.model_dump() | {"driver_joint_names": {"elbow": "e"}})

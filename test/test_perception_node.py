@@ -20,6 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.nodes import messages
 from rlfp_ros.perception.encoder import Perception
+from rlfp_ros.recording import decode
 
 pytestmark = pytest.mark.graph
 FRAME = "camera_optical_frame"
@@ -102,15 +103,15 @@ def test_features_pose_and_shift_are_those_in_process_with_the_image_s_stamp(
     camera.answered(lambda: camera.send(stamp))
     camera.node.spin_until(lambda: camera.poses and camera.shifts)
     features = camera.features[0]
-    assert messages.stamp_ns(features.header.stamp) == stamp
+    assert decode.stamp_ns(features.header.stamp) == stamp
     assert features.header.frame_id == FRAME
-    np.testing.assert_array_equal(messages.features_from_message(features), expected.features)
+    np.testing.assert_array_equal(decode.features_from_message(features), expected.features)
     T_base_camera = bundle.contract.camera.T_base_camera.matrix()
     truth = expected.in_base(T_base_camera)
-    pose, found = messages.object_pose_from_message(camera.poses[0], "panda_link0")
+    pose, found = decode.object_pose_from_message(camera.poses[0], "panda_link0")
     np.testing.assert_array_equal(pose, np.concatenate([truth.position, truth.orientation]))
     np.testing.assert_array_equal(found, truth.covariance)
-    assert messages.stamp_ns(camera.poses[0].header.stamp) == stamp
+    assert decode.stamp_ns(camera.poses[0].header.stamp) == stamp
     assert camera.shifts[0].data == np.float32(expected.domain_shift)
     status = camera.diagnosis("running|camera runs")
     assert any(value.key == "processing_count" and int(value.value) >= 1 for value in status.values)
@@ -126,7 +127,7 @@ def test_an_image_that_comes_before_its_camera_info_is_not_lost(
     assert not camera.features
     camera.send_info()
     camera.node.spin_until(lambda: camera.features)
-    assert messages.stamp_ns(camera.features[0].header.stamp) == 5
+    assert decode.stamp_ns(camera.features[0].header.stamp) == 5
 
 
 def test_a_camera_that_does_not_fit_is_refused_until_it_does(
@@ -143,7 +144,7 @@ def test_a_camera_that_does_not_fit_is_refused_until_it_does(
     assert not camera.features
     assert process.output.count("of the bundle's image") == 1
     camera.answered(lambda: camera.send(6))
-    assert messages.stamp_ns(camera.features[0].header.stamp) == 6
+    assert decode.stamp_ns(camera.features[0].header.stamp) == 6
 
 
 def test_a_larger_camera_is_resized(camera: Camera, start_node: Callable[..., Process], tiny_bundle: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_larger_camera_is_resized(camera: Camera, start_node: Callable[..., Pr
     camera.send_info(7, 4 * WIDTH, 4 * HEIGHT, matrix)
     camera.answered(lambda: camera.image.publish(messages.image_message(7, large, FRAME)))
     mean = PICTURE.reshape(-1, 3).mean(axis=0) / 255
-    np.testing.assert_allclose(messages.features_from_message(camera.features[0])[0], mean, atol=1e-5)
+    np.testing.assert_allclose(decode.features_from_message(camera.features[0])[0], mean, atol=1e-5)
 
 
 @pytest.mark.parametrize("transport", ["auto", "compressed"])
@@ -179,7 +180,7 @@ def test_compressed_images_are_taken_where_only_they_exist(
 
     test_node.spin_until(heard)
     mean = PICTURE.reshape(-1, 3).mean(axis=0) / 255
-    np.testing.assert_allclose(messages.features_from_message(features[0])[0], mean, atol=1e-5)
+    np.testing.assert_allclose(decode.features_from_message(features[0])[0], mean, atol=1e-5)
 
 
 def test_the_overlay_is_drawn_only_while_somebody_watches(
@@ -274,7 +275,7 @@ def test_other_encodings_and_padded_rows_give_the_same_features(
     message.encoding, message.step, message.data = encoding, rows.shape[1], rows.tobytes()
     camera.image.publish(message)
     camera.node.spin_until(lambda: len(camera.features) == 2)
-    first, second = (messages.features_from_message(features) for features in camera.features)
+    first, second = (decode.features_from_message(features) for features in camera.features)
     np.testing.assert_array_equal(first, second)
 
 

@@ -17,8 +17,9 @@ from sensor_msgs.msg import JointState
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.episode import Episode
 from rlfp_ros.nodes import messages
-from rlfp_ros.nodes.messages import Episode
+from rlfp_ros.recording import decode
 
 pytestmark = pytest.mark.graph
 PANDA = arms.load_arm("panda")
@@ -68,7 +69,7 @@ class Robot:
         """Stamp and twist of the first `count` residuals."""
         self.node.spin_until(lambda: len(self.residuals) >= count, what=f"{count} residuals")
         return [
-            (messages.stamp_ns(message.header.stamp), messages.twist_from_message(message, "panda_link0"))
+            (decode.stamp_ns(message.header.stamp), decode.twist_from_message(message, "panda_link0"))
             for message in self.residuals
         ]
 
@@ -106,7 +107,7 @@ def test_the_residual_is_the_in_process_one_from_the_joints_at_the_image_s_stamp
         assert found_stamp == stamp
         np.testing.assert_array_equal(twist, expected.twist)
         robot.node.spin_until(lambda count=number: len(robot.grippers) > count)
-        assert messages.gripper_from_message(robot.grippers[number]) == (stamp, expected.gripper_width)
+        assert decode.gripper_from_message(robot.grippers[number]) == (stamp, expected.gripper_width)
 
 
 def test_a_joint_space_bundle_s_residual_goes_out_as_joint_velocities(
@@ -124,7 +125,7 @@ def test_a_joint_space_bundle_s_residual_goes_out_as_joint_velocities(
     seen.publish(messages.features_message(START, features(4), "camera_optical_frame"))
     test_node.spin_until(lambda: residuals)
     expected = Policy(bundle, PANDA).act(features(4), state, START)
-    found = messages.joint_velocities_from_message(residuals[0], PANDA.joint_names)
+    found = decode.joint_velocities_from_message(residuals[0], PANDA.joint_names)
     np.testing.assert_array_equal(found, expected.twist)
     assert expected.twist[[1, 2, 4, 6]].tolist() == [0.0] * 4
     assert np.abs(expected.twist[[0, 3, 5]]).max() > 0

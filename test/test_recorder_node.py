@@ -23,8 +23,8 @@ from std_msgs.msg import String
 
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.episode import Episode
 from rlfp_ros.nodes import messages
-from rlfp_ros.nodes.messages import Episode
 from rlfp_ros.recording.reader import BagReader
 
 pytestmark = pytest.mark.graph

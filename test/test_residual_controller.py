@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.base_controllers.base_controller import Wanted
 from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
@@ -31,7 +31,7 @@ def joint_contract(base: str = "hold") -> SimpleNamespace:
         units=("rad/s",) * 3,
         rate_hz=30.0,
     )
-    return SimpleNamespace(action=action, base_controller=BaseController(name=base))
+    return SimpleNamespace(action=action, base_controller=BaseControllerContract(name=base))
 
 
 def contract(base: str = "hold", gripper: bool = False, **parameters: object) -> SimpleNamespace:
@@ -43,7 +43,7 @@ def contract(base: str = "hold", gripper: bool = False, **parameters: object) ->
         units=("m/s", "m/s", "m/s") + (("m",) if gripper else ()),
         rate_hz=30.0,
     )
-    return SimpleNamespace(action=action, base_controller=BaseController(name=base, parameters=parameters))
+    return SimpleNamespace(action=action, base_controller=BaseControllerContract(name=base, parameters=parameters))
 
 
 class Rig:

@@ -29,6 +29,7 @@ from rlfp_ros.control.trajectory import Residual  # noqa: E402
 from rlfp_ros.episode import Episode, Phase  # noqa: E402
 from rlfp_ros.nodes import messages as m  # noqa: E402
 from rlfp_ros.nodes.residual_controller import ResidualControllerNode  # noqa: E402
+from rlfp_ros.recording import decode  # noqa: E402
 from rlfp_ros.recording.reader import BagReader  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 
@@ -107,8 +108,8 @@ class Driver:
         self.publishers[m.GRIPPER.name].publish(m.gripper_message(at_ns, 0.02, ARM))
         self.publishers[m.RESIDUAL.name].publish(m.residual_message(Residual(at_ns, twist), ARM.base_frame))
         self.until(lambda: len(applied) > before)
-        assert m.stamp_ns(applied[-1].header.stamp) == at_ns
-        return m.twist_from_message(applied[-1], ARM.base_frame)
+        assert decode.stamp_ns(applied[-1].header.stamp) == at_ns
+        return decode.twist_from_message(applied[-1], ARM.base_frame)
 
     @property
     def state(self) -> dict:
@@ -154,12 +155,12 @@ def test_lock_step_answers_every_joint_state_and_admits_residuals(start: Callabl
     driver = start(*QUICK)
     for tick in range(16):
         command = driver.tick(tick)
-        assert m.stamp_ns(command.header.stamp) == stamp(tick)
+        assert decode.stamp_ns(command.header.stamp) == stamp(tick)
         driver.residual(stamp(tick) - 1, np.array([0.0, 0.05, 0.0, 0.0, 0.0, 0.0]))
     admitted = driver.residual(stamp(15), np.array([0.0, 0.12, 0.0, 0.0, 0.0, 0.0]))
     assert admitted == pytest.approx([0.0, 0.1, 0.0, 0.0, 0.0, 0.0])  # clipped to the bundle's scale
     assert driver.residual(stamp(15) + 1, np.full(6, np.nan)).tolist() == [0.0] * 6
-    trajectory = m.trajectory_from_message(driver.tick(16), ARM.joint_names)
+    trajectory = decode.trajectory_from_message(driver.tick(16), ARM.joint_names)
     assert np.abs(trajectory.velocities[0]).max() > 0
     assert not trajectory.velocities[-1].any()
     driver.until(lambda: driver.seen[m.GRIPPER_COMMAND.name])
@@ -206,11 +207,11 @@ def test_an_episode_is_answered_and_starts_anew(start: Callable[..., Driver]) ->
     episode = Episode(id=4, phase=Phase.RESET, stamp=stamp(0))
     driver.publishers[m.EPISODE.name].publish(m.episode_message(episode))
     driver.until(lambda: driver.seen[m.EPISODE_READY.name])
-    ready = m.ready_from_message(driver.seen[m.EPISODE_READY.name][-1])
+    ready = decode.ready_from_message(driver.seen[m.EPISODE_READY.name][-1])
     assert (ready.node, ready.id) == ("residual_controller", 4)
     elsewhere = np.array(ARM.home) + 0.03
     assert not driver.tick(1, elsewhere).points  # one joint state is nothing to start from
-    trajectory = m.trajectory_from_message(driver.tick(2, elsewhere), ARM.joint_names)
+    trajectory = decode.trajectory_from_message(driver.tick(2, elsewhere), ARM.joint_names)
     assert trajectory.positions[0] == pytest.approx(elsewhere)
 
 
@@ -230,7 +231,7 @@ def test_on_a_timer_it_sends_nothing_while_disabled_and_evenly_stamped_commands_
     assert not driver.seen[m.ARM_COMMAND.name]
     assert driver.call("enable").success
     driver.until(lambda: len(driver.seen[m.ARM_COMMAND.name]) > 50)
-    stamps = np.array([m.stamp_ns(command.header.stamp) for command in driver.seen[m.ARM_COMMAND.name]])
+    stamps = np.array([decode.stamp_ns(command.header.stamp) for command in driver.seen[m.ARM_COMMAND.name]])
     ticks = np.diff(stamps) * 240 / 1e9
     assert ticks == pytest.approx(np.round(ticks), abs=0.01)
     timer.cancel()
@@ -424,7 +425,7 @@ def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(
         driver.publishers[m.JOINT_RESIDUAL.name].publish(residual)
         driver.until(lambda b=before: len(applied) > b)
     jacobian = driver.node.controller.kinematics.jacobian(driver.node.controller.commanded)
-    told = m.twist_from_message(applied[-1], ARM.base_frame)  # as the twist that it makes of the tool
+    told = decode.twist_from_message(applied[-1], ARM.base_frame)  # as the twist that it makes of the tool
     assert told == pytest.approx(jacobian @ asked, abs=1e-4)
     assert driver.node.controller.commanded[0] > ARM.home[0] + 1e-3
 
@@ -475,18 +476,18 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
                 driver.until(lambda b=before: len(commands) > b)
                 points = commands[-1].points
                 speed = float(np.abs(points[0].velocities).max()) if points else 0.0
-                at = m.stamp_ns(message.header.stamp) * 1e-9
+                at = decode.stamp_ns(message.header.stamp) * 1e-9
                 ticks.append((at, controller.state.value, controller.gain, speed))
             elif topic == "perception/object_pose":
                 message = deserialize_message(recorded.data, m.OBJECT_POSE.type)
                 object_pose.publish(message)
-                stamp_ns = m.stamp_ns(message.header.stamp)
+                stamp_ns = decode.stamp_ns(message.header.stamp)
                 driver.until(lambda s=stamp_ns, r=reset: controller.object_stamp_ns >= s or s <= r)
                 poses.append(now)
             elif topic == "policy/residual":
                 message = deserialize_message(recorded.data, m.RESIDUAL.type)
-                twist = np.clip(m.twist_from_message(message, ARM.base_frame), -0.1, 0.1)  # this bundle's scale
-                driver.residual(m.stamp_ns(message.header.stamp), twist)
+                twist = np.clip(decode.twist_from_message(message, ARM.base_frame), -0.1, 0.1)  # this bundle's scale
+                driver.residual(decode.stamp_ns(message.header.stamp), twist)
                 residuals.append(now)
             elif topic == "safety/estop":
                 driver.publishers[topic].publish(Bool(data=True))

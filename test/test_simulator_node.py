@@ -16,6 +16,7 @@ from trajectory_msgs.msg import JointTrajectory
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.nodes import messages
 from rlfp_ros.nodes.simulator import CLOCK_TICKS
+from rlfp_ros.recording import decode
 
 pytestmark = pytest.mark.graph
 TICK_S = 1 / 240
@@ -37,7 +38,7 @@ def test_a_slow_renderer_lowers_the_frame_rate_and_says_so(
     values = {value.key: value.value for value in status.values}
     assert float(values["camera_rate_hz"]) < 30
     assert "drawing takes" in status.message
-    stamps = [messages.stamp_ns(message.clock) * 1e-9 for message in clock]
+    stamps = [decode.stamp_ns(message.clock) * 1e-9 for message in clock]
     steps = {round((after - before) / TICK_S) for before, after in itertools.pairwise(stamps)}
     assert CLOCK_TICKS in steps  # ticks as ever; a few messages may be lost on the way
 
@@ -56,7 +57,7 @@ def test_lock_step_shows_a_picture_again_that_nobody_answered(
     seen: list[int] = []
 
     def see(message: Image) -> None:
-        stamp = messages.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         seen.append(stamp)
         if len(seen) > 1:  # the first time, as if it had not come
             applied.publish(messages.twist_message(stamp, np.zeros(6), arm.base_frame))

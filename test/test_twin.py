@@ -27,6 +27,7 @@ from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.arm_twin import refusal
 from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
@@ -275,7 +276,7 @@ def test_twin_refuses_over_dds_what_it_must_and_says_so(
     start_node("arm_twin", {"bundle": tiny_bundle})
     test_node.spin_until(lambda: len(joints) > 20, 30.0, "joints")
     test_node.connected(commands)
-    before = m.JointMatcher(PANDA)(joints[-1]).positions
+    before = decode.JointMatcher(PANDA)(joints[-1]).positions
     now = test_node.node.get_clock().now().nanoseconds
     soon = now + 600_000_000_000
     wrong = [command(velocity=0.5, stamp_ns=soon), command(stamp_ns=now - 5_000_000_000)]
@@ -291,7 +292,7 @@ def test_twin_refuses_over_dds_what_it_must_and_says_so(
     assert "increasing times" in next(
         s.message for a in reversed(diagnostics) for s in a.status if s.name == "arm_twin"
     )
-    assert np.abs(m.JointMatcher(PANDA)(joints[-1]).positions - before).max() < 0.01
+    assert np.abs(decode.JointMatcher(PANDA)(joints[-1]).positions - before).max() < 0.01
 
 
 def test_mock_hardware_adds_the_twin_to_the_real_arms_graph() -> None:
@@ -309,14 +310,14 @@ def test_twin_publishes_what_drivers_publish_by_the_system_clock(
     twin = start_node("arm_twin", {"bundle": tiny_bundle})
     test_node.spin_until(lambda: len(joints) > 20 and images and infos, 30.0, "joints and images")
     now = test_node.node.get_clock().now().nanoseconds
-    assert abs(now - m.stamp_ns(joints[-1].header.stamp)) < 2_000_000_000
-    state = m.JointMatcher(PANDA)(joints[-1])
+    assert abs(now - decode.stamp_ns(joints[-1].header.stamp)) < 2_000_000_000
+    state = decode.JointMatcher(PANDA)(joints[-1])
     assert np.abs(state.positions - PANDA.home).max() < 0.06
     assert images[-1].header.frame_id == infos[-1].header.frame_id == "camera_optical_frame"
     assert (infos[-1].width, infos[-1].height) == (images[-1].width, images[-1].height)
     assert infos[-1].distortion_model == "plumb_bob"
     assert "/clock" not in [name for name, _ in test_node.node.get_topic_names_and_types()]
-    stamps = [m.stamp_ns(message.header.stamp) for message in joints]
+    stamps = [decode.stamp_ns(message.header.stamp) for message in joints]
     assert stamps == sorted(set(stamps))
     assert twin.stop() == 0
 
@@ -331,7 +332,7 @@ def test_twin_stands_in_for_an_arm_of_five_joints_and_a_jaw(
     twin = start_node("arm_twin", {"bundle": bundle, "arm": "so101"})
     test_node.spin_until(lambda: len(joints) > 20, 30.0, "joints")
     assert list(joints[-1].name) == [*arm.joint_names, "gripper"]
-    state = m.JointMatcher(arm)(joints[-1])
+    state = decode.JointMatcher(arm)(joints[-1])
     assert np.abs(state.positions - arm.home).max() < 0.06
     assert arm.gripper is not None
     assert arm.gripper.closed_width - 0.005 < state.gripper_width < arm.gripper.open_width + 0.005

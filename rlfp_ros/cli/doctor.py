@@ -22,6 +22,7 @@ from rich.table import Table
 
 from rlfp_ros import __version__, paths
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.files import write_whole
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.domains import reserved_domain
 from rlfp_ros.graph.environment_check import SHARED_MEMORY_BYTES, Problem, problems
@@ -89,7 +90,7 @@ def run(json_path: Path | None = None, console: Console | None = None) -> int:
     )
     if json_path:
         rows = [{**asdict(finding), "health": finding.health.value} for finding in findings]
-        json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_whole(json_path, json.dumps(rows, indent=1) + "\n", "run the command again or choose another --json")
     return 1 if bad else 0
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.extrinsics import pose_difference
+from rlfp_ros.perception.images import write_image
 from rlfp_ros.recording.snapshots import Snapshot
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer, Rendering
@@ -101,11 +102,10 @@ def write_overlays(
     snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: np.ndarray, folder: Path
 ) -> list[Path]:
     """Write `align_00.png` ... into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, snapshot in enumerate(snapshots):
         paths.append(folder / f"align_{number:02}.png")
-        cv2.imwrite(str(paths[-1]), overlay(snapshot, renderer, T_base_camera)[..., ::-1])
+        write_image(paths[-1], overlay(snapshot, renderer, T_base_camera))
     return paths
 
 

@@ -18,6 +18,7 @@ from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Distances, Kinematics
 from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.perception.images import write_image
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
 from rlfp_ros.simulation.arm_settings import fit_settings
@@ -286,13 +287,7 @@ def draw(arm: Arm, path: Path) -> Path:
             views.append(image)
     finally:
         renderer.close()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = cv2.imwrite(str(path), np.hstack(views)[..., ::-1])
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
-    if not written:
-        raise ConfigurationError(f"{path}: cannot be written; choose another --out, with .png at its end")
+    write_image(path, np.hstack(views))
     return path
 
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import yaml
 
+from rlfp_ros.files import write_whole
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
@@ -263,4 +264,4 @@ def write_camera_info(path: Path, found: CameraCalibration, camera_name: str) ->
         "projection_matrix": matrix(projection),
     }
     head = f"# {date.today().isoformat()}: {found.views} views, rms {found.rms_px:.3f} px\n"
-    path.write_text(head + yaml.safe_dump(document, sort_keys=False, default_flow_style=None), encoding="utf-8")
+    write_whole(path, head + yaml.safe_dump(document, sort_keys=False, default_flow_style=None))

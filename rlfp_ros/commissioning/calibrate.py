@@ -18,6 +18,7 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.perception.extrinsics import load_extrinsics, write_extrinsics
 from rlfp_ros.perception.image_topics import is_rectified
+from rlfp_ros.perception.images import write_image
 from rlfp_ros.recording.bag_topics import ANY, TopicChoice, image_topic, robot_topics
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
@@ -40,9 +41,7 @@ def parse_board(squares: str, square: float, marker: float, dictionary: str) -> 
 
 def board(shape: Board, out: Path) -> int:
     """Write the board's image, to print at its true size."""
-    _make_folder(out.parent)
-    if not cv2.imwrite(str(out), shape.image(PRINT_PX)):
-        raise ConfigurationError(f"{out}: cannot be written; choose another --out ending in .png")
+    write_image(out, shape.image(PRINT_PX))
     width, height = shape.columns + 2, shape.rows + 2
     millimetres = f"{1e3 * shape.square * width:.0f} x {1e3 * shape.square * height:.0f} mm"
     Console(highlight=False).print(f"{out}: print it {millimetres} with its margin, flat, and measure a square")
@@ -69,7 +68,6 @@ def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path
             views.append(view)
     console.print(f"the board was found in {len(views)} different images of {looked_at}")
     found = calibrate_camera(views, *size)
-    _make_folder(out.parent)
     write_camera_info(out, found, out.stem)
     K, D = found.camera.K, found.camera.distortion
     console.print(
@@ -102,7 +100,6 @@ def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: 
             "its file and record again"
         )
     found = calibrate_hand_eye(views, tools, camera)
-    _make_folder(out.parent)
     remark = f"{date.today().isoformat()}, {arm.name}: {len(views)} postures, rms {found.rms_px:.2f} px"
     write_extrinsics(out, found.T_base_camera, remark)
     place = ", ".join(f"{value:.3f}" for value in found.T_base_camera[:3, 3])

@@ -16,6 +16,7 @@ import pinocchio as pin
 import yaml
 
 from rlfp_ros.control.arm import Arm, Capsule, load_arm
+from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.urdf import read_urdf
 
@@ -347,10 +348,6 @@ def run(name_or_path: str, meshes: Meshes, most: int, out: Path | None) -> int:
     if out is None:
         print(as_yaml(fits), end="")
         return 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(as_yaml(fits), encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    write_whole(out, as_yaml(fits), "run the command again or choose another --out")
     print(f"{out}: put this section into the arm's file", file=sys.stderr)
     return 0

@@ -126,7 +126,7 @@ class ActionContract(Schema):
         return self
 
 
-class BaseController(Schema):
+class BaseControllerContract(Schema):
     """The controller that the residual is added to."""
 
     name: str
@@ -183,7 +183,7 @@ class Contract(Schema):
     goal: Goal = "none"
     normalisation: Normalisation
     action: ActionContract
-    base_controller: BaseController
+    base_controller: BaseControllerContract
     latency: Latency
     feature_statistics: FeatureStatistics
     provenance: dict[str, JsonValue]  # how the bundle was made; for people, nothing depends on it

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.base_controllers.base_controller import Situation, make_base_controller
 from rlfp_ros.control.controller_settings import ControllerSettings
@@ -45,7 +45,7 @@ class ActionAndBase(Protocol):
         """Components and scale of the residual."""
 
     @property
-    def base_controller(self) -> BaseController:
+    def base_controller(self) -> BaseControllerContract:
         """What the residual is added to."""
 
 

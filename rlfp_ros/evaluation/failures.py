@@ -16,6 +16,7 @@ from rlfp_ros.control.safety.supervisor import State
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.perception.encoder import Percept
+from rlfp_ros.perception.images import write_image
 from rlfp_ros.simulation.ticked_world import Outcome
 
 LOST_M = 0.03  # median error of the perceived object above which perception caused the failure
@@ -132,11 +133,10 @@ def write_failure_images(traces: list[Trace], grips: bool, folder: Path, name: s
         mode = trace.mode_of(grips)
         if mode is None or mode in written or trace.image is None:
             continue
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{name}_{mode}.png"
         scale = max(1, 320 // trace.image.shape[1])
         image = cv2.resize(trace.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(file), image[..., ::-1])
+        write_image(file, image)
         written[mode.value] = file.name
     return written
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rlfp_ros.perception.images import write_image
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile
@@ -123,8 +124,5 @@ def _sheet(tiles: list[tuple[np.ndarray, str]]) -> np.ndarray:
 
 
 def _write(path: Path, sheet: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded, data = cv2.imencode(path.suffix or ".png", sheet[..., ::-1])
-    assert encoded
-    path.write_bytes(data.tobytes())
+    write_image(path, sheet)
     return path

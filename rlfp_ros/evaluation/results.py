@@ -25,10 +25,7 @@ def put_between(page: Path, first: str, last: str, text: str) -> None:
     _, ended, after = rest.partition(last)
     if not found or not ended:
         raise ConfigurationError(f"{page}: has no {first} ... {last}; add both lines where the table belongs")
-    try:
-        page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{page}: cannot be written ({error.strerror}); choose another --document") from None
+    write_whole(page, f"{before}{first}\n{text}\n{last}{after}", "run the command again or choose another --document")
 
 
 def figure_text(values: list[float], digits: int) -> str:

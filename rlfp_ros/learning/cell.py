@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from rlfp_ros.contract import ActionContract, BaseController, Bundle, CameraContract
+from rlfp_ros.contract import ActionContract, BaseControllerContract, Bundle, CameraContract
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import Profile, load_profile
@@ -40,7 +40,7 @@ class Cell:
         return TASKS[self.task].action
 
     @property
-    def base_controller(self) -> BaseController:
+    def base_controller(self) -> BaseControllerContract:
         """The base controller that the task's policies add to."""
         return TASKS[self.task].base_controller
 

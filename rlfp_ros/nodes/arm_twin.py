@@ -33,6 +33,7 @@ from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import LIVE, declare
 from rlfp_ros.nodes.spin import Finished, run
+from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.mujoco_world import Faults, MujocoWorld
 from rlfp_ros.simulation.referee import Referee
@@ -103,7 +104,7 @@ def refusal(message: JointTrajectory, joint_names: tuple[str, ...], now_ns: int)
     if not message.points:
         return "empty trajectory received"
     last = message.points[-1]
-    stamp, ahead = m.stamp_ns(message.header.stamp), m.stamp_ns(last.time_from_start)
+    stamp, ahead = decode.stamp_ns(message.header.stamp), decode.stamp_ns(last.time_from_start)
     if stamp != 0 and stamp + ahead < now_ns:
         return f"trajectory with non-zero start time ends in the past, by {(now_ns - stamp - ahead) * 1e-9:.3f} s"
     if any(abs(velocity) > STILL for velocity in last.velocities):
@@ -212,7 +213,7 @@ class ArmTwin(Node):
             why = "the joint trajectory controller is not active and drops the command"
         try:
             if why is None:
-                trajectory = m.trajectory_from_message(message, self._joint_names)
+                trajectory = decode.trajectory_from_message(message, self._joint_names)
                 if trajectory.stamp_ns == 0:  # ROS for "from now on"
                     trajectory = replace(trajectory, stamp_ns=self._world.stamp_ns)
                 self._trajectory = trajectory
@@ -281,7 +282,7 @@ class ArmTwin(Node):
         self._episodes.publish(m.episode_message(episode))
 
     def _on_ready(self, message: String) -> None:
-        self._referee.on_ready(m.ready_from_message(message))
+        self._referee.on_ready(decode.ready_from_message(message))
 
     def _on_safety_state(self, message: String) -> None:
         heard = SafetyState.from_json(message.data)

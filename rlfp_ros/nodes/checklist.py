@@ -29,6 +29,7 @@ from rlfp_ros.nodes import spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report, status_name
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.subscriptions import DriverSubscription
+from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
 
 PERIOD_S = 0.5  # between two lists
@@ -59,7 +60,7 @@ class ChecklistNode(Node):
         self._settings = settings = declare(self, Settings)
         bundle = load_bundle(settings.bundle)
         contract, arm = bundle.contract, choose_arm(bundle, settings.arm)
-        self._matcher = m.JointMatcher(arm, self.resolve_topic_name(arm.topics.joint_states))
+        self._matcher = decode.JointMatcher(arm, self.resolve_topic_name(arm.topics.joint_states))
         name, self._command_type = m.command_topic(settings.output, arm)
         self._command_topic = self.resolve_topic_name(name)
         self._checklist = Checklist(contract, arm, settings, settings.extrinsics, self._command_topic)
@@ -95,7 +96,7 @@ class ChecklistNode(Node):
         flow.topic = self.resolve_topic_name(topic)
 
         def saw(data: bytes) -> None:
-            self._saw(flow, m.serialised_stamp_ns(data))
+            self._saw(flow, decode.serialised_stamp_ns(data))
 
         return self.create_subscription(message_type, topic, saw, m.LATEST, raw=True)
 

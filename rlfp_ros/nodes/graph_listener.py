@@ -25,6 +25,7 @@ from rlfp_ros.control.safety.supervisor import State
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.executor import NodeExecutor
+from rlfp_ros.recording import decode
 
 NAME = "observer"
 HEARTBEAT_S = 0.1  # between heartbeats; the controller allows 0.5 s
@@ -143,7 +144,7 @@ class GraphListener:
         self._state = SafetyState.from_json(message.data).state
 
     def _on_phase(self, message: String) -> None:
-        episode = m.episode_from_message(message)
+        episode = decode.episode_from_message(message)
         if episode.phase is Phase.RESET:
             self._unanswered = episode.id
         elif episode.phase is Phase.RUNNING:
@@ -166,18 +167,18 @@ class GraphListener:
         return current if current is not None and stamp >= current.start else None
 
     def _on_image(self, data: bytes, info: dict[str, int]) -> None:
-        stamp = m.serialised_stamp_ns(data)
+        stamp = decode.serialised_stamp_ns(data)
         if episode := self._episode_of(stamp):
             episode.images[stamp] = info["source_timestamp"]
 
     def _on_residual(self, message: TwistStamped) -> None:
-        stamp = m.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         self._seen_residual = True
         if episode := self._episode_of(stamp):
-            episode.residuals[stamp] = m.twist_from_message(message, message.header.frame_id)  # in whichever frame
+            episode.residuals[stamp] = decode.twist_from_message(message, message.header.frame_id)  # in whichever frame
 
     def _on_applied(self, message: TwistStamped, info: dict[str, int]) -> None:
-        stamp = m.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         if episode := self._episode_of(stamp):
             episode.applied[stamp] = info["source_timestamp"]
 

@@ -1,7 +1,7 @@
 """The graph's topics, their quality of service, and arrays -> ROS 2 messages. No maths.
 
-The other direction, messages -> arrays, is `rlfp_ros.recording.decode`, which the tools that read bags share; the nodes
-find its functions here too. Numbers keep their type: float64 stays float64 (joints, residual, trajectory) and float32
+The other direction, messages -> arrays, is `rlfp_ros.recording.decode`, which nodes and the tools that read bags share.
+Numbers keep their type: float64 stays float64 (joints, residual, trajectory) and float32
 stays float32 (features), so that the graph and the in-process loop agree bit for bit. Arrays go through `array.array`:
 rclpy checks any other sequence element by element (77 ms for a VGA image).
 """
@@ -31,19 +31,6 @@ from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.episode import Episode, Ready
 from rlfp_ros.recording import topics
 from rlfp_ros.recording.decode import FLOAT32, LATENT_FIELDS, NANOSECONDS, POINT_FIELDS
-from rlfp_ros.recording.decode import JointMatcher as JointMatcher
-from rlfp_ros.recording.decode import episode_from_message as episode_from_message
-from rlfp_ros.recording.decode import features_from_message as features_from_message
-from rlfp_ros.recording.decode import goal_from_message as goal_from_message
-from rlfp_ros.recording.decode import gripper_from_message as gripper_from_message
-from rlfp_ros.recording.decode import image_from_message as image_from_message
-from rlfp_ros.recording.decode import joint_velocities_from_message as joint_velocities_from_message
-from rlfp_ros.recording.decode import object_pose_from_message as object_pose_from_message
-from rlfp_ros.recording.decode import ready_from_message as ready_from_message
-from rlfp_ros.recording.decode import serialised_stamp_ns as serialised_stamp_ns
-from rlfp_ros.recording.decode import stamp_ns as stamp_ns
-from rlfp_ros.recording.decode import trajectory_from_message as trajectory_from_message
-from rlfp_ros.recording.decode import twist_from_message as twist_from_message
 
 # ---- topics -----------------------------------------------------------------------------------------------------
 

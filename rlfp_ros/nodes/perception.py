@@ -25,6 +25,7 @@ from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.perception.encoder import Percept, Perception
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.perception.image_topics import ImageKind, is_rectified
+from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError, Schema
 
 LOOK_FOR_PUBLISHERS_S = 0.5
@@ -150,7 +151,7 @@ class PerceptionNode(Node):
         now = time.monotonic()
         self._last_image_at = now
         self._transfer.add(max(0, info["received_timestamp"] - info["source_timestamp"]) * 1e-9)
-        self._stamps.append(messages.stamp_ns(message.header.stamp))
+        self._stamps.append(decode.stamp_ns(message.header.stamp))
         if self._camera is None:
             self._discarded += self._waiting is not None or bool(self._camera_fault)
             self._waiting = None if self._camera_fault else message
@@ -161,7 +162,7 @@ class PerceptionNode(Node):
         camera = self._camera
         assert camera is not None
         try:
-            image = messages.image_from_message(message, self._image_subscription.topic_name)
+            image = decode.image_from_message(message, self._image_subscription.topic_name)
             percept = self._perception(image, camera, f"topic {self._image_subscription.topic_name}")
         except ConfigurationError as error:
             self._discarded += 1
@@ -181,7 +182,7 @@ class PerceptionNode(Node):
 
     def _publish(self, message: Image | CompressedImage, percept: Percept) -> None:
         # Features first: the policy waits for them. The pose last: the controller takes it for the whole percept.
-        stamp = messages.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
         found = percept.in_base(self._T_base_camera)
         pose = np.concatenate([found.position, found.orientation])
@@ -192,7 +193,7 @@ class PerceptionNode(Node):
     def _publish_overlay(self, message: Image | CompressedImage, percept: Percept) -> None:
         intrinsics = self._contract.camera.intrinsics
         drawn = overlay.draw(percept.image, intrinsics, percept.features, percept.object_pose, percept.domain_shift)
-        stamp = messages.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         self._overlay.publish(messages.image_message(stamp, drawn, message.header.frame_id))
 
     def _report(self) -> Report:

@@ -27,6 +27,7 @@ from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, St
 from rlfp_ros.nodes.executor import take
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
+from rlfp_ros.recording import decode
 from rlfp_ros.recording.decode import NANOSECONDS
 from rlfp_ros.schema import ConfigurationError, Schema
 
@@ -72,7 +73,7 @@ class PolicyNode(Node):
         self._policy = Policy(bundle, self._arm)
         self._T_base_camera = load_extrinsics(self._settings.extrinsics, self._contract.camera)
         self._features_shape = tuple(self._contract.encoder.outputs["features"][1:])
-        self._matcher = messages.JointMatcher(self._arm)
+        self._matcher = decode.JointMatcher(self._arm)
         # Through the node's own messages; and ONNX Runtime's first run takes several times as long as the next.
         self._policy.rehearse(bundle.golden_frames(), self._receive_golden)
 
@@ -123,7 +124,7 @@ class PolicyNode(Node):
         return (self._joint_states.current,) if self._pending is None else ()
 
     def _on_joint_state(self, message: bytes) -> None:
-        stamp = messages.serialised_stamp_ns(message)
+        stamp = decode.serialised_stamp_ns(message)
         if stamp <= self._reset_stamp_ns:
             return
         if self._history and stamp <= self._history[-1][0]:
@@ -141,14 +142,14 @@ class PolicyNode(Node):
     def _on_features(self, message: PointCloud2, info: dict[str, Any]) -> None:
         self._last_features_at = time.monotonic()
         self._transfer.add(max(0, info["received_timestamp"] - info["source_timestamp"]) * 1e-9)
-        stamp = messages.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         if stamp <= self._reset_stamp_ns:
             return
         if self._answered is not None and stamp == self._answered.stamp_ns:
             self._publish(self._answered)  # the sender missed our answer; it is still one frame
             return
         try:
-            features = messages.features_from_message(message)
+            features = decode.features_from_message(message)
             if features.shape != self._features_shape:
                 raise ConfigurationError(
                     f"topic {messages.FEATURES.name}: features are {list(features.shape)}, expected "
@@ -174,7 +175,7 @@ class PolicyNode(Node):
             self.get_logger().warn(self._goal_fault)
 
     def _on_episode(self, message: String) -> None:
-        episode = messages.episode_from_message(message)
+        episode = decode.episode_from_message(message)
         if episode.phase is not Phase.RESET:
             return
         self._policy.reset()
@@ -229,7 +230,7 @@ class PolicyNode(Node):
         if self._goal_checked != (self._goal_message, optical_frame):
             self._goal_checked = (self._goal_message, optical_frame)
             try:
-                self._goal = messages.goal_from_message(
+                self._goal = decode.goal_from_message(
                     self._goal_message, self._arm.base_frame, optical_frame, self._T_base_camera
                 )
                 self._goal_fault = ""

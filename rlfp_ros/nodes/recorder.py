@@ -30,7 +30,7 @@ from std_msgs.msg import String
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
-from rlfp_ros.recording import recovery
+from rlfp_ros.recording import decode, recovery
 from rlfp_ros.recording.background_writer import BackgroundWriter
 from rlfp_ros.recording.decode import IMAGE_TYPES
 from rlfp_ros.recording.losses import LossCounter
@@ -310,7 +310,7 @@ class RecorderNode(Node):
         self._writer.write(topic.name, topic.type, topic.qos, data, received, published, sequence & 0xFFFFFFFF)
 
     def _on_episode(self, message: String) -> None:
-        episode = messages.episode_from_message(message)
+        episode = decode.episode_from_message(message)
         if episode.phase is not Phase.RESET:
             return
 

@@ -41,6 +41,7 @@ from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, St
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
+from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
 
 CHECKLIST_MAX_AGE_S = 2.0  # it comes twice a second
@@ -77,7 +78,7 @@ class ResidualControllerNode(Node):
         self.controller = ResidualController(arm, contract, settings)
         self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
         self._checklist: tuple[float, ChecklistReport] | None = None  # received at (steady, s), and its content
-        self._joints = messages.JointMatcher(arm, arm.topics.joint_states)
+        self._joints = decode.JointMatcher(arm, arm.topics.joint_states)
         self._joint_names = arm.driver_names(arm.joint_names)
         self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
         self._lock_step = settings.tick_on == "joint_states"
@@ -184,12 +185,12 @@ class ResidualControllerNode(Node):
             self._tick(joint_state.stamp_ns)
 
     def _on_residual(self, message: TwistStamped | JointTrajectory) -> None:
-        stamp = messages.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         try:
             if self.controller.in_joint_space:
-                twist = messages.joint_velocities_from_message(message, self.arm.joint_names)
+                twist = decode.joint_velocities_from_message(message, self.arm.joint_names)
             else:
-                twist = messages.twist_from_message(message, self.arm.base_frame)
+                twist = decode.twist_from_message(message, self.arm.base_frame)
         except ConfigurationError as error:
             self.controller.on_unreadable_residual(self._now())
             self._applied.publish(messages.twist_message(stamp, np.zeros(6), self.arm.base_frame))
@@ -198,7 +199,7 @@ class ResidualControllerNode(Node):
         self._admit(self._residuals.saw_residual(Residual(stamp, twist), self._reached_stamp()))
 
     def _on_gripper(self, message: JointState) -> None:
-        stamp, width = messages.gripper_from_message(message)
+        stamp, width = decode.gripper_from_message(message)
         self._admit(self._residuals.saw_gripper(stamp, width, self._reached_stamp()))
 
     def _admit(self, residuals: list[Residual]) -> None:
@@ -207,8 +208,8 @@ class ResidualControllerNode(Node):
             self._applied.publish(messages.twist_message(residual.stamp_ns, applied, self.arm.base_frame))
 
     def _on_object_pose(self, message: PoseWithCovarianceStamped) -> None:
-        pose, covariance = messages.object_pose_from_message(message, self.arm.base_frame)
-        stamp = messages.stamp_ns(message.header.stamp)
+        pose, covariance = decode.object_pose_from_message(message, self.arm.base_frame)
+        stamp = decode.stamp_ns(message.header.stamp)
         self.controller.on_object_pose(pose[:3], covariance, stamp, self._now())
         self._admit(self._residuals.saw_percept(stamp, self._reached_stamp()))
 
@@ -217,7 +218,7 @@ class ResidualControllerNode(Node):
 
     def _on_goal(self, message: PointStamped) -> None:
         frames = self.arm.base_frame, self.settings.optical_frame
-        self.controller.on_goal(messages.goal_from_message(message, *frames, self._T_base_camera))
+        self.controller.on_goal(decode.goal_from_message(message, *frames, self._T_base_camera))
 
     def _on_heartbeat(self, message: Header) -> None:
         self.controller.on_heartbeat(self._now())
@@ -228,7 +229,7 @@ class ResidualControllerNode(Node):
             self.get_logger().warning("e-stop")
 
     def _on_episode(self, message: String) -> None:
-        episode = messages.episode_from_message(message)
+        episode = decode.episode_from_message(message)
         if episode.phase is not Phase.RESET:
             return
         self.controller.on_episode_reset(episode.stamp)

@@ -35,6 +35,7 @@ from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.spin import Finished, run
+from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.camera import Frame
 from rlfp_ros.simulation.pacing import FrameRate, Pace
@@ -274,10 +275,10 @@ class Simulator(Node):
     # --- what the graph sends ----------------------------------------------------------------------------------------
 
     def _on_command(self, message: JointTrajectory) -> None:
-        stamp = m.stamp_ns(message.header.stamp)
+        stamp = decode.stamp_ns(message.header.stamp)
         try:
             # No points in lock step: the controller has nothing to send, and says so in time.
-            trajectory = m.trajectory_from_message(message, self._joint_names) if message.points else None
+            trajectory = decode.trajectory_from_message(message, self._joint_names) if message.points else None
         except ConfigurationError as error:
             self._refused, self._refusal = self._refused + 1, str(error)
             return
@@ -291,12 +292,12 @@ class Simulator(Node):
             self._gripper_width = width if np.isfinite(width) else self._gripper_width
 
     def _on_residual_applied(self, message: TwistStamped) -> None:
-        self._owed.pop(m.stamp_ns(message.header.stamp), None)
+        self._owed.pop(decode.stamp_ns(message.header.stamp), None)
         if self._waiting is _Waiting.RESIDUAL and not self._owed:
             self._proceed()
 
     def _on_ready(self, message: String) -> None:
-        answer = m.ready_from_message(message)
+        answer = decode.ready_from_message(message)
         self._referee.on_ready(answer)
         if self._referee.phase is Phase.RESET and not self._missing():
             self._begin()

@@ -9,6 +9,7 @@ import numpy as np
 
 from rlfp_ros import schema
 from rlfp_ros.contract import CameraContract
+from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
 
@@ -47,9 +48,7 @@ def write_extrinsics(path: Path, T_base_camera: np.ndarray, remark: str) -> None
     """Write the file that `load_extrinsics` reads; `remark` is its first line and names the source of the numbers."""
     xyz, quaternion = T_base_camera[:3, 3], _quaternion(T_base_camera[:3, :3])
     numbers = [[round(float(value), 6) for value in values] for values in (xyz, quaternion)]
-    path.write_text(
-        f"# {remark}\nT_base_camera: {{xyz: {numbers[0]}, quaternion_xyzw: {numbers[1]}}}\n", encoding="utf-8"
-    )
+    write_whole(path, f"# {remark}\nT_base_camera: {{xyz: {numbers[0]}, quaternion_xyzw: {numbers[1]}}}\n")
 
 
 def orientation_in_base(T_base_camera: np.ndarray, quaternion: np.ndarray) -> np.ndarray:

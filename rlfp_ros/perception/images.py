@@ -14,12 +14,14 @@ import logging
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 
+from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 
 Buffer = Any  # bytes, bytearray, memoryview, array.array or a numpy array of uint8
@@ -288,3 +290,26 @@ def _with_cv_bridge(bridge: Any, encoding: str, pixels: np.ndarray) -> np.ndarra
         data=pixels.tobytes(),
     )
     return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, desired_encoding="rgb8"))
+
+
+def write_image(path: Path, image: np.ndarray, then: str = "run the command again or choose another --out") -> None:
+    """Write an image file, whole or not at all, in the format that its name ends with.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made if it is missing.
+    image
+        uint8 [H, W, 3] rgb, or [H, W] grey.
+    then
+        What to do once the disk is in order again, for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        If OpenCV does not write this format, or the file cannot be written.
+    """
+    if not cv2.haveImageWriter(path.name):
+        raise ConfigurationError(f"{path}: not an image format that OpenCV writes; let its name end in .png")
+    _, data = cv2.imencode(path.suffix, image if image.ndim == 2 else image[..., ::-1])
+    write_whole(path, data.tobytes(), then)

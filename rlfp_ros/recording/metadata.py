@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from rlfp_ros.files import replace_whole
 from rlfp_ros.recording.message_types import DISTRIBUTION, type_hash
 
 VERSION = 9
@@ -108,15 +108,7 @@ class BagMetadata:
 
     def write(self, directory: Path) -> None:
         """Write metadata.yaml, whole or not at all. Raises OSError."""
-        scratch = directory / f".{FILE_NAME}"
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                file.write(_dump({"rosbag2_bagfile_information": self.document()}))
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(directory / FILE_NAME)
-        finally:
-            scratch.unlink(missing_ok=True)
+        replace_whole(directory / FILE_NAME, _dump({"rosbag2_bagfile_information": self.document()}))
 
 
 def offered_qos_profiles(profiles: Sequence[QualityOfService]) -> str:

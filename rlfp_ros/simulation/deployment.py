@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ActionAndBase, ResidualController
@@ -21,7 +21,7 @@ class Behaviour:
     """An action and a base controller other than the task's own."""
 
     action: ActionContract
-    base_controller: BaseController
+    base_controller: BaseControllerContract
 
 
 class Deployment:

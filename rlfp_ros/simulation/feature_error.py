@@ -7,11 +7,13 @@ learns on `FeatureErrors` several times faster, and sees pixels again when it is
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 
 OUTLIER_DEVIATIONS = 4.0  # errors beyond so many (robust) standard deviations are gross mistakes
@@ -31,7 +33,9 @@ class FeatureErrorModel:
 
     def save(self, path: Path) -> None:
         """Write to an .npz file."""
-        np.savez(path, **{field.name: getattr(self, field.name) for field in fields(self)})
+        buffer = io.BytesIO()
+        np.savez(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
+        write_whole(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> FeatureErrorModel:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import coal
 import numpy as np
+
+from rlfp_ros.files import write_whole
 
 GRID = 0.015  # m; corners nearer than this become one: about a pixel of an 84 px picture
 FINEST = 1 / 12  # of a mesh's longest edge: small parts, as a servo, keep their shape
@@ -61,12 +62,3 @@ def _coarse_mesh(source: Path, scale: np.ndarray) -> Path:
         lines += [f"f {a + 1} {b + 1} {c + 1}" for a, b, c in triangles.tolist()]
         write_whole(made, "\n".join(lines) + "\n")
     return made
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file of the cache, whole or not there: several processes may make it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(scratch, path)

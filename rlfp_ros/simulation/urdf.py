@@ -13,8 +13,9 @@ import numpy as np
 
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.robot_description import find_mesh, read_description, with_pointer
+from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.low_polygon import FINEST, GRID, cache_directory, make_coarse, write_whole
+from rlfp_ros.simulation.low_polygon import FINEST, GRID, cache_directory, make_coarse
 
 MASSLESS = 1e-6  # kg, for a link without an <inertial>; PyBullet would give it 1 kg
 MESH_KINDS = (".stl", ".obj", ".dae")  # the formats that PyBullet reads

@@ -10,7 +10,7 @@ from torch import nn
 from rlfp_ros.contract import (
     ActionContract,
     ArmContract,
-    BaseController,
+    BaseControllerContract,
     CameraContract,
     Contract,
     EncoderContract,
@@ -41,7 +41,7 @@ def build_contract(
     observed: ObservationContract,
     state_size: int,
     action: ActionContract,
-    base_controller: BaseController,
+    base_controller: BaseControllerContract,
     latency: Latency,
     feature_statistics: FeatureStatistics,
     provenance: dict[str, JsonValue],

@@ -20,7 +20,6 @@ from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 AGREEMENT = 1e-5  # between PyTorch and ONNX Runtime: absolute below 1, relative above
 GOLDEN_FRAMES = 5  # enough for the stack to fill and the arm to move
 MOST_GOLDEN_FRAMES = 30  # a policy of discrete actions needs more until each of its inputs has changed an action
-GOLDEN_SEED = GOLDEN.first
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def play(contract: Contract, arm: Arm, networks: Networks, count: int) -> Iterat
         image_size=camera.height,
         behaviour=contract,
         observed=ObservationContract.of(contract),
-        seeds=CountedSeeds(GOLDEN_SEED),
+        seeds=CountedSeeds(GOLDEN.first),
     )
     if env.world.camera.contract.model_dump(exclude={"tolerance"}) != camera.model_dump(exclude={"tolerance"}):
         raise ConfigurationError(

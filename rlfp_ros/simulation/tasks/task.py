@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from rlfp_ros import paths, schema
-from rlfp_ros.contract import ActionContract, BaseController
+from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.plugins import Registry
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation import gymnasium_ids
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # it, and it is mostly in view.
 ARM_FOOT = (0.0, 0.0, 0.1)
 KEYPOINTS = ("object", "tool", "hand", "base")
-HOLD = BaseController(name="hold")
+HOLD = BaseControllerContract(name="hold")
 TOOL_ACTION = ActionContract(
     components=("vx", "vy", "vz"), scale=(0.25, 0.25, 0.25), units=("m/s", "m/s", "m/s"), rate_hz=30.0
 )
@@ -71,7 +71,7 @@ class Task(ABC):
 
     settings_schema: ClassVar[type[TaskSettings]] = TaskSettings
     action: ClassVar[ActionContract] = TOOL_ACTION
-    base_controller: ClassVar[BaseController] = HOLD
+    base_controller: ClassVar[BaseControllerContract] = HOLD
     # Sizes of a training that differ from the imitation recipe's own: field of the recipe -> fields that change.
     training: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     keypoints: tuple[str, ...] = KEYPOINTS  # the encoder's first feature points are supervised with these
