@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,13 +59,14 @@ def contract(name: str, **parameters: float) -> SimpleNamespace:
     return SimpleNamespace(action=action, base_controller=BaseControllerContract(name=name, parameters=parameters))
 
 
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plugin file, named in the environment."""
-    file = tmp_path / "drift_plugin.py"
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A plugin file, named in the environment; one for all tests, since a process loads a plugin once."""
+    file = tmp_path_factory.mktemp("plugin") / "drift_plugin.py"
     file.write_text(PLUGIN)
-    monkeypatch.setenv(plugins.VARIABLE, str(file))
-    return file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(plugins.VARIABLE, str(file))
+        yield file
 
 
 def test_the_controllers_that_ship_are_found_by_name() -> None:
