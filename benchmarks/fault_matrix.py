@@ -7,7 +7,7 @@ With --json, every trial is written as it ends, and a run that was interrupted g
 
 Every node is its own process on real DDS over shared memory, as `sim.launch.py` starts them, with the settings that an
 arm gets (`real_arm.launch.py`): the controller ticks on its own timer, starts DISABLED and wants a heartbeat. This
-script stands where the drivers' topics pass (joint states, pictures, residuals, /clock) and hands each message on as it
+script stands where the drivers' topics pass (joint states, images, residuals, /clock) and hands each message on as it
 came, until a fault is due: then it withholds, repeats or corrupts them, or kills a process.
 
 A fault comes at a random phase of the motion, while the residual acts. Measured is what the arm is *told*: the
@@ -99,8 +99,8 @@ FAULTS = {
         Fault("nan_action", "every residual has a NaN", True, False),
         Fault("action_jump", "residuals swing between 1.4 and -1.4 of their scale", True, False),
         Fault("future_stamp", "residuals are stamped 10 s ahead", True, False),
-        Fault("camera_frozen", "the camera repeats one picture with its stamp", False, False, stops_by=DARK),
-        Fault("camera_dead", "no picture comes", False, False, stops_by=DARK),
+        Fault("camera_frozen", "the camera repeats one image with its stamp", False, False, stops_by=DARK),
+        Fault("camera_dead", "no image comes", False, False, stops_by=DARK),
         Fault("joint_states_stale", "no joint state comes", stops_by=("joint_state_stale", "joint_state_old")),
         Fault("clock_frozen", "/clock stands still", stops_by=STARVED[:3]),
         Fault("controller_killed", "the safety node itself gets a SIGKILL", kills="residual_controller"),
@@ -144,7 +144,7 @@ class Harness:
         self.fault = ""
         self.heartbeat = True
         self.phase, self.episode = "", -1
-        self._picture: bytes | None = None
+        self._image: bytes | None = None
         self._swing = 1.0
         self._publishers = {
             topic.name: node.create_publisher(topic.type, topic.name, topic.qos)
@@ -190,9 +190,9 @@ class Harness:
     def _on_image(self, data: bytes) -> None:
         if self.fault == "camera_dead":
             return
-        if self.fault != "camera_frozen" or self._picture is None:
-            self._picture = data
-        self._publishers[self._m.IMAGE.name].publish(self._picture)
+        if self.fault != "camera_frozen" or self._image is None:
+            self._image = data
+        self._publishers[self._m.IMAGE.name].publish(self._image)
 
     def _on_residual(self, message: Any) -> None:
         twist = message.twist

@@ -86,8 +86,8 @@ def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
     """Seconds [count] from a live image to a residual, without any message."""
     contract, golden = bundle.contract, bundle.golden_frames()
     perception, policy = Perception(bundle), Policy(bundle, trained_arm(bundle))
-    picture, K = live_picture(golden.images[0], contract.camera.intrinsics.matrix())
-    camera = CameraModel(picture.shape[1], picture.shape[0], K)
+    full_image, K = camera_image(golden.images[0], contract.camera.intrinsics.matrix())
+    camera = CameraModel(full_image.shape[1], full_image.shape[0], K)
     no_effort = np.zeros(len(golden.joint_names))
     interval = round(1e9 / contract.action.rate_hz)
     taken = np.zeros(count + WARM_UP)
@@ -101,22 +101,22 @@ def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
             float(golden.gripper_widths[frame]),
         )
         started = time.perf_counter()
-        percept = perception(picture, camera)
+        percept = perception(full_image, camera)
         policy.act(percept.features, joints, joints.stamp_ns)
         taken[number] = time.perf_counter() - started
     return {"perception_policy": taken[WARM_UP:]}
 
 
-def live_picture(image: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def camera_image(image: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An image of LIVE size around the bundle's field of view, and its camera matrix [3, 3]."""
     width, height = LIVE
     scale = height / image.shape[0]
-    picture = np.full((height, width, 3), 128, np.uint8)
+    full_image = np.full((height, width, 3), 128, np.uint8)
     larger = cv2.resize(image, (round(image.shape[1] * scale), height), interpolation=cv2.INTER_LINEAR)
     left = (width - larger.shape[1]) // 2
-    picture[:, left : left + larger.shape[1]] = larger
+    full_image[:, left : left + larger.shape[1]] = larger
     focal = scale * K[0, 0]
-    return picture, np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    return full_image, np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
 def quantiles(seconds: np.ndarray) -> dict[str, float]:

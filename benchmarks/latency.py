@@ -1,7 +1,7 @@
 """Camera-to-command latency on real DDS, every node in a process of its own, read by an observer of the topics.
 
-Two parts in one run: the simulation graph in real time with the bundle's own pictures, and 640 x 480 pictures from a
-replay publisher that stands for a camera and an arm. Latency: from the picture's publication to the reception of the
+Two parts in one run: the simulation graph in real time with the bundle's own images, and 640 x 480 images from a
+replay publisher that stands for a camera and an arm. Latency: from the image's publication to the reception of the
 first command that contains its residual. Render time is not in it, and is reported beside it.
 
     ./rlfp bench latency [--episodes N] [--seconds S] [--json FILE]
@@ -33,7 +33,7 @@ from rlfp_ros.nodes.spin import REALTIME
 
 BUNDLE = "reach_panda"
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30
-PICTURES = 12  # rendered before the clock runs, then repeated
+IMAGE_COUNT = 12  # rendered before the clock runs, then repeated
 STARTED_S = 20.0  # for the nodes to come up
 
 
@@ -75,11 +75,11 @@ def simulation(episodes: int) -> dict[str, Any]:
             lambda episode: None,
         )
     latency = latency_summary(observed)
-    return latency | {"pictures": sum(len(episode.images) for episode in observed), "render_ms_p50": render_ms()}
+    return latency | {"images": sum(len(episode.images) for episode in observed), "render_ms_p50": render_ms()}
 
 
 def render_ms() -> float:
-    """Median time of a picture under `train`, in this process."""
+    """Median time of an image under `train`, in this process."""
     from rlfp_ros.evaluation.rollout import Rollout
     from rlfp_ros.simulation.randomization import load_profile
 
@@ -88,7 +88,7 @@ def render_ms() -> float:
     for seed in range(40):
         world.reset(seed)
         started = time.perf_counter()
-        world.picture()
+        world.render()
         times.append(1e3 * (time.perf_counter() - started))
     return round(float(np.median(times)), 2)
 
@@ -127,7 +127,7 @@ def replay(seconds: float) -> dict[str, Any]:
     heard.applied = {stamp: heard.applied[stamp] for stamp in answered}
     without_residual = sum(stamp not in heard.residuals for stamp in sent)  # of the lost, before the policy's answer
     return latency_summary([heard]) | {
-        "pictures": len(sent),
+        "images": len(sent),
         "lost": len(sent) - len(answered),
         "lost_without_residual": without_residual,
     }
@@ -148,7 +148,7 @@ def _publish(domain: str, seconds: float) -> None:
 
     bundle = load_bundle(BUNDLE)
     arm = trained_arm(bundle)
-    pictures, K = _pictures()
+    images, K = _render_images()
     rclpy.init()
     node = Node("replay")
     controller = TrajectoryController(len(arm.joint_names))
@@ -172,7 +172,7 @@ def _publish(domain: str, seconds: float) -> None:
         nonlocal count
         stamp = node.get_clock().now().nanoseconds
         info.publish(m.camera_info_message(stamp, "camera_optical_frame", WIDTH, HEIGHT, K))
-        image.publish(m.image_message(stamp, pictures[count % PICTURES], "camera_optical_frame"))
+        image.publish(m.image_message(stamp, images[count % IMAGE_COUNT], "camera_optical_frame"))
         count += 1
 
     def measure() -> None:
@@ -200,8 +200,8 @@ def _publish(domain: str, seconds: float) -> None:
     rclpy.shutdown()
 
 
-def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
-    """Pictures of the scene at 640 x 480, uint8 rgb, and their camera matrix [3, 3]."""
+def _render_images() -> tuple[list[np.ndarray], np.ndarray]:
+    """Images of the scene at 640 x 480, uint8 rgb, and their camera matrix [3, 3]."""
     from rlfp_ros.contract import Intrinsics
     from rlfp_ros.simulation.pybullet_world import PybulletWorld
     from rlfp_ros.simulation.randomization import load_profile
@@ -214,8 +214,8 @@ def _pictures() -> tuple[list[np.ndarray], np.ndarray]:
     intrinsics = Intrinsics(fx=focal, fy=focal, cx=(WIDTH - 1) / 2, cy=(HEIGHT - 1) / 2)
     camera = contract.camera.model_copy(update={"width": WIDTH, "height": HEIGHT, "intrinsics": intrinsics})
     world = PybulletWorld(arm, load_task(contract.task), load_profile("none"), load_scene(arm=arm), camera)
-    pictures = []
-    for seed in range(PICTURES):
+    images = []
+    for seed in range(IMAGE_COUNT):
         world.reset(seed)
-        pictures.append(world.image)
-    return pictures, intrinsics.matrix()
+        images.append(world.image)
+    return images, intrinsics.matrix()

@@ -64,7 +64,7 @@ def measure(bundle: str, profile: Profile, scenes: int) -> dict[str, dict[str, f
         rng, lying = stream(seed, "postures"), task.object_pose(world)[0]
         for _ in range(POSTURES):
             arrange(world, kinematics, lying, rng)
-            seen = encoder(world.picture())[0]
+            seen = encoder(world.render())[0]
             true = world.keypoints()
             error = np.linalg.norm(seen[: len(true), :2] - true, axis=1) * intrinsics.fx
             pixels = true * intrinsics.fx + centre

@@ -64,9 +64,9 @@ CELLS = (
     "spatial/nothing",
     "cnn/nothing",
 )
-PICTURES = {"train": (15_000, 41_000_000), "validation": (1_500, 43_000_000)}  # how many, and their first seed
+IMAGES = {"train": (15_000, 41_000_000), "validation": (1_500, 43_000_000)}  # how many, and their first seed
 TRAINING = EncoderTraining(
-    frames=PICTURES["train"][0], updates=600, batch=126, learning_rate=1e-3, first_frames=PICTURES["train"][0]
+    frames=IMAGES["train"][0], updates=600, batch=126, learning_rate=1e-3, first_frames=IMAGES["train"][0]
 )
 PROBED = 6_000  # images that the probes learn from
 PROBE_STEPS = 1_500
@@ -140,22 +140,22 @@ def run(cell: Cell, folder: Path, success: bool) -> None:
 
 def source(profile: str) -> FrameSource:
     """The images of a profile; the same for every cell."""
-    count, seed = PICTURES[profile]
+    count, seed = IMAGES[profile]
     return FrameSource(load_cell(TASK, "panda", profile), seed, count, sequences=True, teacher=True)
 
 
-def pictures(profile: str, folder: Path) -> Frames:
+def render_images(profile: str, folder: Path) -> Frames:
     """Rendered once, kept, and gone on with where a run was stopped."""
     with Frames(source(profile), folder / profile) as frames:
         if frames.available < frames.source.count:
-            print(f"  rendering {frames.source.count} pictures under {profile}", flush=True)
+            print(f"  rendering {frames.source.count} images under {profile}", flush=True)
             frames.wait_for(frames.source.count)
     return frames
 
 
 def learnt(cell: Cell, folder: Path) -> Encoder:
     """The cell's encoder, frozen."""
-    pictures("train", folder)
+    render_images("train", folder)
     kind, representation = cell.name.split("/")
     shared = source("train")
     if representation == NOTHING:
@@ -184,7 +184,7 @@ def show(done: int, text: str, **figures: float) -> None:
 
 def probe(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Median errors of the object's position, mm, read from the features by a linear and by a small network."""
-    train, validation = pictures("train", folder), pictures("validation", folder)
+    train, validation = render_images("train", folder), render_images("validation", folder)
     held_out = held_out_count(train.source.count)
     parts = [(train, slice(0, PROBED)), (train, slice(-held_out, None)), (validation, slice(None))]
     codes = [features_of(encoder, frames.images[part]).flatten(1) for frames, part in parts]
@@ -230,7 +230,7 @@ def fit(network: nn.Module, inputs: Tensor, wanted: Tensor, steps: int) -> None:
 
 def play(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
     """Share of episodes won by imitation of the teacher on frozen features and joints, under each profile."""
-    train = pictures("train", folder)
+    train = render_images("train", folder)
     known = train.source.count - held_out_count(train.source.count)
     features = features_of(encoder, train.images[:known]).flatten(1)
     inputs = torch.cat([features, torch.from_numpy(train.proprioception[:known].copy())], dim=1)
@@ -239,7 +239,7 @@ def play(encoder: Encoder, cell: Cell, folder: Path) -> dict[str, float]:
     torch.manual_seed(cell.seed)
     actor = small_network(inputs.shape[1], train.teacher.shape[1])
     fit(actor, scale(inputs), torch.from_numpy(train.teacher[:known].copy()), IMITATION_STEPS)
-    return {profile: success(encoder, scale, actor, profile) for profile in PICTURES}
+    return {profile: success(encoder, scale, actor, profile) for profile in IMAGES}
 
 
 @torch.no_grad()

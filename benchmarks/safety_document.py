@@ -49,7 +49,7 @@ REASONS: dict[Reason, tuple[str, str]] = {
     Reason.RESIDUAL_SHAPE: ("not one value for each axis (six, or the arm's joints), or another frame", GAIN),
     Reason.RESIDUAL_RANGE: ("beyond `residual_range` times the bundle's scale: wrong units", GAIN),
     Reason.RESIDUAL_JUMP: ("a change beyond `residual_jump` times the bundle's scale", GAIN),
-    Reason.RESIDUAL_GAP: ("stamps more than `residual_gap_s` apart: residuals or pictures were lost", NONE),
+    Reason.RESIDUAL_GAP: ("stamps more than `residual_gap_s` apart: residuals or images were lost", NONE),
     Reason.PERCEPT_STALE: ("no new object pose (or domain shift) for `percept_timeout_s`", HOLD),
     Reason.PERCEPT_OLD: ("the object pose's image is older than `percept_max_age_s`", HOLD),
     Reason.PERCEPT_BAD: ("object pose or domain shift not finite, farther than 100 m, or stamped ahead", HOLD),

@@ -3,7 +3,7 @@
 Rates are per second of processor time, which is what one core gives and which other programs disturb least; the
 policies' rounds alternate. Both do a soft actor-critic step on 256 transitions with two layers of 256 units; ours has
 a teacher's loss and layer normalisation in it, as training has. An encoder update is the gradient step alone, without
-the other appearances that training gives each picture in a thread beside it. Minutes to 90 % success come from
+the other appearances that training gives each image in a thread beside it. Minutes to 90 % success come from
 TensorBoard's log in the run folder: from the start of the training to the first time that the last 20 episodes, in the
 recipe the actor's last 100, reach it; pauses of more than a minute are not counted.
 
@@ -43,7 +43,7 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import BENCHMARKS
 
 TASKS = ("reach", "push", "lift")
-PICTURES = 400  # rendered, and then learnt from
+IMAGE_COUNT = 400  # rendered, and then learnt from
 ROUNDS = 3  # of the policies' measurement; medians count
 POINTS = (2, 16, 3)  # stack, points, x y confidence
 PROPRIOCEPTION, ACTION = 7 + 7 + 1 + 3 + 3, 3  # reach on the Panda: joints, speeds, gripper, tool, its direction
@@ -106,15 +106,15 @@ def rate(step: Callable[[], None], seconds: float) -> float:
 
 
 def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
-    """Labelled pictures per second of the renderer's time under `train`, and an encoder update on them."""
-    source = FrameSource(load_cell("reach", "panda", "train"), BENCHMARKS.first, PICTURES)
+    """Labelled images per second of the renderer's time under `train`, and an encoder update on them."""
+    source = FrameSource(load_cell("reach", "panda", "train"), BENCHMARKS.first, IMAGE_COUNT)
     with Frames(source, folder) as frames:
         renderer = psutil.Process(frames._process.pid)
-        frames.wait_for(PICTURES // 8)  # it has loaded everything by then
+        frames.wait_for(IMAGE_COUNT // 8)  # it has loaded everything by then
         began, before = frames.available, sum(renderer.cpu_times()[:2])
-        frames.wait_for(PICTURES - 3)  # it ends with the last ones
+        frames.wait_for(IMAGE_COUNT - 3)  # it ends with the last ones
         taken, done = sum(renderer.cpu_times()[:2]) - before, frames.available
-        frames.wait_for(PICTURES)
+        frames.wait_for(IMAGE_COUNT)
         arrays = [np.array(array) for array in (frames.images, frames.keypoints, frames.positions)]
     training = EncoderTraining()
     encoder = SpatialEncoder(source.camera)
@@ -123,7 +123,7 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
     rng = np.random.default_rng(0)
 
     def step() -> None:
-        picks = rng.integers(0, PICTURES, training.batch)
+        picks = rng.integers(0, IMAGE_COUNT, training.batch)
         images, keypoints, positions = (torch.from_numpy(array[picks]) for array in arrays)
         maps, log_weights = encoder.see(images)
         features, position, factor, _ = encoder.describe(maps, log_weights)

@@ -33,7 +33,7 @@ from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
 
 SPACE, ACTIONS = shapes(MakePointMass()())
-PICTURES, _ = shapes(MakePointMass(pixels=True, frame_stack=2)())
+IMAGE_SHAPES, _ = shapes(MakePointMass(pixels=True, frame_stack=2)())
 
 
 @pytest.fixture(autouse=True)
@@ -263,12 +263,12 @@ def test_action_likelihood_is_that_of_a_squashed_gaussian() -> None:
 
 
 def test_only_the_critics_teach_the_encoder_and_the_target_follows_slowly() -> None:
-    learner = sac.SoftActorCritic(PICTURES, ACTIONS, sac.SacSettings(hidden=8, target_rate=0.1))
+    learner = sac.SoftActorCritic(IMAGE_SHAPES, ACTIONS, sac.SacSettings(hidden=8, target_rate=0.1))
     optimised = {id(p) for group in learner.actor_optimizer.param_groups for p in group["params"]}
     assert not optimised & {id(parameter) for parameter in learner.encoder.parameters()}
     before = [parameter.clone() for parameter in learner.target.parameters()]
     encoder = [parameter.clone() for parameter in learner.encoder.parameters()]
-    learner.update(batch_of(PICTURES, 8, torch.rand(8, ACTIONS)))
+    learner.update(batch_of(IMAGE_SHAPES, 8, torch.rand(8, ACTIONS)))
     assert all(not torch.equal(old, new) for old, new in zip(encoder, learner.encoder.parameters(), strict=True))
     for old, new, fast in zip(before, learner.target.parameters(), learner.critic.parameters(), strict=True):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * fast)
@@ -277,8 +277,8 @@ def test_only_the_critics_teach_the_encoder_and_the_target_follows_slowly() -> N
 def test_drq_averages_targets_over_augmented_copies() -> None:
     """Yarats et al. 2021, equation 2: the mean of the targets of K augmentations, each of the whole batch."""
     settings = sac.SacSettings(hidden=8, target_augmentations=3, augmentation="noise")
-    learner = sac.SoftActorCritic(PICTURES, ACTIONS, settings)
-    batch = batch_of(PICTURES, 4, torch.rand(4, ACTIONS))
+    learner = sac.SoftActorCritic(IMAGE_SHAPES, ACTIONS, settings)
+    batch = batch_of(IMAGE_SHAPES, 4, torch.rand(4, ACTIONS))
     seen: list[Any] = []
     noise = learner._augment
     learner._augment = lambda images: seen.append(noise(images)) or seen[-1]  # type: ignore[func-returns-value]
@@ -429,7 +429,7 @@ def test_sac_learns_as_it_did_before_it_also_became_the_recipes(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", ["sac", "ppo", "dqn", "a3c"])
-def test_each_algorithm_takes_stacked_pictures(name: str) -> None:
+def test_each_algorithm_takes_stacked_images(name: str) -> None:
     settings = ALGORITHMS[name].settings.changed(hidden=8)
     if name in ("sac", "dqn"):
         settings = settings.changed(batch=8, first_steps=20)

@@ -1,4 +1,4 @@
-"""The overlay's figure against a known error: pictures of the foreign simulator, whose camera's true place is known."""
+"""The overlay's figure against a known error: images of the foreign simulator, whose camera's true place is known."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def live() -> tuple[list[Snapshot], np.ndarray]:
         joints = np.array(ARM.home) + rng.uniform(-0.3, 0.3, 7)
         world.move_arm(joints, 0.04)
         state = JointState(0, joints, np.zeros(7), np.zeros(7), 0.04)
-        snapshots.append(Snapshot(0, world.picture(), world.camera.model, state))
+        snapshots.append(Snapshot(0, world.render(), world.camera.model, state))
     truth = world.camera.T_base_camera.copy()
     world.close()
     return snapshots, truth
@@ -60,7 +60,7 @@ def moved(T: np.ndarray, v: tuple[float, ...], degrees: tuple[float, ...]) -> np
 
 
 def true_error_px(snapshots: list[Snapshot], truth: np.ndarray, given: np.ndarray) -> float:
-    """Mean distance in the pictures of points on the arm, drawn from the two places."""
+    """Mean distance in the images of points on the arm, drawn from the two places."""
     from rlfp_ros.control.kinematics import Kinematics
 
     kinematics, distances = Kinematics(ARM), []
@@ -126,9 +126,9 @@ def test_overlays_show_the_outline(
 ) -> None:
     snapshots, truth = live
     (path,) = write_overlays([replace(snapshots[0])], renderer, truth, tmp_path)
-    picture = cv2.imread(str(path))
-    assert picture.shape == (360, 480, 3)
-    assert (picture == (60, 220, 40)).all(axis=-1).sum() > 100  # BGR of the outline
+    image = cv2.imread(str(path))
+    assert image.shape == (360, 480, 3)
+    assert (image == (60, 220, 40)).all(axis=-1).sum() > 100  # BGR of the outline
 
 
 @pytest.mark.graph
@@ -137,7 +137,7 @@ def test_live_arm_is_aligned_while_it_stands(
 ) -> None:
     images = test_node.listen(m.IMAGE)
     start_node("arm_twin", {"bundle": "reach_panda"})
-    test_node.spin_until(lambda: len(images) > 3, 30.0, "pictures")
+    test_node.spin_until(lambda: len(images) > 3, 30.0, "images")
     arguments = ["align", "--meshes", "collision", "--out", str(tmp_path), "transport:=local"]
     assert cli.main(arguments) == 0, capsys.readouterr().err
     assert "the outline of panda misses by" in capsys.readouterr().out.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Augmentations: each does to a picture what its paper says, to a whole stack alike, to each picture anew."""
+"""Augmentations: each does to an image what its paper says, to a whole stack alike, to each image anew."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def pictures(batch: int = 64, stack: int = 2) -> torch.Tensor:
-    """The same frame in every place of a stack, another one in every picture."""
+def image_stacks(batch: int = 64, stack: int = 2) -> torch.Tensor:
+    """The same frame in every place of a stack, another one in every image."""
     return torch.randint(0, 256, (batch, SIZE, SIZE, 3), dtype=torch.uint8).repeat(1, 1, 1, stack)
 
 
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))
 def test_every_augmentation_keeps_shape_range_and_its_input(name: str) -> None:
-    images = pictures()
+    images = image_stacks()
     before = images.clone()
     changed = AUGMENTATIONS[name](images)
     assert changed.shape == images.shape
@@ -53,13 +53,13 @@ def test_every_augmentation_keeps_shape_range_and_its_input(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(AUGMENTATIONS) - {"noise"}))
-def test_all_frames_of_a_stack_are_changed_alike_and_each_picture_differently(name: str) -> None:
-    changed = AUGMENTATIONS[name](pictures(batch=1).repeat(16, 1, 1, 1))
+def test_all_frames_of_a_stack_are_changed_alike_and_each_image_differently(name: str) -> None:
+    changed = AUGMENTATIONS[name](image_stacks(batch=1).repeat(16, 1, 1, 1))
     torch.testing.assert_close(changed[..., :3], changed[..., 3:])
-    assert len({picture.sum().item() for picture in changed}) > 8
+    assert len({image.sum().item() for image in changed}) > 8
 
 
-def test_a_shift_moves_the_picture_by_whole_pixels_and_repeats_its_edges() -> None:
+def test_a_shift_moves_the_image_by_whole_pixels_and_repeats_its_edges() -> None:
     """DrQ: 4 pixels of 84 to every side, that is 2 of 32; every offset is equally likely."""
     rows = torch.arange(SIZE, dtype=torch.uint8)
     images = torch.stack(
@@ -67,16 +67,16 @@ def test_a_shift_moves_the_picture_by_whole_pixels_and_repeats_its_edges() -> No
     )
     changed = random_shift(images[None].repeat(2_000, 1, 1, 1))
     counts = torch.zeros(5, 5)
-    for picture in changed:
-        dy, dx = int(picture[10, 10, 0]) - 10, int(picture[10, 10, 1]) - 10
+    for image in changed:
+        dy, dx = int(image[10, 10, 0]) - 10, int(image[10, 10, 1]) - 10
         expected = images[(rows.int() + dy).clamp(0, SIZE - 1)][:, (rows.int() + dx).clamp(0, SIZE - 1)]
-        assert torch.equal(picture, expected.float())
+        assert torch.equal(image, expected.float())
         counts[dy + 2, dx + 2] += 1
     assert counts.min() > 40  # of 80 on average
 
 
 def test_a_crop_is_a_window_brought_to_full_size() -> None:
-    """RAD: 84 of 100. On a picture whose value is the place, steps between pixels shrink by that, and no edge shows."""
+    """RAD: 84 of 100. On an image whose value is the place, steps between pixels shrink by that, and no edge shows."""
     ramp = torch.linspace(0, 255, SIZE)
     y, x = torch.meshgrid(ramp, ramp, indexing="ij")
     images = torch.stack([y, x, x], dim=-1)
@@ -92,7 +92,7 @@ def test_a_crop_is_a_window_brought_to_full_size() -> None:
 
 
 def test_jitter_by_each_of_its_four_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = pictures(stack=1).float() / 2 + 64  # far from the ends, so that nothing is cut off
+    images = image_stacks(stack=1).float() / 2 + 64  # far from the ends, so that nothing is cut off
 
     def only(name: str, half_width: float) -> torch.Tensor:
         for part in ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE"):
@@ -128,18 +128,18 @@ def test_noise_has_the_declared_deviation_and_differs_everywhere() -> None:
 
 
 def test_cutout_paints_one_rectangle_in_one_colour_and_leaves_the_rest() -> None:
-    images = pictures()
+    images = image_stacks()
     changed = cutout(images)
     sides = []
-    for picture, before in zip(changed, images, strict=True):
-        where = (picture != before).any(dim=-1)
+    for image, before in zip(changed, images, strict=True):
+        where = (image != before).any(dim=-1)
         rows, columns = where.any(dim=1).nonzero()[:, 0], where.any(dim=0).nonzero()[:, 0]
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        inside = picture[top:bottom, left:right, :3].reshape(-1, 3)
+        inside = image[top:bottom, left:right, :3].reshape(-1, 3)
         assert torch.equal(inside, inside[:1].expand_as(inside))
         outside = torch.ones(SIZE, SIZE, dtype=torch.bool)
         outside[top:bottom, left:right] = False
-        assert torch.equal(picture[outside], before[outside].float())
+        assert torch.equal(image[outside], before[outside].float())
         sides += [bottom - top, right - left]
     low, high = module.CUTOUT
     assert min(sides) >= low * SIZE - 1
@@ -148,8 +148,8 @@ def test_cutout_paints_one_rectangle_in_one_colour_and_leaves_the_rest() -> None
 
 
 def test_random_convolution_mixes_colours_linearly_and_leaves_one_in_ten() -> None:
-    """Lee et al. 2020: each picture has a kernel of its own. Below the squashing it is linear, and shifts with it."""
-    images = pictures(batch=400, stack=1)
+    """Lee et al. 2020: each image has a kernel of its own. Below the squashing it is linear, and shifts with it."""
+    images = image_stacks(batch=400, stack=1)
     changed = random_convolution(images)
     left = (changed == images).all(dim=(1, 2, 3))
     assert 0.05 < left.float().mean().item() < 0.16
@@ -163,7 +163,7 @@ def test_random_convolution_mixes_colours_linearly_and_leaves_one_in_ten() -> No
 
 
 def test_names_are_joined_and_a_wrong_one_is_named() -> None:
-    images = pictures(4)
+    images = image_stacks(4)
     torch.manual_seed(3)
     both = augmentation("shift+noise")(images)
     torch.manual_seed(3)
@@ -176,7 +176,7 @@ def test_names_are_joined_and_a_wrong_one_is_named() -> None:
 
 
 def test_copies_have_augmentations_of_their_own_and_are_averaged_in_place() -> None:
-    observation = {"image": pictures(3), "vector": torch.arange(6.0).reshape(3, 2)}
+    observation = {"image": image_stacks(3), "vector": torch.arange(6.0).reshape(3, 2)}
     copies = augmented(observation, random_shift, 4)
     assert copies["image"].shape == (12, SIZE, SIZE, 6)
     torch.testing.assert_close(copies["vector"], observation["vector"].repeat(4, 1))

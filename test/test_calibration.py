@@ -1,4 +1,4 @@
-"""Calibration from rendered pictures of a board whose truth is known: camera, and its place before the arm."""
+"""Calibration from rendered images of a board whose truth is known: camera, and its place before the arm."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FINE = 2  # samples along each side of a pixel
 
 @functools.cache
 def rays(camera: CameraModel) -> np.ndarray:
-    """Where each sample of the distorted picture looks, [N, 3] in the optical frame."""
+    """Where each sample of the distorted image looks, [N, 3] in the optical frame."""
     u, v = np.meshgrid(
         (np.arange(camera.width * FINE) + 0.5) / FINE - 0.5, (np.arange(camera.height * FINE) + 0.5) / FINE - 0.5
     )
@@ -60,17 +60,17 @@ def rays(camera: CameraModel) -> np.ndarray:
 
 def render(board: Board, T_camera_board: np.ndarray, camera: CameraModel, rng: np.random.Generator) -> np.ndarray:
     """What the camera sees of the board on a grey wall: rays through the distorted lens, blur, noise. uint8 rgb."""
-    picture = board.image(SQUARE_PX)
+    image = board.image(SQUARE_PX)
     T = np.linalg.inv(T_camera_board)
     directions = rays(camera) @ T[:3, :3].T
     distance = -T[2, 3] / directions[:, 2]
     places = directions[:, :2] * distance[:, None] + T[:2, 3]
-    # The picture's corner lies one square before the board's, and pixel centres are at integers.
+    # The image's corner lies one square before the board's, and pixel centres are at integers.
     texels = ((places / board.square + 1) * SQUARE_PX - 0.5).astype(np.float32)
     texels = texels.reshape(camera.height * FINE, camera.width * FINE, 2)
     if not board.marker:
         texels += SQUARE_PX  # its frame begins at the first inner corner
-    image = cv2.remap(picture, texels[..., 0], texels[..., 1], cv2.INTER_LINEAR, borderValue=128)
+    image = cv2.remap(image, texels[..., 0], texels[..., 1], cv2.INTER_LINEAR, borderValue=128)
     image = cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     image = cv2.GaussianBlur(image, (0, 0), 0.7).astype(float) + rng.normal(0, 2, image.shape)
     return np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
@@ -83,7 +83,7 @@ def pose(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
 
 
 def views_of(board: Board, rng: np.random.Generator, count: int = 7) -> list[View]:
-    """The board before the camera, in all corners of the picture."""
+    """The board before the camera, in all corners of the image."""
     half = np.array([board.columns, board.rows, 0]) * board.square / 2
     views = []
     while len(views) < count:
@@ -237,7 +237,7 @@ def test_intrinsics_of_two_cameras_are_never_mixed(tmp_path: Path, capsys: pytes
     assert "/oak/rgb/image_rect are rectified, expected raw ones" in capsys.readouterr().err
 
 
-def test_board_is_written_as_a_picture_in_which_it_is_found(tmp_path: Path) -> None:
+def test_board_is_written_as_an_image_in_which_it_is_found(tmp_path: Path) -> None:
     for marker in ("0.022", "0"):
         out = tmp_path / f"board_{marker}.png"
         assert cli.main(["calibrate", "board", "--marker", marker, "--out", str(out)]) == 0
@@ -255,7 +255,7 @@ def test_postures_that_turn_about_one_axis_leave_the_place_open(hand_eye: tuple[
         calibrate_hand_eye(views[:5], tools[:5], CAMERA)
 
 
-def test_joints_that_are_not_the_pictures_are_a_calibration_that_misses(
+def test_joints_that_are_not_the_images_are_a_calibration_that_misses(
     hand_eye: tuple[list[View], list[np.ndarray]],
 ) -> None:
     views, tools = hand_eye
@@ -279,11 +279,11 @@ def test_board_that_cannot_be_is_refused(wrong: dict[str, object], named: str) -
     assert named in str(caught.value)
 
 
-def test_camera_without_calibration_gives_pictures_for_its_intrinsics_but_nothing_to_measure_with(
+def test_camera_without_calibration_gives_images_for_its_intrinsics_but_nothing_to_measure_with(
     tmp_path: Path,
 ) -> None:
-    picture = m.image_message(1, np.zeros((84, 84, 3), np.uint8), "camera")
-    rows = [(m.CAMERA_INFO, CameraInfo(width=84, height=84), 1), (m.IMAGE, picture, 2)]
+    image = m.image_message(1, np.zeros((84, 84, 3), np.uint8), "camera")
+    rows = [(m.CAMERA_INFO, CameraInfo(width=84, height=84), 1), (m.IMAGE, image, 2)]
     bag = write_bag(tmp_path / "bag", rows)
     (snapshot,) = read_snapshots(bag)
     assert snapshot.image.shape == (84, 84, 3)

@@ -62,7 +62,7 @@ def test_healthy_arm_and_camera_are_green(checklist: Checklist) -> None:
     assert report.refusal == ""
     assert {line.name for line in report.lines} == {
         "camera",
-        "pictures",
+        "images",
         "scene",
         "extrinsics",
         "joint_states",
@@ -109,10 +109,10 @@ def test_one_thing_wrong_is_one_red_line(
 @pytest.mark.parametrize(
     ("fed", "names", "found"),
     [
-        ({"camera_hz": 15.0}, {"pictures", "policy"}, "comes at 15.0 Hz, expected 24 to 36 Hz"),
+        ({"camera_hz": 15.0}, {"images", "policy"}, "comes at 15.0 Hz, expected 24 to 36 Hz"),
         ({"joints_hz": 20.0}, {"joint_states"}, "comes at 20.0 Hz, expected at least 50 Hz"),
-        ({"ahead_s": 3.0}, {"pictures", "joint_states", "policy"}, "2.990 s ahead of this machine's clock"),
-        ({"ahead_s": -3.0}, {"pictures", "joint_states", "policy"}, "3.010 s behind this machine's clock"),
+        ({"ahead_s": 3.0}, {"images", "joint_states", "policy"}, "2.990 s ahead of this machine's clock"),
+        ({"ahead_s": -3.0}, {"images", "joint_states", "policy"}, "3.010 s behind this machine's clock"),
     ],
 )
 def test_wrong_rate_and_another_clock_are_said(
@@ -148,7 +148,7 @@ def test_silent_topic_says_what_was_wrong_with_its_last_message(checklist: Check
     later = NOW + 3_000_000_000
     lines = {line.name: line for line in checklist.report(later).lines}
     assert lines["joint_states"].found == "joint fr3_joint1 is missing"
-    assert lines["pictures"].found == "nothing comes on perception/features"
+    assert lines["images"].found == "nothing comes on perception/features"
     assert lines["heartbeat"].found == "silent"
 
 

@@ -252,7 +252,7 @@ def test_what_the_policy_remembers_fed_back_differently(tiny_bundle: Path, monke
     assert "what is fed back" in policy_refusal(tiny_bundle)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4])
@@ -268,7 +268,7 @@ def test_colour_order(shipped: Path, monkeypatch: Patch) -> None:
 
 
 def test_colour_order_of_messages(shipped: Path) -> None:
-    """A camera of bgr8 whose pictures are taken for rgb8."""
+    """A camera of bgr8 whose images are taken for rgb8."""
     bundle = load_bundle(shipped)
     perception = Perception(bundle)
 
@@ -279,7 +279,7 @@ def test_colour_order_of_messages(shipped: Path) -> None:
     assert "colour order" in refusal(lambda: perception.rehearse(bundle.golden_frames(), received("rgb8")))
 
 
-def test_a_golden_picture_comes_back_by_area_alone() -> None:
+def test_a_golden_image_comes_back_by_area_alone() -> None:
     image = np.random.default_rng(0).integers(0, 256, (84, 84, 3), dtype=np.uint8)
     np.testing.assert_array_equal(cv2.resize(enlarged(image), (84, 84), interpolation=cv2.INTER_AREA), image)
 

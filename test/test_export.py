@@ -139,7 +139,7 @@ def test_a_latent_and_a_memory_become_a_bundle_and_an_episode_starts_without_the
         return [policy.act(features, joints, step).twist for step in range(4)]
 
     first = episode()
-    assert np.abs(first[2] - first[1]).max() > 1e-5  # the same picture, another memory
+    assert np.abs(first[2] - first[1]).max() > 1e-5  # the same image, another memory
     policy.reset()
     np.testing.assert_array_equal(episode(), first)
 
@@ -307,28 +307,28 @@ def test_an_int8_encoder_sees_what_the_float_one_sees() -> None:
 
     def squares(count: int) -> tuple[np.ndarray, np.ndarray]:
         middle = rng.integers(12, 72, (count, 2))
-        pictures = rng.integers(90, 140, (count, 84, 84, 3)).astype(np.uint8)
-        for picture, (x, y) in zip(pictures, middle, strict=True):
-            picture[y - 4 : y + 4, x - 4 : x + 4] = (230, 20, 20)
+        batch = rng.integers(90, 140, (count, 84, 84, 3)).astype(np.uint8)
+        for image, (x, y) in zip(batch, middle, strict=True):
+            image[y - 4 : y + 4, x - 4 : x + 4] = (230, 20, 20)
         lens = camera.intrinsics
         points = (middle - 0.5 - (lens.cx, lens.cy)) / (lens.fx, lens.fy)
-        return pictures, points.astype(np.float32)
+        return batch, points.astype(np.float32)
 
     optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
     for _ in range(40):
-        pictures, points = squares(16)
-        log_weights = encoder.see(torch.from_numpy(pictures))[1]
+        batch, points = squares(16)
+        log_weights = encoder.see(torch.from_numpy(batch))[1]
         loss = -(encoder.cell_weights(torch.from_numpy(points)[:, None]) * log_weights[:, :1]).sum(dim=-1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     encoder.eval()
-    pictures, points = squares(10)
-    network = export_encoder(encoder, pictures[0])
-    small = quantise.int8_encoder(network, pictures)
+    batch, points = squares(10)
+    network = export_encoder(encoder, batch[0])
+    small = quantise.int8_encoder(network, batch)
     assert len(small) < 0.8 * len(network)
     seen, seen_small = (
-        np.stack([in_onnx_runtime(file, ("features",))({"image": image[None]})[0][0] for image in pictures])
+        np.stack([in_onnx_runtime(file, ("features",))({"image": image[None]})[0][0] for image in batch])
         for file in (network, small)
     )
     assert np.median(np.abs(seen[:, 0, :2] - points)) < 0.008  # a pixel, on the plane z = 1
@@ -338,7 +338,7 @@ def test_an_int8_encoder_sees_what_the_float_one_sees() -> None:
 # --- novelty ---------------------------------------------------------------------------------------------------------
 
 
-def test_novelty_marks_altered_pictures_and_leaves_torchs_random_numbers_alone() -> None:
+def test_novelty_marks_altered_images_and_leaves_torchs_random_numbers_alone() -> None:
     torch.manual_seed(5)
     camera = load_bundle(SHIPPED).contract.camera
     encoder = SpatialEncoder(camera).eval()
@@ -387,7 +387,7 @@ def test_nominal_90_percent_regions_hold_90_percent_whatever_the_pose_head_says(
     assert 0.87 < float((squares < INSIDE_90).float().mean()) < 0.93
 
 
-def test_an_unusual_picture_widens_the_pose_covariance() -> None:
+def test_an_unusual_image_widens_the_pose_covariance() -> None:
     marks = novelty.Novelty(4, 4, 2)
     marks.inflation.fill_(0.5)
     covariance = torch.eye(3)[None].expand(2, 3, 3)

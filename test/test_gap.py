@@ -44,7 +44,7 @@ def taken() -> tuple[list[tuple[np.ndarray, np.ndarray]], CameraModel]:
     for frame in range(FRAMES):
         joints = np.array(ARM.home) + 0.3 * np.sin(0.1 * frame) * np.array([1, -0.5, 0.6, 0.8, 0.3, 0.5, -1.0])
         world.move_arm(joints, 0.04)
-        frames.append((world.picture(), joints))
+        frames.append((world.render(), joints))
     camera = world.calibration
     world.close()
     assert camera is not None
@@ -56,7 +56,7 @@ def taken() -> tuple[list[tuple[np.ndarray, np.ndarray]], CameraModel]:
 class Deployment:
     """What a deployment does; a test plants its mistake by replacing a part."""
 
-    picture: Callable[[np.ndarray], np.ndarray] | None = None  # the encoder's input, instead of training's
+    change_image: Callable[[np.ndarray], np.ndarray] | None = None  # the encoder's input, instead of training's
     policy_joints: Callable[[JointState], JointState] = lambda state: state
     driver_joints: Callable[[np.ndarray], np.ndarray] = lambda positions: positions
     reverse_stack: bool = False
@@ -73,7 +73,7 @@ class Deployment:
 
 
 def record(folder: Path, taken: Any, planted: Deployment) -> Path:
-    """Run the deployment over the pictures and record what went over the topics."""
+    """Run the deployment over the images and record what went over the topics."""
     frames, camera = taken
     perception, policy, preprocess = Perception(BUNDLE), Policy(BUNDLE, ARM), Preprocessor(BUNDLE.contract)
     rows: list[tuple[m.Topic, Any, int]] = []
@@ -82,7 +82,7 @@ def record(folder: Path, taken: Any, planted: Deployment) -> Path:
         stamp = START + int(number * 1e9 / planted.rate_hz)
         received = stamp + int(planted.delay_s * 1e9)
         states = []
-        for after_ms in (0, 10, 20, 30):  # the arm goes on while the picture is on its way
+        for after_ms in (0, 10, 20, 30):  # the arm goes on while the image is on its way
             positions = planted.driver_joints(joints + 0.001 * after_ms * np.arange(1, 8))
             now = stamp + after_ms * 1_000_000
             states.append(JointState(now, positions, np.full(7, 0.01), np.zeros(7), 0.04))
@@ -94,10 +94,10 @@ def record(folder: Path, taken: Any, planted: Deployment) -> Path:
             (m.CAMERA_INFO, m.camera_info_message(stamp, "optical", 160, 120, camera.K, camera.distortion), received)
         )
         rows.append((m.IMAGE, m.image_message(stamp, image, "optical"), received))
-        if planted.picture is None:
+        if planted.change_image is None:
             features = perception(image, camera).features
         else:
-            features = perception.encode(planted.picture(preprocess(image, camera))).features
+            features = perception.encode(planted.change_image(preprocess(image, camera))).features
         if planted.one_frame_late:
             last, features = features, last if last is not None else features
         rows.append((m.FEATURES, m.features_message(stamp, features, "optical"), received + 5_000_000))
@@ -170,9 +170,9 @@ def test_healthy_deployment_diverges_nowhere(taken: Any, tmp_path: Path, capsys:
         (Deployment(delay_s=-2.0), "latency", "stamp with the system clock"),
         (Deployment(one_frame_late=True), "latency", "of the image before"),
         (Deployment(newest_joints=True, delay_s=0.031), "latency", "the newest joints were used"),
-        (Deployment(picture=lambda image: image[..., ::-1]), "colour order", "red and blue are swapped"),
-        (Deployment(picture=lambda image: image // 255), "normalisation", "scaled to 0..1"),
-        (Deployment(picture=lambda image: image[::-1, ::-1]), "crop", "upside down"),
+        (Deployment(change_image=lambda image: image[..., ::-1]), "colour order", "red and blue are swapped"),
+        (Deployment(change_image=lambda image: image // 255), "normalisation", "scaled to 0..1"),
+        (Deployment(change_image=lambda image: image[::-1, ::-1]), "crop", "upside down"),
         (Deployment(policy_joints=in_message_order), "joint order", "as the driver orders them"),
         (
             Deployment(policy_joints=lambda state: replace(state, positions=np.degrees(state.positions))),
@@ -194,11 +194,11 @@ def test_planted_mistake_is_named_by_its_stage(
     assert words in found[stage]
 
 
-def test_pictures_that_were_cut_or_resized_without_their_lens(taken: Any, tmp_path: Path) -> None:
+def test_images_that_were_cut_or_resized_without_their_lens(taken: Any, tmp_path: Path) -> None:
     frames, _ = taken
     for name, change in (("crop", lambda image: plain_resize(image[:, 20:140])), ("size", plain_resize)):
         images = iter([change(image) for image, _ in frames])
-        planted = Deployment(picture=lambda _, images=images: next(images))
+        planted = Deployment(change_image=lambda _, images=images: next(images))
         found = diverging(record(tmp_path / name, taken, planted))
         assert list(found) == [name], found
 

@@ -100,7 +100,7 @@ def test_the_pose_covariance_is_positive_definite() -> None:
 
 
 def test_other_appearances_leave_the_object_where_it_is_and_come_again_with_their_seed() -> None:
-    """A red square on grey: whatever is done to the picture, its middle is still redder than its surroundings."""
+    """A red square on grey: whatever is done to the image, its middle is still redder than its surroundings."""
     images = torch.full((16, 84, 84, 3), 110, dtype=torch.uint8)
     images[:, 30:38, 50:58] = torch.tensor([220, 30, 30], dtype=torch.uint8)
     middle = torch.tensor([[53.5, 33.5]]).expand(16, 2)
@@ -114,7 +114,7 @@ def test_other_appearances_leave_the_object_where_it_is_and_come_again_with_thei
     torch.testing.assert_close(appearance(images, middle), changed, atol=0, rtol=0)
 
 
-def test_other_appearances_take_pictures_of_any_size() -> None:
+def test_other_appearances_take_images_of_any_size() -> None:
     """A batch with more values than there is noise in store."""
     images = torch.full((128, 150, 150, 3), 110, dtype=torch.uint8)
     changed = Appearance(150, 150, seed=5)(images, torch.tensor([[75.0, 75.0]]).expand(128, 2))
@@ -250,7 +250,7 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
     contract = load_bundle(bundle.directory).contract
     assert contract.task == "reach"
     assert contract.base_controller.name == "hold"
-    # PyTorch and ONNX Runtime agree on what a policy uses of real pictures; the rest is novelty's, on top.
+    # PyTorch and ONNX Runtime agree on what a policy uses of real images; the rest is novelty's, on top.
     encoder = SpatialEncoder(CAMERA)
     encoder.load_state_dict(torch.load(tmp_path / "run" / "encoder.pt", weights_only=True)["encoder"])
     exported, deployed = ExportedEncoder(encoder).eval(), OnnxEncoder(bundle.session("encoder.onnx"))

@@ -25,7 +25,7 @@ from rlfp_ros.recording import decode
 pytestmark = pytest.mark.graph
 FRAME = "camera_optical_frame"
 K = np.array([[FX, 0, (WIDTH - 1) / 2], [0, FX, (HEIGHT - 1) / 2], [0, 0, 1]])
-PICTURE = np.random.default_rng(8).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+PIXELS = np.random.default_rng(8).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
 class Camera:
@@ -49,9 +49,9 @@ class Camera:
     def send_info(self, stamp: int = 1, width: int = WIDTH, height: int = HEIGHT, matrix: np.ndarray = K) -> None:
         self.info.publish(messages.camera_info_message(stamp, FRAME, width, height, matrix))
 
-    def send(self, stamp: int, picture: np.ndarray = PICTURE) -> None:
+    def send(self, stamp: int, pixels: np.ndarray = PIXELS) -> None:
         self.send_info(stamp)
-        self.image.publish(messages.image_message(stamp, picture, FRAME))
+        self.image.publish(messages.image_message(stamp, pixels, FRAME))
 
     def answered(self, publish: Callable[[], None]) -> None:
         """Publish until features come: images are taken best effort, and a busy machine may lose the first."""
@@ -96,7 +96,7 @@ def test_features_pose_and_shift_are_those_in_process_with_the_image_s_stamp(
     camera: Camera, start_node: Callable[..., Process], tiny_bundle: Path
 ) -> None:
     bundle = load_bundle(tiny_bundle)
-    expected = Perception(bundle)(PICTURE)
+    expected = Perception(bundle)(PIXELS)
     start_node("perception", {"bundle": tiny_bundle})
     camera.connected()
     stamp = 1_790_000_000_033_333_333
@@ -122,7 +122,7 @@ def test_an_image_that_comes_before_its_camera_info_is_not_lost(
 ) -> None:
     start_node("perception", {"bundle": tiny_bundle})
     camera.connected()
-    camera.image.publish(messages.image_message(5, PICTURE, FRAME))
+    camera.image.publish(messages.image_message(5, PIXELS, FRAME))
     camera.diagnosis("no camera_info")
     assert not camera.features
     camera.send_info()
@@ -139,7 +139,7 @@ def test_a_camera_that_does_not_fit_is_refused_until_it_does(
     camera.send_info(matrix=narrow)
     status = camera.diagnosis("sees .* of the bundle's image")
     assert status.level == b"\x02"
-    camera.image.publish(messages.image_message(5, PICTURE, FRAME))
+    camera.image.publish(messages.image_message(5, PIXELS, FRAME))
     camera.node.spin_for(0.3)
     assert not camera.features
     assert process.output.count("of the bundle's image") == 1
@@ -150,11 +150,11 @@ def test_a_camera_that_does_not_fit_is_refused_until_it_does(
 def test_a_larger_camera_is_resized(camera: Camera, start_node: Callable[..., Process], tiny_bundle: Path) -> None:
     start_node("perception", {"bundle": tiny_bundle})
     camera.connected()
-    large = np.repeat(np.repeat(PICTURE, 4, axis=0), 4, axis=1)
+    large = np.repeat(np.repeat(PIXELS, 4, axis=0), 4, axis=1)
     matrix = np.array([[4 * FX, 0, 4 * WIDTH / 2 - 0.5], [0, 4 * FX, 4 * HEIGHT / 2 - 0.5], [0, 0, 1]])
     camera.send_info(7, 4 * WIDTH, 4 * HEIGHT, matrix)
     camera.answered(lambda: camera.image.publish(messages.image_message(7, large, FRAME)))
-    mean = PICTURE.reshape(-1, 3).mean(axis=0) / 255
+    mean = PIXELS.reshape(-1, 3).mean(axis=0) / 255
     np.testing.assert_allclose(decode.features_from_message(camera.features[0])[0], mean, atol=1e-5)
 
 
@@ -167,7 +167,7 @@ def test_compressed_images_are_taken_where_only_they_exist(
     features = test_node.listen(messages.FEATURES)
     start_node("perception", {"bundle": tiny_bundle, "image_transport": transport})
     test_node.connected(compressed, info)
-    content = cv2.imencode(".png", PICTURE[..., ::-1])[1].tobytes()
+    content = cv2.imencode(".png", PIXELS[..., ::-1])[1].tobytes()
     message = CompressedImage(
         header=messages.header_message(5, FRAME), format="rgb8; png compressed bgr8", data=content
     )
@@ -179,7 +179,7 @@ def test_compressed_images_are_taken_where_only_they_exist(
         return bool(features)
 
     test_node.spin_until(heard)
-    mean = PICTURE.reshape(-1, 3).mean(axis=0) / 255
+    mean = PIXELS.reshape(-1, 3).mean(axis=0) / 255
     np.testing.assert_allclose(decode.features_from_message(features[0])[0], mean, atol=1e-5)
 
 
@@ -215,7 +215,7 @@ def test_a_best_effort_camera_is_seen_too(
 
     def heard() -> bool:
         info.publish(messages.camera_info_message(5, FRAME, WIDTH, HEIGHT, K))
-        image.publish(messages.image_message(5, PICTURE, FRAME))
+        image.publish(messages.image_message(5, PIXELS, FRAME))
         test_node.spin_for(0.05)
         return bool(features)
 
@@ -268,10 +268,10 @@ def test_other_encodings_and_padded_rows_give_the_same_features(
     camera.connected()
     camera.send(10)
     camera.node.spin_until(lambda: len(camera.features) == 1)
-    rgba = np.dstack([PICTURE, np.zeros((HEIGHT, WIDTH), np.uint8)])
-    pixels = {"bgr8": PICTURE[..., ::-1], "rgba8": rgba, "bgra8": rgba[..., [2, 1, 0, 3]]}[encoding]
+    rgba = np.dstack([PIXELS, np.zeros((HEIGHT, WIDTH), np.uint8)])
+    pixels = {"bgr8": PIXELS[..., ::-1], "rgba8": rgba, "bgra8": rgba[..., [2, 1, 0, 3]]}[encoding]
     rows = np.hstack([pixels.reshape(HEIGHT, -1), np.full((HEIGHT, 9), 99, np.uint8)])
-    message = messages.image_message(20, PICTURE, FRAME)
+    message = messages.image_message(20, PIXELS, FRAME)
     message.encoding, message.step, message.data = encoding, rows.shape[1], rows.tobytes()
     camera.image.publish(message)
     camera.node.spin_until(lambda: len(camera.features) == 2)
@@ -293,7 +293,7 @@ def test_a_wrong_image_is_said_in_one_sentence_and_the_next_good_one_is_taken(
 ) -> None:
     camera.connected()
     camera.send_info()
-    message = messages.image_message(5, PICTURE, FRAME)
+    message = messages.image_message(5, PIXELS, FRAME)
     for field, value in change.items():
         setattr(message, field, value)
     camera.image.publish(message)

@@ -243,7 +243,7 @@ def test_a_new_episode_forgets_the_last_one_and_is_answered(
     assert len(robot.ready) == 1
 
 
-def test_a_picture_shown_again_gets_the_same_answer_and_counts_once(
+def test_an_image_shown_again_gets_the_same_answer_and_counts_once(
     robot: Robot, start_node: Callable[..., Process], tiny_bundle: Path
 ) -> None:
     start_node("policy", {"bundle": tiny_bundle})

@@ -31,7 +31,7 @@ def _scene(width: int, height: int, K: np.ndarray, distortion: np.ndarray | None
     return np.clip(np.round(colours), 0, 255).astype(np.uint8)
 
 
-def test_the_bundle_s_own_picture_passes_through_untouched(contract: Contract) -> None:
+def test_the_bundles_own_image_passes_through_untouched(contract: Contract) -> None:
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     preprocess = Preprocessor(contract)
     assert preprocess(image) is image

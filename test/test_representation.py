@@ -78,7 +78,7 @@ def learn(encoder: Encoder, objective: Objective, draw: object, steps: int, rate
 
 
 def spots(count: int, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Grey pictures uint8 [count, H, W, 3] with a bright square, and where its middle is [count, 2] px."""
+    """Grey images uint8 [count, H, W, 3] with a bright square, and where its middle is [count, 2] px."""
     where = torch.randint(3, 21, (count, 2)) if at is None else at
     v, u = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
     inside = (u - where[:, 0, None, None]).abs().maximum((v - where[:, 1, None, None]).abs()) <= 2
@@ -107,12 +107,12 @@ def test_the_transformer_sees_where_a_patch_is_and_what_is_in_it() -> None:
     image, _ = spots(1, torch.tensor([[5, 5]]))
     moved, _ = spots(1, torch.tensor([[17, 5]]))  # a whole patch farther: the same patches in other places
     with torch.no_grad():
-        codes = [encoder(picture)[0] for picture in (image, moved, image.flip(1))]
+        codes = [encoder(seen)[0] for seen in (image, moved, image.flip(1))]
     assert (codes[0] - codes[1]).abs().max() > 1e-4
     assert (codes[0] - codes[2]).abs().max() > 1e-4
 
 
-def test_a_patch_that_does_not_divide_the_picture_is_refused() -> None:
+def test_a_patch_that_does_not_divide_the_image_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="patch is 7 px, but the image is 24 x 24"):
         VitEncoder(CAMERA, VitSettings(patch=7))
 
@@ -120,12 +120,12 @@ def test_a_patch_that_does_not_divide_the_picture_is_refused() -> None:
 # --- objectives ----------------------------------------------------------------------------------------------------
 
 
-def test_an_autoencoder_learns_to_draw_the_picture_again() -> None:
+def test_an_autoencoder_learns_to_draw_the_image_again() -> None:
     encoder = small("cnn")
     objective = Autoencoder(encoder, SIZES)
     losses = learn(encoder, objective, lambda: batch_of(encoder, spots(32)[0][:, None]), 120)
     flat = pixels_of(spots(256)[0], *objective.decoder.target)
-    blank = (flat - flat.mean(dim=0)).square().mean().item()  # the error of the best picture that is always the same
+    blank = (flat - flat.mean(dim=0)).square().mean().item()  # the error of the best image that is always the same
     assert np.mean(losses[-10:]) < 0.5 * blank
 
 
@@ -140,7 +140,7 @@ def test_the_divergence_is_that_of_two_gaussians() -> None:
 
 @pytest.mark.parametrize(("kind", "expected"), [(VariationalAutoencoder, 0.4), (L1VariationalAutoencoder, 0.0)])
 def test_squared_error_draws_the_mean_and_absolute_error_the_median(kind: type, expected: float) -> None:
-    """Pixels that are white two times of five, at random: nothing in the picture tells which, so the best that can be
+    """Pixels that are white two times of five, at random: nothing in the image tells which, so the best that can be
     drawn is a constant: 0.4 for squares, 0 for absolute errors."""
     encoder = small("cnn")
     objective = kind(encoder, SIZES)
@@ -206,7 +206,7 @@ def test_the_temperature_of_the_spatial_softmax_is_learnt() -> None:
     assert encoder.log_sharpness.grad.abs().sum() > 0
 
 
-def test_crops_are_the_picture_shifted() -> None:
+def test_crops_are_the_image_shifted() -> None:
     images = torch.arange(24)[None, None, :, None].expand(50, 24, 24, 3).byte()  # each pixel says its column
     cropped = shifted(images, 3)
     shifts = cropped[:, 0, 12, 0].int() - 12
@@ -221,7 +221,7 @@ def test_infonce_is_the_log_of_the_batch_for_features_that_say_nothing() -> None
     assert contrast(50 * torch.eye(16)).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_curl_finds_the_other_crop_of_a_picture_and_its_keys_follow_slowly() -> None:
+def test_curl_finds_the_other_crop_of_an_image_and_its_keys_follow_slowly() -> None:
     encoder = small("cnn")
     objective = Curl(encoder, SIZES)
     before = [value.clone() for value in objective.momentum_encoder.parameters()]
@@ -292,7 +292,7 @@ def test_depth_bands_are_equally_full_and_learnt() -> None:
     assert np.mean(losses[-10:]) < 0.5 * math.log(BANDS)
 
 
-def test_reward_prediction_uses_the_pictures_before_alone() -> None:
+def test_reward_prediction_uses_the_images_before_alone() -> None:
     encoder = small("cnn")
     objective = RewardPrediction(encoder, SIZES)
     objective.fit(torch.linspace(-1, 0, 301), torch.empty(0))
@@ -325,7 +325,7 @@ def test_pixel_control_bootstraps_over_n_steps() -> None:
     assert found.item() == pytest.approx(1 + 0.9 * 2 + 0.81 * 10)
 
 
-def test_pixel_control_learns_which_action_changes_the_picture() -> None:
+def test_pixel_control_learns_which_action_changes_the_image() -> None:
     """Actions 1 and 2 move the square, 0 does not."""
     encoder = small("cnn")
     objective = PixelControl(encoder, SIZES)
@@ -382,7 +382,7 @@ def test_a_training_that_cannot_be_is_refused_before_it_leaves_anything(
     assert not run.exists()
 
 
-# --- on rendered pictures --------------------------------------------------------------------------------------------
+# --- on rendered images --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -391,15 +391,15 @@ def source() -> FrameSource:
 
 
 @pytest.fixture(scope="module")
-def pictures(source: FrameSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("pictures")
+def images(source: FrameSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("images")
     with Frames(source, directory) as frames:
         frames.wait_for(source.count)
     return directory
 
 
-def test_pictures_of_a_sequence_follow_from_their_actions(source: FrameSource, pictures: Path) -> None:
-    frames = Frames(source, pictures)
+def test_images_of_a_sequence_follow_from_their_actions(source: FrameSource, images: Path) -> None:
+    frames = Frames(source, images)
     choices = discrete_actions(TOOL_ACTION)
     tool = frames.proprioception[:, 15:18].reshape(30, 3, 3)
     for place in (1, 2):
@@ -416,26 +416,26 @@ def test_pictures_of_a_sequence_follow_from_their_actions(source: FrameSource, p
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_every_representation_trains_resumes_and_leaves_the_pose_head_a_probe(
-    name: str, source: FrameSource, pictures: Path, tmp_path: Path
+    name: str, source: FrameSource, images: Path, tmp_path: Path
 ) -> None:
     kind = "spatial" if name == "dsae" else "cnn"
     training = EncoderTraining(frames=90, updates=4, batch=9, first_frames=60, frames_per_update=5)
     said: list[str] = []
     encoder, report = train_encoder(
-        source, tmp_path, training, EncoderChoice(kind), lambda update, text, **_: said.append(text), name, pictures
+        source, tmp_path, training, EncoderChoice(kind), lambda update, text, **_: said.append(text), name, images
     )
     assert np.isfinite(report.position_error_mm)
     assert (len(report.keypoint_error_px) > 0) == (kind == "spatial")
-    again, _ = train_encoder(source, tmp_path, training, EncoderChoice(kind), lambda *_, **__: None, name, pictures)
+    again, _ = train_encoder(source, tmp_path, training, EncoderChoice(kind), lambda *_, **__: None, name, images)
     for one, other in zip(encoder.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(ConfigurationError, match="was made with representation"):
         train_encoder(
-            source, tmp_path, training, EncoderChoice(kind), lambda *_, **__: None, f"supervised+{name}", pictures
+            source, tmp_path, training, EncoderChoice(kind), lambda *_, **__: None, f"supervised+{name}", images
         )
 
 
-def test_how_fast_pictures_are_rendered_changes_no_bit(source: FrameSource, pictures: Path, tmp_path: Path) -> None:
+def test_how_fast_images_are_rendered_changes_no_bit(source: FrameSource, images: Path, tmp_path: Path) -> None:
     """Threads round sums otherwise, so the step that takes to more of them is the recipe's, not the renderer's."""
     training = EncoderTraining(frames=90, updates=8, batch=48, first_frames=60, frames_per_update=10)
     assert training.last_growth == 3
@@ -451,13 +451,13 @@ def test_how_fast_pictures_are_rendered_changes_no_bit(source: FrameSource, pict
     def equal(one: list[Tensor], other: list[Tensor]) -> bool:
         return all(map(torch.equal, one, other))
 
-    rendered_before = weights("rendered_before", pictures, 2)
+    rendered_before = weights("rendered_before", images, 2)
     assert equal(rendered_before, weights("rendered_beside", None, 2))
-    assert not equal(rendered_before, weights("one_thread", pictures, 1))  # so it would show
+    assert not equal(rendered_before, weights("one_thread", images, 1))  # so it would show
 
 
 def test_without_supervision_labels_do_not_reach_the_features(
-    source: FrameSource, pictures: Path, tmp_path: Path
+    source: FrameSource, images: Path, tmp_path: Path
 ) -> None:
     """Two trainings with different weights of the labels' loss: the same trunk, another pose head."""
     trunks, heads = [], []
@@ -470,7 +470,7 @@ def test_without_supervision_labels_do_not_reach_the_features(
             EncoderChoice("cnn"),
             lambda *_, **__: None,
             "autoencoder",
-            pictures,
+            images,
         )
         trunks.append(encoder.projection.weight)
         heads.append(encoder.pose_head[0].weight)

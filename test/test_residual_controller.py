@@ -229,7 +229,7 @@ def test_a_scene_unlike_training_slows_down_before_it_holds() -> None:
     assert Reason.DOMAIN_SHIFT in rig.controller.reasons
 
 
-def test_one_picture_that_looks_odd_changes_nothing() -> None:
+def test_one_image_that_looks_odd_changes_nothing() -> None:
     rig = Rig().run(1.0)
     rig.controller.on_domain_shift(1.0, rig.now, rig.now)
     rig.run(0.2)
@@ -491,7 +491,7 @@ def test_a_residual_that_keeps_jumping_stays_refused_and_a_steady_one_is_admitte
     assert rig.controller.gain == 1.0
 
 
-def test_a_camera_that_repeats_its_picture_is_as_good_as_dead() -> None:
+def test_a_camera_that_repeats_its_image_is_as_good_as_dead() -> None:
     rig = Rig()
     seen = rig.now
     for tick in range(480):
@@ -630,7 +630,7 @@ def test_an_input_that_was_late_and_comes_back_lets_the_arm_speed_up_again() -> 
     assert rig.controller.gain == 1.0
 
 
-def test_percepts_of_an_old_picture_hold_the_arm_although_they_keep_coming() -> None:
+def test_percepts_of_an_old_image_hold_the_arm_although_they_keep_coming() -> None:
     rig = Rig()
     for tick in range(480):
         if tick % 8 == 0:  # newer and newer ones, but from the second second on they fall behind

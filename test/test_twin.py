@@ -153,7 +153,7 @@ def test_an_episode_repeats_from_its_seed() -> None:
 @pytest.mark.parametrize("task", ["push", "lift"])
 def test_the_tasks_teacher_succeeds_in_other_physics(task: str) -> None:
     world, behaviour = make_world(task), TASKS[task]
-    world.picture = lambda: np.zeros((8, 8, 3), np.uint8)  # type: ignore[method-assign]  # a teacher needs none
+    world.render = lambda: np.zeros((8, 8, 3), np.uint8)  # type: ignore[method-assign]  # a teacher needs none
     deployment = Deployment(world, behaviour, SIMULATION_SETTINGS)
     deployment.reset(1)
     going = True

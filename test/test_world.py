@@ -35,7 +35,7 @@ def randomised() -> PybulletWorld:
 
 
 def play(world: PybulletWorld, seed: int, ticks: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Pictures and joint positions of an episode in which nothing is commanded."""
+    """Images and joint positions of an episode in which nothing is commanded."""
     world.reset(seed)
     images, joints = [world.image], []
     for _ in range(ticks):

@@ -160,7 +160,7 @@ class Checklist:
     def _features_line(self, now_ns: int) -> Line:
         rate = self._contract.camera.rate_hz
         return self._flow_line(
-            "pictures",
+            "images",
             self.features,
             now_ns,
             (rate * (1 - RATE_TOLERANCE), rate * (1 + RATE_TOLERANCE)),

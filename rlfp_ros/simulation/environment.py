@@ -189,7 +189,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._require_open("render")
         if self._phase is _Phase.NEW:
             raise gymnasium.error.ResetNeeded("there is no image yet; call reset() before render()")
-        return self.world.picture() if self.world.blind else self.world.image
+        return self.world.render() if self.world.blind else self.world.image
 
     @property
     def joint_state(self) -> JointState:

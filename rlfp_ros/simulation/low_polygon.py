@@ -16,7 +16,7 @@ import numpy as np
 
 from rlfp_ros.files import write_whole
 
-GRID = 0.015  # m; corners nearer than this become one: about a pixel of an 84 px picture
+GRID = 0.015  # m; corners nearer than this become one: about a pixel of an 84 px image
 FINEST = 1 / 12  # of a mesh's longest edge: small parts, as a servo, keep their shape
 
 

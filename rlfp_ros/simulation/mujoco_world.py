@@ -180,7 +180,7 @@ class MujocoWorld(TickedWorld):
         mujoco.mj_forward(self.model, data)
         self._episode.measured = None
 
-    def picture(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         """Return an image of the world as it stands, uint8 [H, W, 3] rgb."""
         self._move_clutter()
         mujoco.mj_kinematics(self.model, self.data)

@@ -237,7 +237,7 @@ class PybulletWorld(TickedWorld):
         self._controller.reset(np.asarray(positions, dtype=float))
         self._episode.measured = None
 
-    def picture(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         """Return an image of the world as it stands, uint8 [H, W, 3], outside the camera's schedule."""
         return self.camera.expose(self._render())
 

@@ -117,7 +117,7 @@ GENERATORS: dict[str, tuple[Generator, ...]] = {
     "train": (plain, gradient, checker, clouds, speckle, wood, stripes, patches),
     "validation": (cells, rings, weave),
 }
-# Pictures out of pybullet_data. Those that the twin's rooms show (sim/scenes/twin_*.yaml) are not among them.
+# Images out of pybullet_data. Those that the twin's rooms show (sim/scenes/twin_*.yaml) are not among them.
 PHOTOGRAPHS = {
     "train": (
         "pybullet_data:domino/domino.jpg",

@@ -108,7 +108,7 @@ class ArmWorld(TaskScene, Protocol):
 
     def commanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
-    def picture(self) -> np.ndarray: ...
+    def render(self) -> np.ndarray: ...
 
     def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None: ...
 
@@ -239,12 +239,12 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         """Measure the joints."""
 
     @abstractmethod
-    def picture(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         """Return an image of the world as it stands, uint8 [H, W, 3] rgb, outside the camera's schedule."""
 
     def _photograph(self) -> np.ndarray:
         """Return the image that the camera takes at the end of a frame, uint8 [H, W, 3] rgb."""
-        return self.picture()
+        return self.render()
 
     def _expose(self, ticks_left: int) -> None:
         """See a tick within a frame, `ticks_left` before its end, for cameras with an exposure time."""

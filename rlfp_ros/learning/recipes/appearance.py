@@ -56,20 +56,20 @@ class Appearance:
 
     def __call__(self, images: Tensor, clear_of: Tensor) -> Tensor:
         """Change images uint8 [B, H, W, 3] to float [B, H, W, 3] in 0 to 255; shapes avoid a point [B, 2] px (x, y)."""
-        pictures = images.permute(0, 3, 1, 2).float().contiguous()
+        batch = images.permute(0, 3, 1, 2).float().contiguous()
         for _ in range(SHAPES):
-            self._draw_shapes(pictures, clear_of)
-        pictures = self._overlaid(pictures)
-        pictures = self._turned(pictures)
-        pictures *= self._light(len(pictures))
-        pictures = self._filtered(pictures)
-        pictures = self._toned(pictures)
-        size = pictures[0].numel()
-        starts = torch.randint(0, NOISE_POOL - size, (len(pictures),), generator=self._rng).tolist()
-        strength = NOISE * self._uniform(0, 1, len(pictures)) * self._chosen(NOISE_SHARE, len(pictures))
-        for picture, start, deviation in zip(pictures, starts, strength.tolist(), strict=True):
-            picture.add_(self._noise[start : start + size].view_as(picture), alpha=deviation)
-        return self._compressed(pictures.clamp_(0, 255).permute(0, 2, 3, 1))
+            self._draw_shapes(batch, clear_of)
+        batch = self._overlaid(batch)
+        batch = self._turned(batch)
+        batch *= self._light(len(batch))
+        batch = self._filtered(batch)
+        batch = self._toned(batch)
+        size = batch[0].numel()
+        starts = torch.randint(0, NOISE_POOL - size, (len(batch),), generator=self._rng).tolist()
+        strength = NOISE * self._uniform(0, 1, len(batch)) * self._chosen(NOISE_SHARE, len(batch))
+        for image, start, deviation in zip(batch, starts, strength.tolist(), strict=True):
+            image.add_(self._noise[start : start + size].view_as(image), alpha=deviation)
+        return self._compressed(batch.clamp_(0, 255).permute(0, 2, 3, 1))
 
     def _compressed(self, images: Tensor) -> Tensor:
         """Compress some of the images [B, H, W, 3] with JPEG, and decode them."""
@@ -87,9 +87,9 @@ class Appearance:
     def _chosen(self, share: float, count: int) -> Tensor:
         return (torch.rand(count, generator=self._rng) < share).float()
 
-    def _draw_shapes(self, pictures: Tensor, clear_of: Tensor) -> None:
+    def _draw_shapes(self, batch: Tensor, clear_of: Tensor) -> None:
         """Draw one ellipse or rectangle, plain or textured, over some of the images."""
-        count, _, height, width = pictures.shape
+        count, _, height, width = batch.shape
         middle = self._uniform(0, 1, count, 2) * torch.tensor([width, height])
         half = self._uniform(*SHAPE_PX, count, 2)
         clear = ((middle - clear_of).abs() - half.amax(dim=1, keepdim=True)).amax(dim=1) > CLEAR_PX
@@ -104,37 +104,37 @@ class Appearance:
         a = ((cosine * x + sine * y) / half[there, :1, None]).abs()
         b = ((cosine * y - sine * x) / half[there, 1:, None]).abs()
         inside = (torch.where(box, torch.maximum(a, b), a.square() + b.square()) < 1)[:, None]
-        pictures[there] = torch.where(inside, torch.lerp(colour[:, :, None, None], texture, textured), pictures[there])
+        batch[there] = torch.where(inside, torch.lerp(colour[:, :, None, None], texture, textured), batch[there])
 
-    def _overlaid(self, pictures: Tensor) -> Tensor:
-        there = torch.nonzero(self._chosen(OVERLAY_SHARE, len(pictures))).flatten()
+    def _overlaid(self, batch: Tensor) -> Tensor:
+        there = torch.nonzero(self._chosen(OVERLAY_SHARE, len(batch))).flatten()
         texture = self._textures[torch.randint(0, TEXTURES, (len(there),), generator=self._rng)]
         weight = self._uniform(0, OVERLAY, len(there), 1, 1, 1)
-        pictures[there] = torch.lerp(pictures[there], texture, weight)
-        return pictures
+        batch[there] = torch.lerp(batch[there], texture, weight)
+        return batch
 
-    def _turned(self, pictures: Tensor) -> Tensor:
+    def _turned(self, batch: Tensor) -> Tensor:
         """Turn hues about the grey axis; red stays, and nothing else becomes as red."""
-        there = torch.nonzero(self._chosen(TURNED_SHARE, len(pictures))).flatten()
+        there = torch.nonzero(self._chosen(TURNED_SHARE, len(batch))).flatten()
         angle = self._uniform(-np.pi, np.pi, len(there))
         cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
         turn = cosine * torch.eye(3) + (1 - cosine) / 3 + sine / 3**0.5 * GREY_AXIS
         turn = self._uniform(1 - TINT, 1 + TINT, len(there), 3, 1) * turn
-        some = pictures[there]
+        some = batch[there]
         turned = (turn @ some.flatten(2)).view_as(some)
         turned[:, 0] = turned[:, 0].minimum(turned[:, 1:].amax(dim=1) + REDDEST)
         red = ((some[:, :1] - some[:, 1:].amax(dim=1, keepdim=True)) / (0.15 * some[:, :1] + 2)).clamp(0, 1)
-        pictures[there] = torch.lerp(turned, some, red)
-        return pictures
+        batch[there] = torch.lerp(turned, some, red)
+        return batch
 
     def _light(self, count: int) -> Tensor:
         """Draw a gain [B, 1, H, W] that varies over the image."""
         coarse = self._uniform(1 - UNEVEN, 1 + UNEVEN, count, 1, 3, 3)
         return functional.interpolate(coarse, size=self._x.shape, mode="bilinear", align_corners=True)
 
-    def _filtered(self, pictures: Tensor) -> Tensor:
+    def _filtered(self, batch: Tensor) -> Tensor:
         """Mix colours and filter the neighbourhood, in one convolution per image."""
-        count, _, height, width = pictures.shape
+        count, _, height, width = batch.shape
         kernel = RANDOM_KERNEL * torch.randn(count, 3, 3, generator=self._rng)
         kernel[:, 1, 1] += 1
         kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True).clamp(min=0.3)
@@ -147,14 +147,14 @@ class Appearance:
         gain = contrast * self._uniform(1 - CHANNEL_GAIN, 1 + CHANNEL_GAIN, count, 3, 1)
         mixing = gain * (saturation * torch.eye(3) + (1 - saturation) / 3)  # [B, out, in]
         weights = mixing[:, :, :, None, None] * kernel[:, None, None]
-        level = pictures.mean(dim=(1, 2, 3))
+        level = batch.mean(dim=(1, 2, 3))
         brightness = self._uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS, count)
         bias = (level * (brightness - contrast[:, 0, 0]))[:, None].expand(count, 3)
-        padded = functional.pad(pictures.reshape(1, 3 * count, height, width), (1, 1, 1, 1), mode="replicate")
+        padded = functional.pad(batch.reshape(1, 3 * count, height, width), (1, 1, 1, 1), mode="replicate")
         filtered = functional.conv2d(padded, weights.flatten(0, 1), bias.flatten(), groups=count)
         return filtered.view(count, 3, height, width)
 
-    def _toned(self, pictures: Tensor) -> Tensor:
-        bend = self._uniform(-TONE, TONE, len(pictures), 1, 1, 1)
-        pictures.clamp_(0, 255)
-        return pictures * (1 + bend - pictures * (bend / 255))
+    def _toned(self, batch: Tensor) -> Tensor:
+        bend = self._uniform(-TONE, TONE, len(batch), 1, 1, 1)
+        batch.clamp_(0, 255)
+        return batch * (1 + bend - batch * (bend / 255))

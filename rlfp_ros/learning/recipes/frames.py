@@ -228,7 +228,7 @@ class _Episodes:
                 joints, width = _moved(kinematics, joints, width, self._choices[choice], action)
                 world.move_arm(joints, width)
             object_position = world.task.object_pose(world)[0]
-            image = world.picture()
+            image = world.render()
             moving = replace(world.joint_state(), velocities=rng.normal(0, JOINT_SPEED, len(arm.joint_names)))
             goal = world.task.goal(world)
             labels: dict[str, Any] = {
