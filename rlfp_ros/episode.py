@@ -1,6 +1,6 @@
-"""One episode as it is announced on the topic `episode`: what runs, in which phase, how it ended.
+"""An episode as announced on the topic `episode`: task, phase and outcome.
 
-Written as JSON into a std_msgs/String, so that every ROS tool shows it and a bag can be cut into episodes
+It is JSON in a std_msgs/String, so that every ROS tool shows it and a bag can be cut into episodes
 without any ROS 2 installed.
 """
 
@@ -17,7 +17,7 @@ from rlfp_ros.schema import ConfigurationError, Schema
 
 
 class Phase(enum.StrEnum):
-    """Where an episode stands."""
+    """The phase of an episode."""
 
     RESET = "reset"  # nodes forget the last episode and answer on `episode/ready`
     RUNNING = "running"
@@ -31,17 +31,17 @@ class Episode(Schema):
     seed: int = 0
     task: str = ""
     phase: Phase
-    stamp: int = 0  # ns; for `reset` the last stamp of the episode before
+    stamp: int = 0  # ns; in phase `reset`, the last stamp of the previous episode
     outcome: dict[str, Any] | None = None  # {success, steps, distance_m, ...}, in phase `finished`
     sample: dict[str, Any] | None = None  # the randomisation that was drawn, in phase `running`
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return self.model_dump_json()
 
     @staticmethod
     def from_json(text: str) -> Episode:
-        """Raises ConfigurationError naming the field that is wrong."""
+        """Parse one line of JSON. Raises ConfigurationError that names the wrong field."""
         return schema.validate(parse_json(text, "episode"), Episode, source="topic episode")
 
 
@@ -52,17 +52,17 @@ class Ready(Schema):
     id: int = Field(ge=0)
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return self.model_dump_json()
 
     @staticmethod
     def from_json(text: str) -> Ready:
-        """Raises ConfigurationError naming the field that is wrong."""
+        """Parse one line of JSON. Raises ConfigurationError that names the wrong field."""
         return schema.validate(parse_json(text, "episode/ready"), Ready, source="topic episode/ready")
 
 
 def parse_json(text: str, topic: str) -> dict[str, Any]:
-    """The document in a JSON message. Raises ConfigurationError naming the topic if it is no mapping of fields."""
+    """Parse a JSON message. Raises ConfigurationError naming the topic if it is not a mapping of fields."""
     try:
         document = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:

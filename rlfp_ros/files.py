@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and one sentence if a disk is full."""
+"""Writes files completely or not at all, and reports a full disk in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESUME = "continue with --resume"
 
 
 def write_whole(path: Path, data: bytes | str, then: str = AGAIN) -> None:
-    """Write a file so that a reader, also one after a crash or a power cut, finds the old content or the new one.
+    """Write a file so that a reader finds either the old or the new content, even after a crash or a power cut.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def write_whole(path: Path, data: bytes | str, then: str = AGAIN) -> None:
     data
         The content; text is written as UTF-8.
     then
-        What to do once the disk is in order again, for the message.
+        What to do after the disk is fixed; ends the message.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def full_disk_explained(folder: Path, then: str = AGAIN) -> Iterator[None]:
 
 
 def unwritable(path: Path, error: OSError, then: str = AGAIN) -> ConfigurationError:
-    """The sentence about a file that could not be written."""
+    """Return the error for a file that could not be written."""
     if error.errno in FULL:
         action = "free space on its disk"
     elif error.errno in FORBIDDEN:
@@ -91,7 +91,8 @@ def unwritable(path: Path, error: OSError, then: str = AGAIN) -> ConfigurationEr
 def reserve(path: Path, then: str = AGAIN) -> None:
     """Give a sparse file of a known size its disk blocks now.
 
-    A memory-mapped file without blocks kills the process with SIGBUS when the disk is full; here it is one sentence.
+    Without blocks, writing to a memory-mapped file kills the process with SIGBUS if the disk is full. Reserved first, a
+    full disk raises an error that can be reported.
     """
     with explained(path, then), path.open("r+b") as file:
         try:

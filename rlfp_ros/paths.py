@@ -1,4 +1,4 @@
-"""Where the package's data lies: in the source tree, or in the share folder of an installed package."""
+"""Finds the package's data: in the source tree, or in the share folder of an installed package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlfp_ros.schema import ConfigurationError
 
 
 def share_directory() -> Path:
-    """The folder that holds `config/`, `models/`, `sim/` and `launch/`."""
+    """Return the folder that holds `config/`, `models/`, `sim/` and `launch/`."""
     package = Path(__file__).resolve().parent
     candidates = [package.parent, Path(sysconfig.get_path("data")) / "share" / "rlfp_ros"]
     # A colcon install: <prefix>/lib/python3.x/site-packages/rlfp_ros beside <prefix>/share/rlfp_ros.
@@ -23,11 +23,11 @@ def share_directory() -> Path:
 
 
 def resolve(name_or_path: str | Path, folder: str, suffix: str = "") -> Path:
-    """A file that a user named, as a path or as the name of one that ships in `folder`.
+    """Find a file that a user named, as a path or as the name of one that ships in `folder`.
 
-    `resolve("panda", "config/arms", ".yaml")` and `resolve("my/arm.yaml", ...)` both work; with a suffix a file is
-    meant, and a folder of the user's that is called `train` does not stand for the profile.
-    Raises ConfigurationError that lists what ships there.
+    `resolve("panda", "config/arms", ".yaml")` and `resolve("my/arm.yaml", ...)` both work. With a suffix only files
+    count, so that a folder called `train` is not taken for the profile.
+    Raises ConfigurationError that lists the shipped names.
     """
     given = Path(name_or_path).expanduser()
     if given.is_file() or (given.exists() and not suffix):

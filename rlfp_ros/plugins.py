@@ -1,4 +1,4 @@
-"""Registries of things that are selectable by name, open to code outside this package.
+"""Registries of classes and functions that are selectable by name and open to plugins.
 
 A registry is one line beside the interface that its entries satisfy, and an entry is one decorator:
 
@@ -175,7 +175,7 @@ def _origin(entry: object) -> str:
 
 
 def _cause(error: Exception, path: Path) -> str:
-    """The line of the plugin's own file that failed, and why."""
+    """Return which line of the plugin's file failed, and why."""
     line, traceback = getattr(error, "lineno", None), error.__traceback__
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == str(path):

@@ -1,4 +1,4 @@
-"""What the package declares to need, by set, and the command that installs what is not there."""
+"""The package's declared requirements by set, and the command that installs missing ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 
 def requirement_sets() -> dict[str, list[Requirement]]:
-    """What the package declares, by set: from setup.cfg in a source tree, else from the installed metadata."""
+    """Return the declared requirements by set: from setup.cfg in a source tree, else from the installed metadata."""
     declared = Path(__file__).resolve().parents[1] / "setup.cfg"
     if declared.exists():
         config = configparser.ConfigParser(interpolation=None)
@@ -29,13 +29,13 @@ def requirement_sets() -> dict[str, list[Requirement]]:
 
 
 def install_command(requirements: Iterable[Requirement]) -> str:
-    """For this interpreter, with the versions that are declared."""
+    """Return the pip command for this interpreter, with the declared versions."""
     quoted = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement in requirements)
     return f"{sys.executable} -m pip install {quoted}"
 
 
 def fix_for(package: str) -> str:
-    """How to get a Python package that is not there: the set that declares it, and the command."""
+    """Explain how to install a missing Python package: the set that declares it, and the command."""
     wanted = canonicalize_name(package)
     for name, requirements in requirement_sets().items():
         found = [requirement for requirement in requirements if canonicalize_name(requirement.name) == wanted]

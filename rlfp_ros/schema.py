@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ConfigurationError(ValueError):
-    """What a user can put right. The message is one sentence; the CLI and the nodes print it without a traceback."""
+    """A mistake that the user can correct. The CLI and the nodes print its message without a traceback."""
 
 
 class Schema(BaseModel):
@@ -27,7 +27,7 @@ class Pose(Schema):
     quaternion_xyzw: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
 
     def matrix(self) -> np.ndarray:
-        """Homogeneous transform, 4 x 4."""
+        """Return the homogeneous transform, 4 x 4."""
         x, y, z, w = np.asarray(self.quaternion_xyzw) / np.linalg.norm(self.quaternion_xyzw)
         transform = np.eye(4)
         transform[:3, :3] = [
@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> Any:
-    """The document in a YAML file; ConfigurationError with line and column where it does not parse."""
+    """Read a YAML file. Raises ConfigurationError with line and column if it does not parse."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -57,12 +57,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def load(path: Path, model: type[Model]) -> Model:
-    """A configuration file as `model`. Raises ConfigurationError naming file, field, found and expected."""
+    """Load a configuration file as `model`. Raises ConfigurationError naming file, field, found and expected."""
     return validate(read_yaml(path), model, source=str(path))
 
 
 def validate(document: Any, model: type[Model], source: str) -> Model:
-    """`document` (from YAML or JSON) as `model`; `source` names it in errors."""
+    """Validate `document` (from YAML or JSON) as `model`; `source` names it in errors."""
     if not isinstance(document, dict):
         raise ConfigurationError(f"{source}: is {type(document).__name__}, expected a mapping of fields")
     try:
@@ -72,7 +72,7 @@ def validate(document: Any, model: type[Model], source: str) -> Model:
 
 
 def refusal(error: ValidationError, source: str) -> ConfigurationError:
-    """A pydantic error as a ConfigurationError; `source` names what was validated."""
+    """Convert a pydantic error to a ConfigurationError; `source` names the validated document."""
     return ConfigurationError("; ".join(_sentence(source, detail) for detail in error.errors()[:3]))
 
 
@@ -84,5 +84,5 @@ def _sentence(source: str, detail: Any) -> str:
         return f"{source}: {field} is missing; add it"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if detail["type"] == "value_error" and not isinstance(detail["input"], (str, int, float)):
-        return f"{source}: {field}: {message}"  # a whole part contradicts itself; the message says where
+        return f"{source}: {field}: {message}"  # several fields contradict each other; the message names them
     return f"{source}: {field} is {detail['input']!r}, but it {message}"

@@ -1,7 +1,7 @@
-"""Which seeds an episode may have, by what it is played for. No two of these ranges share a seed.
+"""Ranges of episode seeds, one per purpose. No two ranges share a seed.
 
-A training has a seed of its own, `rlfp train --seed`. What it plays has seeds in the training's block of a range, so
-that two trainings never share an episode, and no training shares one with selection, export or evaluation.
+A training has a seed, `rlfp train --seed`. The episodes that it plays have seeds in the training's block of a range, so
+two trainings never share an episode, and no training shares one with selection, export or evaluation.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from rlfp_ros.schema import ConfigurationError
 
-LARGEST_TRAINING_SEED = 9_999
-MOST_STEPS = 10_000_000  # environment steps of a training; each worker's part of a block has as many seeds
-MOST_WORKERS = 100
+MAX_TRAINING_SEED = 9_999
+MAX_STEPS = 10_000_000  # environment steps of a training; each worker's part of a block has as many seeds
+MAX_WORKERS = 100
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class SeedRange:
         ConfigurationError
             If the seed, the worker or the offset would reach into the seeds of another training or worker.
         """
-        part = self.block // MOST_WORKERS
-        if not (0 <= worker < MOST_WORKERS and 0 <= offset < part):
+        part = self.block // MAX_WORKERS
+        if not (0 <= worker < MAX_WORKERS and 0 <= offset < part):
             raise ConfigurationError(
                 f"{self.name}: worker {worker} after {offset} seeds is outside the seeds of training {seed}, expected "
-                f"a worker from 0 to {MOST_WORKERS - 1} and fewer than {part} seeds"
+                f"a worker from 0 to {MAX_WORKERS - 1} and fewer than {part} seeds"
             )
         first = self.block_of(seed).start + worker * part
         return range(first + offset, first + part)
@@ -74,7 +74,7 @@ class SeedRange:
 
 
 EVALUATION = SeedRange("evaluation", 0, 1_000_000)  # `rlfp evaluate`, `demo`, `preview` and the graph
-FRAMES = SeedRange("frames", 1_000_000, 1_000_000 * (LARGEST_TRAINING_SEED + 2), 1_000_000)
+FRAMES = SeedRange("frames", 1_000_000, 1_000_000 * (MAX_TRAINING_SEED + 2), 1_000_000)
 SELECTION = SeedRange("selection", 20_000_000_000, 20_001_000_000)  # which of a training's policies is the best
 HELD_OUT = SeedRange("held-out episodes", 30_000_000_000, 30_001_000_000)  # at the end of `rlfp train --algorithm`
 GOLDEN = SeedRange("golden frames", 40_000_000_000, 40_001_000_000)
@@ -82,18 +82,18 @@ BENCHMARKS = SeedRange("benchmarks", 50_000_000_000, 51_000_000_000)
 EXPERIENCE = SeedRange(
     "experience",
     100_000_000_000,
-    100_000_000_000 + MOST_STEPS * MOST_WORKERS * (LARGEST_TRAINING_SEED + 1),
-    MOST_STEPS * MOST_WORKERS,
+    100_000_000_000 + MAX_STEPS * MAX_WORKERS * (MAX_TRAINING_SEED + 1),
+    MAX_STEPS * MAX_WORKERS,
 )
 DRAWN = SeedRange("episodes of a Gymnasium environment", 2**50, 2**51)  # what `reset()` draws without a seed
 RANGES = (EVALUATION, FRAMES, SELECTION, HELD_OUT, GOLDEN, BENCHMARKS, EXPERIENCE, DRAWN)
 
 
 def check_training_seed(seed: int, name: str = "--seed") -> int:
-    """The seed of a training. Raises ConfigurationError if it is negative or above `LARGEST_TRAINING_SEED`."""
-    if not 0 <= seed <= LARGEST_TRAINING_SEED:
+    """The seed of a training. Raises ConfigurationError if it is negative or above `MAX_TRAINING_SEED`."""
+    if not 0 <= seed <= MAX_TRAINING_SEED:
         raise ConfigurationError(
-            f"{name} is {seed}, expected 0 to {LARGEST_TRAINING_SEED}; other seeds would meet those of evaluation"
+            f"{name} is {seed}, expected 0 to {MAX_TRAINING_SEED}; other seeds would meet those of evaluation"
         )
     return seed
 

@@ -11,9 +11,9 @@ from rlfp_ros.seeds import (
     EVALUATION,
     EXPERIENCE,
     FRAMES,
-    LARGEST_TRAINING_SEED,
-    MOST_STEPS,
-    MOST_WORKERS,
+    MAX_STEPS,
+    MAX_TRAINING_SEED,
+    MAX_WORKERS,
     RANGES,
     check_seed,
     check_training_seed,
@@ -32,8 +32,8 @@ def test_every_training_and_worker_has_seeds_of_its_own_inside_the_range(seeds: 
     part = FRAMES if seeds is FRAMES else EXPERIENCE
     used = [
         part.of_training(seed, worker)
-        for seed in (0, 1, LARGEST_TRAINING_SEED - 1, LARGEST_TRAINING_SEED)
-        for worker in (0, 1, MOST_WORKERS - 1)
+        for seed in (0, 1, MAX_TRAINING_SEED - 1, MAX_TRAINING_SEED)
+        for worker in (0, 1, MAX_WORKERS - 1)
     ]
     for before, after in itertools.pairwise(used):
         assert before.stop <= after.start
@@ -44,10 +44,10 @@ def test_every_training_and_worker_has_seeds_of_its_own_inside_the_range(seeds: 
 def test_seeds_that_would_reach_into_another_range_are_refused() -> None:
     for training, worker, offset in (
         (-1, 0, 0),
-        (LARGEST_TRAINING_SEED + 1, 0, 0),
-        (0, MOST_WORKERS, 0),
+        (MAX_TRAINING_SEED + 1, 0, 0),
+        (0, MAX_WORKERS, 0),
         (0, -1, 0),
-        (0, 0, MOST_STEPS),
+        (0, 0, MAX_STEPS),
         (0, 0, -1),
     ):
         with pytest.raises(ConfigurationError, match="expected"):

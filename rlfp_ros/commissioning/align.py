@@ -23,8 +23,8 @@ from rlfp_ros.recording.snapshots import Snapshot
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer, Rendering
 
-REACH = 0.08  # of the image's width; how far from the outline the first search for an edge goes
-SHORTEST_REACH_PX = 2.5
+SEARCH_WIDTH = 0.08  # of the image's width; how far from the outline the first search for an edge goes
+MIN_SEARCH_PX = 2.5
 ROUNDS = 8
 FEWEST_POINTS = 40  # of an outline in all images together
 STRONG = 1.5  # times the median gradient of the image; a stronger gradient counts as an edge
@@ -57,7 +57,7 @@ def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: n
     gradients = [_gradient(image) for image, _ in seen]
     given, T = np.array(T_base_camera, dtype=float), np.array(T_base_camera, dtype=float)
     found, left = 0, np.inf
-    for reach in np.geomspace(REACH * seen[0][1].width, SHORTEST_REACH_PX, ROUNDS):
+    for reach in np.geomspace(SEARCH_WIDTH * seen[0][1].width, MIN_SEARCH_PX, ROUNDS):
         rows, gaps = [], []
         for snapshot, (_, camera), gradient in zip(snapshots, seen, gradients, strict=True):
             outline = _outline(_draw(renderer, camera, T, snapshot), camera, T)

@@ -21,7 +21,7 @@ from rlfp_ros.schema import ConfigurationError
 
 FEWEST_VIEWS = 6  # fewer do not determine five lens coefficients, or the two poses of six unknowns each
 FEWEST_CORNERS = 8  # of one view
-LARGEST_RMS_PX = 2.0  # a worse calibration means a mistake: a wrong board, or blurred images
+MAX_RMS_PX = 2.0  # a worse calibration means a mistake: a wrong board, or blurred images
 SMALLEST_TURN_RAD = 0.1  # between two views, to say anything about rotation
 SMALLEST_SECOND_AXIS = 0.15  # share of the turning that must be about a second axis
 STEP = 1e-6  # of numerical derivatives, m and rad
@@ -119,9 +119,9 @@ def calibrate_camera(views: Sequence[View], width: int, height: int) -> CameraCa
 
 
 def _check_rms(rms: float) -> None:
-    if not rms <= LARGEST_RMS_PX:
+    if not rms <= MAX_RMS_PX:
         raise ConfigurationError(
-            f"the calibration misses the corners by {rms:.2f} px (rms), expected at most {LARGEST_RMS_PX:g}; compare "
+            f"the calibration misses the corners by {rms:.2f} px (rms), expected at most {MAX_RMS_PX:g}; compare "
             "--squares, --square and --marker with the printed board, and leave out blurred images"
         )
 

@@ -26,7 +26,7 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
 
 BETWEEN_S = 0.5  # between two images of a bag in which the board is searched
-MOST_VIEWS = 60
+MAX_VIEWS = 60
 PRINT_PX = 120  # of a square in the board's image
 ENOUGH_COVERAGE = 0.6  # of the image's cells
 
@@ -64,7 +64,7 @@ def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path
             )
         size = (image.shape[1], image.shape[0])
         view = shape.find(image)
-        if view is not None and len(views) < MOST_VIEWS and _new(view, views):
+        if view is not None and len(views) < MAX_VIEWS and _new(view, views):
             views.append(view)
     console.print(f"the board was found in {len(views)} different images of {looked_at}")
     found = calibrate_camera(views, *size)

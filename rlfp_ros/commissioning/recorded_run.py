@@ -21,7 +21,7 @@ from rlfp_ros.recording.reader import BagReader, RecordedMessage
 from rlfp_ros.recording.snapshots import BagJoints
 from rlfp_ros.schema import ConfigurationError
 
-MOST_IMAGES = 150
+MAX_IMAGES = 150
 FEWEST_IMAGES = 5
 # A latched message that comes this much later than it was published came to a recorder that joined later.
 LIVE_NS = 500_000_000
@@ -141,7 +141,7 @@ class RecordedRun:
 
 
 def read_run(folder: str | Path, arm: Arm, contract: Contract, choice: TopicChoice = ANY) -> RecordedRun:
-    """Read the first `MOST_IMAGES` images of a bag with all that belongs to them.
+    """Read the first `MAX_IMAGES` images of a bag with all that belongs to them.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ class _Reading:
 
     def _messages(self, names: set[str]) -> Iterator[RecordedMessage]:
         for message in self._bag.messages(names):
-            if len(self._run.images) >= MOST_IMAGES:
+            if len(self._run.images) >= MAX_IMAGES:
                 return
             yield message
 

@@ -11,7 +11,7 @@ from rlfp_ros.schema import Pose, Schema
 
 Positive = Field(gt=0)
 JointQuantity = Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position", "tool_direction"]
-Goal = Literal["none", "point", "marker"]  # marker: the policy sees the goal in the image and is not told it
+Goal = Literal["none", "point", "marker"]  # marker: the policy gets no goal point; it sees the goal in the image
 TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 
@@ -186,7 +186,7 @@ class Contract(Schema):
     base_controller: BaseControllerContract
     latency: Latency
     feature_statistics: FeatureStatistics
-    provenance: dict[str, JsonValue]  # how the bundle was made; for people, nothing depends on it
+    provenance: dict[str, JsonValue]  # how the bundle was made; information for people only
     evaluation: tuple[Evaluation, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)  # name -> sha256; `write_bundle` fills it in
 

@@ -21,10 +21,10 @@ GOLDEN_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class GoldenFrames:
-    """T frames of an episode as training's environment saw and answered them. Deployment must repeat them.
+    """T frames of an episode: what the training environment observed and which residual followed.
 
-    `perception.encoder.Perception` and `control.policy.Policy` do so when they are made, through preprocessing,
-    observation and action scaling, so that any difference from training is found before the arm moves.
+    `perception.encoder.Perception` and `control.policy.Policy` repeat these frames when they are constructed, through
+    preprocessing, observation and action scaling, so that any difference from training is found before the arm moves.
     """
 
     stamps_ns: np.ndarray  # int64 [T]
@@ -33,13 +33,13 @@ class GoldenFrames:
     positions: np.ndarray  # [T, J] rad
     velocities: np.ndarray  # [T, J] rad/s
     gripper_widths: np.ndarray  # [T] m
-    goals: np.ndarray  # [T, 3] m in the base frame; NaN: none
+    goals: np.ndarray  # [T, 3] m in the base frame; NaN if there is no goal
     features: np.ndarray  # float32 [T, K, 3] or [T, Z]
     domain_shifts: np.ndarray  # [T]
     proprioception: np.ndarray  # float32 [T, P]
     twists: np.ndarray  # [T, 6] m/s, rad/s: the residual; [T, J] rad/s for actions of kind joint_velocity
-    gripper_commands: np.ndarray  # [T] m; NaN: none
-    # Names of the inputs whose loss changes an output of these frames ("image" and the policy's); None: not recorded.
+    gripper_commands: np.ndarray  # [T] m; NaN if there is no gripper
+    # Names of the inputs ("image" and those of the policy) without which an output changes; None if not recorded.
     covered: np.ndarray | None = None
 
 

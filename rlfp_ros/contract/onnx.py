@@ -11,7 +11,7 @@ from rlfp_ros.schema import ConfigurationError
 
 METADATA_PREFIX = "rlfp_ros."
 # The parts of the contract that each network carries in its metadata. The camera's tolerance is left out because people
-# may change it, and the base controller because measurements exchange it.
+# may change it, and the base controller because benchmarks replace it.
 DESCRIBED = {
     "encoder.onnx": ("camera", "image"),
     "policy.onnx": ("task", "arm", "policy", "proprioception", "goal", "action"),
@@ -28,14 +28,14 @@ def description(contract: Contract, name: str) -> dict[str, str]:
 def onnx_session(file: Path | bytes) -> Any:
     """Open an ONNX file, or its contents, in ONNX Runtime on one thread.
 
-    With batch size 1 more threads gain nothing, and a second spinning thread starves the other nodes.
+    At batch size 1 more threads bring no speed, and a second spinning thread takes CPU time from the other nodes.
 
     Raises
     ------
     ConfigurationError
         If ONNX Runtime cannot load it.
     """
-    import onnxruntime  # kept out of module import: `inspect` and the launch files need no inference
+    import onnxruntime  # imported here because `inspect` and the launch files need no inference
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

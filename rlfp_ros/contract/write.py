@@ -1,4 +1,4 @@
-"""Writing a bundle: whole or not at all."""
+"""Writes a bundle completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlfp_ros.schema import ConfigurationError
 def write_bundle(
     directory: Path, contract: Contract, files: dict[str, bytes], check: Callable[[Bundle], None] | None = None
 ) -> Bundle:
-    """Write a bundle whole or not at all, replacing an older bundle in the same folder.
+    """Write a bundle completely or not at all. An older bundle in the same folder is replaced.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Puts a residual together: twist, gripper width and percept of one image, which arrive as messages of their own."""
+"""Combines the twist, gripper width and percept of one image, which arrive as separate messages, into a residual."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from rlfp_ros.control.trajectory import Residual
 
-PERCEPT_LOST_NS = 500_000_000  # a residual does not wait for percepts that stopped coming this long before it
+PERCEPT_LOST_NS = 500_000_000  # ns; if percepts stopped this long before a residual, it does not wait for its percept
 
 
 class CompleteResiduals:
-    """Holds a residual back until it is complete: with the gripper width and the percept of its stamp.
+    """Holds a residual back until the gripper width and the percept of the same stamp have arrived.
 
     Perception publishes a percept after the features that the policy answers, so the two race. In lock step a residual
     waits for the percept, so that timing never changes an episode. On an arm, waiting would only add latency.
@@ -31,14 +31,14 @@ class CompleteResiduals:
         self.begin_episode(0)
 
     def begin_episode(self, stamp_ns: int) -> None:
-        """Forget what waits; percepts are of images taken after `stamp_ns`."""
+        """Drop the waiting residual; percepts belong to images taken after `stamp_ns`."""
         self._waiting: Residual | None = None
         self._gripper: tuple[int, float] | None = None  # stamp and width, m
         self._percept_stamp_ns = stamp_ns
 
     def saw_residual(self, residual: Residual, reached_ns: int) -> list[Residual]:
         """Take a residual; `reached_ns` is the present on the senders' clock."""
-        overtaken = [] if self._waiting is None else [self._waiting]  # what it waited for never came
+        overtaken = [] if self._waiting is None else [self._waiting]  # its gripper width or percept never came
         self._waiting = residual
         return overtaken + self._complete(reached_ns)
 

@@ -1,4 +1,4 @@
-"""The gripper's commanded width: towards what the policy asks for, at the gripper's own speed."""
+"""The gripper's commanded width: moves towards the policy's width at the gripper's speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rlfp_ros.control.arm import Gripper
 
 
 class GripperMotion:
-    """Keeps the commanded width inside the gripper's range. Silent until the policy has asked for a width."""
+    """Keeps the commanded width inside the gripper's range. Commands nothing until the policy asks for a width."""
 
     def __init__(self, gripper: Gripper, dt: float) -> None:
         self._gripper = gripper
@@ -16,7 +16,7 @@ class GripperMotion:
         self.forget()
 
     def forget(self) -> None:
-        """Forget what was asked for and where the gripper is."""
+        """Forget the wanted and the commanded width."""
         self._target: float | None = None
         self._width: float | None = None
 

@@ -1,4 +1,4 @@
-"""Names what is not a number in a joint state."""
+"""Finds values of a joint state that are not finite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlfp_ros.control.arm import JointState
 def not_finite(joint_state: JointState, joint_names: Sequence[str]) -> str:
     """Return which position or velocity is NaN or infinite, or an empty string if all are finite.
 
-    Some drivers send NaN for what they do not measure. Efforts are not looked at: no policy sees them.
+    Some drivers send NaN for quantities that they do not measure. Efforts are not checked, because no policy uses them.
     """
     for quantity, values, unit in (
         ("position", joint_state.positions, "rad"),

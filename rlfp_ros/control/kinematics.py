@@ -54,7 +54,7 @@ class Kinematics:
                 "coordinates, expected one each (revolute, prismatic or continuous)"
             )
         order = [self.model.joints[self.model.getJointId(name)].idx_q for name in arm.joint_names]
-        # Pinocchio counts joints along the tree; None means that the arm's order is the same and nothing is shuffled.
+        # Pinocchio numbers joints along the tree; None means that this is also the arm's order.
         self.order = None if order == list(range(len(order))) else np.array(order)
         self._tool = self.model.getFrameId(arm.tool_frame)
         base = self.model.frames[self.model.getFrameId(arm.base_frame)]
@@ -125,16 +125,16 @@ def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
     model.addFrame(pin.Frame(arm.tool_frame, flange.parentJoint, index, end, pin.FrameType.BODY))
 
 
-JOINTS_BETWEEN = 3  # capsules with fewer joints between them cannot meet, or touch by construction
-ORDER_LASTS_M = 0.02  # motion of the arm after which all pairs are computed again, to know which are near
+JOINTS_BETWEEN = 3  # capsules with fewer joints between them cannot collide, or touch by construction
+ORDER_LASTS_M = 0.02  # m; after this much motion of the arm, all pairs are computed again and sorted by distance
 
 
 class Distances:
-    """Distances between the arm's own capsules, and from them to table and obstacles, kept above margins (m).
+    """Distances (m) beyond their margins, between the arm's own capsules and from them to table and obstacles.
 
     Pairs are those with at least `JOINTS_BETWEEN` joints between their links, every capsule beyond the third joint
-    against the table plane, and every capsule that moves against every obstacle. Without capsules in the arm's
-    configuration there are no pairs and all is clear.
+    against the table plane, and every moving capsule against every obstacle. An arm without capsules has no pairs, and
+    every posture is clear.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Distances:
         for pair, kept in enumerate(margins):
             self._geometry_data.collisionRequests[pair].security_margin = kept
         self._results = [self._geometry_data.distanceResults[pair] for pair in range(len(margins))]
-        # A joint moves no point of the arm faster than its rate times the length of all that follows it.
+        # A joint moves no point of the arm faster than its rate times the length of the links after it.
         lengths = [float(np.linalg.norm(placement.translation)) for placement in model.jointPlacements]
         ends = [0.0] * len(lengths)
         tool = model.frames[model.getFrameId(arm.tool_frame)]
@@ -213,7 +213,7 @@ class Distances:
             ends[frame.parentJoint] = max(ends[frame.parentJoint], far)
         reach = [sum(lengths[joint + 1 :]) + max(ends[joint:]) for joint in range(1, len(lengths))]
         self.reach = np.array(reach) if kinematics.order is None else np.array(reach)[kinematics.order]  # [J] m
-        # How each pair's two points follow the joints: [P, 2, J], -1 and 1 if the joint moves the point, otherwise 0.
+        # [P, 2, J]: -1 (first point of the pair) or 1 (second) if the joint moves the point, otherwise 0.
         moved_by = np.zeros((len(lengths), model.nv))
         for joint in range(1, len(lengths)):
             moved_by[joint, [model.joints[above].idx_v for above in list(model.supports[joint])[1:]]] = 1.0
@@ -224,11 +224,11 @@ class Distances:
         self._ordered_at, self._ordered = nowhere, list[tuple[float, int]]()
 
     def _moved(self, q: np.ndarray, since: np.ndarray) -> float:
-        """Return a bound on how far any two points of the arm came nearer to each other from `since` to `q`, m."""
+        """Return an upper bound (m) on how much two points of the arm can have approached from `since` to `q`."""
         return float(np.abs(q - since).dot(self.reach))
 
     def _at_least(self, q: np.ndarray) -> float:
-        """Return a bound on the smallest spare distance at q, from the last one that was computed."""
+        """Return a lower bound on the smallest spare distance at q, from the last one that was computed."""
         if not self._results:
             return np.inf
         return self._known - self._moved(q, self._known_at)
@@ -250,15 +250,23 @@ class Distances:
         return np.array([result.min_distance - margin for result, margin in found])
 
     def closing(self, q: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs nearer than margin + influence: rows [n, J] whose product with joint velocities is the speed at which
-        the pair parts (m/s), and what is left of each distance [n] m. At most the `most` nearest."""
+        """Find the pairs nearer than margin + influence, at most the `most` nearest.
+
+        Returns
+        -------
+        rows
+            [n, J]; the product with joint velocities is the speed at which the pair separates, m/s.
+        spare
+            [n] m, distance of each pair beyond its margin.
+        """
         if self._at_least(q) > self._influence:
             return self._none
         near = [(spare, pair) for spare, pair in self._nearest(q, most) if spare < self._influence]
         if not near:
             return self._none
         kinematics = self._kinematics
-        jacobian = pin.computeJointJacobians(kinematics.model, kinematics.data, kinematics.joints(q))  # of the origin
+        # The Jacobian's linear part is the velocity at the origin of the base.
+        jacobian = pin.computeJointJacobians(kinematics.model, kinematics.data, kinematics.joints(q))
         wrenches = []
         for _, pair in near:
             result = self._results[pair]
@@ -272,14 +280,13 @@ class Distances:
         return rows if kinematics.order is None else rows[:, kinematics.order], np.array(left)
 
     def _nearest(self, q: np.ndarray, most: int) -> list[tuple[float, int]]:
-        """Spare distance (m) and number of the `most` nearest pairs at q, nearest first.
+        """Return spare distance (m) and number of the `most` nearest pairs at q, nearest first.
 
-        All of those that are inside the influence, and perhaps some beyond it.
-
-        Pairs are taken in the order of their distances when all were computed last, until no later one can be nearer.
+        The result may include pairs beyond the influence. Pairs are evaluated in the order of their distances when all
+        were computed last, until no later one can be nearer.
         """
         moved = self._moved(q, self._ordered_at)
-        if not moved <= ORDER_LASTS_M:  # a NaN computes all
+        if not moved <= ORDER_LASTS_M:  # also true for NaN
             spare = self.spare(q)
             order = np.argsort(spare)
             self._ordered = list(zip(spare[order].tolist(), order.tolist(), strict=True))
@@ -287,7 +294,7 @@ class Distances:
         kinematics, geometry, data = self._kinematics, self._geometry, self._geometry_data
         pin.updateGeometryPlacements(kinematics.model, kinematics.data, geometry, data, kinematics.joints(q))
         found: list[tuple[float, int]] = []
-        farthest = self._influence  # that a pair may be and matter
+        farthest = self._influence  # spare distance up to which a pair matters
         for before, pair in self._ordered:
             if before - moved > farthest:
                 self._known = min(found[0][0], before - moved) if found else before - moved

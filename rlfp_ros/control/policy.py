@@ -1,6 +1,6 @@
 """The bundle's policy: builds observations and turns the network's output into a residual.
 
-Training builds its observations here too, so that what was trained is what runs.
+Training uses the same class, so that the policy runs on the observations that it was trained on.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
 
-# Frames whose median interval is judged: more than half of them must be lost before a good camera looks too slow. If
-# one frame in ten is lost, that happens to 15 frames within minutes, and to 30 hardly ever.
+# Number of frames whose median interval is checked. More than half of them must be lost before a good camera seems too
+# slow: with one frame in ten lost, this happens to 15 frames within minutes and to 30 almost never.
 RATE_FRAMES = 30
-RATE_RATIO = 1.5  # how many times faster or slower than in training frames may come
+RATE_RATIO = 1.5  # frames may come this many times faster or slower than in training
 
 
 @dataclass(frozen=True)
 class ObservationContract:
-    """Joint quantities that a policy sees, and how many frames of features."""
+    """The joint quantities that a policy observes, and the number of feature frames."""
 
     proprioception: tuple[JointQuantity, ...] = (
         "joint_positions",
@@ -46,12 +46,12 @@ class ObservationContract:
 
     @classmethod
     def of(cls, contract: Contract) -> ObservationContract:
-        """Return the one that a bundle declares."""
+        """Return the observation that a bundle declares."""
         return cls(contract.proprioception, contract.policy.feature_stack)
 
 
 class Observer:
-    """Builds a policy's inputs from one frame after the other. Call `reset()` between episodes."""
+    """Builds a policy's inputs frame by frame. Call `reset()` between episodes."""
 
     def __init__(self, arm: Arm, contract: ObservationContract) -> None:
         self._contract = contract
@@ -68,7 +68,7 @@ class Observer:
         self.proprioception_size = sum(sizes[name] for name in contract.proprioception)
 
     def reset(self) -> None:
-        """Forget the frames before."""
+        """Forget earlier frames."""
         self._stack.clear()
 
     @property
@@ -82,7 +82,7 @@ class Observer:
         self._stack.extend(features)
 
     def proprioception(self, joint_state: JointState) -> np.ndarray:
-        """[P] float32, in the contract's order; rad, rad/s, m, m, unit vector (the tool frame's z axis)."""
+        """Return [P] float32 in the contract's order: rad, rad/s, m, m, unit vector (the tool frame's z axis)."""
         tool_position, tool_rotation, _ = self._kinematics.evaluate(joint_state.positions)
         parts: dict[str, np.ndarray] = {
             "joint_positions": joint_state.positions,
@@ -96,8 +96,8 @@ class Observer:
     def observe(
         self, features: np.ndarray, joint_state: JointState, goal: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """The inputs for one frame, float32: features [stack, K, 3] newest last, proprioception [P], goal [3] m,
-        goal_mask [1]. An episode's first frame fills the whole stack."""
+        """Return the inputs for one frame, float32: features [stack, K, 3] newest last, proprioception [P], goal [3] m,
+        goal_mask [1]. The first frame of an episode fills the whole stack."""
         if not self._stack:
             self._stack.extend([features] * self._contract.feature_stack)
         else:
@@ -113,9 +113,9 @@ class Observer:
 def residual_of(
     action: np.ndarray, contract: ActionContract, stamp_ns: int, joint_names: tuple[str, ...] = ()
 ) -> Residual:
-    """Return an action in [-1, 1] as a residual in SI units; nothing else applies the action scale.
+    """Convert an action in [-1, 1] to a residual in SI units. No other code applies the action scale.
 
-    `joint_names`: the arm's, for actions of kind joint_velocity.
+    `joint_names` of the arm are needed for actions of kind joint_velocity.
     """
     axes = contract.axes(joint_names)
     twist = np.zeros(len(axes))
@@ -133,7 +133,7 @@ Observation = dict[str, np.ndarray]  # inputs of policy.onnx for one frame, by n
 
 @dataclass(frozen=True)
 class PolicyMemory:
-    """What a policy remembers of the frames before.
+    """The policy's memory of earlier frames.
 
     Attributes
     ----------
@@ -149,12 +149,12 @@ class PolicyMemory:
 
 @dataclass(frozen=True)
 class PolicyStep:
-    """One frame through the policy.
+    """The result of one frame.
 
     Attributes
     ----------
     observation
-        What the network saw.
+        Inputs of the network.
     action
         [A] float64 in [-1, 1], in the order of the contract's action components.
     residual
@@ -167,7 +167,7 @@ class PolicyStep:
 
 
 class Policy:
-    """`policy.onnx` with its memory. Call `act` once per frame, in order."""
+    """Runs `policy.onnx` and keeps its memory. Call `act` once per frame, in order."""
 
     def __init__(self, bundle: Bundle, arm: Arm) -> None:
         contract = bundle.contract
@@ -189,7 +189,7 @@ class Policy:
     ) -> None:
         """Raise ConfigurationError if the golden frames give another observation or residual than in training.
 
-        `receive` passes the joints through a message. Forgets the episode before.
+        `receive` passes the joints through a message. The memory of an earlier episode is lost.
         """
         file = self._source / "golden.npz"
         if tuple(golden.joint_names) != self.contract.arm.joint_names:
@@ -243,7 +243,7 @@ class Policy:
 
     @property
     def memory(self) -> PolicyMemory:
-        """What the policy remembers; set it to continue from another point of a recording."""
+        """The policy's memory; set it to continue from another point of a recording."""
         return PolicyMemory(self._observer.stack, self._state)
 
     @memory.setter
@@ -283,10 +283,10 @@ class Policy:
         goal: np.ndarray | None = None,
         alter: Callable[[Observation], Observation] | None = None,
     ) -> PolicyStep:
-        """Run one frame through the policy, at whatever rate: what `act` does, with what the network saw.
+        """Run one frame like `act`, but at any rate, and return the network's inputs too.
 
-        A tool that replays a recording calls this. `alter` changes the observation before the network sees it, to try
-        out a mistake; the other parameters are those of `act`.
+        Tools that replay a recording call this. `alter` changes the observation before inference, to test the effect
+        of a mistake; the other parameters are those of `act`.
 
         Raises
         ------
@@ -308,7 +308,7 @@ class Policy:
         return PolicyStep(observation, action, residual)
 
     def _check_rate(self, stamp_ns: int) -> None:
-        """Compare the stamps' rate with training's: a policy that sees two frames reads speed from them."""
+        """Compare the rate of the stamps with training's, because a policy derives speed from consecutive frames."""
         self._stamps_ns.append(stamp_ns)
         if len(self._stamps_ns) <= RATE_FRAMES:
             return

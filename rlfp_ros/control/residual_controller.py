@@ -1,4 +1,4 @@
-"""The residual controller: base controller + gain * residual, through the safety filter, under the supervisor.
+"""The residual controller: sends base controller + gain * residual through the safety filter.
 
 ROS-free and deterministic: the node and the training environment call the same class. Time comes in as integers,
 `stamp_ns` from the senders' clock and `now_ns` from the steady clock (in lock step the same numbers); only their
@@ -38,7 +38,7 @@ __all__ = ["Command", "ControllerSettings", "Reason", "ResidualController", "Sta
 
 
 class ActionAndBase(Protocol):
-    """The part of `Contract` that the controller needs."""
+    """The fields of `Contract` that the controller needs."""
 
     @property
     def action(self) -> ActionContract:
@@ -46,14 +46,14 @@ class ActionAndBase(Protocol):
 
     @property
     def base_controller(self) -> BaseControllerContract:
-        """What the residual is added to."""
+        """The controller that the residual is added to."""
 
 
 class ResidualController:
     """The controller of one arm under one policy.
 
-    Call the `on_*` methods on inputs, and `tick` once every 1 / control_rate_hz. After it is made, nothing raises: a
-    fault inside is latched as `internal_error`, kept in `last_error`, and the arm follows the stop that was sent.
+    Call the `on_*` methods on inputs, and `tick` once every 1 / control_rate_hz. Only the constructor raises. Later
+    errors are latched as `internal_error` and kept in `last_error`, and the arm follows the stop that was sent.
 
     Attributes
     ----------
@@ -127,12 +127,12 @@ class ResidualController:
 
     @property
     def state(self) -> State:
-        """As of the last tick or command."""
+        """The state after the last tick or command."""
         return self._verdict.state
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
-        """Why the arm is not fully active; empty when all is well."""
+        """The reasons why the arm is not fully active; empty if it is."""
         return self._verdict.reasons
 
     @property
@@ -157,7 +157,7 @@ class ResidualController:
 
     @property
     def stands_still(self) -> bool:
-        """Whether the arm has stayed where its motion began; with a tracking error: nothing carries out commands."""
+        """Whether the arm has not moved since its motion began: with a tracking error, commands are not executed."""
         newest = self._joints.newest
         return newest is not None and self._watch.stands_still(newest.positions)
 
@@ -177,11 +177,11 @@ class ResidualController:
     # --- inputs ------------------------------------------------------------------------------------------------
 
     def on_sender_clock(self, stamp_ns: int) -> None:
-        """Take note of the senders' clock when an input comes; a caller whose ticks may be late knows it."""
+        """Record the senders' clock when an input comes. For callers whose ticks may be late."""
         self._clock.sender_ns = stamp_ns
 
     def on_joint_state(self, joint_state: JointState, now_ns: int) -> None:
-        """Take measured joints. They are compared with the command; a robot fault latches a stop."""
+        """Accept measured joints and compare them with the command. A robot fault latches a stop."""
         supervisor = self.supervisor
         decision, furthest, jumped = self._joints.judge(joint_state, now_ns)
         reason = decision.fault or decision.counted
@@ -204,7 +204,7 @@ class ResidualController:
         self.supervisor.count(Reason.JOINT_STATE_MISSING)
 
     def on_residual(self, residual: Residual, now_ns: int) -> np.ndarray:
-        """Take a residual; return what is admitted of it after validation, gain and bounds: zeros if it is rejected."""
+        """Accept a residual. Return it after validation, gain and bounds; zeros if it is rejected."""
         decision = self._residuals.judge(residual, now_ns)
         if decision.counted is not None:
             self.supervisor.count(decision.counted)
@@ -219,11 +219,11 @@ class ResidualController:
         return self.supervisor.gain * self._residual
 
     def as_twist(self, admitted: np.ndarray) -> np.ndarray:
-        """Return what `on_residual` admitted as a twist [6] of the tool; joint velocities through the Jacobian."""
+        """Convert the result of `on_residual` to a tool twist [6]; joint velocities go through the Jacobian."""
         return self.filter.locate().jacobian @ admitted if self.in_joint_space else admitted
 
     def on_unreadable_residual(self, now_ns: int) -> None:
-        """Take note of a residual that could not even be read (wrong frame or width): gain to 0."""
+        """Handle a residual that could not be decoded (wrong frame or width): the gain goes to 0."""
         self._residuals.unreadable()
         self._reject_residual(Reason.RESIDUAL_SHAPE, now_ns)
 
@@ -232,7 +232,7 @@ class ResidualController:
         self._residual = self._zeros
 
     def on_object_pose(self, xyz: np.ndarray, covariance: np.ndarray | None, stamp_ns: int, now_ns: int) -> None:
-        """Take the perceived object [3] m in the base frame, with its covariance [6, 6] if known."""
+        """Accept the perceived object position [3] m in the base frame, with its covariance [6, 6] if known."""
         decision = self._percepts.judge_object(np.asarray(xyz), stamp_ns, now_ns)
         if decision.take:
             self.object_position = np.array(xyz, dtype=float)
@@ -241,7 +241,7 @@ class ResidualController:
             self._reject_percept(decision, stamp_ns, now_ns)
 
     def on_domain_shift(self, shift: float, stamp_ns: int, now_ns: int) -> None:
-        """Take how unlike training the scene is, 0..1.
+        """Accept the domain shift, 0..1.
 
         Its message has no stamp of its own: if object poses come, they alone show that the camera is alive.
         """
@@ -259,19 +259,19 @@ class ResidualController:
             self.supervisor.count(decision.counted)
 
     def on_goal(self, xyz: np.ndarray) -> None:
-        """Take where to go, [3] m in the base frame; one that is not finite, or far from every arm, is ignored."""
+        """Accept a goal [3] m in the base frame. A goal that is not finite, or out of any arm's reach, is ignored."""
         goal = np.array(xyz, dtype=float)
         if near_enough(goal, (3,)):
             self.goal = goal
 
     def on_heartbeat(self, now_ns: int) -> None:
-        """Take the operator's heartbeat."""
+        """Accept the operator's heartbeat."""
         self.supervisor.saw_heartbeat(now_ns)
 
     def on_episode_reset(self, stamp_ns: int) -> None:
         """Begin a new episode: forget command, residual and percepts; start from the joint states after `stamp_ns`.
 
-        An arm under a forward controller comes to rest first, because nothing else would end what it was told last.
+        An arm under a forward controller comes to rest first, because such a controller keeps the last command.
         """
         if not self._motion.forward:
             self._motion.end()
@@ -301,7 +301,7 @@ class ResidualController:
         answer = self.supervisor.reset(self.at_rest)
         if stopped and answer.ok:
             self._motion.end()
-            # The clock may have gone back: earlier stamps say nothing about what comes after the stop.
+            # The clock may have jumped back, so earlier stamps cannot be compared with those after the stop.
             for admission in (self._joints, self._residuals, self._percepts):
                 admission.forget()
             self._residual = self._zeros
@@ -317,7 +317,7 @@ class ResidualController:
         """Return the command for `stamp_ns`. Never raises; every number in it is finite and inside the limits."""
         try:
             return self._tick(stamp_ns, now_ns)
-        except Exception:  # whatever it was, the arm must get its stop; the node logs `last_error`
+        except Exception:  # the arm must stop after any error; the node logs `last_error`
             self.last_error = traceback.format_exc()
             self.internal_errors += 1
             self._verdict = self.supervisor.fail(now_ns)
@@ -325,7 +325,7 @@ class ResidualController:
             if self._motion.forward and self._motion.running and not self.settings.dry_run:
                 self.filter.follow_stop()
                 return Command(self._motion.trajectory(stamp_ns))
-            return NOTHING  # the trajectory that was sent last ends at rest by itself
+            return NOTHING  # the last trajectory sent ends at rest
 
     def _tick(self, stamp_ns: int, now_ns: int) -> Command:
         supervisor, safety, motion = self.supervisor, self.filter, self._motion
@@ -387,7 +387,7 @@ class ResidualController:
         )
 
     def _wanted(self, here: Located, verdict: Verdict) -> np.ndarray:
-        """Return joint velocities [J] rad/s that base controller and residual ask for, inside the limits."""
+        """Return the wanted joint velocities [J] rad/s of base controller and residual, inside the limits."""
         situation = self._situation(here)
         residual = verdict.gain * self._residual
         if self.in_joint_space:

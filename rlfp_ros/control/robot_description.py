@@ -15,7 +15,7 @@ from rlfp_ros.schema import ConfigurationError
 
 # Variables with folders in which ROS and Gazebo look for packages and models.
 PACKAGE_FOLDERS = ("ROS_PACKAGE_PATH", "AMENT_PREFIX_PATH", "GZ_SIM_RESOURCE_PATH", "GAZEBO_MODEL_PATH")
-NEAREST_PARENTS = 4  # of the URDF's folder, which may hold the package of a mesh
+NEAREST_PARENTS = 4  # folders above the URDF that are searched for the package of a mesh
 
 
 def read_description(arm: Arm) -> ElementTree.Element:
@@ -140,7 +140,7 @@ def find_mesh(source: Path, link: str, name: str | None) -> Path:
 
 
 def _prefix(robot: ElementTree.Element, arm: Arm) -> str:
-    """The prefix of the URDF's names: the arm file's, or else the only one that fits."""
+    """Return the prefix of the URDF's names: the arm file's, or else the only one that fits."""
     names = {part.get("name", "") for part in (*robot.findall("link"), *robot.findall("joint"))}
     wanted = [*arm.joint_names, arm.base_frame, *(arm.gripper.joint_names if arm.gripper else ())]
     wanted += [arm.tool_frame] if arm.pointer is None else [arm.pointer.link]
@@ -179,7 +179,7 @@ def _remove_prefix(robot: ElementTree.Element, prefix: str) -> None:
 
 
 def _limit(joint: ElementTree.Element, arm: Arm) -> None:
-    """Make a continuous joint revolute. Pinocchio gives a continuous joint two coordinates, the arm has one angle."""
+    """Make a continuous joint revolute: Pinocchio gives continuous joints two coordinates, the arm uses one angle."""
     number, limits = arm.joint_names.index(str(joint.get("name"))), arm.limits
     joint.set("type", "revolute")
     limit = joint.find("limit")
@@ -191,7 +191,7 @@ def _limit(joint: ElementTree.Element, arm: Arm) -> None:
 
 
 def _roll_pitch_yaw(rotation: np.ndarray) -> tuple[float, float, float]:
-    """Angles of a URDF's rpy: turns about the fixed x, y and z axes, in this order."""
+    """Compute the angles of a URDF's rpy: rotations about the fixed x, y and z axes, in this order."""
     pitch = float(np.arctan2(-rotation[2, 0], np.hypot(rotation[0, 0], rotation[1, 0])))
     if np.hypot(rotation[0, 0], rotation[1, 0]) < 1e-9:  # roll and yaw turn about the same axis
         return float(np.arctan2(-rotation[1, 2], rotation[1, 1])), pitch, 0.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-RESYNCHRONISE_TICKS = 2  # farther from the senders' clock than this, the timeline is set anew
-SLEW = 50e-6  # share of a tick by which the timeline follows the clock otherwise: more would show as jerk in commands
+RESYNCHRONISE_TICKS = 2  # the timeline restarts if it is farther than this from the senders' clock
+SLEW = 50e-6  # largest correction per tick, as a share of a tick; more would be visible as jerk in the commands
 
 
 class TickTimeline:
@@ -29,7 +29,7 @@ class TickTimeline:
         stamp_ns = self._stamp(number)
         ahead = stamp_ns - clock_ns
         if ahead > self._jump_ns:
-            # The clock went back (another simulator or bag): go with it; the controller sees the jump and stops.
+            # The clock jumped back (another simulator or bag). Follow it; the controller detects the jump and stops.
             self._origin_stamp_ns -= ahead
             stamp_ns -= ahead
         elif ahead > RESYNCHRONISE_TICKS * self._dt_ns:

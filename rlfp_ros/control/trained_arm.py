@@ -1,4 +1,4 @@
-"""The arm that a bundle runs on: the copy that it carries, or one that is given and is not allowed more."""
+"""The arm that a bundle runs on: the copy in the bundle, or a given arm whose limits are not wider."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rlfp_ros.contract import Bundle
 from rlfp_ros.control.arm import LIMITS, Arm, differences, load_arm, read_arm
 from rlfp_ros.schema import ConfigurationError
 
-TOLERANCE = 1e-9  # relative; a limit that went through a text file is the same limit
-SAME = ("joint_names", "base_frame", "tool_frame")  # of the arm in training and of the arm in use
-MOST_NAMED = 4  # fields in one message
+TOLERANCE = 1e-9  # relative; allows for rounding when a limit is written to a text file
+SAME = ("joint_names", "base_frame", "tool_frame")  # fields that must be as in training
+MAX_NAMED = 4  # fields that one message lists
 
 
 def trained_arm(bundle: Bundle) -> Arm:
@@ -47,7 +47,7 @@ def choose_arm(
     name_or_path
         Name or file of the arm, or None (or an empty text) for the one that the bundle carries.
     report
-        Is called with a sentence for each group of fields that differ from training's arm.
+        Called with a sentence for each group of fields that differ from the arm in training.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def choose_arm(
         return trained_arm(bundle)
     arm = load_arm(name_or_path)
     if bundle.arm_file is None and arm.name == bundle.contract.arm.name:
-        return arm  # an older bundle knows no more of its arm than the name
+        return arm  # an older bundle has only the name of its arm
     try:
         trained = trained_arm(bundle)
     except ConfigurationError:
@@ -98,7 +98,7 @@ def wider_limits(arm: Arm, other: Arm) -> Iterator[str]:
         Such as "limits.velocity of joint1 is 2.0, in training 1.0".
     """
 
-    def says(field: str, found: float, expected: float, upward: bool) -> Iterator[str]:
+    def describe(field: str, found: float, expected: float, upward: bool) -> Iterator[str]:
         slack = TOLERANCE * max(1.0, abs(expected))
         if (found > expected + slack) if upward else (found < expected - slack):
             yield f"{field} is {found:g} instead of {expected:g}"
@@ -106,7 +106,7 @@ def wider_limits(arm: Arm, other: Arm) -> Iterator[str]:
     for name in LIMITS:
         pairs = zip(arm.joint_names, getattr(arm.limits, name), getattr(other.limits, name), strict=True)
         for joint, found, expected in pairs:
-            yield from says(f"limits.{name} of {joint}", found, expected, upward=name != "lower")
+            yield from describe(f"limits.{name} of {joint}", found, expected, upward=name != "lower")
     near, others_near = arm.limits.velocity_near_ends, other.limits.velocity_near_ends
     if others_near is not None and near is None:
         yield "limits.velocity_near_ends is missing"
@@ -114,20 +114,20 @@ def wider_limits(arm: Arm, other: Arm) -> Iterator[str]:
         for name, upward in (("lower", False), ("upper", True), ("deceleration", True), ("offset", False)):
             pairs = zip(arm.joint_names, getattr(near, name), getattr(others_near, name), strict=True)
             for joint, found, expected in pairs:
-                yield from says(f"limits.velocity_near_ends.{name} of {joint}", found, expected, upward)
+                yield from describe(f"limits.velocity_near_ends.{name} of {joint}", found, expected, upward)
     tool, others_tool = arm.tool_limits, other.tool_limits
     for name, upward in (("lower", False), ("upper", True)):
         for axis, found, expected in zip("xyz", getattr(tool, name), getattr(others_tool, name), strict=True):
-            yield from says(f"tool_limits.{name} in {axis}", found, expected, upward)
+            yield from describe(f"tool_limits.{name} in {axis}", found, expected, upward)
     for name in ("speed", "angular_speed"):
-        yield from says(f"tool_limits.{name}", getattr(tool, name), getattr(others_tool, name), upward=True)
+        yield from describe(f"tool_limits.{name}", getattr(tool, name), getattr(others_tool, name), upward=True)
     if arm.gripper is not None and other.gripper is not None:
         for name, upward in (("open_width", True), ("closed_width", False), ("velocity", True), ("effort", True)):
-            yield from says(f"gripper.{name}", getattr(arm.gripper, name), getattr(other.gripper, name), upward)
+            yield from describe(f"gripper.{name}", getattr(arm.gripper, name), getattr(other.gripper, name), upward)
 
 
 def _of_the_contract(bundle: Bundle, arm: Arm) -> Arm:
-    """Accept an arm for a bundle whose own arm is not known, if joints and frames are the contract's."""
+    """Accept an arm for a bundle that carries none, if joints and frames match the contract."""
     for name in SAME:
         found, expected = getattr(arm, name), getattr(bundle.contract.arm, name)
         if found != expected:
@@ -143,5 +143,5 @@ def _text(value: str | tuple[str, ...]) -> str:
 
 
 def _list(found: list[str]) -> str:
-    more = len(found) - MOST_NAMED
-    return "; ".join(found[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    more = len(found) - MAX_NAMED
+    return "; ".join(found[:MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ class Trajectory:
     Attributes
     ----------
     stamp_ns
-        From which the times count.
+        The time from which `times` are counted.
     times
         [N] s after the stamp, increasing, first > 0.
     states
@@ -49,7 +49,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Command:
-    """What to send at one tick; None: send nothing.
+    """The command of one tick. Nothing is sent for a field that is None.
 
     Attributes
     ----------
@@ -68,16 +68,16 @@ NOTHING = Command(None, None)
 
 @dataclass(frozen=True)
 class Residual:
-    """What the policy asks for: tool velocity in the base frame (or joint velocities), and a gripper width.
+    """The policy's output: tool velocity in the base frame (or joint velocities), and a gripper width.
 
     Attributes
     ----------
     stamp_ns
-        Of the image it was computed from.
+        Stamp of the image that it was computed from.
     twist
         [6] m/s, rad/s; if the bundle's action is of kind joint_velocity, [J] rad/s.
     gripper_width
-        m; None: leave the gripper alone.
+        m; None leaves the gripper as it is.
     """
 
     stamp_ns: int

@@ -20,7 +20,7 @@ class Extrinsics(Schema):
 
 
 def pose_difference(T_a: np.ndarray, T_b: np.ndarray) -> tuple[float, float]:
-    """Distance (m) and angle (rad) between two poses, 4 x 4."""
+    """Return the distance (m) and angle (rad) between two poses, 4 x 4."""
     cosine = (np.trace(T_a[:3, :3].T @ T_b[:3, :3]) - 1) / 2
     return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3])), math.acos(min(1.0, max(-1.0, float(cosine))))
 
@@ -59,7 +59,7 @@ def orientation_in_base(T_base_camera: np.ndarray, quaternion: np.ndarray) -> np
 
 
 def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    """xyzw of a rotation matrix, from the largest of the four components (Shepperd, 1978)."""
+    """Convert a rotation matrix to xyzw, from the largest of the four components (Shepperd, 1978)."""
     xx, yy, zz = np.diag(rotation)
     squares = np.array([1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz, 1 + xx + yy + zz])
     r = rotation
@@ -72,7 +72,7 @@ def _quaternion(rotation: np.ndarray) -> np.ndarray:
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Hamilton product of xyzw quaternions: first b, then a."""
+    """Multiply xyzw quaternions (Hamilton): rotates by b, then by a."""
     x1, y1, z1, w1 = a
     x2, y2, z2, w2 = b
     return np.array(

@@ -1,4 +1,4 @@
-"""What the name of an image topic says: its camera_info, its transport, and whether its images are rectified."""
+"""Derives camera_info, transport and rectification from the name of an image topic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of a camera driver -> rgb uint8 [H, W, 3]. ROS-free: takes the fields of Image and CompressedImage.
+"""Decodes images of a camera driver to rgb uint8 [H, W, 3], from the fields of Image and CompressedImage.
 
 The distribution's `cv_bridge` converts if it is installed and usable, otherwise OpenCV; both give the same pixels.
 Every message that cannot be an image ends in a ConfigurationError that names the field, because a camera with wrong
@@ -76,7 +76,7 @@ def from_raw(
     Raises
     ------
     ConfigurationError
-        If a field is wrong; names it.
+        If a field is wrong. The message names the field.
     """
     kind = _ENCODINGS.get(encoding)
     if kind is None:
@@ -158,8 +158,8 @@ def from_compressed(format: str, data: Buffer, topic: str = "camera/image_raw/co
         image = None
     if image is None:
         raise ConfigurationError(f"topic {topic}: data does not decode as {format!r}")
-    # imdecode assumes that the file holds what its format defines. Old publishers compressed rgb as if it were bgr
-    # and say so; then the two swaps cancel.
+    # imdecode assumes the channel order that the file format defines. Old publishers compressed rgb as if it were bgr
+    # and declare this in `format`; then the two swaps cancel.
     return image if "compressed rgb" in words else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -177,7 +177,7 @@ class _Header:
     height: int
     width: int
     length: int  # bytes up to the end of the image
-    refused: str = ""  # what it holds, if that cannot be used
+    refused: str = ""  # description of the content if it cannot be used, otherwise empty
 
 
 @functools.cache
@@ -193,7 +193,7 @@ _FRAME = struct.Struct(">BHHB")  # bits per channel, height, width, channels
 
 
 def _png_header(content: bytes) -> _Header | None:
-    """Walk through the chunks of a PNG; None if one is cut or damaged, or the last one is missing."""
+    """Parse the chunks of a PNG. Returns None if a chunk is cut or damaged, or the last one is missing."""
     place, header = len(_PNG_MAGIC), b""
     while place + 12 <= len(content):
         length, kind = _CHUNK.unpack_from(content, place)
@@ -215,10 +215,10 @@ def _png_header(content: bytes) -> _Header | None:
 
 
 def _jpeg_header(content: bytes) -> _Header | None:
-    """Walk through the segments of a JPEG up to its pixels, then look for the end; None if it is missing.
+    """Parse the segments of a JPEG up to its pixels, then search for the end. Returns None if it is missing.
 
-    libjpeg fills missing pixels with grey and continues: a policy must not act on that. Bytes of an end marker in the
-    segments (a thumbnail's) do not count.
+    libjpeg fills missing pixels with grey without an error, and a policy must not act on such an image. End markers
+    inside segments (those of a thumbnail) do not count.
     """
     if content[:2] != b"\xff\xd8":
         return None
@@ -252,7 +252,7 @@ def _jpeg_header(content: bytes) -> _Header | None:
 
 @functools.cache
 def cv_bridge() -> Any | None:
-    """A `CvBridge` if one is installed and safe to use, else None; see `cv_bridge_status` for the reason.
+    """Return a `CvBridge` if one is installed and safe to use, else None; `cv_bridge_status` gives the reason.
 
     The distributions build cv_bridge against NumPy 1. Under NumPy 2 importing it prints a page of warnings and
     calling it can crash the process, so it is not used there.
@@ -269,7 +269,7 @@ def cv_bridge() -> Any | None:
 
 
 def cv_bridge_status() -> str:
-    """Name of the library that converts images, for a log line and for `doctor`."""
+    """Return the name of the library that converts images, for the log and for `doctor`."""
     if cv_bridge() is not None:
         return "cv_bridge"
     if int(np.__version__.split(".")[0]) >= 2 and importlib.util.find_spec("cv_bridge") is not None:

@@ -1,4 +1,4 @@
-"""Draws what the network sees: feature points, the object's pose, a bar for the domain shift."""
+"""Draws perception's results into an image: feature points, the object's pose, a bar for the domain shift."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from rlfp_ros.contract import Intrinsics
 
 TARGET_WIDTH = 420  # px; the encoder's own image is too small to look at
-AXIS_M = 0.04
-BAR_PX = 8
+AXIS_M = 0.04  # length of the drawn pose axes
+BAR_PX = 8  # height of the domain-shift bar
 WARNING, ALARM = 0.5, 0.9  # domain shift from which the bar turns yellow and red
 
 
@@ -23,7 +23,7 @@ def draw(
     object_pose: np.ndarray | None = None,
     domain_shift: float | None = None,
 ) -> np.ndarray:
-    """Make a larger copy of `image`, the encoder's input rgb uint8 [h, w, 3], with everything drawn in.
+    """Return an enlarged copy of `image`, the encoder's input rgb uint8 [h, w, 3], with the results drawn in.
 
     `features` [K, 3]: x, y on the plane z = 1 of the optical frame and confidence in [0, 1], which sets the size of the
     dot. `object_pose` [7]: xyz m, quaternion xyzw in the optical frame.

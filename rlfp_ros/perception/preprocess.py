@@ -1,11 +1,11 @@
-"""From a live camera's image to the image that the encoder was trained on.
+"""Converts a live camera's image to the image that the encoder was trained on.
 
 Every caller (training's own evaluation, the simulator, bag replay, the live node) goes through `Preprocessor`, so that
 the network sees the same pixels everywhere. There are three cases, decided once per camera:
 
-- the image already is the bundle's: it passes through untouched;
-- the camera sees the bundle's field of view at another resolution: resized by area;
-- anything else (other focal length, aspect ratio, principal point, lens): one `cv2.remap` removes the lens and
+- if the camera is the bundle's, the image is not changed;
+- if it has the bundle's field of view at another resolution, the image is resized by area;
+- in all other cases (focal length, aspect ratio, principal point, lens), one `cv2.remap` removes the lens and
   re-projects the image into the bundle's pinhole camera, oversampled and then averaged by area, so that a 640 x 480
   camera does not alias in an 84 x 84 image.
 
@@ -26,15 +26,15 @@ from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
 SAME_CAMERA_PX = 0.05  # a camera whose pixels are this close to those of a plain resize is not re-projected
-BORDER_PX = 0.5  # how far the bundle's image may reach beyond the live one's border, whose pixels are repeated there
-AZIMUTHS, RADII = 8, 100  # directions and distances at which a lens is checked for turning back
+BORDER_PX = 0.5  # how far the bundle's image may extend beyond the live image, whose border pixels are repeated there
+AZIMUTHS, RADII = 8, 100  # directions and distances at which a lens polynomial is checked for folding back
 COARSEST = 0.5  # live pixels per bundle pixel; a coarser image does not show enough
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
 class Preprocessor:
-    """Makes the encoder's input from live images. Keeps the plan for one camera; another camera makes a new plan."""
+    """Computes the encoder's input from live images. Caches the transform for one camera."""
 
     def __init__(self, contract: Contract) -> None:
         if contract.image.stack != 1:
@@ -87,7 +87,10 @@ class Preprocessor:
         return self._transform(image)
 
     def use_camera(self, camera: CameraModel, source: str = "camera_info") -> None:
-        """Plan for a camera. Raises ConfigurationError, naming `source`, if it cannot see what is needed."""
+        """Prepare the transform for a camera.
+
+        Raises ConfigurationError, naming `source`, if the camera does not cover the bundle's field of view.
+        """
         if self._live is not None and self._live.same(camera):
             return
         transform, description = self._plan(camera, source)
@@ -118,7 +121,7 @@ class Preprocessor:
                 lambda image: cv2.resize(image, (own.width, own.height), interpolation=method),
                 f"{sizes}, resized by area",
             )
-        # Bilinear sampling reaches over two live pixels, so half as many samples as live pixels leave none out.
+        # A bilinear sample covers two live pixels, so half as many samples as live pixels leave none out.
         density = max(live.K[0, 0] / self._own_K[0, 0], live.K[1, 1] / self._own_K[1, 1])
         samples = max(1, math.ceil(density / 2))
         fine = self._project(_pixel_grid(own.width, own.height, samples), live, source).astype(np.float32)
@@ -165,7 +168,7 @@ class Preprocessor:
 
 
 def scaled_intrinsics(K: np.ndarray, x: float, y: float) -> np.ndarray:
-    """K [3, 3] of the same camera with its image resized by `x` and `y`."""
+    """Return K [3, 3] of the same camera with its image resized by `x` and `y`."""
     scaled = np.array(K, dtype=np.float64)
     scaled[0, 0] *= x
     scaled[1, 1] *= y
@@ -175,14 +178,14 @@ def scaled_intrinsics(K: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def _pixel_grid(width: int, height: int, samples: int) -> np.ndarray:
-    """Coordinates [h * samples, w * samples, 2] of `samples` x `samples` points spread evenly in each pixel."""
+    """Return coordinates [h * samples, w * samples, 2] of `samples` x `samples` evenly spaced points per pixel."""
     x = (np.arange(width * samples) + 0.5) / samples - 0.5
     y = (np.arange(height * samples) + 0.5) / samples - 0.5
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
 def _check_unfolded(rays: np.ndarray, live: CameraModel, source: str) -> None:
-    """Refuse a lens whose polynomial turns back on itself: it holds inside the calibrated image only."""
+    """Raise ConfigurationError if the lens polynomial folds back; it is valid only inside the calibrated image."""
     farthest = float(np.max(np.linalg.norm(rays[..., :2], axis=-1)))
     angles, radii = np.linspace(0, 2 * np.pi, AZIMUTHS, endpoint=False), np.linspace(0.0, farthest, RADII)
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)

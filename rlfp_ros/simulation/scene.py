@@ -14,14 +14,14 @@ from rlfp_ros.schema import ConfigurationError, Pose, Schema
 from rlfp_ros.simulation.arm_settings import camera_place
 
 Vector = tuple[float, float, float]
-SMALLEST_IMAGE, LARGEST_IMAGE = 8, 4096  # px
+MIN_IMAGE, MAX_IMAGE = 8, 4096  # px
 
 
 class SceneCamera(Schema):
     """The nominal camera: its position and the point that it looks at."""
 
-    width: int = Field(ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)  # px
-    height: int = Field(ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)  # px
+    width: int = Field(ge=MIN_IMAGE, le=MAX_IMAGE)  # px
+    height: int = Field(ge=MIN_IMAGE, le=MAX_IMAGE)  # px
     field_of_view_deg: float = Field(gt=1, lt=170)  # vertical
     position: Vector  # m, base frame
     target: Vector  # m, base frame
@@ -84,10 +84,9 @@ def load_scene(name_or_path: str | Path = "table", image_size: int | None = None
         changes |= dict(place)
     if image_size is not None:
         whole = isinstance(image_size, (int, np.integer)) and not isinstance(image_size, bool)
-        if not whole or not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
+        if not whole or not MIN_IMAGE <= image_size <= MAX_IMAGE:
             raise ConfigurationError(
-                f"image_size is {image_size!r}, expected a whole number of pixels from {SMALLEST_IMAGE} to "
-                f"{LARGEST_IMAGE}"
+                f"image_size is {image_size!r}, expected a whole number of pixels from {MIN_IMAGE} to {MAX_IMAGE}"
             )
         changes |= {"width": int(image_size), "height": int(image_size)}
     return scene.model_copy(update={"camera": scene.camera.model_copy(update=changes)})

@@ -1,7 +1,7 @@
 """The interface of a base controller, and the registry from which a bundle chooses one by name.
 
-Each works alone, without a policy. A base controller turns the situation into a wanted tool twist (base frame) and a
-wanted posture of the joints that the tool pose leaves free; the safety filter keeps the limits.
+A base controller also works without a policy. It computes a wanted tool twist (base frame) and joint velocities for the
+joints that the tool pose leaves free. The safety filter enforces the limits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rlfp_ros.schema import ConfigurationError, Schema
 
 @dataclass
 class Situation:
-    """What a base controller may know at one tick. Joints are commanded, not measured: no delay, no noise.
+    """Inputs of a base controller at one tick. Joints are commanded, not measured, so they have no delay and no noise.
 
     Attributes
     ----------
@@ -51,17 +51,17 @@ class Situation:
 
 @dataclass
 class Wanted:
-    """A tool twist [6] (m/s, rad/s, base frame) and joint velocities [J] rad/s for what the twist leaves free."""
+    """A tool twist [6] (m/s, rad/s, base frame), and joint velocities [J] rad/s for the joints that it leaves free."""
 
     twist: np.ndarray
     posture: np.ndarray
 
 
 class BaseController(Protocol):
-    """Moves the arm without a policy, or under one. One instance serves one controller."""
+    """Moves the arm, alone or with a policy's residual added. Each residual controller has its own instance."""
 
     def start(self, situation: Situation) -> None:
-        """Capture what has to be kept. Called whenever the arm is initialised from measured joints."""
+        """Store the pose to keep. Called whenever the arm is initialised from measured joints."""
 
     def wanted(self, situation: Situation, residual: np.ndarray) -> Wanted:
         """Return the motion for this tick; `residual` [6] is the twist that will be added to it."""

@@ -1,4 +1,4 @@
-"""`hold`: the arm keeps its place, and the residual does all of the moving."""
+"""`hold`: the arm keeps its pose, and only the residual moves it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import rotation_matrix, rotation_vector
 from rlfp_ros.schema import Schema
 
-ORIENTATION_RATE_HZ = 4.0  # rotation error decays at this rate: slower than the joints' own response, no overshoot
-ORIENTATION_SPEED_RAD_S = 1.0
+ORIENTATION_RATE_HZ = 4.0  # 1/s; decay of the rotation error; slower than the joints' response, to avoid overshoot
+ORIENTATION_SPEED_RAD_S = 1.0  # largest angular velocity of the correction
 
 
 class OrientationKeeper:
-    """Keeps the tool's orientation as it was on `start`, turned only by the residual's own rotation."""
+    """Keeps the tool's orientation at `start`; only the rotation of the residual changes it."""
 
     def __init__(self, situation: Situation) -> None:
         self._reference = situation.rotation.copy()
@@ -37,7 +37,7 @@ class OrientationKeeper:
 
 
 class Posture:
-    """Pull of the free joints towards home."""
+    """Returns the free joints towards home."""
 
     def __init__(self, arm: Arm, settings: ControllerSettings) -> None:
         self._home = np.array(arm.home)
@@ -51,7 +51,7 @@ class Posture:
 
 @BASE_CONTROLLERS.register("hold")
 class Hold:
-    """Keeps orientation and posture, without translation of its own.
+    """Keeps orientation and posture; adds no translation.
 
     Also the base class of controllers that translate the tool: they override `velocity`.
     """

@@ -1,4 +1,4 @@
-"""`joint_pd`: goes to a joint configuration."""
+"""`joint_pd`: moves to a joint configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class JointPdParameters(Schema):
 
 @BASE_CONTROLLERS.register("joint_pd")
 class JointPd:
-    """Goes to the reference, at most at `speed`; damping comes from the filter's jerk-limited approach."""
+    """Moves to the reference, at most at `speed`; damping comes from the filter's jerk-limited approach."""
 
     Parameters: ClassVar[type[Schema]] = JointPdParameters
     follows_object: ClassVar[bool] = False

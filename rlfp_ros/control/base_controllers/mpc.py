@@ -14,11 +14,11 @@ from rlfp_ros.control.base_controllers.servo import ServoParameters, TargetFollo
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.schema import Schema
 
-STEPS = 10  # of horizon_s; ten variables per axis keep the programme at a few microseconds
+STEPS = 10  # steps of the horizon; with ten variables per axis the programme takes a few microseconds
 
 
 class MpcParameters(ServoParameters):
-    """As `servo`, and `horizon_s`: how far it looks ahead. `acceleration`: m/s^2 on each axis."""
+    """The parameters of `servo`, and `horizon_s`: prediction horizon in s; `acceleration`: limit per axis in m/s^2."""
 
     horizon_s: float = Field(default=0.5, gt=0.05, le=3)
     acceleration: float = Field(default=1.0, gt=0, le=10)
@@ -57,7 +57,7 @@ class Mpc(TargetFollower):
         if target is None:
             self._planned = np.zeros(3)
             return 0.0
-        speed = self._speed / 3**0.5  # on each axis, so that the whole stays below `speed`
+        speed = self._speed / 3**0.5  # per axis, so that the magnitude stays below `speed`
         accelerations = np.zeros(3)
         for axis in range(3):
             now = min(max(float(self._planned[axis]), -speed), speed)

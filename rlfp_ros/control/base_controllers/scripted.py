@@ -1,4 +1,4 @@
-"""`scripted`: goes through waypoints."""
+"""`scripted`: moves through waypoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ScriptedParameters(Schema):
 
 @BASE_CONTROLLERS.register("scripted")
 class Scripted(Hold):
-    """Goes through the waypoints, one after the other, and stays at the last."""
+    """Moves through the waypoints in order and stays at the last."""
 
     Parameters: ClassVar[type[Schema]] = ScriptedParameters
 

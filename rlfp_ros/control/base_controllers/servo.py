@@ -41,7 +41,7 @@ class TargetFollower(Hold):
 
 @BASE_CONTROLLERS.register("servo")
 class Servo(TargetFollower):
-    """Moves the tool to its target at a speed in proportion to the distance; stands still until there is a target."""
+    """Moves the tool to its target at a speed proportional to the distance; stays still until there is a target."""
 
     Parameters: ClassVar[type[Schema]] = ServoParameters
 

@@ -1,1 +1,1 @@
-"""The safety controller: what stands between a wanted motion and the arm."""
+"""The safety controller: checks every wanted motion before it is sent to the arm."""

@@ -1,6 +1,6 @@
-"""Validation of what comes in: joint states, residuals, percepts and goals are taken, ignored, counted or faults.
+"""Validates inputs: joint states, residuals, percepts and goals are used, ignored, counted or treated as faults.
 
-Each class remembers what it needs to judge the next input of its kind, and nothing acts here: decisions are returned.
+Each class keeps what it needs to judge the next input of its kind. It only returns decisions; the caller acts on them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from rlfp_ros.control.safety.supervisor import Reason
 from rlfp_ros.control.safety.tick_clock import NEVER, TickClock
 from rlfp_ros.control.trajectory import Residual
 
-FARTHEST_M = 100.0  # no arm reaches this far: a goal or an object beyond is a mistake, and its square may overflow
+LARGEST_COORDINATE_M = (
+    100.0  # farther than any arm reaches; a larger coordinate is an error, and its square may overflow
+)
 
 
 class Decision(NamedTuple):
@@ -28,7 +30,7 @@ class Decision(NamedTuple):
     take
         Whether to use it.
     counted
-        The reason to count in the diagnostics if it is only ignored.
+        The reason to count in the diagnostics if the input is ignored.
     fault
         The reason to act on if it is a fault.
     """
@@ -43,8 +45,8 @@ IGNORE = Decision(False)
 
 
 def near_enough(value: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Return whether `value` has the shape and all of it is finite and within `FARTHEST_M`."""
-    return value.shape == shape and bool((np.abs(value) <= FARTHEST_M).all())
+    """Return whether `value` has the shape and all of it is finite and within `LARGEST_COORDINATE_M`."""
+    return value.shape == shape and bool((np.abs(value) <= LARGEST_COORDINATE_M).all())
 
 
 class JointStateNews(NamedTuple):
@@ -57,7 +59,7 @@ class JointStateNews(NamedTuple):
     furthest
         Largest move of a joint since the joint state before, rad; None for the first.
     jumped
-        Whether that is more than the joints' speed explains.
+        Whether this move is larger than the joints' speed explains.
     """
 
     decision: Decision
@@ -73,8 +75,8 @@ class JointStateAdmission:
     newest
         The newest one that was taken.
     confirmed
-        Whether the one before it was near in place and time. A single joint state may be anything: those of a driver
-        that mixes its joints up once would become a command.
+        Whether the joint state before it was near in position and time. A single joint state is not trusted: if a
+        driver once mixes up its joints, that posture would become a command.
     """
 
     def __init__(self, arm: Arm, settings: ControllerSettings, clock: TickClock) -> None:
@@ -84,7 +86,7 @@ class JointStateAdmission:
         self.begin_episode(NEVER)
 
     def begin_episode(self, stamp_ns: int) -> None:
-        """Ignore what is stamped up to `stamp_ns`."""
+        """Ignore inputs with stamps up to `stamp_ns`."""
         self._reset_stamp_ns = stamp_ns
         self.forget()
 
@@ -130,7 +132,7 @@ class ResidualAdmission:
         self.begin_episode(NEVER)
 
     def begin_episode(self, stamp_ns: int) -> None:
-        """Ignore what is stamped up to `stamp_ns`."""
+        """Ignore inputs with stamps up to `stamp_ns`."""
         self._reset_stamp_ns = stamp_ns
         self.forget()
 
@@ -182,7 +184,7 @@ class PerceptAdmission:
         self.begin_episode(NEVER)
 
     def begin_episode(self, stamp_ns: int) -> None:
-        """Ignore what is stamped up to `stamp_ns`."""
+        """Ignore inputs with stamps up to `stamp_ns`."""
         self._reset_stamp_ns = stamp_ns
         self.forget()
 

@@ -1,7 +1,7 @@
-"""Checks of one step and the complete stop after it, as a whole: joints, tool speed, workspace, distances.
+"""Checks one step together with the complete stop after it: joints, tool speed, workspace, distances.
 
-Only the points of a stop are checked: if a joint turns round within a ramp, the path between them overruns them by less
-than a thousandth of a radian, and `position_margin_rad` is larger. Comparisons are written so that NaN fails them.
+Only the points of a stop are checked. If a joint reverses within a ramp, the path between the points exceeds them by
+less than 0.001 rad, and `position_margin_rad` is larger. Comparisons are written so that NaN fails them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINEAR_AND_ANGULAR = np.kron(np.eye(2), np.ones((3, 1)))  # [6, 2]
 
 
 class Refusal(StrEnum):
-    """Why a step may not be made."""
+    """The reason why a step was refused."""
 
     NOT_FINITE = "not_finite"
     POSITION = "position"
@@ -112,7 +112,7 @@ class Checks:
         """
         if stop is None:
             return Refusal.NOT_FINITE, None
-        # While the first ramp turns an acceleration round, velocity still grows by at most half of it.
+        # While the first ramp reverses an acceleration, velocity still grows by at most half of it.
         fastest = self.shapes.growth.dot(np.abs(step))
         refusal = check_joints(self.limits, self.shapes, here.rows, step, stop, fastest)
         if refusal is not None:
@@ -124,7 +124,7 @@ class Checks:
         """Return why the tool and the links may not make this step and its stop, or None if they may."""
         limits, reach, step = self.limits, self.distances.reach, located.rows
         ramped, last = stop.points[0], stop.points[-1]
-        # Speed can still grow while the first ramp turns the acceleration round; after it all joints slow down alike.
+        # Speed can still grow while the first ramp reverses the acceleration; then all joints slow down together.
         refusal = self._place(here, step[0], located.position)
         if refusal is not None:
             return refusal
@@ -132,8 +132,8 @@ class Checks:
         refusal = too_fast(limits, linear, angular)
         if refusal is not None:
             return refusal
-        # How far any point of the arm can get from here, and how much the Jacobian's turning on the way can add to the
-        # tool's speed. In most cases these bounds settle the rest.
+        # Bounds on how far any point of the arm can move, and on how much the changing Jacobian can add to the tool's
+        # speed. In most cases they are sufficient.
         way = np.abs(last[0] - here.rows[0])
         swept, turn = float(fastest.dot(reach)), sum(way.tolist())
         far = float(way.dot(reach)) + self.shapes.ramp_time * swept
@@ -155,9 +155,9 @@ class Checks:
         return None
 
     def _way(self, here: Located, step: np.ndarray, stop: StopPlan) -> Refusal | None:
-        """Return why the tool may not go along the stop of `step`, or None; looks until the tool is slow for good.
+        """Return why the tool may not follow the stop of `step`, or None. Checks until the tool stays slow.
 
-        Joints that turn fast against one another leave the tool slow only as long as the Jacobian stays as it is.
+        Fast joints whose motions cancel each other leave the tool slow only while the Jacobian does not change.
         """
         limits, reach, last = self.limits, self.distances.reach, stop.points[-1]
         to_position, to_velocity = self.shapes.samples(stop.plateau)

@@ -1,8 +1,8 @@
-"""From a wanted motion to a command that is inside every limit and carries its own stop.
+"""Turns a wanted motion into a command that is inside every limit and contains its own stop.
 
 Each tick makes one step and a complete stop after it, checks both as a whole, and sends them as one short trajectory.
 If a check fails, the arm continues along the stop that was sent before: it was checked when it was sent, so limits stay
-feasible forever. Limits run from the last command, never from the measurement.
+feasible forever. Limits apply relative to the last command, never to the measurement.
 
 Layout of a command with tick time t: points at t + dt and t + 2 dt were promised by the two commands before, the
 point at t + 3 dt is new, then the points of the stop. A command that comes up to two ticks late changes nothing: two
@@ -27,12 +27,12 @@ from rlfp_ros.control.safety.velocity import VelocityProgramme, programme_limits
 from rlfp_ros.control.trajectory import Trajectory
 
 STALE = "the tool was located at another motion than the end; call locate() once per tick"
-SETTLED_RAD_S = 2e-3  # below this and wanting to stand, the sent stop brings the arm to exact rest
+SETTLED_RAD_S = 2e-3  # rad/s; below this speed, if no motion is wanted, the sent stop brings the arm to exact rest
 
 
 @dataclass
 class FilterCounts:
-    """What the filter did since it was made.
+    """Counts of the filter's decisions since its construction.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class SafetyFilter:
         self._settle_ticks = round(settings.settle_s / self.dt)
         self._zeros = np.zeros(len(arm.joint_names))
         self._zeros.setflags(write=False)
-        self._located: Located | None = None  # of the last step that passed: the next one begins there
+        self._located: Located | None = None  # the tool after the last step that passed; the next step begins there
         self.start(np.array(arm.home))
 
     # --- the promised motion -----------------------------------------------------------------------------------
@@ -110,11 +110,11 @@ class SafetyFilter:
         self._promise_stop()
         self._promise_stop()
         self.ahead = self.ahead[1:]  # promised for one and two ticks from now
-        # The arm's controller holds what it was told last, not what is measured: time to change over gently.
+        # The arm's controller holds its last command, not the measured position. This is time for a gentle transition.
         self._settling = self._settle_ticks if now.at_rest else 0
 
     def advance(self, ticks: int = 1) -> None:
-        """Let time pass by whole ticks along what was sent: during a tick that did not happen, the sent stop runs."""
+        """Advance by whole ticks along the motion that was sent. During a missed tick the arm follows the sent stop."""
         for _ in range(ticks):
             while len(self.ahead) < AHEAD:
                 self._promise_stop()
@@ -123,12 +123,12 @@ class SafetyFilter:
 
     @property
     def end(self) -> Motion:
-        """The last promised motion: the next step begins there."""
+        """The last promised motion, from which the next step begins."""
         return self.ahead[-1]
 
     @property
     def resting(self) -> bool:
-        """Whether nothing that was sent still moves."""
+        """Whether the motion that was sent has come to rest."""
         return self.now.at_rest and self.ahead[0].at_rest and self.ahead[-1].at_rest and not self._stop.ticks
 
     def _promise_stop(self) -> None:
@@ -203,7 +203,7 @@ class SafetyFilter:
         here
             What `locate` returned for this tick.
         wanted
-            The joint velocities; of large ones as much is reached as the limits allow.
+            The joint velocities. Large ones are approached as far as the limits allow.
 
         Returns
         -------
@@ -216,7 +216,7 @@ class SafetyFilter:
         if self._settling:
             self._promise_stop()
             return True
-        values = wanted.tolist()  # of a few numbers, Python looks at all of them sooner than numpy
+        values = wanted.tolist()  # for a few numbers, Python is faster than numpy
         if not all(map(math.isfinite, values)):
             self._count_refusal(Refusal.NOT_FINITE)
         elif any(values):
@@ -236,7 +236,7 @@ class SafetyFilter:
 
     @property
     def _settled(self) -> bool:
-        """So slow that the sent stop may bring the arm to exact rest; braking would only come near to it."""
+        """Whether the arm is slow enough for the sent stop to bring it to exact rest; braking only approaches rest."""
         return self.end.at_rest or largest(self.end.velocity) < SETTLED_RAD_S
 
     def _try_step(self, here: Located, wanted: np.ndarray) -> bool:

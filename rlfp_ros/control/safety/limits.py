@@ -1,4 +1,4 @@
-"""The limits of one arm with the settings' margins, as arrays: what the checks hold, and what a step may use."""
+"""The limits of one arm with the settings' margins, as arrays: for the checks and for planning a step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rlfp_ros.control.arm import Arm, JointLimits
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.motion import ROUNDING, everywhere, propagation
 
-SPEED_MARGIN = 0.97  # of the published tool speeds, held at the samples that are checked
-BETWEEN_TICKS_RAD_S = 2e-3  # how far a speed limit that falls towards a joint's end may be overrun between two ticks
+SPEED_MARGIN = 0.97  # share of the published tool speeds that the checked samples may reach
+BETWEEN_TICKS_RAD_S = 2e-3  # rad/s; how far a speed limit that falls near a joint's end may be exceeded between ticks
 
 Box = tuple[float, float, float, float, float, float]  # x, y, z of the lower corner, then of the upper one
 
 
 @dataclass(frozen=True)
 class CheckedLimits:
-    """What every step and its stop are checked against.
+    """The limits that every step and its stop are checked against.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ def checked_limits(arm: Arm, settings: ControllerSettings) -> CheckedLimits:
 
 @dataclass(frozen=True)
 class StepLimits:
-    """What one step of one tick may use.
+    """The limits of one step of one tick.
 
     Attributes
     ----------
@@ -108,7 +108,8 @@ def step_limits(arm: Arm, settings: ControllerSettings) -> StepLimits:
 def plan_step(limits: StepLimits, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the motion [3, J] one tick after `rows` [3, J], towards joint velocities `wanted` [J] rad/s.
 
-    It takes the largest acceleration from which a jerk-limited ramp to zero does not pass `wanted`, in whole ticks.
+    The step has the largest acceleration from which a jerk-limited ramp to zero, in whole ticks, does not overshoot
+    `wanted`.
     """
     missing = wanted + limits.missing.dot(rows)
     size = np.sqrt(limits.jerk_dt_squared + limits.jerk_twice * np.abs(missing)) - limits.jerk_dt
@@ -122,8 +123,8 @@ def plan_step(limits: StepLimits, rows: np.ndarray, wanted: np.ndarray) -> np.nd
 def inside_joint_limits(limits: CheckedLimits, positions: np.ndarray, here: np.ndarray) -> bool:
     """Return whether `positions` [N, J] rad are inside the joints' limits.
 
-    If the arm is at `here` [J] rad outside (guided there by hand), it may stay or go inwards, never farther out. A NaN
-    is never inside.
+    If the arm is already outside at `here` [J] rad (guided there by hand), it may stay or move inwards, but not farther
+    out. NaN is never inside.
     """
     if everywhere(positions >= limits.lower) and everywhere(positions <= limits.upper):
         return True
@@ -133,7 +134,7 @@ def inside_joint_limits(limits: CheckedLimits, positions: np.ndarray, here: np.n
 
 
 def inside_box(box: Box, place: np.ndarray, here: np.ndarray) -> bool:
-    """Return whether `place` [3] m is inside the box, or no farther outside than `here` [3] m. A NaN is not."""
+    """Return whether `place` [3] m is inside the box, or not farther outside than `here` [3] m. False for NaN."""
     x0, y0, z0, x1, y1, z1 = box
     x, y, z = place.tolist()
     if x0 <= x <= x1 and y0 <= y <= y1 and z0 <= z <= z1:

@@ -1,4 +1,4 @@
-"""Compares what the arm measures with what it was told: tracking error, frozen measurements, effort."""
+"""Compares measured with commanded joints: tracking error, frozen measurements, effort."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlfp_ros.control.safety.motion import largest
 from rlfp_ros.control.safety.supervisor import Reason
 from rlfp_ros.control.safety.tick_clock import NEVER
 
-FROZEN_MOTION_RAD = 0.02  # commanded motion during which a measurement must change
+FROZEN_MOTION_RAD = 0.02  # after this much commanded motion, a measurement must have changed
 TRACKING_STRIKES = 3  # consecutive joint states with a tracking error; a single one may be a glitch
 EFFORT_SLACK = 1.001  # simulators saturate at exactly the limit
 STANDING_RAD = 0.02  # an arm that is no farther than this from where it began has not moved
@@ -79,7 +79,7 @@ class RobotWatch:
         if largest(positions - commanded) <= allowed or not self._window:
             self._strikes = 0
             return False
-        # An arm lags: only what is far from every command of the window is an error.
+        # An arm lags behind its commands: an error is a position far from every command of the window.
         window = np.array(self._window)
         low, high = window.min(axis=0) - allowed, window.max(axis=0) + allowed
         if ((positions >= low) & (positions <= high)).all():

@@ -15,8 +15,8 @@ class SafetyState(Schema):
 
     state: State
     reasons: tuple[str, ...] = ()  # codes of `supervisor.Reason`; empty if all is well
-    gain: float = Field(default=0.0, ge=0.0, le=1.0)  # of the residual
-    stamp: int = 0  # ns, of the tick
+    gain: float = Field(default=0.0, ge=0.0, le=1.0)  # share of the residual that is applied
+    stamp: int = 0  # stamp of the tick, ns
 
     @property
     def enabled(self) -> bool:

@@ -1,4 +1,4 @@
-"""The motion that was sent to the arm, in time: the filter's motion on the ticks' clock."""
+"""The motion that was sent to the arm, on the clock of the ticks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ STANDING_RAD_S = 0.05  # measured speed up to this is noise: the arm starts at r
 
 
 class Advance(NamedTuple):
-    """How a motion got to a tick.
+    """How time advanced to a tick.
 
     Attributes
     ----------
     paused
-        Whether the stamps stand still: the arm continues along what was sent, and nothing is sent.
+        Whether the stamps stand still: the arm continues along the motion that was sent, and nothing new is sent.
     jumped
-        Whether a clock jumped, or stood still too long.
+        Whether a clock jumped, or stood still for too long.
     """
 
     paused: bool
@@ -37,8 +37,8 @@ class SentMotion:
     Parameters
     ----------
     forward
-        Whether the arm's controller keeps what it was told last, instead of playing trajectories that end at rest. Such
-        a controller is told a step on every tick, whatever the clocks say.
+        Whether the arm's controller keeps its last command, instead of playing trajectories that end at rest. Such a
+        controller gets one step per tick, whatever the clocks show.
     """
 
     def __init__(self, safety: SafetyFilter, clock: TickClock, forward: bool) -> None:
@@ -47,7 +47,7 @@ class SentMotion:
 
     @property
     def running(self) -> bool:
-        """Whether a motion was begun and not yet ended."""
+        """Whether a motion is in progress."""
         return self._running
 
     @property
@@ -72,7 +72,7 @@ class SentMotion:
         return self._safety.trajectory(stamp_ns)
 
     def advance(self, stamp_ns: int, now_ns: int) -> Advance:
-        """Follow what was sent up to this tick; late ticks let the sent stop run."""
+        """Follow the sent motion up to this tick. If ticks are late, the arm follows the sent stop."""
         clock, safety = self._clock, self._safety
         if self.forward:  # one step per tick: late or missing ticks do not make it longer
             safety.advance()
@@ -83,8 +83,8 @@ class SentMotion:
             return ON_TIME
         paused = ticks == 0 and self._sent
         if paused and clock.stood_still_too_long(now_ns):
-            # The arm moved on along the stop that it has, whatever our clock says. If the motion continued from where
-            # the clock stood, an arm at rest would be told to jump back into it.
+            # The arm has followed the stop that it has, whatever our clock shows. If the motion continued from the time
+            # at which the clock stopped, an arm at rest would be commanded to jump back.
             safety.advance(clock.steady_ticks(now_ns))
             clock.skip_to(now_ns)
             jumped = True

@@ -1,4 +1,4 @@
-"""Complete stops: from any motion to exact rest, in three pieces of constant jerk.
+"""Plans complete stops: from any motion to exact rest, in three pieces of constant jerk.
 
 All joints ramp to a deceleration, keep it, and ramp it out together. (Ruckig's stops switch at times of their own for
 every joint: 21 points for seven joints, or an interpolation that overshoots the jerk. Its time-optimal stop is the
@@ -17,12 +17,12 @@ from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.motion import AHEAD, ROUNDING, Motion, propagation
 
-LONGEST_STOP_S = 10.0  # a start above every speed limit, or not a number, has no plan
-RAMP_SAMPLES = 4  # of the tool's speed while a stop sets in
+LONGEST_STOP_S = 10.0  # s; no plan is longer; exceeded only by a start above every speed limit or NaN
+RAMP_SAMPLES = 4  # samples of the tool's speed during the first ramp of a stop
 
 
 class Stop(NamedTuple):
-    """What is still to come of a stop: n pieces of constant jerk. None is left at rest.
+    """The rest of a stop: n pieces of constant jerk; n is 0 at rest.
 
     Attributes
     ----------
@@ -89,13 +89,13 @@ class StopPlan(NamedTuple):
 
     @property
     def stop(self) -> Stop:
-        """The plan as what is still to come."""
+        """The plan as a `Stop` of which nothing has been executed."""
         return Stop(self.matrices.ticks, self.points, self.matrices.times)
 
 
 @dataclass(frozen=True)
 class StopShapes:
-    """What stops may use, and the maps to stops of every length, made as they are needed.
+    """The limits of stops, and the maps to stops of every length, which are computed when they are needed.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class StopShapes:
     per_deceleration
         [J] s^2/rad, one over the deceleration in use.
     impulse
-        [3], of (position, velocity, acceleration): twice the velocity that is to be taken out.
+        [3], of (position, velocity, acceleration): twice the velocity to remove.
     growth
         [3], of the magnitudes: velocity still grows by at most half of the first ramp times the acceleration.
     constant_samples
@@ -127,7 +127,7 @@ class StopShapes:
     _samples: dict[int, StopSamples] = field(default_factory=dict)
 
     def matrices(self, plateau: int) -> StopMatrices:
-        """Return the maps for a plateau of so many ticks.
+        """Return the maps for a plateau of `plateau` ticks.
 
         With both ramps T_r and the plateau T_p long, -(2 v + a T_r) / (2 (T_r + T_p)) is the deceleration that ends
         at rest.
@@ -139,12 +139,12 @@ class StopShapes:
             first = ramp @ np.vstack((np.eye(3), deceleration))
             second = keep @ np.vstack((first, deceleration)) if plateau else first
             last = ramp @ np.vstack((second, np.zeros(3)))
-            last[1:] = 0.0  # rest exactly, not to rounding
+            last[1:] = 0.0  # exact rest, without rounding errors
             points = (first, second, last) if plateau else (first, last)
             ticks = (self.ramp, plateau, self.ramp) if plateau else (self.ramp, self.ramp)
             ramp_velocities = self.ramp_samples.dot(np.vstack(((0.0, 1.0, 0.0), (0.0, 0.0, 1.0), deceleration)))
             times = self.dt * np.array((*range(1, AHEAD + 1), *(AHEAD + np.cumsum(ticks)).tolist()))
-            times.setflags(write=False)  # commands share it
+            times.setflags(write=False)  # shared by commands
             found = self._matrices[plateau] = StopMatrices(np.vstack(points), ticks, times, ramp_velocities)
         return found
 
@@ -165,14 +165,14 @@ class StopShapes:
 
 
 def stop_shapes(arm: Arm, settings: ControllerSettings) -> StopShapes:
-    """Lay out the stops that the settings allow this arm."""
+    """Derive the stops of an arm from the settings."""
     dt = 1.0 / settings.control_rate_hz
     acceleration = settings.acceleration_scale * np.array(arm.limits.acceleration)
     per_deceleration = 1.0 / (settings.stop_acceleration_scale * np.array(arm.limits.acceleration))
     jerk_dt = settings.stop_jerk_scale * np.array(arm.limits.jerk) * dt
     ramp = max(2, math.ceil(np.max((acceleration + 1.0 / per_deceleration) / jerk_dt) - ROUNDING))
     ramp_time = ramp * dt
-    share = np.linspace(0.0, 1.0, RAMP_SAMPLES)[:, None]  # of the ramp: v + a t + (a_end - a) t^2 / (2 T)
+    share = np.linspace(0.0, 1.0, RAMP_SAMPLES)[:, None]  # share of the ramp: v + a t + (a_end - a) t^2 / (2 T)
     time = share * ramp_time
     samples = np.hstack((np.ones_like(share), time * (1.0 - 0.5 * share), 0.5 * time * share))
     return StopShapes(
@@ -190,7 +190,7 @@ def stop_shapes(arm: Arm, settings: ControllerSettings) -> StopShapes:
 def plan_stop(shapes: StopShapes, rows: np.ndarray) -> StopPlan | None:
     """Return the shortest stop from `rows` [3, J] inside the stop's acceleration, or None if `rows` are not finite.
 
-    Jerk is inside its limit by the ramps' length.
+    The length of the ramps keeps jerk inside its limit.
     """
     durations = (shapes.impulse.dot(rows) * shapes.per_deceleration).tolist()
     hardest = max(max(durations), -min(durations))
@@ -204,9 +204,9 @@ def plan_stop(shapes: StopShapes, rows: np.ndarray) -> StopPlan | None:
 
 
 def follow(stop: Stop, here: Motion, to_step: np.ndarray) -> tuple[Motion, Stop]:
-    """Return the motion one tick after `here` along `stop`, and what is left of it. At rest, `here` itself."""
+    """Return the motion one tick after `here` along `stop`, and the rest of the stop. At rest, return `here`."""
     if not stop.ticks:
-        return here, stop  # a stop ends at rest, and so does a start
+        return here, stop  # at rest, as every stop ends and every motion starts
     left, target = stop.ticks[0], stop.points[0]
     if left == 1:
         return Motion(target, len(stop.ticks) == 1), Stop(stop.ticks[1:], stop.points[1:])

@@ -1,8 +1,8 @@
-"""Decides whether the arm may move, and how far the policy is trusted: ages and faults in, state and gain out.
+"""Decides whether the arm may move and how much of the residual is applied, from input ages and faults.
 
-There are two clocks on purpose. `now_ns` (the steady clock; in lock step the tick's stamp) ages every input by receipt,
-so a frozen or jumping ROS clock disables no watchdog. Stamps age inputs by what their sender says, so a queue of old
-messages that arrives fresh is still old.
+There are two clocks on purpose. By `now_ns` (the steady clock; in lock step the tick's stamp) every input has an age
+since receipt, so a frozen or jumping ROS clock disables no watchdog. By the stamps every input has the age that its
+sender gave it, so old messages that were delayed in a queue count as old.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.tick_clock import NEVER
 
-LATE = 0.5  # share of a timeout that stops the arm, from which on the arm slows down
+LATE = 0.5  # share of a stopping timeout at which the arm begins to slow down
 
 
 class State(StrEnum):
@@ -23,7 +23,7 @@ class State(StrEnum):
 
     DISABLED = "DISABLED"  # nothing is sent
     ACTIVE = "ACTIVE"  # base controller, plus gain times the residual
-    HOLDING = "HOLDING"  # at rest or coming to it; clears itself
+    HOLDING = "HOLDING"  # at rest or coming to rest; clears itself
     STOPPED = "STOPPED"  # decelerated stop, then silence; latched until reset
 
 
@@ -35,7 +35,7 @@ class Reason(StrEnum):
     WAITING_FOR_JOINT_STATE = "waiting_for_joint_state"
     WAITING_FOR_RESIDUAL = "waiting_for_residual"
     WAITING_FOR_STEP = "waiting_for_step"
-    # Slower: an input is late that would stop the arm
+    # Slower: an input is late; if it stays away, the arm stops
     INPUT_LATE = "input_late"
     # Policy: gain to 0, the base controller continues
     RESIDUAL_STALE = "residual_stale"
@@ -46,18 +46,18 @@ class Reason(StrEnum):
     RESIDUAL_SHAPE = "residual_wrong_width"
     RESIDUAL_RANGE = "residual_out_of_range"
     RESIDUAL_JUMP = "residual_jump"
-    RESIDUAL_GAP = "residual_gap"  # counted
+    RESIDUAL_GAP = "residual_gap"  # only counted
     # Perception: gain to 0, then HOLDING
     PERCEPT_STALE = "percept_stale"
     PERCEPT_OLD = "percept_old"  # by stamp
     PERCEPT_BAD = "percept_not_finite"
-    PERCEPT_REPEATED = "percept_repeated_stamp"  # or older; counted; stale if it continues
+    PERCEPT_REPEATED = "percept_repeated_stamp"  # or older; only counted, becomes stale if it continues
     DOMAIN_SHIFT = "domain_shift"
     # Robot and operator: STOPPED
     JOINT_STATE_STALE = "joint_state_stale"
     JOINT_STATE_OLD = "joint_state_old"  # by stamp
-    JOINT_STATE_FUTURE = "joint_state_future_stamp"  # counted; stale if it continues
-    JOINT_STATE_REPEATED = "joint_state_repeated_stamp"  # or older; the same
+    JOINT_STATE_FUTURE = "joint_state_future_stamp"  # only counted, becomes stale if it continues
+    JOINT_STATE_REPEATED = "joint_state_repeated_stamp"  # or older; only counted, becomes stale if it continues
     JOINT_STATE_MISSING = "joint_missing"
     JOINT_STATE_NOT_FINITE = "joint_state_not_finite"
     JOINT_STATE_JUMP = "joint_state_jump"
@@ -85,7 +85,7 @@ POLICY_FAULTS = frozenset(
 
 
 class Verdict(NamedTuple):
-    """What one tick may do.
+    """The supervisor's decision for one tick.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Verdict(NamedTuple):
     gain
         Share of the residual that acts, 0..1.
     base_scale
-        Share of the whole wanted motion, 0..1: the arm slows down before it holds.
+        Share of the wanted motion that is executed, 0..1: the arm slows down before it holds.
     """
 
     state: State
@@ -111,10 +111,10 @@ class Answer(NamedTuple):
 
 
 class Supervisor:
-    """Owns the state machine: what is enabled, latched and trusted.
+    """Owns the state machine: enabled, latched, and the trust in the policy.
 
-    Call the `saw_*` methods on inputs, `tick` once per tick, and one of the transitions for everything else. Nothing
-    outside writes its fields.
+    Call the `saw_*` methods on inputs, `tick` once per tick, and a transition method for everything else. No other code
+    writes its fields.
     """
 
     def __init__(self, settings: ControllerSettings) -> None:
@@ -141,7 +141,7 @@ class Supervisor:
         self._started_ns = NEVER
         self._step_until_ns = NEVER
 
-    # --- what it knows -----------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
@@ -150,7 +150,7 @@ class Supervisor:
 
     @property
     def latched(self) -> tuple[Reason, ...]:
-        """Why the arm is STOPPED until a reset; empty if it is not."""
+        """The reasons why the arm is STOPPED until a reset; empty if it is not."""
         return tuple(self._latched)
 
     @property
@@ -160,7 +160,7 @@ class Supervisor:
 
     @property
     def waits_for_start(self) -> bool:
-        """Whether the motion may begin as soon as there are measured joints to begin from."""
+        """Whether a motion may begin as soon as measured joints are available."""
         return self._enabled and not self._latched and not self._initialised
 
     @property
@@ -275,12 +275,12 @@ class Supervisor:
         self._joint_state_ns, self._joint_stamp_ns = now_ns, stamp_ns
 
     def joint_state_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
-        """Return the age of the newest joint state by receipt and by stamp, each as a share of what stops the arm."""
+        """Return the newest joint state's age since receipt and by stamp, each as a share of the stopping timeout."""
         by_receipt = _age(now_ns, self._joint_state_ns) / self.settings.joint_state_timeout_s
         return by_receipt, _age(stamp_ns, self._joint_stamp_ns) / self.settings.joint_state_max_age_s
 
     def saw_residual(self, stamp_ns: int, now_ns: int, fault: Reason | None) -> None:
-        """Take note of a residual; `fault` is why it was rejected. Admission after a fault starts a new ramp."""
+        """Record a residual; `fault` is why it was rejected. The first accepted one after a fault starts a new ramp."""
         self._residual_fault = fault
         if fault is None:
             gap = self.settings.residual_gap_s
@@ -304,7 +304,7 @@ class Supervisor:
         Parameters
         ----------
         fault
-            Why it was rejected; a rejected one refreshes no age and clears no fault.
+            The reason for rejection. A rejected percept refreshes no age and clears no fault.
         shift
             The domain shift, 0..1.
         alive
@@ -331,7 +331,7 @@ class Supervisor:
         """Return state, reasons and gain for the tick at `stamp_ns`."""
         settings = self.settings
         moving = self._enabled and not self._latched
-        punctual = 1.0  # falls to 0 as an input becomes so late that the arm stops
+        punctual = 1.0  # falls to 0 as the age of an input approaches its timeout
         if moving and self._initialised:
             by_receipt, by_stamp = self.joint_state_ages(stamp_ns, now_ns)
             if by_receipt > 1.0:
@@ -364,7 +364,7 @@ class Supervisor:
         if punctual < 1.0 and not perception_fault:
             reasons.append(Reason.INPUT_LATE)
         self._slew_gain(min(trust, punctual) * self._target_gain)
-        # Slow down rather than freeze: the residual goes first, then the base controller, then it holds.
+        # Slow down instead of freezing: first the residual fades, then the base controller, then the arm holds.
         change = self._dt / settings.hold_ramp_s
         if not perception_fault or self._gain == 0.0:
             wanted = 0.0 if perception_fault else punctual
@@ -394,7 +394,7 @@ class Supervisor:
         return _fade(shift, settings.shift_slow, settings.shift_hold)
 
     def _percept_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
-        """Return the age of the newest percept by receipt and by stamp, each as a share of what holds the arm."""
+        """Return the newest percept's age since receipt and by stamp, each as a share of the holding timeout."""
         by_receipt = _age(now_ns, self._percept_ns) / self.settings.percept_timeout_s
         return by_receipt, _age(stamp_ns, self._percept_stamp_ns) / self.settings.percept_max_age_s
 

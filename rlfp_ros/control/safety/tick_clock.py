@@ -1,22 +1,22 @@
-"""Time of the ticks on two clocks: by the senders' stamps and by the steady clock."""
+"""The time of the ticks on two clocks: the senders' stamps and the steady clock."""
 
 from __future__ import annotations
 
 from rlfp_ros.control.controller_settings import ControllerSettings
 
 NEVER = -(1 << 62)
-MOST_TICKS = 5000  # of a jump; longer than any stop
+MAX_TICKS = 5000  # largest number of ticks to advance after a jump; longer than any stop
 
 
 class TickClock:
-    """Knows when the last tick was, and how many ticks have passed since.
+    """Keeps the time of the last tick and counts the ticks since.
 
     Attributes
     ----------
     stamp_ns
-        Of the last tick, on the senders' clock.
+        Time of the last tick on the senders' clock.
     now_ns
-        Of the last tick, on the steady clock.
+        Time of the last tick on the steady clock.
     sender_ns
         The senders' clock when an input comes, if the caller knows it: ticks may be late.
     """
@@ -35,18 +35,18 @@ class TickClock:
         self.stamp_ns, self.now_ns = stamp_ns, now_ns
 
     def in_future(self, stamp_ns: int, now_ns: int) -> bool:
-        """Return whether a stamp is ahead of the ticks' timeline, carried on to `now_ns`, and of `sender_ns`."""
+        """Return whether a stamp is ahead of both `sender_ns` and the ticks' timeline extrapolated to `now_ns`."""
         if self.stamp_ns == NEVER:
             return False
         reached = max(self.stamp_ns + max(0, now_ns - self.now_ns), self.sender_ns)
         return stamp_ns - reached > self._tolerance_ns
 
     def motion_begins(self) -> None:
-        """Measure from the last tick how long the stamps stand still."""
+        """Restart the measurement of how long the stamps stand still."""
         self._moved_ns = self.now_ns
 
     def jumped_within_a_step(self, stamp_ns: int, now_ns: int) -> bool:
-        """Return whether the stamps went back, jumped ahead or stood still too long, if each tick is one step."""
+        """Return whether the stamps jumped back or ahead or stood still for too long, if each tick is one step."""
         elapsed = stamp_ns - self.stamp_ns
         if elapsed:
             self._moved_ns = now_ns
@@ -55,23 +55,23 @@ class TickClock:
     def ticks_since(self, stamp_ns: int, now_ns: int) -> tuple[int, bool]:
         """Return how many ticks to advance up to `stamp_ns`, and whether the clock jumped.
 
-        A clock that jumped back says nothing about how far the arm moved, so the steady clock decides then.
+        After a jump back the stamps do not show how far the arm moved, so the steady clock is used.
         """
         elapsed = stamp_ns - self.stamp_ns
         ticks = round(elapsed / self._tick_ns)
         jumped = ticks < 0 or elapsed > self._jump_ns
         if jumped:
-            ticks = min(max(ticks, self.steady_ticks(now_ns), 1), MOST_TICKS)
+            ticks = min(max(ticks, self.steady_ticks(now_ns), 1), MAX_TICKS)
         return ticks, jumped
 
     def stood_still_too_long(self, now_ns: int) -> bool:
-        """Return whether the last tick with a new stamp is too long ago by the steady clock."""
+        """Return whether the last tick with a new stamp is too long ago on the steady clock."""
         return (now_ns - self.now_ns) * 1e-9 > self._jump_s
 
     def skip_to(self, now_ns: int) -> None:
-        """Let the steady clock of the last tick be `now_ns`: the arm moved up to there while the stamps stood still."""
+        """Move the steady clock's last tick to `now_ns`: the arm moved until then while the stamps stood still."""
         self.now_ns = now_ns
 
     def steady_ticks(self, now_ns: int) -> int:
         """Return the ticks since the last one by the steady clock."""
-        return min(max(round((now_ns - self.now_ns) / self._tick_ns), 0), MOST_TICKS)
+        return min(max(round((now_ns - self.now_ns) / self._tick_ns), 0), MAX_TICKS)

@@ -1,4 +1,4 @@
-"""The velocity programme: joint velocities inside all limits, as near as they allow to a wanted tool twist.
+"""The velocity programme: finds the joint velocities inside all limits that are nearest to a wanted tool twist.
 
 Damped inverse kinematics, whose damping grows as the smallest singular value falls. If that breaks a limit, a quadratic
 programme on DAQP finds the nearest velocity that does not. Standing still is always among its answers.
@@ -21,16 +21,16 @@ from rlfp_ros.control.safety.limits import Box
 from rlfp_ros.control.safety.motion import ROUNDING, Located, everywhere, finite
 
 DAQP_OPTIMAL = 1  # exit flag of a solved programme
-CLOSEST_PAIRS = 4  # whose distances enter the quadratic programme; the check takes all of them
-# The wanted motion keeps this much farther from walls and from the arm's own links than the checks demand. Without it
-# the tool would come to the very edge, where each step's curvature dips beyond it, and no step would ever pass again.
+CLOSEST_PAIRS = 4  # nearest capsule pairs in the quadratic programme; the checks use all pairs
+# The wanted motion keeps this much more distance from walls and from the arm's own links than the checks demand.
+# Without it the tool would reach the limit itself. There the curvature of every step exceeds it, and no step passes.
 SLIDING_ROOM_M = 0.003
-POSE_AXES = 6  # joints beyond so many are spare
+POSE_AXES = 6  # a tool pose needs six joints; any more are spare
 
 
 @dataclass(frozen=True)
 class ProgrammeLimits:
-    """What the wanted motion may use. Rows are the joints, then the tool's three axes; upwards and downwards.
+    """Limits of the wanted motion. Rows are the joints, then the tool's three axes; upwards and downwards.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class ProgrammeLimits:
     near_ends
         The joints' limits if their speed limit falls towards the ends of their range, otherwise None.
     velocity_scale
-        Share of those that is used.
+        Share of `near_ends` that is used.
     barrier_rate_hz
         Speed towards any limit is at most this times the distance to it.
     rate_at_zero, rate_slopes
@@ -47,9 +47,9 @@ class ProgrammeLimits:
     rate_signs
         [2, 1]: 1 upwards, -1 downwards.
     rate_most
-        [J + 3], the speeds' own limits.
+        [J + 3], the speed limits.
     room
-        Where the tool may want to be, m in the base frame.
+        The box for the tool's wanted position, m in the base frame.
     tool_speed, tool_angular_speed
         m/s and rad/s.
     task_weight
@@ -78,7 +78,7 @@ class ProgrammeLimits:
 
 
 def programme_limits(arm: Arm, settings: ControllerSettings) -> ProgrammeLimits:
-    """Collect what the settings let the wanted motion of this arm use."""
+    """Collect the limits of an arm's wanted motion from the settings."""
     limits, tool, joints = arm.limits, arm.tool_limits, len(arm.joint_names)
     box_lower = np.array(tool.lower) + settings.workspace_margin_m + SLIDING_ROOM_M
     box_upper = np.array(tool.upper) - settings.workspace_margin_m - SLIDING_ROOM_M
@@ -154,7 +154,7 @@ class VelocityProgramme:
         twist
             [6] m/s and rad/s, of the tool in the base frame.
         posture
-            [J] rad/s, acts only as far as it does not move the tool.
+            [J] rad/s; only the part that does not move the tool is used.
         joints
             [J] rad/s, added as they are.
         """
@@ -178,7 +178,7 @@ class VelocityProgramme:
         return self._limit(velocity, gram, here, smallest)
 
     def _limit(self, velocity: np.ndarray, gram: np.ndarray, here: Located, smallest: float) -> ProgrammeResult:
-        # Speed towards any limit at most barrier_rate_hz times the distance to it; back from beyond it is free.
+        # Speed towards a limit is at most barrier_rate_hz times the distance to it. Motion back inside is not limited.
         limits, jacobian, position = self.limits, here.jacobian, here.rows[0]
         joints = len(velocity)
         value = np.concatenate((position, here.position))
@@ -191,7 +191,8 @@ class VelocityProgramme:
         least_parting = left
         if pairs := len(left):
             least_parting = np.minimum(-limits.barrier_rate_hz * (left - SLIDING_ROOM_M), 0.0)
-        # Too fast is made slower in the same direction. Only walls and joints' ends turn a motion: the arm slides.
+        # A motion that is too fast is scaled down in the same direction. Only walls and the ends of joint ranges change
+        # its direction: the arm slides along them.
         velocity, moved = slowed(limits, velocity, jacobian.dot(velocity))
         rates = np.concatenate((velocity, moved[:3]))
         inside = everywhere(limits.rate_signs * rates <= most)
@@ -213,14 +214,14 @@ class VelocityProgramme:
         )
         if flag != DAQP_OPTIMAL:
             return ProgrammeResult(self._zeros, True, True, smallest)
-        # Scaling towards standing still keeps every limit above, so the tool's speed may come last again.
+        # Scaling down keeps every limit above, so the tool's speed can be limited last.
         return ProgrammeResult(slowed(limits, solution, jacobian.dot(solution))[0], True, False, smallest)
 
 
 def _drifted_back(limits: ProgrammeLimits, place: np.ndarray, twist: np.ndarray) -> np.ndarray:
     """Return `twist` [6] with the speed that brings a tool outside its room back into it.
 
-    Sliding along a wall dips towards it a little with every step.
+    Each step of a slide along a wall drifts a little towards the wall.
     """
     x0, y0, z0, x1, y1, z1 = limits.room
     x, y, z = place.tolist()

@@ -30,13 +30,13 @@ from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_
 from rlfp_ros.learning.algorithms.networks import ActorCritic, batch_of_one
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
-from rlfp_ros.seeds import MOST_WORKERS
+from rlfp_ros.seeds import MAX_WORKERS
 
 
 class A3cSettings(TrainingSettings):
     """Hyperparameters."""
 
-    workers: int = Field(2, ge=1, le=MOST_WORKERS)  # processes
+    workers: int = Field(2, ge=1, le=MAX_WORKERS)  # processes
     synchronous: bool = False  # A2C
     hidden: int = Field(128, ge=1, le=8192)  # units in each of two layers
     learning_rate: float = Field(7e-4, gt=0, le=1)  # falls linearly to zero

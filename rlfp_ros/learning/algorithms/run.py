@@ -33,7 +33,7 @@ from rlfp_ros.learning.runs.progress import RunClock, TrainingProgress
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.seeds import HELD_OUT, LARGEST_TRAINING_SEED, MOST_STEPS
+from rlfp_ros.seeds import HELD_OUT, MAX_STEPS, MAX_TRAINING_SEED
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
@@ -48,12 +48,12 @@ class Plan(TrainingSettings):
     task: str
     arm: str = "panda"
     profile: str = "train"
-    seed: int = Field(0, ge=0, le=LARGEST_TRAINING_SEED)
+    seed: int = Field(0, ge=0, le=MAX_TRAINING_SEED)
     observation: ObservationKind = "pixels"
     image_size: int = Field(32, ge=8, le=1024)  # px
     frame_stack: int = Field(1, ge=1, le=32)  # images in an observation
     encoder: str | None = None  # bundle whose encoder gives the features; by default the task's that ships
-    steps: int | None = Field(None, ge=1, le=MOST_STEPS)  # environment steps; by default the algorithm's own
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS)  # environment steps; by default the algorithm's own
     settings: tuple[str, ...] = ()  # name=value, each instead of a default
 
     @property

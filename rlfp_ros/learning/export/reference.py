@@ -19,7 +19,7 @@ from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
 AGREEMENT = 1e-5  # between PyTorch and ONNX Runtime: absolute below 1, relative above
 GOLDEN_FRAMES = 5  # enough for the stack to fill and the arm to move
-MOST_GOLDEN_FRAMES = 30  # a policy of discrete actions needs more until each of its inputs has changed an action
+MAX_GOLDEN_FRAMES = 30  # a policy of discrete actions needs more until each of its inputs has changed an action
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,12 @@ def choose_golden_frames(
     Returns
     -------
     frames
-        At least `GOLDEN_FRAMES`, at most `MOST_GOLDEN_FRAMES` frames.
+        At least `GOLDEN_FRAMES`, at most `MAX_GOLDEN_FRAMES` frames.
     covered
         The inputs that they cover.
     """
     length = next((number for number, frame in enumerate(played) if number and frame.first), len(played))
-    longest = list(played[: min(length, MOST_GOLDEN_FRAMES)])
+    longest = list(played[: min(length, MAX_GOLDEN_FRAMES)])
     possible = covered_inputs(networks, longest)
     for count in range(min(GOLDEN_FRAMES, len(longest)), len(longest)):
         if covered_inputs(networks, longest[:count]) == possible:

@@ -30,7 +30,7 @@ from rlfp_ros.learning.recipes.frames import POSTURES_PER_EPISODE
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
 from rlfp_ros.learning.runs.settings import TrainingSettings
-from rlfp_ros.seeds import MOST_STEPS, MOST_WORKERS
+from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.tasks.goal import GoalTask
 from rlfp_ros.simulation.tasks.task_scene import TeacherScene
@@ -47,9 +47,9 @@ class DaggerTraining(TrainingSettings):
 
     hidden: int = Field(256, ge=1, le=8192)  # units in each of the actor's two layers
     image_updates: int = Field(4_000, ge=0)  # gradient steps on the encoder's images alone, before the actor plays
-    steps: int = Field(60_000, ge=1, le=MOST_STEPS)  # camera frames played
+    steps: int = Field(60_000, ge=1, le=MAX_STEPS)  # camera frames played
     round_steps: int = Field(3_000, ge=1)  # between two exchanges of weights and lessons, by all collectors together
-    collectors: int = Field(2, ge=1, le=MOST_WORKERS)  # processes that play
+    collectors: int = Field(2, ge=1, le=MAX_WORKERS)  # processes that play
     updates_per_round: int = Field(500, ge=1)  # gradient steps
     final_updates: int = Field(12_000, ge=0)  # gradient steps at the end, with a falling learning rate
     teacher_rounds: int = Field(2, ge=0)  # played by the teacher, disturbed

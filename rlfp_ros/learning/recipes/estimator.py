@@ -26,9 +26,9 @@ from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, TeacherScene
 PRIOR = (0.029, 0.029, 0.029, 0.017, 0.017, 0.017, 0.023)
 SIGHT = 0.012  # standard deviation of a point on the plane z = 1; above that of one image, because errors persist
 FORGETTING = 0.01  # fraction of camera certainty lost per image
-FARTHEST = 0.15  # rad, m or ratio, largest displacement of the camera
+MAX_DISPLACEMENT = 0.15  # rad, m or ratio, largest displacement of the camera
 LARGEST = 0.03  # largest change of the covariance's root: the largest entry of the prior
-NEAREST, WIDEST = 0.1, 1.0  # m from the camera, and on the plane z = 1: bounds of all points on the arm
+MIN_DEPTH, MAX_TANGENT = 0.1, 1.0  # m from the camera, and on the plane z = 1: bounds of all points on the arm
 GATE = 2.0  # standard deviations at which a point's error counts a quarter
 SMOOTHING = 30.0  # images over which the object's place is averaged; it lies still, or moves with what pushes it
 CONFIDENT = 0.5  # confidence from which a point counts fully; hidden and lost points have at most half of it
@@ -38,7 +38,7 @@ HELD_WIDTH = (0.6, 0.014)  # smallest opening of fingers that hold the object, a
 HELD_NEAR = 0.03  # m, largest distance between the tool and the seen object if it is held
 HELD_SHARE = 0.3  # share of that distance that is believed then: an object between the fingers is at the tool
 CLOSE = (0.05, 0.015)  # m, scales on which small distances are given as well
-REACH = 1.2  # m, estimates are clipped to this distance from the base
+MAX_DISTANCE = 1.2  # m, estimates are clipped to this distance from the base
 
 
 def proprioception_layout(joints: int) -> Layout:
@@ -168,14 +168,14 @@ class SceneEstimator(nn.Module):
         estimate, root = self._filter(
             torch.stack([known[name] for name in self.seen], dim=1),
             newest[:, [self.keypoints.index(name) for name in self.seen]],
-            state[:, self.state["camera"]].clamp(-FARTHEST, FARTHEST),
+            state[:, self.state["camera"]].clamp(-MAX_DISPLACEMENT, MAX_DISPLACEMENT),
             self.prior + state[:, self.state["root"]].reshape(-1, 7, 7).clamp(-LARGEST, LARGEST),
         )
         seen = newest[:, self.keypoints.index("object")]
         sight, sure = seen[:, :2], self._confidence(seen)
         place = self._on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
         at_tool = self._on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
-        before = state[:, self.state["object"]].clamp(-REACH, REACH)
+        before = state[:, self.state["object"]].clamp(-MAX_DISTANCE, MAX_DISTANCE)
         weight = state[:, self.state["weight"]].clamp(0.0, SMOOTHING)
         if self.pushes:
             before = self._taken_along(before, tool, state[:, self.state["tool"]])
@@ -244,8 +244,8 @@ class SceneEstimator(nn.Module):
         """
         root = root + FORGETTING * (self.prior - root)
         optical = (known - self.camera_position) @ self.camera_rotation
-        x, y, z = optical[..., 0], optical[..., 1], optical[..., 2].clamp(min=NEAREST)
-        u, v = (x / z).clamp(-WIDEST, WIDEST), (y / z).clamp(-WIDEST, WIDEST)
+        x, y, z = optical[..., 0], optical[..., 1], optical[..., 2].clamp(min=MIN_DEPTH)
+        u, v = (x / z).clamp(-MAX_TANGENT, MAX_TANGENT), (y / z).clamp(-MAX_TANGENT, MAX_TANGENT)
         zero = torch.zeros_like(u)
         rows_u = torch.stack([-u * v, 1 + u * u, -v, 1 / z, zero, -u / z, u], dim=-1)
         rows_v = torch.stack([-1 - v * v, u * v, u, zero, 1 / z, -v / z, v], dim=-1)
@@ -262,7 +262,7 @@ class SceneEstimator(nn.Module):
                 estimate = estimate + weight * gain * innovation
                 shrink = weight / (1 + (1 - weight * spread).clamp(min=0.0).sqrt())
                 root = root - shrink[:, :, None] * gain[:, :, None] * seen_root[:, None, :]
-        return estimate.clamp(-FARTHEST, FARTHEST), root
+        return estimate.clamp(-MAX_DISPLACEMENT, MAX_DISPLACEMENT), root
 
     def _taken_along(self, place: Tensor, tool: Tensor, tool_before: Tensor) -> Tensor:
         """Compute where an object at `place` [B, 2] m is after the tool moved from [B, 2] m to [B, 3] m.
@@ -292,7 +292,7 @@ class SceneEstimator(nn.Module):
         ray = (ray - torch.linalg.cross(turn, ray)) @ self.camera_rotation.T
         origin = -(shift - torch.linalg.cross(turn, shift)) @ self.camera_rotation.T + self.camera_position
         scale = (height - origin[:, 2:]) / ray[:, 2:].clamp(max=-0.1)
-        return (origin + scale * ray)[:, :2].clamp(-REACH, REACH)
+        return (origin + scale * ray)[:, :2].clamp(-MAX_DISTANCE, MAX_DISTANCE)
 
 
 def export_estimator(estimator: SceneEstimator, proprioception_size: int, points: int) -> bytes:

@@ -36,7 +36,7 @@ from rlfp_ros.learning.recipes.dagger import TREMBLING
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
 from rlfp_ros.learning.runs.settings import TrainingSettings
-from rlfp_ros.seeds import MOST_STEPS, SELECTION
+from rlfp_ros.seeds import MAX_STEPS, SELECTION
 from rlfp_ros.simulation.environment import ManipulationEnv
 
 CLIP = 5.0  # standard deviations, of the networks' inputs
@@ -61,7 +61,7 @@ class ReinforcementSettings(TrainingSettings):
     """How long and how the policy learns."""
 
     sac: SacSettings = RECIPE_SAC
-    steps: int = Field(15_000, ge=1, le=MOST_STEPS)  # camera frames played
+    steps: int = Field(15_000, ge=1, le=MAX_STEPS)  # camera frames played
     round_steps: int = Field(250, ge=1)  # between two exchanges of weights and experience
     updates_per_step: float = Field(0.5, gt=0, le=100)  # gradient steps per played frame
     first_rounds: int = Field(8, ge=1)  # played by the teacher alone, before the first gradient step
