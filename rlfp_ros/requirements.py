@@ -30,15 +30,22 @@ def requirement_sets() -> dict[str, list[Requirement]]:
 
 def install_command(requirements: Iterable[Requirement]) -> str:
     """Return the pip command for this interpreter, with the declared versions."""
-    quoted = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement in requirements)
+    wanted = (f"{r.name}[{','.join(sorted(r.extras))}]{r.specifier}" for r in requirements)
+    quoted = " ".join(f"'{text.replace('[]', '')}'" for text in wanted)
     return f"{sys.executable} -m pip install {quoted}"
 
 
 def fix_for(package: str) -> str:
-    """Explain how to install a missing Python package: the set that declares it, and the command."""
-    wanted = canonicalize_name(package)
+    """Return how to get a Python package that is missing: the set that declares it, and the command.
+
+    ROS packages have a prefix on PyPI: `rclpy` is found as `ros-rclpy`.
+    """
+    wanted = {canonicalize_name(package), canonicalize_name(f"ros-{package}")}
     for name, requirements in requirement_sets().items():
-        found = [requirement for requirement in requirements if canonicalize_name(requirement.name) == wanted]
+        found = [requirement for requirement in requirements if canonicalize_name(requirement.name) in wanted]
+        if found and name.startswith("ros"):
+            # The wheels need each other, in exactly these versions.
+            return f"it is in the requirement set {name!r}; run: {install_command(requirements)}"
         if found:
             return f"it is in the requirement set {name!r}; run: {install_command(found)}"
-    return f"run: {install_command([Requirement(wanted)])}"
+    return f"run: {install_command([Requirement(canonicalize_name(package))])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def rlfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["calibrate", "extrinsics", "--bag", "nothing"], "nothing: holds no bag, expected a folder with an .mcap"),
         (["align", "--bag", "nothing"], "nothing: holds no bag"),
         (["gap", "--bag", "nothing"], "nothing: holds no bag"),
-        (["bench", "astrology"], "'astrology' is no script in benchmarks/"),
+        (["bench", "astrology"], "'astrology' is not a script in benchmarks/"),
     ],
 )
 def test_mistake_is_one_line_on_standard_error_and_exit_code_2(arguments: list[str], expected: str) -> None:
@@ -199,6 +200,32 @@ def test_inspect_shows_a_shipped_bundle_and_that_it_holds_together(bundle: Path)
     done = rlfp("inspect", str(bundle))
     assert done.returncode == 0, done.stderr
     assert "repeat training's golden frames" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "named"),
+    [
+        ("torch", ["train", "reach"], r"'train'; run: .* 'torch==2.13.0'"),
+        ("rclpy", ["demo"], r"'ros-wheels'; run: .*'ros-rclpy\[fastrtps\]=="),
+    ],
+)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    module: str, arguments: list[str], named: str, tmp_path: Path
+) -> None:
+    program = (
+        "import sys\n"
+        "from rlfp_ros import cli\n"
+        f"sys.modules[{module!r}] = None\n"  # Python refuses to import it, as if it were not installed
+        f"sys.exit(cli.main({arguments!r}))\n"
+    )
+    done = run_python("-P", "-c", program, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert re.search(named, done.stderr)
+
+
+def test_bench_alone_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench"]) == 0
+    assert re.search(r"^safety +\S", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("bundle", BUNDLES[:1], ids=lambda bundle: bundle.name)

@@ -45,11 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("rlfp_ros"):
             print(
-                f"rlfp: the Python package {error.name!r} is missing; `./rlfp doctor` shows how to get it",
-                file=sys.stderr,
+                f"rlfp: the Python package {error.name!r} is missing; {_way_to_get(error.name or '')}", file=sys.stderr
             )
             return 2
         raise
+
+
+def _way_to_get(module: str) -> str:
+    try:
+        from rlfp_ros.requirements import fix_for
+    except ModuleNotFoundError:  # not even what the core needs is installed
+        return "`rlfp doctor` shows how to get it"
+    return fix_for(module.partition(".")[0])
 
 
 def build_parser() -> argparse.ArgumentParser:

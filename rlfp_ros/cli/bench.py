@@ -13,7 +13,7 @@ from rlfp_ros.cli.parsing import Commands, add_command
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this file's commands."""
     command = add_command(commands, "bench", _bench, "run a measurement in benchmarks/", passes_on=True)
-    command.add_argument("benchmark", help="the name of a script in benchmarks/")
+    command.add_argument("benchmark", nargs="?", help="the name of a script in benchmarks/; without it, list them")
     command.add_argument(
         "benchmark_arguments",
         nargs=argparse.REMAINDER,
@@ -24,15 +24,21 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    import ast
     import importlib
 
     from rlfp_ros.schema import ConfigurationError
 
     folder = parsing.source_tree("benchmarks") / "benchmarks"
+    if options.benchmark is None:
+        for script in sorted(folder.glob("*.py")):
+            summary = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+            print(f"{script.stem:16} {summary}")
+        return 0
     script = folder / f"{options.benchmark}.py"
     if not script.exists():
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.py"))) or "nothing yet"
-        raise ConfigurationError(f"bench: {options.benchmark!r} is no script in benchmarks/; there is: {names}")
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.py")))
+        raise ConfigurationError(f"bench: {options.benchmark!r} is not a script in benchmarks/; there is: {names}")
     sys.path.insert(0, str(folder))  # imported by name, so that a benchmark's own processes can import it too
     return int(importlib.import_module(script.stem).main(list(options.benchmark_arguments)) or 0)
 
