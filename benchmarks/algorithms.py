@@ -3,7 +3,7 @@
     ./rlfp bench algorithms [--algorithms sac ppo] [--seeds 0 1 2] [--json FILE] [--document FILE]
 
 One cell is one training, and takes minutes; its result is a file in the folder, and a cell whose file is there is not
-run again: stop and go on as you like, or run several at once with other --algorithms. What is missing is shown as
+run again: stop and continue as you like, or run several at once with other --algorithms. What is missing is shown as
 missing. Settings that both know have the same value, networks the same size; inputs are normalised by running
 statistics in both (there: VecNormalize). `--document` puts the table between the environment's marks in a page.
 """
@@ -355,7 +355,7 @@ def table(results: dict[str, dict[str, Any]], environment: str, algorithms: list
     """Markdown: a row for each algorithm and source, means with 95 % intervals over the seeds."""
     rows = [
         "| algorithm | from | steps | seeds | return while training | return after | success after | "
-        "processor ms a step | wall ms a step |",
+        "CPU ms per step | wall ms per step |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for algorithm in algorithms:
@@ -363,10 +363,10 @@ def table(results: dict[str, dict[str, Any]], environment: str, algorithms: list
             found = [
                 results[name] for seed in seeds if (name := Cell(environment, algorithm, source, seed).name) in results
             ]
-            who = "ours" if source == "rlfp_ros" else "Stable-Baselines3"
+            label = "ours" if source == "rlfp_ros" else "Stable-Baselines3"
             if not found:
                 rows.append(
-                    f"| {algorithm} | {who} | {STEPS[environment][algorithm]} | 0 of {len(seeds)} | missing | | | | |"
+                    f"| {algorithm} | {label} | {STEPS[environment][algorithm]} | 0 of {len(seeds)} | missing | | | | |"
                 )
                 continue
             cells = [
@@ -380,7 +380,7 @@ def table(results: dict[str, dict[str, Any]], environment: str, algorithms: list
                 )
             ]
             count = str(len(found)) if len(found) == len(seeds) else f"{len(found)} of {len(seeds)}"
-            rows.append(f"| {algorithm} | {who} | {found[0]['steps']} | {count} | " + " | ".join(cells) + " |")
+            rows.append(f"| {algorithm} | {label} | {found[0]['steps']} | {count} | " + " | ".join(cells) + " |")
     return "\n".join([*rows, "", *comparisons(results, environment, algorithms, seeds)]) + "\n"
 
 
@@ -401,7 +401,7 @@ def comparisons(
             cost = statistics.fmean(ours["cpu_ms_per_step"] / theirs["cpu_ms_per_step"] for ours, theirs in pairs)
             lines.append(
                 f"- {algorithm}: return while training, ours minus theirs: {gained}; "
-                f"processor time a step, environment included: {cost:.2f} of theirs"
+                f"CPU time per step, environment included: {cost:.2f} of theirs"
             )
     return lines
 

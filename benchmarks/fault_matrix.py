@@ -38,10 +38,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+import rlfp_ros
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
-from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.evaluation.results import provenance, write_json
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.description import OnExit, Respawn
 from rlfp_ros.graph.domains import reserved_domain
@@ -593,8 +594,8 @@ def run_clean(harness: Harness, seconds: float) -> dict[str, Any]:
 def table(result: dict[str, dict[str, Any]]) -> str:
     """The rows of `measure_faults` as a Markdown table."""
     lines = [
-        "| fault | n | stopped, p50 ms | max ms | its own deceleration, max ms | tool's way, max mm | latches | "
-        "resumes | after, max ms | as promised | disturbed |",
+        "| fault | n | stopped, p50 ms | max ms | its own deceleration, max ms | tool travel, max mm | latches | "
+        "resumes | resumes after, max ms | as promised | disturbed |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     show = lambda value: "-" if value is None else f"{value:.0f}"  # noqa: E731
@@ -620,7 +621,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    document: dict[str, Any] = {"machine": {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}}
+    words = sys.argv[1:] if arguments is None else arguments
+    document: dict[str, Any] = provenance("benchmarks/fault_matrix.py", words) | {
+        "version": rlfp_ros.__version__,
+        "machine": {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
+    }
     if options.json and options.json.exists():
         document = json.loads(options.json.read_text())
 

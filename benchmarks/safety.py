@@ -33,11 +33,12 @@ import numpy as np
 import pinocchio as pin
 import ruckig
 
+import rlfp_ros
 from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
 from rlfp_ros.control.trajectory import Residual, Trajectory
-from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.evaluation.results import provenance, write_json
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 from rlfp_ros.simulation.urdf import read_urdf
 
@@ -511,7 +512,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--progress", type=Path, help="go on with the hostile run that this file tells of")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    result: dict[str, object] = {"cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    words = sys.argv[1:] if arguments is None else arguments
+    result: dict[str, object] = provenance("./rlfp bench safety", words) | {
+        "version": rlfp_ros.__version__,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
 
     result["tick_us"], result["filter_us"] = ticks, filters = measure_ticks(load_arm(options.arms[0]), options.timed)
     for what, figures in (("tick of the whole controller", ticks), ("the filter in it", filters)):

@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.contract.bundle import ARM_FILE
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_images
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
@@ -139,8 +140,8 @@ class Policy:
 
 
 def identity_of(bundle: str, residual_gain: float = 1.0) -> str:
-    """Changes when the networks do, or how they are used."""
-    files = dict(load_bundle(bundle).contract.files)
+    """Changes when the networks do, or how they are used; a bundle's copy of its arm does not change what it does."""
+    files = {name: digest for name, digest in load_bundle(bundle).contract.files.items() if name != ARM_FILE}
     text = json.dumps([files, residual_gain], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -19,7 +19,7 @@ import re
 import sys
 import tokenize
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import safety_parts
+from page_tables import table
+
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured"
-sys.path.insert(0, str(ROOT))
 
 PARTS: dict[str, Callable[[], str]] = {}
 MARKS = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- end of (?P=name) -->", re.DOTALL)
@@ -43,13 +47,6 @@ def part(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
         return function
 
     return register
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table."""
-    lines = [list(header), *(list(row) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def sentence(text: str) -> str:
@@ -296,6 +293,22 @@ def success() -> str:
         f"{table(header, rows)}\n\n{measured} on {shipped[0]['machine']}: episodes that succeeded, of "
         f"{' or '.join(map(str, episodes))} with the same seeds in every column. `train` and `validation` are "
         "PyBullet, the others are rooms of the MuJoCo twin that no training has seen. By `./rlfp bench transfer`."
+    )
+
+
+part("reason-codes")(safety_parts.reason_codes)
+part("safety-stops")(safety_parts.safety_stops)
+part("safety-filter")(safety_parts.safety_filter)
+
+
+@part("training-curve")
+def training_curve() -> str:
+    """What the image of a training curve shows."""
+    curve = json.loads((MEASURED / "training_curve.json").read_text(encoding="utf-8"))
+    return (
+        f"`{curve['command']}`: {curve['result']['successes']} of {curve['result']['episodes']} fresh episodes succeed "
+        f"after {curve['steps']:,} steps and {curve['minutes']:.0f} minutes on {curve['machine']} ({curve['date']}). "
+        f"The lines are means over {curve['window']} episodes, from the TensorBoard event file of the training."
     )
 
 

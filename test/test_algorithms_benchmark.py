@@ -62,5 +62,5 @@ def test_what_was_run_is_not_run_again_and_what_is_missing_is_shown(
     assert "| ppo | ours | 9 | 3 | 2.0 ± 2.5 |" in text  # Student's t: 4.303 * 1 / sqrt(3)
     assert "| ppo | Stable-Baselines3 | 9 | 1 of 3 | 1.0 |" in text
     assert "| a3c | ours | 8000 | 0 of 3 | missing |" in text
-    assert "- ppo: return while training, ours minus theirs: 0.0; processor time a step" in text
+    assert "- ppo: return while training, ours minus theirs: 0.0; CPU time per step" in text
     assert "included: 0.50 of theirs" in text

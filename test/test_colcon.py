@@ -89,7 +89,7 @@ def test_installed_command_runs_and_launch_files_are_on_the_ament_path(workspace
     done = in_clean_shell(command, workspace)
     assert done.returncode == 0, done.stderr
     version, prefix = done.stdout.splitlines()
-    assert version == "rlfp_ros 0.1.0"
+    assert version == "rlfp_ros 0.2.0"
     assert (Path(prefix) / "share" / "rlfp_ros" / "launch" / "sim.launch.py").is_file()
 
 

@@ -28,7 +28,7 @@ def commands(page: Path) -> list[str]:
     """The page's blocks, as they are written but for sizes."""
     blocks = []
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        code = textwrap.dedent(match["code"])
+        code = re.sub(r"\\\n\s*", "", textwrap.dedent(match["code"]))  # continued lines are one
         for option, size in SIZES.items():
             code = re.sub(rf"(?<={re.escape(option)})[\d.]+", size, code)
         blocks.append(re.sub(r"^\./rlfp (?:--plugin \S+ )?train .*$", _shorter_training, code, flags=re.MULTILINE))
@@ -66,5 +66,6 @@ def test_commands_of_the_page_run(page: Path, clone: Path) -> None:
 
 def test_sizes_are_replaced_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("1. Do:\n\n   ```sh\n   ./rlfp train reach --work 0.5 --seed 3\n   ```\n\n```text\nsudo x\n```\n")
+    block = "   ```sh\n   ./rlfp train reach \\\n       --work 0.5 --seed 3\n   ```\n"
+    page.write_text(f"1. Do:\n\n{block}\n```text\nsudo x\n```\n")
     assert commands(page) == ["./rlfp train reach --work 0.003 --seed 3 --evaluation-episodes 1\n"]

@@ -229,3 +229,9 @@ def test_no_training_is_started_after_the_time(transfer: ModuleType, tmp_path: P
     played = [{"policy": "reach_panda_whole_0.5_0", "identity": "gone"}]
     gone = [policy for policy in transfer._policies(options, played) if policy.bundle is None]
     assert [(policy.what, policy.identity) for policy in gone] == [("nothing is left out", "gone")]
+
+
+@pytest.mark.parametrize("bundle", ["reach_panda", "lift_panda", "push_panda", "reach_so101"])
+def test_kept_measurements_are_those_of_the_bundles_that_ship(transfer: ModuleType, bundle: str) -> None:
+    rows = json.loads((ROOT / "docs" / "measured" / "transfer.json").read_text())["rows"]
+    assert {row["identity"] for row in rows if row["policy"] == bundle} == {transfer.identity_of(bundle)}

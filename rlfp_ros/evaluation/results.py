@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95
 from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
+
+
+def provenance(program: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return date and command of a measurement, without the option `--json` and its file."""
+    kept = list(words)
+    if "--json" in kept:
+        at = kept.index("--json")
+        del kept[at : at + 2]
+    return {"date": f"{date.today()}", "command": " ".join([program, *kept])}
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
