@@ -1,7 +1,7 @@
 """The commands of the tutorials and how-to pages work as they are written.
 
 A block ```` ```sh ```` of a page is run by bash in a copy of the repository, the blocks of a page one after the other.
-Only sizes are replaced or added: the options in `SIZES`, so that a training takes seconds. Blocks in another
+Only sizes are replaced or added, so that a training takes seconds: see `SIZES`. With RLFP_FULL_LENGTH=1 not even those. Blocks in another
 language (`text` for what needs an arm, `yaml`, `python`) are not run.
 """
 
@@ -21,7 +21,9 @@ PAGES = sorted([*(ROOT / "docs" / "tutorials").rglob("*.md"), *(ROOT / "docs" / 
 BLOCK = re.compile(r"^(?P<indent> *)```sh\n(?P<code>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
 SIZES = {"--steps ": "2000", "--work ": "0.003", "--episodes ": "1", "--evaluation-episodes ": "1", "episodes:=": "1"}
 
-pytestmark = pytest.mark.timeout(600)
+FULL_LENGTH = os.environ.get("RLFP_FULL_LENGTH") == "1"  # nothing is replaced then; hours
+
+pytestmark = pytest.mark.timeout(6 * 3600 if FULL_LENGTH else 600)
 
 
 def commands(page: Path) -> list[str]:
@@ -29,6 +31,9 @@ def commands(page: Path) -> list[str]:
     blocks = []
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
         code = re.sub(r"\\\n\s*", "", textwrap.dedent(match["code"]))  # continued lines are one
+        if FULL_LENGTH:
+            blocks.append(code)
+            continue
         for option, size in SIZES.items():
             code = re.sub(rf"(?<={re.escape(option)})[\d.]+", size, code)
         blocks.append(re.sub(r"^\./rlfp (?:--plugin \S+ )?train .*$", _shorter_training, code, flags=re.MULTILINE))
