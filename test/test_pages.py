@@ -1,8 +1,8 @@
 """The commands of the tutorials and how-to pages work as they are written.
 
 A block ```` ```sh ```` of a page is run by bash in a copy of the repository, the blocks of a page one after the other.
-Only sizes are replaced or added, so that a training takes seconds: see `SIZES`. With RLFP_FULL_LENGTH=1 not even those. Blocks in another
-language (`text` for what needs an arm, `yaml`, `python`) are not run.
+Only sizes are replaced or added, so that a training takes seconds: see `SIZES`. With RLFP_FULL_LENGTH=1 not even those.
+Blocks in another language (`text` for what needs an arm, `yaml`, `python`) are not run.
 """
 
 from __future__ import annotations
