@@ -54,6 +54,14 @@ def sentence(text: str) -> str:
     return " ".join((text or "").strip().split("\n\n")[0].split())
 
 
+UNITS = re.compile(r"(rad|m|s|kg|px|N m|Hz|ns|ms|mm)\b")
+
+
+def capitalised(text: str) -> str:
+    """A text that begins with a capital letter, unless it begins with a unit."""
+    return text if UNITS.match(text) else text[:1].upper() + text[1:]
+
+
 # --- reference -------------------------------------------------------------------------------------------------------
 
 
@@ -214,9 +222,7 @@ def _schemas(model: type[BaseModel], seen: dict[type[BaseModel], None]) -> Itera
         default = "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
         text = field.description or comments.get(name, "")
         text = (
-            f"{text[:1].upper()}{text[1:]}"
-            if text
-            else ", ".join(f"[{kind.__name__}](#{kind.__name__.lower()})" for kind in inner)
+            capitalised(text) if text else ", ".join(f"[{kind.__name__}](#{kind.__name__.lower()})" for kind in inner)
         )
         rows.append((f"`{field.alias or name}`", default, _range(field), text))
     yield f"## {model.__name__}\n\n{sentence(model.__doc__ or '')}"
@@ -259,15 +265,27 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-@part("plugins")
-def plugins() -> str:
-    """Everything that is selectable by name."""
-    from rlfp_ros.cli import inspection
+REGISTRIES = {
+    "simulation.tasks.task": "TASKS",
+    "control.arm": "ARMS",
+    "control.base_controllers.base_controller": "BASE_CONTROLLERS",
+    "learning.encoders.encoder": "ENCODERS",
+    "learning.objectives.objective": "OBJECTIVES",
+    "learning.algorithms.algorithm": "ALGORITHMS",
+}
 
-    lines = getattr(inspection, "plugin_rows", None)
-    if lines is None:
-        return ""
-    return table(("kind", "name", "what it is"), lines())
+
+@part("names")
+def names() -> str:
+    """Everything that is selectable by name."""
+    from rlfp_ros.cli.plugin_list import entries
+
+    parts = []
+    for module, registry in REGISTRIES.items():
+        found = list(entries(getattr(import_module(f"rlfp_ros.{module}"), registry)))
+        parts.append(f"## {registry.replace('_', ' ').capitalize()}")
+        parts.append(table(("name", "what it is"), ((f"`{entry.name}`", entry.description) for entry in found)))
+    return "\n\n".join(parts)
 
 
 # --- measurements ----------------------------------------------------------------------------------------------------

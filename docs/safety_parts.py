@@ -115,7 +115,7 @@ def _stops(document: dict[str, Any]) -> str:
     machine, rows = document["machine"], document["stops"]
     text = (
         f"Release {document['version']}, {document['date']}, {machine['cores']} cores with a load of "
-        f"{machine['load_before']:.1f} from other work, `{document['command']}`:\n\n{matrix(rows)}"
+        f"{machine['load_before']:.1f} from other work, `{document['command']}`{_note(document)}:\n\n{matrix(rows)}"
     )
     if "clean" in rows:
         clean = rows["clean"]
@@ -124,6 +124,10 @@ def _stops(document: dict[str, Any]) -> str:
             f"{clean['false_holds']} false holds."
         )
     return text
+
+
+def _note(document: dict[str, Any]) -> str:
+    return f" ({document['note']})" if "note" in document else ""
 
 
 def safety_filter() -> str:
@@ -136,7 +140,7 @@ def safety_filter() -> str:
 def _filter(document: dict[str, Any]) -> str:
     lines = [
         f"Release {document['version']}, {document['date']}, {document['cores']} cores with a load of "
-        f"{document['load']:.1f} from other work, `{document['command']}`:",
+        f"{document['load']:.1f} from other work, `{document['command']}`{_note(document)}:",
         "",
     ]
     for name, what in (("tick_us", "A tick of the whole controller"), ("filter_us", "The filter's share of a tick")):

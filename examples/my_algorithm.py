@@ -1,4 +1,4 @@
-"""An algorithm of your own: the cross-entropy method, which searches the weights of a linear policy.
+"""The cross-entropy method, as an algorithm of your own: it searches the weights of a linear policy.
 
 It plays one episode with each of a few random weight vectors, keeps the best, and searches closer to them.
 

@@ -187,6 +187,8 @@ def test_plugins_lists_every_registry_with_descriptions_and_the_file_of_a_plugin
     for kind in ("task", "base controller"):
         assert kind in rows
     assert any(row.startswith("reach ") and row.endswith("rlfp_ros.simulation.tasks.reach") for row in rows)
+    assert "ppo Proximal policy optimisation. rlfp_ros.learning.algorithms.ppo" in rows
+    assert f"panda config/arms/panda.yaml {ROOT / 'config' / 'arms' / 'panda.yaml'}" in rows
 
 
 # --- inspect and doctor ----------------------------------------------------------------------------------------------

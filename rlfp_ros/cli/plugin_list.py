@@ -65,11 +65,34 @@ def entries(registry: Registry[Any]) -> Iterator[Selectable]:
     """Yield the entries of a registry in alphabetical order."""
     for name in registry.names():
         entry = registry[name]
-        text = inspect.getdoc(entry) or ""
-        yield Selectable(name, text.partition("\n")[0], _origin(entry))
+        yield Selectable(name, _description(entry), _origin(entry))
+
+
+def _description(entry: object) -> str:
+    """Return one line: the path of a file, or the first line of the docstring."""
+    if isinstance(entry, Path):
+        root = Path(rlfp_ros.__file__).parents[1]
+        return f"{entry.relative_to(root) if entry.is_relative_to(root) else entry}"
+    if not _is_algorithm(entry):
+        return (inspect.getdoc(entry) or "").partition("\n")[0]
+    # An algorithm is a file, whose docstring names its publication behind a colon or a full stop.
+    text = inspect.getdoc(sys.modules[_subject(entry).__module__]) or ""
+    return re.split(r"[:.]\s", text.replace("\n", " "))[0].rstrip(".") + "."
+
+
+def _is_algorithm(entry: object) -> bool:
+    return not inspect.isclass(entry) and hasattr(entry, "train")
+
+
+def _subject(entry: object) -> object:
+    """Return the function of an algorithm; of anything else the entry itself."""
+    return getattr(entry, "train") if _is_algorithm(entry) else entry  # noqa: B009 - an object of any registry
 
 
 def _origin(entry: object) -> str:
+    if isinstance(entry, Path):
+        return f"{entry}"
+    entry = _subject(entry)
     module = sys.modules.get(getattr(entry, "__module__", ""))
     if module is not None and not module.__name__.startswith("rlfp_ros."):
         return str(getattr(module, "__file__", module.__name__))
