@@ -1,1 +1,1 @@
-"""What a person does before an arm moves: calibrate, align, check, and compare a recorded run with training."""
+"""The steps before an arm moves: calibrate, align, check, and compare a recorded run with training."""

@@ -1,9 +1,9 @@
-"""`rlfp align`: the simulator's arm laid over the live one, and by how many pixels the outlines miss each other.
+"""`rlfp align`: overlays the simulator's arm on the live one and measures how far apart the outlines are, in pixels.
 
-From each point of the drawn arm's outline the image is searched along the outline's normal for its strongest edge; the
-pose of the camera that fits these edges best is found from all of them together (RAPiD: Harris, "Tracking with rigid
-models", in Active Vision, 1992), again and again with a shorter search. The figure is how far the outline moves from
-the given place to that one. It says whether extrinsics, intrinsics and joints go together; it replaces no calibration.
+From each point of the drawn arm's outline the image is searched along the outline's normal for the strongest edge. The
+camera pose that fits all these edges best is computed (RAPiD: Harris, "Tracking with rigid models", in Active Vision,
+1992), repeatedly and with a shorter search each time. The result is how far the outline moves from the given pose to
+the fitted one. It shows whether extrinsics, intrinsics and joints are consistent; it does not replace a calibration.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from rlfp_ros.recording.snapshots import Snapshot
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer, Rendering
 
-SEARCH_WIDTH = 0.08  # of the image's width; how far from the outline the first search for an edge goes
-MIN_SEARCH_PX = 2.5
+SEARCH_WIDTH = 0.08  # share of the image's width that the first search for an edge covers to either side
+MIN_SEARCH_PX = 2.5  # the same in the last round
 ROUNDS = 8
-FEWEST_POINTS = 40  # of an outline in all images together
-STRONG = 1.5  # times the median gradient of the image; a stronger gradient counts as an edge
+FEWEST_POINTS = 40  # outline points with an edge, over all images
+STRONG = 1.5  # a gradient above this times the image's median gradient counts as an edge
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well the given pose of the camera fits the images."""
+    """The result: how well the given pose of the camera fits the images."""
 
     error_px: float  # mean distance of the outline at the given pose from the outline at the fitted one
     left_px: float  # median distance of the fitted outline from the edges found; the smaller, the better the fit
-    points: int  # of the outline that found an edge
+    points: int  # number of outline points with an edge
     T_base_camera: np.ndarray  # 4 x 4, fitted
-    distance_m: float  # of the fitted pose from the given one
+    distance_m: float  # between the fitted and the given pose
     angle_rad: float
 
 
@@ -72,7 +72,7 @@ def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: n
                 "bring the arm into view, or compare extrinsics and camera_info with this camera"
             )
         weights = np.ones(found)
-        for _ in range(5):  # Tukey's weights: an edge that belongs to something else has no influence
+        for _ in range(5):  # Tukey's weights: edges of other things have no influence
             change = np.linalg.lstsq(J * weights[:, None], d * weights, rcond=None)[0]
             off = np.abs(J @ change - d)
             left = float(np.median(off))
@@ -142,7 +142,7 @@ def _outline(drawn: Rendering, camera: CameraModel, T_base_camera: np.ndarray) -
     pixels, normals = pixels[lengths > 1e-3], (normals / lengths[:, None])[lengths > 1e-3]
     x, y = pixels.T
     depth = drawn.depth[y, x]
-    # A mask's contour runs through the outermost pixels that are still arm; the edge is half a pixel further.
+    # A mask's contour runs through the arm's outermost pixels; the edge is half a pixel farther out.
     edge = pixels + 0.5 * normals
     rays = np.column_stack([(edge - camera.K[:2, 2]) / np.diag(camera.K)[:2], np.ones(len(edge))])
     points = (rays * depth[:, None]) @ T_base_camera[:3, :3].T + T_base_camera[:3, 3]
@@ -150,7 +150,7 @@ def _outline(drawn: Rendering, camera: CameraModel, T_base_camera: np.ndarray) -
 
 
 def _edges(gradient: tuple[np.ndarray, np.ndarray], outline: _Outline, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points that found an edge within `reach` px, and how far along the normal it lies, px."""
+    """Return which points have an edge within `reach` px, and the distance of the edge along the normal, px."""
     if not len(outline.pixels):
         return np.zeros(0, int), np.zeros(0)
     steps = np.arange(-np.ceil(reach), np.ceil(reach) + 1)
@@ -159,7 +159,7 @@ def _edges(gradient: tuple[np.ndarray, np.ndarray], outline: _Outline, reach: fl
     sampled = [cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for part in gradient]
     across = sampled[0] * outline.normals[:, None, :1] + sampled[1] * outline.normals[:, None, 1:]
     strength = np.abs(across).max(axis=-1)  # [N, S], of the strongest colour
-    # Of two edges of similar strength, the nearer one is taken for the arm's.
+    # If two edges have similar strength, the nearer one is used.
     preferred = strength * np.exp(-0.5 * (steps / (0.7 * reach)) ** 2)
     best = np.clip(np.argmax(preferred, axis=1), 1, len(steps) - 2)
     rows = np.arange(len(best))
@@ -172,7 +172,7 @@ def _edges(gradient: tuple[np.ndarray, np.ndarray], outline: _Outline, reach: fl
 
 
 def _sensitivity(outline: _Outline, camera: CameraModel, T: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """How far [n, 6] each point moves along its normal, px, by a motion (v m, w rad) of the camera in its own frame."""
+    """Return the derivative [n, 6] of each point's motion along its normal, px, by a camera motion (v m, w rad)."""
     T_camera_base = np.linalg.inv(T)
     p = outline.points[picks] @ T_camera_base[:3, :3].T + T_camera_base[:3, 3]
     z = p[:, 2]
@@ -181,7 +181,7 @@ def _sensitivity(outline: _Outline, camera: CameraModel, T: np.ndarray, picks: n
     by_point = np.stack(
         [n[:, 0] * fx / z, n[:, 1] * fy / z, -(n[:, 0] * fx * p[:, 0] + n[:, 1] * fy * p[:, 1]) / z**2], 1
     )
-    # The camera moves by v and turns by w: a still point moves by -v - w x p in its frame.
+    # If the camera moves by v and turns by w, a fixed point moves by -v - w x p in its frame.
     return np.concatenate([-by_point, -np.cross(p, by_point)], axis=1)
 
 
@@ -192,7 +192,7 @@ def _motion(change: np.ndarray) -> np.ndarray:
 
 
 def describe(found: Alignment, arm: Arm) -> str:
-    """Say the result in one sentence."""
+    """Describe the result in one sentence."""
     return (
         f"the outline of {arm.name} misses by {found.error_px:.1f} px on average; it would fit ({found.left_px:.1f} px "
         f"left, {found.points} points) with the camera {1e3 * found.distance_m:.0f} mm and "

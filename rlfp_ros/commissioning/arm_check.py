@@ -1,4 +1,4 @@
-"""`rlfp arm check`: whether an arm's file, its URDF and the tasks fit together, as a table and an image."""
+"""`rlfp arm check`: checks that an arm's file, its URDF and the tasks fit together; prints a table, draws an image."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from rlfp_ros.simulation.arm_settings import fit_settings
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
-TURNS = 2.0  # a joint with a longer range than this many turns is pointed out
-FASTEST = 15.0  # rad/s; a higher joint speed is probably in degrees
-TILTED, WRONG_WAY = np.radians(3.0), np.radians(45.0)  # of the tool at home, from straight down
-NEAR = 0.03  # m, spare distance at home below which a warning is given
-MANY_TRIANGLES = 50_000  # of the collision meshes; a TinyRenderer image of 84 px then takes 12 ms and more
-REACHED_M, REACHED_RAD = 0.001, 0.01  # what inverse kinematics must achieve
-STEPS = 200  # of the inverse kinematics
-IMAGE_PX = 480
+TURNS = 2.0  # a joint whose range is longer than this many turns is reported
+FASTEST = 15.0  # rad/s; a higher limit is probably in degrees
+TILTED, WRONG_WAY = np.radians(3.0), np.radians(45.0)  # angle of the tool at home from straight down: warning, error
+NEAR = 0.03  # m; a smaller spare distance at home gives a warning
+MANY_TRIANGLES = 50_000  # in the collision meshes; with more, an image of 84 px takes TinyRenderer 12 ms or longer
+REACHED_M, REACHED_RAD = 0.001, 0.01  # accuracy that inverse kinematics must achieve
+STEPS = 200  # iterations of the inverse kinematics
+IMAGE_PX = 480  # edge of the drawn image
 
 
 class Level(Enum):
-    """How serious a finding is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -74,11 +74,11 @@ def check(arm: Arm) -> Iterator[Finding]:
 
 
 def concerns(arm: Arm) -> list[str]:
-    """List what a person should know about an arm before training or moving it, in sentences."""
+    """List warnings about an arm, in sentences, for a person who is about to train or move it."""
     try:
         kinematics = Kinematics(arm)
     except ConfigurationError:
-        return []  # said by the command itself
+        return []  # the command itself reports this error
     found = [*_limits(arm, kinematics), *_home(arm, kinematics)]
     if not arm.capsules:
         found.append(_no_capsules())
@@ -245,7 +245,7 @@ def _task(arm: Arm, kinematics: Kinematics, name: str) -> Finding:
 
 
 def _reaches(arm: Arm, kinematics: Kinematics, position: np.ndarray, direction: np.ndarray, start: np.ndarray) -> bool:
-    """Whether damped least squares find joints inside the limits that bring the tool to a place and a direction."""
+    """Return whether damped least squares find joints inside the limits for a tool position and direction."""
     low, high = np.array(arm.limits.lower), np.array(arm.limits.upper)
     q = np.clip(start, low, high)
     for _ in range(STEPS):
@@ -258,7 +258,7 @@ def _reaches(arm: Arm, kinematics: Kinematics, position: np.ndarray, direction: 
             and rotation[:, 2] @ direction > 0
         ):
             return True
-        # Turning about the tool's own axis is free.
+        # The rotation about the tool's axis is free.
         free = np.eye(3) - np.outer(rotation[:, 2], rotation[:, 2])
         rows = np.vstack([jacobian[:3], free @ jacobian[3:]])
         step = rows.T @ np.linalg.solve(rows @ rows.T + 1e-4 * np.eye(6), error)
@@ -267,7 +267,7 @@ def _reaches(arm: Arm, kinematics: Kinematics, position: np.ndarray, direction: 
 
 
 def draw(arm: Arm, path: Path) -> Path:
-    """Draw the arm at home with its capsules, as the scene's camera sees it and from the side, into a PNG file."""
+    """Write a PNG with the arm at home and its capsules, from the scene's camera and from the side."""
     camera = load_scene(arm=arm).camera
     reach = arm.tool_limits.upper[0]
     side = camera.model_copy(

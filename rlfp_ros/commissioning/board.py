@@ -1,7 +1,7 @@
-"""A camera's intrinsics from a board, and its pose before the arm from a board on the tool.
+"""Calibrates a camera's intrinsics from a board, and its pose relative to the arm from a board on the tool.
 
 OpenCV 5 has no calibrateHandEye in Python; Park and Martin's closed form is short ("Robot sensor calibration: solving
-AX = XB on the Euclidean group", IEEE T-RO 1994), and what counts is the refinement after it, over the pixels.
+AX = XB on the Euclidean group", IEEE T-RO 1994). The accuracy comes from the refinement after it, over the pixels.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rlfp_ros.files import write_whole
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
-FEWEST_VIEWS = 6  # fewer do not determine five lens coefficients, or the two poses of six unknowns each
-FEWEST_CORNERS = 8  # of one view
-MAX_RMS_PX = 2.0  # a worse calibration means a mistake: a wrong board, or blurred images
-SMALLEST_TURN_RAD = 0.1  # between two views, to say anything about rotation
-SMALLEST_SECOND_AXIS = 0.15  # share of the turning that must be about a second axis
-STEP = 1e-6  # of numerical derivatives, m and rad
+FEWEST_VIEWS = 6  # fewer views do not determine five lens coefficients, or two poses with six unknowns each
+FEWEST_CORNERS = 8  # per view
+MAX_RMS_PX = 2.0  # a larger error comes from a mistake: a wrong board, or blurred images
+SMALLEST_TURN_RAD = 0.1  # between two views; a smaller rotation is too inaccurate
+SMALLEST_SECOND_AXIS = 0.15  # share of the rotation that must be about a second axis
+STEP = 1e-6  # step of numerical derivatives, m and rad
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Board:
     columns: int
     rows: int
     square: float
-    marker: float = 0.0  # 0: a plain checkerboard
+    marker: float = 0.0  # 0 for a plain checkerboard
     dictionary: str = "DICT_5X5_100"
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Board:
         return np.pad(np.kron(squares, np.ones((square_px, square_px), np.uint8)), square_px, constant_values=255)
 
     def find(self, image: np.ndarray) -> View | None:
-        """Find the board's inner corners in rgb uint8 [H, W, 3]; None if it is not seen (a checkerboard: not whole)."""
+        """Find the board's inner corners in rgb uint8 [H, W, 3]; None if not found. A checkerboard must be whole."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         if self.marker:
             board = self._charuco()
@@ -91,7 +91,7 @@ class Board:
 
 @dataclass(frozen=True)
 class CameraCalibration:
-    """Intrinsics, and how well they explain the corners."""
+    """Intrinsics, and their reprojection error."""
 
     camera: CameraModel
     rms_px: float
@@ -128,18 +128,18 @@ def _check_rms(rms: float) -> None:
 
 @dataclass(frozen=True)
 class HandEyeCalibration:
-    """The camera's pose before the arm, and the board's pose on the tool."""
+    """The camera's pose relative to the arm, and the board's pose on the tool."""
 
     T_base_camera: np.ndarray  # 4 x 4
     T_tool_board: np.ndarray  # 4 x 4
     rms_px: float
-    view_errors_px: tuple[float, ...]  # rms of each
+    view_errors_px: tuple[float, ...]  # rms per view
 
 
 def calibrate_hand_eye(
     views: Sequence[View], T_base_tool: Sequence[np.ndarray], camera: CameraModel
 ) -> HandEyeCalibration:
-    """Calibrate eye to hand: a board fixed to the tool, seen by a fixed camera at several poses of the tool (4 x 4).
+    """Calibrate eye to hand: a fixed camera sees a board on the tool at several poses of the tool (4 x 4).
 
     Raises ConfigurationError if the poses do not determine the camera's.
     """
@@ -200,8 +200,8 @@ def _park_martin(T_base_tool: Sequence[np.ndarray], T_camera_board: Sequence[np.
     strength = np.linalg.svd(np.array(turns_a).reshape(-1, 3), compute_uv=False) if turns_a else np.zeros(3)
     if len(pairs) < 3 or strength[1] < SMALLEST_SECOND_AXIS * strength[0]:
         raise ConfigurationError(
-            "the tool hardly turned between the postures, or about one axis only, which leaves the camera's place "
-            "open; turn the board by 20 degrees and more about two axes"
+            "the tool hardly turned between the postures, or about one axis only, which does not determine the "
+            "camera's place; turn the board by 20 degrees or more about two axes"
         )
     R = _nearest_rotation(np.array(turns_a).T @ np.array(turns_b))  # a = R b
     left = np.concatenate([A[:3, :3] - np.eye(3) for A, _ in pairs])

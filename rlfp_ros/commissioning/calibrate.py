@@ -1,4 +1,4 @@
-"""`rlfp calibrate` and `rlfp align`: from a recorded bag to the files that drivers and graph read."""
+"""`rlfp calibrate` and `rlfp align`: make the files that drivers and graph read from a recorded bag."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from rlfp_ros.recording.snapshots import read_snapshots, standing_snapshots
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
 
-BETWEEN_S = 0.5  # between two images of a bag in which the board is searched
-MAX_VIEWS = 60
-PRINT_PX = 120  # of a square in the board's image
-ENOUGH_COVERAGE = 0.6  # of the image's cells
+BETWEEN_S = 0.5  # the board is searched in one image of a bag per half second
+MAX_VIEWS = 60  # views that a calibration uses
+PRINT_PX = 120  # edge of a square in the board's image
+ENOUGH_COVERAGE = 0.6  # share of the image's cells in which a corner should be found
 
 
 def parse_board(squares: str, square: float, marker: float, dictionary: str) -> Board:
-    """`squares` is COLUMNSxROWS. Raises ConfigurationError for a board that cannot be."""
+    """Parse a board; `squares` is COLUMNSxROWS. Raises ConfigurationError if there is no such board."""
     columns, by, rows = squares.partition("x")
     if not (by and columns.isdecimal() and rows.isdecimal()):
         raise ConfigurationError(f"--squares is {squares!r}, expected COLUMNSxROWS such as 7x5")
@@ -80,7 +80,7 @@ def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path
 
 
 def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: Path, choice: TopicChoice = ANY) -> int:
-    """Where the camera stands, from a board on the tool and the arm's own poses; writes the file for extrinsics:=."""
+    """Calibrate the camera's pose from a board on the tool and the arm's poses; write the file for extrinsics:=."""
     console = Console(highlight=False)
     arm = load_arm(arm_name)
     kinematics = Kinematics(arm)
@@ -123,7 +123,7 @@ def overlay(
     """Draw the simulator's arm over the recorded one, and print the pixel error of its outline."""
     console = Console(highlight=False)
     loaded = load_bundle(bundle)
-    # The bundle may be another arm's: only its camera counts.
+    # The bundle may be for another arm, because only its camera is used.
     arm = load_arm(arm_name) if arm_name else trained_arm(loaded)
     T_base_camera = load_extrinsics(extrinsics_file, loaded.contract.camera)
     console.print(_topics(bag, arm, choice))
@@ -142,7 +142,7 @@ def overlay(
 
 
 def _images(bag: Path | None, paths: Sequence[Path], choice: TopicChoice) -> Iterator[np.ndarray]:
-    """Yield rgb uint8 [H, W, 3] of every file, or of a bag every half second."""
+    """Yield rgb uint8 [H, W, 3] of every file, or of a bag one image per half second."""
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
@@ -177,7 +177,7 @@ def _raw_image_topic(bag: Path, choice: TopicChoice) -> str:
 
 
 def _new(view: View, views: Sequence[View]) -> bool:
-    """Whether the board has moved: the same view many times would only weigh more."""
+    """Return whether the board has moved: repeated views would only get more weight."""
     centre = view.pixels.mean(axis=0)
     spread = view.pixels.std(axis=0)
     return all(

@@ -22,16 +22,16 @@ from rlfp_ros.simulation.urdf import read_urdf
 
 Meshes = Literal["collision", "visual"]
 
-MOST = 3  # capsules for one link
-WORTH_IT = 0.93  # one more capsule is used if all together then have at most this fraction of the volume
+MAX_CAPSULES = 3  # per link
+WORTH_IT = 0.93  # another capsule is used if the total volume shrinks to at most this fraction
 GRID = 28  # points along each edge of the grid that measures a volume
-FEWEST = 4  # triangles of a part
-CUTS = (0.3, 0.4, 0.5, 0.6, 0.7)  # where along an axis a link may be cut
-ROUNDING = 1e-4  # m, of the numbers that are written
+MIN_TRIANGLES = 4  # per part
+CUTS = (0.3, 0.4, 0.5, 0.6, 0.7)  # positions along an axis at which a link may be cut
+ROUNDING = 1e-4  # m; resolution of the numbers that are written
 ROUND = 32  # points around a sphere, a cylinder or a capsule of the URDF
-DIRECTIONS = 600  # the farthest points in this many directions stand for the others while a capsule is optimised
+DIRECTIONS = 600  # only the extreme points in this many directions are used while a capsule is optimised
 FIRST_STEPS = np.array([0.2, 0.2, 0.1, 0.1, 0.1])  # of the pattern search: turns (1), shifts (of the size), radius (1)
-HALVINGS = 8
+HALVINGS = 8  # of these steps
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class LinkFit:
 
     link: str
     capsules: tuple[Capsule, ...]
-    outside: float  # m, how far the mesh reaches out of the capsules at most; at most 0 if they enclose it
-    beyond: float  # m, how far a capsule reaches beyond the box around the mesh at most
+    outside: float  # m, largest distance of the mesh outside the capsules; at most 0 if they enclose it
+    beyond: float  # m, largest distance of a capsule outside the box around the mesh
     volume: float  # m^3, of the capsules together
 
 
-def fit_arm(arm: Arm, meshes: Meshes = "collision", most: int = MOST) -> list[LinkFit]:
+def fit_arm(arm: Arm, meshes: Meshes = "collision", most: int = MAX_CAPSULES) -> list[LinkFit]:
     """Fit capsules to the meshes of each link of an arm.
 
     Parameters
@@ -204,7 +204,7 @@ Part = tuple[np.ndarray, Fitted]  # triangles and their capsule
 
 
 def _halves(part: Part) -> list[Part]:
-    """Cut a part in two where the halves' capsules are smallest. A triangle stays whole, so that no surface is lost."""
+    """Cut a part in two where the halves' capsules are smallest. Triangles stay whole, so that no surface is lost."""
     triangles, _ = part
     middles = triangles.mean(axis=1)
     axes = np.linalg.svd(middles - middles.mean(axis=0), full_matrices=False)[2]
@@ -213,7 +213,7 @@ def _halves(part: Part) -> list[Part]:
         along = middles @ axis
         for cut in CUTS:
             side = along < along.min() + cut * np.ptp(along)
-            if FEWEST <= side.sum() <= len(side) - FEWEST:
+            if MIN_TRIANGLES <= side.sum() <= len(side) - MIN_TRIANGLES:
                 quick = sum(_quick_volume(triangles[each].reshape(-1, 3)) for each in (side, ~side))
                 if best is None or quick < best[0]:
                     best = quick, side
@@ -223,7 +223,7 @@ def _halves(part: Part) -> list[Part]:
 
 
 def _union_volume(capsules: Sequence[Fitted]) -> float:
-    """The volume m^3 of all capsules together, from a grid of points: where they overlap counts once."""
+    """Return the volume m^3 of the union of the capsules, estimated on a grid of points."""
     lower = np.min([np.minimum(start, end) - radius for start, end, radius in capsules], axis=0)
     upper = np.max([np.maximum(start, end) + radius for start, end, radius in capsules], axis=0)
     axes = [low + (np.arange(GRID) + 0.5) * (high - low) / GRID for low, high in zip(lower, upper, strict=True)]
@@ -237,14 +237,14 @@ def _union_volume(capsules: Sequence[Fitted]) -> float:
 
 
 def _quick_volume(points: np.ndarray) -> float:
-    """The volume of the capsule along the best principal axis."""
+    """Return the volume of the capsule along the best principal axis."""
     centre = 0.5 * (points.min(axis=0) + points.max(axis=0))
     axes = np.linalg.svd(np.cov((points - centre).T))[2]
     return min(_volume(*_segment(points, centre, np.roll(axes, -k, axis=0), np.zeros(5))) for k in range(3))
 
 
 def _segment(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, values: np.ndarray) -> Fitted:
-    """The shortest capsule around points for a line: [2] turn and [2] shift of the frame's axis, and extra radius."""
+    """Return the shortest capsule around points for a line: [2] turn and [2] shift of the axis, and extra radius."""
     turn_y, turn_z, shift_y, shift_z, extra = values
     along = frame[0] + turn_y * frame[1] + turn_z * frame[2]
     along = along / np.linalg.norm(along)
@@ -265,7 +265,7 @@ def _volume(start: np.ndarray, end: np.ndarray, radius: float) -> float:
 
 
 def _rounded(link: str, start: np.ndarray, end: np.ndarray, radius: float, table: bool) -> Capsule:
-    """The capsule with rounded numbers; the radius makes up for what rounding moves its ends."""
+    """Return the capsule with rounded numbers; the radius compensates the rounding of its ends."""
     first, second = (np.round(point / ROUNDING) * ROUNDING for point in (start, end))
     larger = np.ceil((radius + ROUNDING) / ROUNDING) * ROUNDING
     ends = [tuple(round(float(value), 4) for value in point) for point in (first, second)]
@@ -273,7 +273,7 @@ def _rounded(link: str, start: np.ndarray, end: np.ndarray, radius: float, table
 
 
 def _extreme_points(points: np.ndarray) -> np.ndarray:
-    """The points that are farthest in any of `DIRECTIONS` directions (a Fibonacci sphere)."""
+    """Return the points that are farthest in any of `DIRECTIONS` directions (a Fibonacci sphere)."""
     if len(points) <= DIRECTIONS:
         return points
     number = np.arange(DIRECTIONS) + 0.5
@@ -285,7 +285,7 @@ def _extreme_points(points: np.ndarray) -> np.ndarray:
 
 
 def _triangles(shape: coal.CollisionGeometry) -> np.ndarray:
-    """The triangles [T, 3, 3] of a mesh; of a primitive, those of a hull that encloses it."""
+    """Return the triangles [T, 3, 3] of a mesh, or of a hull that encloses a primitive."""
     if hasattr(shape, "vertices") and hasattr(shape, "tri_indices"):
         vertices = np.array(shape.vertices())
         indices = np.array([(each[0], each[1], each[2]) for each in map(shape.tri_indices, range(shape.num_tris))])
@@ -310,7 +310,7 @@ def _triangles(shape: coal.CollisionGeometry) -> np.ndarray:
 
 
 def _between(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """The triangles [T, 3, 3] of the surface that stacked rings [N, 3] make, closed at both ends."""
+    """Return the triangles [T, 3, 3] of the surface through stacked rings [N, 3], closed at both ends."""
     triangles = []
     for lower, upper in pairwise(rings):
         following = np.roll(lower, -1, axis=0), np.roll(upper, -1, axis=0)
@@ -325,7 +325,7 @@ def _between(rings: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _links_near_the_table(arm: Arm) -> set[str]:
-    """The links that touch things on the table on purpose: the pointer, and the fingers."""
+    """Return the links that touch things on the table on purpose: the pointer, and the fingers."""
     links = {arm.tool_frame}
     if arm.gripper is not None:
         for joint in read_urdf(arm).findall("joint"):

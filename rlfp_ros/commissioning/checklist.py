@@ -1,7 +1,7 @@
 """Conditions for enabling an arm: compares what the drivers send with what the policy needs, line by line.
 
-ROS-free: the node `checklist` fills in what it hears, `Checklist.report` judges it, and the residual controller asks
-the report. Every line says what was found and, if it is not green, what to do.
+ROS-free: the node `checklist` fills in what it receives, `Checklist.report` judges it, and the residual controller uses
+the report. Every line names what was found and, if it is not green, what to do.
 """
 
 from __future__ import annotations
@@ -19,23 +19,28 @@ from rlfp_ros.control.joint_faults import not_finite
 from rlfp_ros.perception.extrinsics import load_extrinsics, pose_difference
 from rlfp_ros.schema import Schema
 
-WINDOW_S = 2.0  # over which rates and ages are taken
-SILENT_S = 1.0  # without a message for so long, a topic is silent
+WINDOW_S = 2.0  # window over which rates and ages are computed
+SILENT_S = 1.0  # a topic without a message for this long is silent
 RATE_TOLERANCE = 0.2  # share by which the policy's inputs may be slower or faster than in training
 STANDING_RAD_S = 0.05  # measured speed below this is noise, as in the residual controller
 
 
 class ChecklistSettings(Schema):
-    """Limits of what counts as green."""
+    """Limits for a green line."""
 
     home_tolerance_rad: float = Field(
-        default=0.2, gt=0, le=3.2, description="how far a joint may be from where episodes start in training (rad)"
+        default=0.2,
+        gt=0,
+        le=3.2,
+        description="how far a joint may be from home, where episodes start in training (rad)",
     )
-    camera_max_age_s: float = Field(default=0.3, gt=0, le=5, description="age by stamp of an image's features (s)")
-    joint_max_age_s: float = Field(default=0.1, gt=0, le=5, description="age by stamp of joint_states (s)")
-    future_tolerance_s: float = Field(default=0.02, ge=0, le=1, description="how far ahead of us a stamp may be (s)")
-    joint_rate_hz: float = Field(default=50.0, gt=0, description="joint_states at least so often (Hz)")
-    shift_limit: float = Field(default=0.95, gt=0, le=1, description="domain shift from which the arm would hold (1)")
+    camera_max_age_s: float = Field(
+        default=0.3, gt=0, le=5, description="highest age by stamp of an image's features (s)"
+    )
+    joint_max_age_s: float = Field(default=0.1, gt=0, le=5, description="highest age by stamp of joint_states (s)")
+    future_tolerance_s: float = Field(default=0.02, ge=0, le=1, description="how far a stamp may lie in the future (s)")
+    joint_rate_hz: float = Field(default=50.0, gt=0, description="lowest rate of joint_states (Hz)")
+    shift_limit: float = Field(default=0.95, gt=0, le=1, description="domain shift at which the arm would hold (1)")
     require_heartbeat: bool = Field(default=True, description="operator/heartbeat must come")
 
 
@@ -68,7 +73,7 @@ class Report(Schema):
 
 
 class Flow:
-    """The messages of one topic: how often they come, and how old they are by their stamps."""
+    """The messages of one topic: their rate, and their age by stamp."""
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
@@ -81,12 +86,12 @@ class Flow:
             self._seen.popleft()
 
     def silent(self, now_ns: int) -> bool:
-        """Whether nothing has come for a while."""
+        """Return whether no message has come for `SILENT_S`."""
         return not self._seen or now_ns - self._seen[-1][0] > SILENT_S * 1e9
 
     @property
     def rate_hz(self) -> float:
-        """The rate by stamps, which does not depend on a loaded receiver; 0 if it is not known."""
+        """The rate by stamps, which does not depend on the load of the receiver; 0 if it is not known."""
         gaps = np.diff(np.array([stamp * 1e-9 for _, stamp, _ in self._seen]))
         gaps = gaps[gaps > 0]
         return 1.0 / float(np.median(gaps)) if len(gaps) else 0.0
@@ -107,7 +112,7 @@ class CommandTaker:
 
 
 class Checklist:
-    """Fill in what is heard, then ask for a report. Times are ns of the steady clock."""
+    """Collects what the node receives and makes reports of it. Times are ns of the steady clock."""
 
     def __init__(
         self, contract: Contract, arm: Arm, settings: ChecklistSettings, extrinsics: str, command_topic: str
@@ -120,16 +125,16 @@ class Checklist:
         self.joint_states = Flow("joint_states")
         self.residual = Flow("policy/residual")
         self.heartbeat = Flow("operator/heartbeat")
-        self.perception = ""  # what its diagnostics complain of
-        self.camera = ""  # how its images become the network's; empty: not known yet
-        self.policy = ""  # what its diagnostics complain of
+        self.perception = ""  # fault that its diagnostics report
+        self.camera = ""  # how its images are preprocessed; empty while this is not known
+        self.policy = ""  # fault that its diagnostics report
         self.shift: float | None = None
         self.joints: JointState | None = None
         self.joints_fault = ""  # why the last joint_states message could not be read
         self.command = CommandTaker(())
 
     def report(self, now_ns: int) -> Report:
-        """Every line, as of now."""
+        """Return all lines as of now."""
         return Report(
             lines=(
                 self._camera_line(),

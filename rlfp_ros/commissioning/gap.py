@@ -1,8 +1,8 @@
-"""`rlfp gap`: replays a recorded run through training's own code, and finds the stage at which the run diverges.
+"""`rlfp gap`: replays a recorded run through the training code, and finds the stage at which the run diverges.
 
-A bag holds what the drivers sent (images, joints) and what the graph made of it (features, residual). Training's own
-code makes features and residual of the same drivers' messages. If the two differ, each known mistake is tried on
-training's path: the one that gives what was recorded is the cause.
+A bag holds the drivers' messages (images, joints) and the graph's results (features, residual). The training code
+computes features and residual from the same drivers' messages. If the two differ, each known mistake is tried in the
+training code: the mistake that reproduces the recording is the cause.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.recording.bag_topics import ANY, TopicChoice
 from rlfp_ros.schema import ConfigurationError
 
-FEATURE_TOLERANCE = 1e-3  # on the plane z = 1; other processors round differently, by 1e-4 at most
-RESIDUAL_TOLERANCE = 1e-2  # of the bundle's scale
-ROUNDING = 1e-5  # of the bundle's scale; the replay on this processor is this exact
+FEATURE_TOLERANCE = 1e-3  # on the plane z = 1; rounding on other processors differs by at most 1e-4
+RESIDUAL_TOLERANCE = 1e-2  # share of the bundle's scale
+ROUNDING = 1e-5  # share of the bundle's scale; accuracy of the replay on the same processor
 CLEARER = 10.0  # how many times better a mistake must explain the recording than training does
-ALIKE = 0.5  # relative difference that an unknown memory of the policy can explain
-FEWEST_ACTIONS = 5  # to judge residuals by
-RATE_TOLERANCE = 0.2  # share
-LATENCY_TOLERANCE_S = 0.06  # beyond what training modelled: two frames
+ALIKE = 0.5  # relative difference that the unknown memory of a policy can explain
+FEWEST_ACTIONS = 5  # needed to judge residuals
+RATE_TOLERANCE = 0.2  # relative
+LATENCY_TOLERANCE_S = 0.06  # two frames more than training modelled
 FUTURE_TOLERANCE_S = 0.02  # how far ahead of the recorder's clock a stamp may be
 WALL_CLOCK_S = 3600.0  # stamps farther than this from the recorder's clock are simulated time
 
@@ -43,7 +43,7 @@ STAGES = ("rate", "latency", "size", "crop", "colour order", "normalisation", "j
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the answer: whether the run diverges from training there, or could not be judged."""
+    """One row of the result: whether the run diverges from training at this stage, or could not be judged."""
 
     name: str
     diverges: bool
@@ -58,14 +58,14 @@ class Stage:
 
 @dataclass
 class _Findings:
-    """What was found, by stage."""
+    """The findings by stage."""
 
     diverging: dict[str, str] = field(default_factory=dict)
     unjudged: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
     def stages(self) -> list[Stage]:
-        """Every stage of `STAGES` in order, and `features` or `residual` if they diverge for no known reason."""
+        """Return every stage of `STAGES` in order; and `features` or `residual` if they diverge for no known reason."""
         found = []
         for name in (*STAGES, "features", "residual"):
             if name in self.diverging:
@@ -110,7 +110,7 @@ def _compare_timing(bundle: Bundle, run: RecordedRun, findings: _Findings) -> No
 
 
 def _age_s(run: RecordedRun) -> float:
-    """Return the images' median age when the recorder got them."""
+    """Return the images' median age at the time when they were recorded."""
     return float(np.median([run.received[stamp] - stamp for stamp in run.images])) * 1e-9
 
 
@@ -131,7 +131,7 @@ def _compare_joints(arm: Arm, run: RecordedRun, findings: _Findings) -> None:
 
 
 def _error(made: dict[int, np.ndarray], recorded: dict[int, np.ndarray]) -> float:
-    """Return the median over stamps of the largest difference, so that a lost message does not count.
+    """Return the median over stamps of the largest difference, which a lost message does not change.
 
     inf if shapes differ.
     """
@@ -179,8 +179,8 @@ def _compare_features(bundle: Bundle, run: RecordedRun, findings: _Findings) -> 
 def _compare_residuals(bundle: Bundle, arm: Arm, run: RecordedRun, findings: _Findings) -> None:
     """Replay the policy over the frames on which it acted.
 
-    From the policy's start, or an episode's, the replay is exact. A recording that began later does not hold what the
-    policy remembers: then only a clear difference is a finding.
+    From the start of the policy or of an episode, the replay is exact. If the recording began later, the policy's
+    memory is not known, and only a clear difference is a finding.
     """
     stretches = run.stretches()
     exact = [stretch for stretch in stretches if stretch.from_start]
@@ -225,7 +225,7 @@ def _compare_residuals(bundle: Bundle, arm: Arm, run: RecordedRun, findings: _Fi
 
 
 def _latency_ns(bundle: Bundle, run: RecordedRun) -> int:
-    """Return how long after an image's exposure the policy acts."""
+    """Return the time from an image's exposure to the policy's action."""
     age = _age_s(run)
     return round(1e9 * (age if abs(age) < WALL_CLOCK_S else bundle.contract.latency.camera_s))
 

@@ -1,4 +1,4 @@
-"""Mistakes that deployments are known to make, each as a change of what training gives to encoder or policy."""
+"""Known deployment mistakes, each as a change of the encoder's or the policy's inputs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ImageChange = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class ImageMistake:
-    """What may have been given to the encoder instead of training's image.
+    """A wrong input of the encoder.
 
     Attributes
     ----------
     stage
         The stage that the mistake belongs to.
     words
-        The mistake, for people.
+        Description of the mistake.
     change
-        Makes the encoder's input from the live image uint8 [H, W, 3] and training's own input uint8 [h, w, 3].
+        Computes the encoder's input from the live image uint8 [H, W, 3] and the correct input uint8 [h, w, 3].
     """
 
     stage: str
@@ -68,22 +68,22 @@ def _centre_crop(image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PolicyMistake:
-    """What may have been done to the policy's inputs or output. The defaults do nothing.
+    """A wrong input or output of the policy. The defaults change nothing.
 
     Attributes
     ----------
     stage, words
-        The stage that the mistake belongs to, and the mistake for people.
+        The stage that the mistake belongs to, and its description.
     joints
         Changes the joints.
     newest_joints
-        The newest joints are taken, not those at the image's exposure.
+        Whether the newest joints are used instead of those at the image's exposure.
     features
         Changes the features.
     observation
         Changes the network's input.
     twist
-        Makes the published residual; None: as training does.
+        Computes the published residual; None for the correct computation.
     """
 
     stage: str = ""

@@ -1,4 +1,4 @@
-"""What a bag holds of one run: the drivers' messages, and what the graph made of them."""
+"""Reads one run from a bag: the drivers' messages, and the graph's results."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rlfp_ros.recording.reader import BagReader, RecordedMessage
 from rlfp_ros.recording.snapshots import BagJoints
 from rlfp_ros.schema import ConfigurationError
 
-MAX_IMAGES = 150
-FEWEST_IMAGES = 5
-# A latched message that comes this much later than it was published came to a recorder that joined later.
+MAX_IMAGES = 150  # images that are read
+FEWEST_IMAGES = 5  # a run with fewer is refused
+# A latched message that was recorded this long after its publication was published before the recorder joined.
 LIVE_NS = 500_000_000
 
 
@@ -46,9 +46,9 @@ class RecordedAction:
     twist
         [6] m/s and rad/s, or [J] rad/s; None if the message is not in the bag.
     sequence
-        Number of the message, which its publisher counts from 1; 0 if the bag does not say.
+        Number of the message, counted by its publisher from 1; 0 if the bag does not hold it.
     goal
-        [3] m in the base frame, as it was when the policy acted; None if there was none.
+        [3] m in the base frame, at the time when the policy acted; None if there was none.
     """
 
     stamp_ns: int
@@ -59,7 +59,7 @@ class RecordedAction:
 
 @dataclass(frozen=True)
 class Reset:
-    """An episode's reset, which makes the policy forget; `live` if the recorder heard it when it was said."""
+    """The reset of an episode, at which the policy forgets; `live` if it was recorded when it was published."""
 
     stamp_ns: int
     live: bool
@@ -75,12 +75,12 @@ class Stretch:
 
 @dataclass
 class RecordedRun:
-    """What a bag holds of one run, by stamp in ns."""
+    """The messages of one run by stamp, ns."""
 
     topics: RobotTopics
     camera: CameraModel | None = None
     images: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] rgb
-    received: dict[int, int] = field(default_factory=dict)  # when the recorder got the image, ns
+    received: dict[int, int] = field(default_factory=dict)  # time at which the image was recorded, ns
     joints: list[RecordedJoints] = field(default_factory=list)  # by stamp
     features: dict[int, np.ndarray] = field(default_factory=dict)  # [K, 3], as perception published them
     actions: list[RecordedAction] = field(default_factory=list)  # in the order of recording
@@ -92,17 +92,17 @@ class RecordedRun:
         return self.joints[place] if place >= 0 else None
 
     def stretches(self) -> list[Stretch]:
-        """Split the actions where the policy's memory begins anew, or where the bag misses what it remembers.
+        """Split the actions at each restart of the policy's memory, and at each gap in the bag.
 
-        The policy remembers the frames on which it acted, and no others. The numbers of its messages tell whether an
-        action is missing; features between two actions without a gap in the numbers are frames that it skipped.
+        The policy remembers only the frames on which it acted. The numbers of its messages show whether an action is
+        missing; features between two actions without a gap in the numbers are frames that it skipped.
         """
         found: list[Stretch] = []
         before: RecordedAction | None = None
         broken = False  # the last action cannot be replayed
         for action in self.actions:
             if before is not None and action.stamp_ns == before.stamp_ns:
-                before = action  # the same image was shown again, and its answer said again
+                before = action  # the same image was published again, and so was its answer
                 continue
             if before is None or broken or action.sequence == 1:
                 found.append(Stretch(self._starts(before, action), []))
@@ -128,7 +128,7 @@ class RecordedRun:
         return action.sequence == 1 or any(reset.live for reset in resets)
 
     def _missing(self, before: RecordedAction, action: RecordedAction) -> list[RecordedAction] | None:
-        """Actions between two that are not in the bag; None if the frames on which they acted are not known."""
+        """Return the actions between two that are not in the bag; None if their frames are not known."""
         if not before.sequence or not action.sequence:
             return []
         lost = action.sequence - before.sequence - 1
@@ -141,7 +141,7 @@ class RecordedRun:
 
 
 def read_run(folder: str | Path, arm: Arm, contract: Contract, choice: TopicChoice = ANY) -> RecordedRun:
-    """Read the first `MAX_IMAGES` images of a bag with all that belongs to them.
+    """Read the first `MAX_IMAGES` images of a bag and the messages that belong to them.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def read_run(folder: str | Path, arm: Arm, contract: Contract, choice: TopicChoi
     arm
         The arm whose joints to read.
     contract
-        Of the bundle that ran; says what the policy takes and where its camera stands.
+        The contract of the bundle that ran: the policy's inputs and the camera's pose.
     choice
         Which camera and which robot, if the bag holds several.
 
@@ -179,7 +179,7 @@ def read_run(folder: str | Path, arm: Arm, contract: Contract, choice: TopicChoi
 
 
 class _Reading:
-    """Reads one bag into a RecordedRun; keeps the goal that holds while the messages go by."""
+    """Reads one bag into a RecordedRun; keeps the current goal while it reads."""
 
     def __init__(
         self, bag: BagReader, run: RecordedRun, arm: Arm, contract: Contract, joints: BagJoints, namespace: str
@@ -190,7 +190,7 @@ class _Reading:
         self._optical_frame = ""
 
     def read(self) -> None:
-        """Read up to the last image that counts."""
+        """Read up to the last image that is used."""
         chosen = self._run.topics
         takers = {
             chosen.camera.image: self._image,
@@ -241,7 +241,7 @@ class _Reading:
         self._goal = content
 
     def _goal_now(self) -> np.ndarray | None:
-        """What the policy node makes of the newest goal: one that it refuses is none."""
+        """Return the newest goal as the policy node uses it; None if it refuses the goal."""
         if self._goal is None or self._contract.goal == "none":
             return None
         T_base_camera = self._contract.camera.T_base_camera.matrix()

@@ -1,1 +1,1 @@
-"""What the person beside the arm uses: the terminal. Free of ROS."""
+"""The terminal for the person beside the arm. Does not import ROS."""

@@ -1,4 +1,4 @@
-"""The operator's terminal: keys to actions, and what is shown. `nodes/operator_terminal.py` connects it to ROS."""
+"""The operator's terminal: maps keys to actions and renders the view. `nodes/operator_terminal.py` adds ROS."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rlfp_ros.commissioning.checklist import Report
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.supervisor import State
 
-NOTES = 6  # lines of what happened, the newest last
-QUIT_S = 2.0  # for the arm to come to rest after `disable`, at the end
+NOTES = 6  # number of event lines, the newest last
+QUIT_S = 2.0  # longest wait at the end for the arm to come to rest after `disable`
 COLOURS = {State.DISABLED: "cyan", State.ACTIVE: "green", State.HOLDING: "yellow", State.STOPPED: "red"}
 
 
 class Action(enum.Enum):
-    """What a key asks for. The value is the name of the controller's service, except for `STOP` and `QUIT`."""
+    """The action of a key. The value is the name of the controller's service, except for `STOP` and `QUIT`."""
 
     ENABLE = "enable"
     STEP = "step"
@@ -47,11 +47,11 @@ KEYS = {
 
 
 class OperatorTerminal:
-    """What the terminal knows, and when it may send a heartbeat.
+    """The state of the terminal; decides whether a heartbeat may be sent.
 
-    The heartbeat says that a person sees the state and can stop the arm. It ends when the terminal is lost, after QUIT,
-    and between STOP and the controller's word that the arm is stopped: if the stop itself is lost on the way, the
-    missing heartbeat stops the arm.
+    The heartbeat means that a person sees the state and can stop the arm. It ends when the terminal is lost, after
+    QUIT, and between STOP and the controller's report that the arm is stopped: if the stop message is lost, the missing
+    heartbeat stops the arm.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class OperatorTerminal:
         return action
 
     def on_state(self, state: SafetyState) -> None:
-        """Take a message of the topic safety/state."""
+        """Handle a message of the topic safety/state."""
         if self.state is None or state.state is not self.state.state or state.reasons != self.state.reasons:
             self.notes.append(str(state))
         self.state = state
@@ -92,11 +92,11 @@ class OperatorTerminal:
             self._stopping = False
 
     def on_checklist(self, report: Report) -> None:
-        """Take a message of the topic safety/checklist."""
+        """Handle a message of the topic safety/checklist."""
         self.checklist = report
 
     def on_answer(self, action: Action, success: bool, message: str) -> None:
-        """Take the controller's answer to an action."""
+        """Handle the controller's answer to an action."""
         self.notes.append(f"{action.value}: {message}" if success else f"{action.value} refused: {message}")
 
     @property
@@ -105,13 +105,13 @@ class OperatorTerminal:
         return not self._stopping
 
     def has_ended(self, now_s: float) -> bool:
-        """Whether the terminal has quit and the arm is disabled, or did not become so in QUIT_S."""
+        """Return whether the terminal has quit and the arm is disabled, or QUIT_S have passed."""
         if self._quit_at is None:
             return False
         return self.state is None or not self.state.enabled or now_s - self._quit_at > QUIT_S
 
     def view(self) -> RenderableType:
-        """Return what is shown: keys, state with reasons, red lines of the checklist, and what happened."""
+        """Return the view: keys, state with reasons, red lines of the checklist, and recent events."""
         table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
@@ -135,7 +135,7 @@ def _name(key: str) -> str:
 
 
 class Keyboard:
-    """Keys of a terminal, one by one and without waiting."""
+    """Reads single keys of a terminal without waiting."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -157,7 +157,7 @@ class Keyboard:
 
 @contextlib.contextmanager
 def keyboard(descriptor: int | None = None) -> Iterator[Keyboard]:
-    """Give each key as it is pressed, without echo; puts the terminal's settings back at the end."""
+    """Read keys as they are pressed, without echo; restores the terminal's settings at the end."""
     descriptor = sys.stdin.fileno() if descriptor is None else descriptor
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)

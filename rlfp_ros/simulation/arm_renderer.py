@@ -1,4 +1,4 @@
-"""The arm as the simulator draws it, from any camera: for overlays on live images. PyBullet's software renderer."""
+"""Draws the arm from any camera, for overlays on live images, with PyBullet's software renderer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ArmRenderer:
     """Draws one arm in any posture. `close()` frees the physics server."""
 
     def __init__(self, arm: Arm, meshes: Literal["visual", "collision"] = "visual") -> None:
-        """`meshes`: "visual" is the arm's real look, "collision" is how both simulators draw it."""
+        """`meshes`: "visual" is the arm's real appearance, "collision" is what both simulators draw."""
         self._client = connect()
         shown = arm.model_copy(update={"visuals": "visual"}) if meshes == "visual" else arm
         try:

@@ -1,8 +1,8 @@
-"""Values of tasks and of the scene that depend on the arm: the arm's own, the file's, or derived from its tool box.
+"""Arm-dependent values of tasks and the scene: from the arm, from the file, or derived from the arm's tool box.
 
-The files in `sim/` hold values for an arm of the Panda's reach. A file may list what differs for other arms that ship;
-an arm's file may give its own values under `tasks` and `camera`. For any other arm whose tool box does not hold a
-task's regions, the regions are placed in its box as they are placed in the Panda's.
+The files in `sim/` hold values for an arm with the Panda's reach. A file may list different values for other shipped
+arms; an arm's file may give its own values under `tasks` and `camera`. For any other arm whose tool box does not
+contain a task's regions, the regions are scaled from the Panda's tool box to the arm's.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rlfp_ros.control.arm import Arm, CameraPlace
 from rlfp_ros.simulation.tasks.task_settings import Region, TaskSettings
 
 REFERENCE_LOWER, REFERENCE_UPPER = (0.25, -0.35), (0.75, 0.35)  # m, x and y of the Panda's tool box
-SMALL = 0.7  # an arm with less than this fraction of the Panda's reach gets its own camera place and block
-SMALLEST_BLOCK = 0.02  # m; an 84 px image shows a smaller one as two pixels
-ROD_ON_BLOCK = 0.0125  # m, how far the end of a rod may stop from the surface of the block that it reaches for
+SMALL = 0.7  # an arm with less than this fraction of the Panda's reach gets another camera place and block
+SMALLEST_BLOCK = 0.02  # m; a smaller block covers two pixels of an 84 px image
+ROD_ON_BLOCK = 0.0125  # m, how far from the block's surface the end of a rod may stop
 
 Settings = TypeVar("Settings", bound=TaskSettings)
 
@@ -38,7 +38,7 @@ def fit_settings(settings: Settings, arm: Arm, source: str) -> Settings:
     Raises
     ------
     ConfigurationError
-        If a value that is given for the arm does not exist or does not fit.
+        If a value that is given for the arm is unknown or invalid.
     """
     own = arm.tasks.get(settings.task, {})
     given = settings.arms.get(arm.name, {}) | own

@@ -1,12 +1,12 @@
-"""The look of a LEGO brick: a box with studs, in a twentieth of the triangles of `pybullet_data`'s `lego.obj`."""
+"""A LEGO brick's mesh: a box with studs, with a twentieth of the triangles of `pybullet_data`'s `lego.obj`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-SIDES = 8  # of a stud
-STUD_RADIUS, STUD_HEIGHT = 0.15, 0.14  # of the brick's width and height
-STUD_OFFSET = 0.25  # of the brick's width, from its middle
+SIDES = 8  # sides of a stud
+STUD_RADIUS, STUD_HEIGHT = 0.15, 0.14  # shares of the brick's width and height
+STUD_OFFSET = 0.25  # share of the brick's width, from its middle
 
 
 def brick(size: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:

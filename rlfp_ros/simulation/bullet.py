@@ -33,7 +33,7 @@ with _silence():
 
 
 class _Client(bullet_client.BulletClient):  # type: ignore[misc]
-    """Looks up each of pybullet's functions once instead of at every call: a second of simulation makes thousands."""
+    """Looks up each of pybullet's functions once instead of at every call; a second of simulation makes thousands."""
 
     def __getattr__(self, name: str) -> Any:
         attribute = super().__getattr__(name)

@@ -9,7 +9,7 @@ from rlfp_ros.control.arm import Arm
 from rlfp_ros.simulation.tasks.task_scene import Body
 from rlfp_ros.simulation.urdf import load_arm_body
 
-# Without a gear between them the two fingers would slide sideways together, and what they hold with them.
+# Without a gear between them the two fingers would slide sideways together with the object that they hold.
 FINGER_GEAR_ERP, FINGER_GEAR_FORCE = 0.1, 50.0  # fraction of the error removed per step; N
 FINGER_SPINNING_FRICTION = 0.01
 
@@ -35,7 +35,7 @@ def load_bullet_arm(client: Any, arm: Arm, gripping: bool) -> BulletArm:
     arm
         The arm.
     gripping
-        Whether its fingers take hold of something: they then move as one.
+        Whether its fingers grip an object. If so, they are coupled.
 
     Raises
     ------

@@ -13,10 +13,10 @@ from rlfp_ros.contract import CameraContract
 from rlfp_ros.simulation.randomization import Sample, stream
 
 NEAR, FAR = 0.05, 4.0  # m, clipping planes
-METERED_LEVEL = 120  # mean of the image, of 255, that automatic exposure aims at
+METERED_LEVEL = 120  # mean image value (0..255) that automatic exposure aims at
 CULLING_MARGIN = 0.01  # m; more than a link moves in a tick
-NOISE_POOL = 4  # images' worth of noise
-AUTOMATIC_GAIN = (0.5, 4.0)  # how far it can go
+NOISE_POOL = 4  # size of the noise pool in images
+AUTOMATIC_GAIN = (0.5, 4.0)  # range of automatic exposure
 GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL looks along -z with y up
 
 
@@ -29,16 +29,16 @@ class Frame:
 
 
 class Camera:
-    """A camera whose place deviates a little from the contract's, differently in every episode."""
+    """A camera whose pose deviates slightly from the contract's, differently in every episode."""
 
     def __init__(self, contract: CameraContract) -> None:
         self.contract = contract
         self._rays = self._normalised_grid()
 
     def reset(self, sample: Sample, background: np.ndarray) -> None:
-        """Take an episode's pose, lens, light and electronics.
+        """Apply an episode's pose, lens, light and electronics.
 
-        `background`, uint8 [H, W, 3], is seen behind all bodies: cheaper than walls, and it can be any image.
+        `background`, uint8 [H, W, 3], appears behind all bodies. It is cheaper than walls and can be any image.
         """
         contract = self.contract
         self.T_base_camera = contract.T_base_camera.matrix() @ np.eye(4)
@@ -62,7 +62,7 @@ class Camera:
             self._lights.append(light | {"lightDirection": direction, "lightColor": colour})
         self._fill_weight = sample["fill_light"]
         plain = np.ones(background.shape[:2], np.float32)
-        self._backdrops = [(background, plain)] * len(self._lights)  # behind what moves: image under a light, and depth
+        self._backdrops = [(background, plain)] * len(self._lights)  # image per light behind moving bodies, and depth
         self.electronics = Electronics(sample, contract)
         self._remap = None
         if self.distortion:
@@ -93,11 +93,11 @@ class Camera:
 
     @property
     def casts_shadows(self) -> bool:
-        """Whether there are shadows in this episode: then nothing can be drawn without the rest."""
+        """Whether this episode has shadows, so that all bodies must be drawn together."""
         return bool(self._lights[0]["shadow"])
 
     def keep(self, client: Any) -> None:
-        """Draw everything that can be seen now behind everything else until the next `reset`. Not with shadows."""
+        """Use the present view as the backdrop of all images until the next `reset`. Not possible with shadows."""
         for light in range(len(self._lights)):
             if light != 1 or self._fill_weight > 0:
                 self._backdrops[light] = self._lit(client, light)
@@ -105,7 +105,7 @@ class Camera:
     def sees(self, boxes: np.ndarray) -> list[bool]:
         """Return which boxes, [N, 2, 3] lowest and highest corner in m, base frame, may be in the image.
 
-        None in the image is missed; a few beside it are included.
+        No visible box is missed; a few invisible ones are included.
         """
         normals, offsets = self._frustum
         lower, upper = boxes[:, 0], boxes[:, 1]
@@ -170,7 +170,7 @@ class Camera:
 
     @staticmethod
     def _light_arguments(sample: Sample) -> dict[str, Any]:
-        # Every argument, every time: TinyRenderer keeps the last value of an argument that a call leaves out.
+        # Give every argument every time, because TinyRenderer keeps the last value of an argument that is left out.
         azimuth, elevation = np.radians(sample["light_azimuth"]), np.radians(sample["light_elevation"])
         direction = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
         return {
@@ -188,7 +188,7 @@ class Camera:
 def _noise_pool(count: int) -> np.ndarray:
     """Return standard normal numbers for images of `count` values, the same in every process.
 
-    Drawing them anew for each image would take two thirds of the time that it needs after rendering.
+    Drawing new numbers for each image would take two thirds of its processing time after rendering.
     """
     return np.random.default_rng(count).standard_normal(NOISE_POOL * count, dtype=np.float32)
 
@@ -196,7 +196,8 @@ def _noise_pool(count: int) -> np.ndarray:
 class Electronics:
     """Sensor and image encoder of one episode. The noise differs in every frame.
 
-    Exposure is automatic, as in common cameras: it settles on an episode's first image, some stops off.
+    Exposure is automatic, as in common cameras: it settles on the first image of an episode, with an error of some
+    stops.
     """
 
     def __init__(self, sample: Sample, contract: CameraContract) -> None:

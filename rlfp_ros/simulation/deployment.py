@@ -1,4 +1,4 @@
-"""The deployed controller on a simulated arm: what the Gymnasium environment and evaluation both step."""
+"""The deployed controller on a simulated arm, used by the Gymnasium environment and by evaluation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SIMULATION_SETTINGS = ControllerSettings(start_enabled=True, tick_on="joint_stat
 
 @dataclass(frozen=True)
 class Behaviour:
-    """An action and a base controller other than the task's own."""
+    """An action contract and a base controller that replace the task's."""
 
     action: ActionContract
     base_controller: BaseControllerContract
 
 
 class Deployment:
-    """A world with the residual controller on its arm, as the environment and evaluation step it.
+    """A world with the residual controller on its arm.
 
-    For every tick: frames that are due are delivered, the residual that answers each takes effect, the controller
-    ticks on the measured joints, and its command goes to the arm. The simulator node does the same through topics.
+    In every tick, due frames are delivered, the residual for each takes effect, the controller ticks on the measured
+    joints, and its command goes to the arm. The simulator node does the same through topics.
     """
 
     def __init__(self, world: ArmWorld, behaviour: ActionAndBase, settings: ControllerSettings) -> None:
@@ -47,7 +47,7 @@ class Deployment:
         self.frame_joint_state = self.world.joint_state()
 
     def answer(self, residual: Residual, percept: Percept | None = None) -> None:
-        """Give the answer of policy and perception to a captured frame; it takes effect at that frame's delivery."""
+        """Set the residual and percept for a captured frame; they take effect when that frame is delivered."""
         self._answers.append((residual, percept))
 
     def advance(self) -> bool:
@@ -56,7 +56,7 @@ class Deployment:
         while True:
             now = world.stamp_ns
             for frame in world.delivered_frames():
-                # Images come before the joints of their tick: the controller's clock still shows the tick before.
+                # Images come before the joints of their tick, so the controller's clock still shows the last tick.
                 received = world.stamp_of(world.tick - 1)
                 while self._answers and self._answers[0][0].stamp_ns <= frame.stamp_ns:
                     residual, percept = self._answers.popleft()

@@ -1,6 +1,6 @@
-"""What an episode looks like in PyBullet: colours, textures and photographs, and bodies that are only seen.
+"""The appearance of an episode in PyBullet: colours, textures, photographs, and bodies without collision shapes.
 
-Nothing here touches anything: distractors, occluders and household objects have no collision shapes.
+Distractors, occluders and household objects are only visible.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ TEXTURES = 48  # loaded once, because loadTexture leaks 1.5 MB per call
 PHOTOGRAPHS = 24  # likewise
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, place of unused bodies, behind the camera's far plane
 UPRIGHT = (0, 0, 0, 1)  # quaternion xyzw
-DISTRACTOR_HUES = (0.12, 0.88)  # of the colour circle; leaves out the red that marks the task's block
+DISTRACTOR_HUES = (0.12, 0.88)  # range on the colour circle; excludes the red of the task's block
 PLAIN_TABLE = (0.55, 0.52, 0.48)  # rgb, 0..1
 UNPAINTED = (1.0, 1.0, 1.0)  # rgb, 0..1; shows a texture as it is
 PLAIN_BACKGROUND = 200  # grey, 0..255
 DISTRACTOR_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, base frame
-DISTRACTOR_HEIGHT = 0.03  # m, of its middle
-DISTRACTOR_SWING = 0.04  # m, how far a moving one goes to either side
-DISTRACTOR_CLEARANCE = 0.11  # m, from the task's blocks: a swing and half of the largest distractor
-MARKER_COLOUR = (0.05, 0.75, 0.25)  # rgb, 0..1; the same in every episode, because it tells the policy what to do
+DISTRACTOR_HEIGHT = 0.03  # m, of a distractor's middle
+DISTRACTOR_SWING = 0.04  # m, amplitude of a moving distractor
+DISTRACTOR_CLEARANCE = 0.11  # m, from the task's blocks: the amplitude and half of the largest distractor
+MARKER_COLOUR = (0.05, 0.75, 0.25)  # rgb, 0..1; the same in every episode, because it shows the policy the goal
 OCCLUDERS = 3
 OCCLUDER_HALF_SIZE = (0.008, 0.008, 0.25)  # m
-OCCLUDER_DEPTH = (0.3, 0.6)  # of the way from the camera to the point that it looks at
+OCCLUDER_DEPTH = (0.3, 0.6)  # share of the distance from the camera to the point that it looks at
 OCCLUDER_OFFSET = 0.12  # m to any side of that line
-HOUSEHOLD = 6  # bodies that a world keeps of pybullet_data's random objects; each costs 0.1 ms of rendering
+HOUSEHOLD = 6  # random objects of pybullet_data that a world loads; each adds 0.1 ms per image
 HOUSEHOLD_SIZE = 0.035  # m, half of the longest extent
 RANDOM_OBJECTS = 1000  # in pybullet_data; even numbers for training, odd ones for validation
 
@@ -51,13 +51,13 @@ class Dressing:
     client
         The physics server's client.
     renderer
-        Takes the colours.
+        The renderer that gets the colours.
     profile
-        Decides which kinds of decoration are created at all.
+        Its parameters decide which kinds of decoration are created.
     scene
         The table and the camera.
     texture_pool
-        Which `TEXTURES` textures of the profile's set are drawn from.
+        Selects the `TEXTURES` textures of the profile's set that are loaded.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class Dressing:
         Parameters
         ----------
         sample
-            What the episode drew.
+            The episode's sample.
         arm
             The arm's body and its links.
         table, markers
             Bodies.
         blocks
-            The task's blocks and their positions [3] m: no distractor may hide them.
+            The task's blocks and their positions [3] m, which no distractor may hide.
         """
         client, paint = self._client, self._renderer.paint
         rng = stream(sample.seed, "appearance")
@@ -132,12 +132,12 @@ class Dressing:
             self._client.resetBasePositionAndOrientation(body, position.tolist(), UPRIGHT)
 
     def background(self, sample: Sample, shape: tuple[int, int]) -> np.ndarray:
-        """Return what the camera sees behind table and arm: a random cut of a texture, uint8 [H, W, 3].
+        """Return the background behind table and arm, a random part of a texture, uint8 [H, W, 3].
 
         Parameters
         ----------
         sample
-            What the episode drew.
+            The episode's sample.
         shape
             Height and width, pixels.
         """
@@ -223,7 +223,7 @@ class Dressing:
             self._motion.append((body, _free_place(rng, blocks), swing, rate))
 
     def _hang_occluders(self, sample: Sample) -> None:
-        """Put bars between camera and table."""
+        """Place bars between camera and table."""
         camera = self._scene.camera
         rng = stream(sample.seed, "occluders")
         for index, body in enumerate(self._occluders):
@@ -239,7 +239,7 @@ class Dressing:
             self._renderer.paint(body, -1, _any_colour(rng, darkest=0.1))
 
     def _lay_out_household(self, sample: Sample, blocks: list[np.ndarray]) -> None:
-        """Put odd objects on the table, which stand still."""
+        """Place still objects on the table."""
         rng = stream(sample.seed, "household")
         for place, index in enumerate(rng.permutation(len(self.household))):
             body = self.household[index]
@@ -257,7 +257,7 @@ def _any_colour(rng: np.random.Generator, darkest: float) -> Colour:
 
 
 def _free_place(rng: np.random.Generator, blocks: list[np.ndarray]) -> np.ndarray:
-    """Return a place on the table, [3] m, at which a distractor never hides the task's blocks."""
+    """Return a position on the table, [3] m, where a distractor never hides the task's blocks."""
     while True:
         place = rng.uniform(DISTRACTOR_REGION[0], DISTRACTOR_REGION[1])
         if all(np.linalg.norm(place - block[:2]) > DISTRACTOR_CLEARANCE for block in blocks):

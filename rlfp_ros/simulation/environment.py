@@ -1,4 +1,4 @@
-"""The Gymnasium environment: a world stepped from one camera frame to the next, with the deployed controller inside.
+"""The Gymnasium environment: steps a world from one camera frame to the next, with the deployed controller inside.
 
 One `step` is one frame that the camera delivers. The action given for it takes effect when that frame would have
 reached the policy, through the same residual controller and limits that run on an arm.
@@ -40,7 +40,7 @@ NO_FEATURES = np.zeros((1, 3), np.float32)
 class CountedSeeds:
     """Episode n has seed `first + n * step`, and `reset(seed=s)` starts the count again at s.
 
-    Trainings and evaluations of this project count, so that several environments share one series of episodes.
+    Trainings and evaluations use this, so that several environments share one series of episodes.
     """
 
     first: int = 0
@@ -117,7 +117,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         seeds: CountedSeeds | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self._phase = _Phase.CLOSED  # until there is something to close
+        self._phase = _Phase.CLOSED  # until the construction has succeeded
         _check(observation, perceiver, render_mode)
         arm = arm if isinstance(arm, Arm) else load_arm(arm)
         task = task if isinstance(task, Task) else load_task(task)
@@ -225,7 +225,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return NO_FEATURES if self._perceive is None else self._perceive(self.world.image)
 
     def _true_percept(self) -> Percept:
-        """The object as a perfect perception would see it in the frame just captured."""
+        """Return the percept of a perfect perception for the frame just captured."""
         T_camera_base = np.linalg.inv(self.world.camera.contract.T_base_camera.matrix())
         pose = np.zeros(7, np.float32)
         position, _ = self.world.task.object_pose(self.world)
@@ -262,7 +262,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             "goal": real(3),
             "goal_mask": gymnasium.spaces.Box(0, 1, (1,), np.float32),
         }
-        self._begin(0)  # only the perceiver and the task know the sizes of features and state
+        self._begin(0)  # an episode shows the sizes of features and state
         if self._kind == "features":
             spaces["features"] = real(self._observed.feature_stack, *self._features().shape)
         if self._kind in ("pixels", "both"):

@@ -1,8 +1,8 @@
-"""The true keypoints with an encoder's errors: features for learning a policy without rendering an image.
+"""Adds an encoder's errors to the true keypoints: features for training a policy without rendering.
 
-An encoder's points are off by a bias, by an error that lasts for some frames (first-order autoregressive, Gaussian)
-and occasionally by a gross mistake. `fit` estimates these from an encoder's points and the true ones. A policy then
-learns on `FeatureErrors` several times faster, and sees pixels again when it is fine-tuned or evaluated.
+An encoder's points have a bias, an error that persists for some frames (first-order autoregressive, Gaussian) and
+occasional outliers. `fit` estimates these from an encoder's points and the true ones. Training a policy on
+`FeatureErrors` is several times faster; fine-tuning and evaluation use pixels again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 
-OUTLIER_DEVIATIONS = 4.0  # errors beyond so many (robust) standard deviations are gross mistakes
-NORMAL_MAD = 1.4826  # standard deviation over median absolute deviation of a Gaussian
+OUTLIER_DEVIATIONS = 4.0  # errors beyond this many (robust) standard deviations are outliers
+NORMAL_MAD = 1.4826  # ratio of standard deviation to median absolute deviation of a Gaussian
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class FeatureErrorModel:
     bias: np.ndarray  # [N, 2]
     covariance: np.ndarray  # [N, 2, 2] of the ordinary error
     persistence: np.ndarray  # [N] correlation of an error with the one a frame later, 0..1
-    outlier_rate: np.ndarray  # [N] share of frames with a gross mistake
-    outlier_spread: np.ndarray  # [N] standard deviation of one
-    confidence: np.ndarray  # [N, 2] mean and standard deviation of what the encoder says of itself
+    outlier_rate: np.ndarray  # [N] share of frames with an outlier
+    outlier_spread: np.ndarray  # [N] standard deviation of outliers
+    confidence: np.ndarray  # [N, 2] mean and standard deviation of the encoder's confidence
 
     def save(self, path: Path) -> None:
         """Write to an .npz file."""

@@ -18,10 +18,10 @@ def environment_id(task: str) -> str:
 
 
 def register(tasks: Iterable[str]) -> None:
-    """Make `gymnasium.make` know these tasks, if Gymnasium is imported; one that it knows stays as it is."""
+    """Register these tasks with Gymnasium, if it is imported; tasks that are registered already do not change."""
     gymnasium = sys.modules.get("gymnasium")
     if gymnasium is None or not hasattr(gymnasium, "register"):
-        return  # later: importing it calls this again, see rlfp_ros/__init__.py
+        return  # the import of Gymnasium will call this again, see rlfp_ros/__init__.py
     for task in tasks:
         if environment_id(task) not in gymnasium.registry:
             gymnasium.register(environment_id(task), entry_point=ENTRY_POINT, kwargs={"task": task})

@@ -1,7 +1,7 @@
-"""Meshes that render fast: coarse ones made of an arm's own, once, and kept in a cache.
+"""Coarse meshes that render fast, derived from an arm's meshes and cached.
 
-TinyRenderer's time goes by triangles: at 64 px the stock Panda (103,000) takes 20 ms a frame, with its collision meshes
-(3,500) 0.9 ms, with coarse ones (2,000) 0.6 ms.
+TinyRenderer's time is proportional to the triangles: at 64 px the Panda's visual meshes (103,000 triangles) take 20 ms
+per frame, its collision meshes (3,500) 0.9 ms and coarse ones (2,000) 0.6 ms.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 
 from rlfp_ros.files import write_whole
 
-GRID = 0.015  # m; corners nearer than this become one: about a pixel of an 84 px image
-FINEST = 1 / 12  # of a mesh's longest edge: small parts, as a servo, keep their shape
+GRID = 0.015  # m; closer corners are merged; about a pixel of an 84 px image
+FINEST = 1 / 12  # share of a mesh's longest edge, so that small parts such as a servo keep their shape
 
 
 def cache_directory() -> Path:
-    """Where made files are kept between runs."""
+    """Return the folder of the cache."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rlfp_ros"
 
 
 def coarse(corners: np.ndarray, triangles: np.ndarray, grid: float = GRID) -> tuple[np.ndarray, np.ndarray]:
-    """A mesh of [V, 3] corners (m) and [T, 3] indices with all corners in a cell of the grid made one, their mean.
+    """Simplify a mesh of [V, 3] corners (m) and [T, 3] indices: the corners in a grid cell become one, their mean.
 
-    Vertex clustering (Rossignac and Borrel 1993): triangles that fall together or to a line go.
+    Vertex clustering (Rossignac and Borrel 1993). Duplicate and degenerate triangles are removed.
     """
     cells = np.floor(corners / grid).astype(int)
     _, cell = np.unique(cells, axis=0, return_inverse=True)
@@ -43,7 +43,7 @@ def coarse(corners: np.ndarray, triangles: np.ndarray, grid: float = GRID) -> tu
 
 
 def make_coarse(shape: ElementTree.Element) -> None:
-    """Put coarse meshes, made once and then cached, in place of those of a URDF's <visual> or <collision>."""
+    """Replace the meshes of a URDF's <visual> or <collision> by coarse ones, which are cached."""
     for mesh in shape.iter("mesh"):
         scale = [float(part) for part in mesh.attrib.pop("scale", "1 1 1").split()]
         mesh.attrib["filename"] = str(_coarse_mesh(Path(mesh.attrib["filename"]), np.array(scale)))

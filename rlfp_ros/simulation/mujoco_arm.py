@@ -13,18 +13,18 @@ from rlfp_ros.simulation.low_polygon import make_coarse
 from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.urdf import read_urdf
 
-# MuJoCo collides two geoms if one's type is in the other's affinity: the arm touches things, never itself, as in
-# PyBullet. Its links' convex hulls overlap at the joints.
+# MuJoCo collides two geoms if one's type is in the other's affinity. The arm collides with objects but not with itself,
+# as in PyBullet, because the convex hulls of its links overlap at the joints.
 ARM_CONTACT, THING_CONTACT = 1, 2
 FINGER_STIFFNESS, FINGER_DAMPING = 2000.0, 60.0  # N/m, N s/m
 
 
 def arm_spec(arm: Arm) -> mujoco.MjSpec:
-    """Return the arm alone, its base fixed in the world frame, collision meshes as geometry.
+    """Return the model of the arm alone, with its base fixed in the world and its collision meshes as geometry.
 
-    MuJoCo wants its own <compiler> element. The URDF's visuals have ten times as many triangles and are left out. If
-    the arm's `visuals` is low_polygon, its collision meshes are made coarse: MuJoCo draws them and collides their
-    convex hulls. Raises ConfigurationError if it cannot read the file.
+    MuJoCo needs its own <compiler> element. The URDF's visuals have ten times as many triangles and are left out. If
+    the arm's `visuals` is low_polygon, its collision meshes are simplified: MuJoCo draws them and collides their convex
+    hulls. Raises ConfigurationError if MuJoCo cannot read the file.
     """
     source = arm.urdf_path
     root = read_urdf(arm)
@@ -38,7 +38,7 @@ def arm_spec(arm: Arm) -> mujoco.MjSpec:
         extension = ElementTree.SubElement(root, "mujoco")
     for old in extension.findall("compiler"):
         extension.remove(old)
-    # Links without a joint of their own (flanges, tool frames) must stay: tasks and tests ask for them.
+    # Links without a joint of their own (flanges, tool frames) must stay, because tasks and tests refer to them.
     settings = {"meshdir": "", "strippath": "false", "fusestatic": "false", "discardvisual": "false"}
     ElementTree.SubElement(extension, "compiler", settings | {"balanceinertia": "true"})
     try:
@@ -103,11 +103,11 @@ def add_drives(spec: mujoco.MjSpec, arm: Arm) -> None:
         stiffness, damping = lever * FINGER_STIFFNESS, lever * FINGER_DAMPING
         drive.gainprm[0], drive.biasprm[1], drive.biasprm[2] = stiffness, -stiffness, -damping
     for body in spec.bodies[1:]:
-        body.gravcomp = 1.0  # the drives compensate the arm's weight; a room decides how well
+        body.gravcomp = 1.0  # the drives compensate the arm's weight; the room sets how well
 
 
 def gear_fingers(spec: mujoco.MjSpec, arm: Arm) -> None:
-    """Make a parallel gripper's fingers move as one and its pads rubber."""
+    """Couple a parallel gripper's fingers and give its pads the friction of rubber."""
     names = arm.gripper.joint_names if arm.gripper else ()
     for name in names:
         for geom in spec.joint(name).parent.geoms:

@@ -1,4 +1,4 @@
-"""MuJoCo set up to draw without a display; import it from here, because it looks at MUJOCO_GL once, at import."""
+"""Imports MuJoCo for rendering without a display. Import it from here: it reads MUJOCO_GL only at import."""
 
 from __future__ import annotations
 

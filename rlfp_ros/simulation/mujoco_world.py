@@ -1,7 +1,7 @@
 """The twin: the same arms and tasks in MuJoCo, in a room that training never sees.
 
-It offers the interface of `pybullet_world.PybulletWorld`; physics, drives, contacts, renderer, lens and delays are its
-own. What a policy does here is a sim-to-sim proxy for what it does on an arm, and is called that.
+It has the interface of `pybullet_world.PybulletWorld` but other physics, drives, contacts, renderer, lens and delays. A
+policy's score here is a sim-to-sim proxy for its score on an arm.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ TABLE_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, for clutter
 
 @dataclass
 class Faults:
-    """Simulated hardware faults; may be changed at any time."""
+    """Simulated hardware faults. They can be changed at any time."""
 
-    dropped_frames: float = 0.0  # probability, on top of the room's
-    stiffness: float = 1.0  # fraction of the drives' stiffness: below 1 the arm follows with an error
+    dropped_frames: float = 0.0  # probability, in addition to the room's
+    stiffness: float = 1.0  # fraction of the drives' stiffness; below 1 the arm has a tracking error
     stalled_joint: str = ""  # a joint that does not move
 
 
@@ -59,14 +59,14 @@ class MujocoWorld(TickedWorld):
 
     @property
     def calibration(self) -> CameraModel | None:
-        """The live camera, as its camera_info says."""
+        """The live camera as described by its camera_info."""
         return self.camera.model
 
     def close(self) -> None:
         """Free the renderer's memory."""
         self.camera.close()
 
-    # --- what tasks and teachers may ask ----------------------------------------------------------------------------
+    # --- queries of tasks and teachers ------------------------------------------------------------------------------
 
     def tool_position(self) -> np.ndarray:
         """True tool centre point, [3] m, base frame."""
@@ -139,7 +139,7 @@ class MujocoWorld(TickedWorld):
         return len(self._things) - 1
 
     def add_marker(self, radius: float) -> Body:
-        """Add a flat disc that is only seen; `place` puts it somewhere."""
+        """Add a flat disc without collision; `place` moves it."""
         name = f"marker_{len(self._things)}"
         body = self._spec.worldbody.add_body(name=name, mocap=True, pos=FAR_AWAY)
         body.add_geom(
@@ -154,7 +154,7 @@ class MujocoWorld(TickedWorld):
         return len(self._things) - 1
 
     def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:
-        """Put a body somewhere at rest, base frame."""
+        """Move a body to a position in the base frame, at rest."""
         pose = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
         mocap = int(self.model.body_mocapid[self.model.body(self._things[body]).id])
         if mocap >= 0:
@@ -181,7 +181,7 @@ class MujocoWorld(TickedWorld):
         self._episode.measured = None
 
     def render(self) -> np.ndarray:
-        """Return an image of the world as it stands, uint8 [H, W, 3] rgb."""
+        """Return an image of the present state, uint8 [H, W, 3] rgb."""
         self._move_clutter()
         mujoco.mj_kinematics(self.model, self.data)
         return self.camera.expose(self.data)
@@ -196,7 +196,7 @@ class MujocoWorld(TickedWorld):
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
         spec.visual.quality.shadowsize = 1024
-        spec.visual.quality.offsamples = 0  # twice the time; lens, blur and resizing smooth enough
+        spec.visual.quality.offsamples = 0  # sampling takes twice the time; lens, blur and resizing smooth enough
         spec.visual.global_.offwidth = spec.visual.global_.offheight = 2048
         spec.visual.map.znear, spec.visual.map.zfar = 0.02, 20.0
         spec.visual.headlight.active = True
@@ -311,7 +311,7 @@ class MujocoWorld(TickedWorld):
         self.extra_dropped_frames = self.faults.dropped_frames
         self._set_gains(self._stiffness * self.faults.stiffness, self._damping * np.sqrt(self.faults.stiffness))
         position, velocity = self._target
-        # MuJoCo's damping acts on the joint's speed; this shift makes it act on the speed error, as a drive's does.
+        # MuJoCo's damping acts on the joint's speed. This shift makes it act on the speed error, as in a real drive.
         shift = self._damping / (self._stiffness * np.sqrt(self.faults.stiffness)) - DT / 2
         data.ctrl[index.drives] = position + shift * velocity
         if gripper is not None:
@@ -326,7 +326,7 @@ class MujocoWorld(TickedWorld):
             data.qpos[index.positions[stalled]], data.qvel[index.dofs[stalled]] = self._stalled_at, 0.0
 
     def _stalled(self) -> int | None:
-        """Return the joint that is stalled, or None; remember its position from when that began."""
+        """Return the stalled joint, or None; store its position when the stall begins."""
         name = self.faults.stalled_joint
         if not name:
             self._stalled_at = None

@@ -1,4 +1,4 @@
-"""Real time on a machine that may be too slow for it: how many ticks are due, and how many images to draw."""
+"""Keeps real time on a machine that may be too slow: computes the due ticks and the images to draw."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import deque
 
 import numpy as np
 
-# Physics steps at once; beyond that the real-time factor falls. A command reaches two ticks ahead before it brakes: a
-# longer burst would have the arm stop and go for want of commands.
+# Physics steps in one burst; if more are due, the real-time factor falls. A command covers two ticks before it brakes,
+# so a longer burst would make the arm stop and go.
 CATCH_UP_TICKS = 3
-RENDER_SHARE = 0.8  # of the time between images; a renderer that usually takes more than this is what holds time up
-RENDERS = 15  # images by which that is judged: one that took long was only interrupted
-SLOWEST_STRIDE = 4  # every fourth image: below that a policy is blind
-RECOVERY_S = 2.0  # before the camera is tried at a higher rate again
+RENDER_SHARE = 0.8  # share of the time between images; a renderer that usually needs more is too slow
+RENDERS = 15  # images over which this is judged, because a single slow one may only have been interrupted
+SLOWEST_STRIDE = 4  # at least every fourth image is drawn, because a policy needs them
+RECOVERY_S = 2.0  # time before the camera is tried at a higher rate again
 
 
 class Pace:
@@ -30,10 +30,10 @@ class Pace:
     def __init__(self, real_time_factor: float, tick_s: float) -> None:
         self._factor, self._tick_s = real_time_factor, tick_s
         self._start, self._start_tick = time.monotonic(), 0
-        self.behind_s = 0.0  # simulated time that was given up in all
+        self.behind_s = 0.0  # total simulated time that was skipped
 
     def restart(self, tick: int) -> None:
-        """Begin anew at `tick`, which is due now."""
+        """Restart at `tick`, which is due now."""
         self._start, self._start_tick = time.monotonic(), tick
 
     def due(self, tick: int) -> tuple[int, bool]:
@@ -51,7 +51,7 @@ class Pace:
 
 
 class FrameRate:
-    """Draws fewer images if drawing is why time falls behind, instead of slowing the physics.
+    """Reduces the image rate, instead of slowing the physics, if drawing is too slow.
 
     Parameters
     ----------
@@ -63,15 +63,15 @@ class FrameRate:
         self._frame_s = frame_s
         self._renders: deque[float] = deque(maxlen=RENDERS)  # s
         self._slowed_at = time.monotonic()
-        self.stride = 1  # every so many-th image is drawn
+        self.stride = 1  # every `stride`-th image is drawn
 
     def add(self, render_s: float) -> None:
-        """Take the time that an image took."""
+        """Record the time that an image took."""
         self._renders.append(render_s)
 
     @property
     def render_s(self) -> float:
-        """What an image usually takes, s."""
+        """The usual time per image, s."""
         return float(np.median(self._renders)) if self._renders else 0.0
 
     def adapt(self, falls_behind: bool) -> int:
@@ -88,5 +88,5 @@ class FrameRate:
         return self.stride
 
     def _is_too_slow_for(self, stride: int) -> bool:
-        """By the last RENDERS images; False while there are fewer."""
+        """Judge by the last RENDERS images; False while there are fewer."""
         return len(self._renders) == RENDERS and self.render_s > RENDER_SHARE * self._frame_s * stride

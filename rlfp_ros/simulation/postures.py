@@ -1,4 +1,4 @@
-"""Postures for perception training: the tool anywhere in the workspace, often near the object or holding it."""
+"""Random postures for perception training: the tool is anywhere in the workspace, often near or holding the object."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rlfp_ros.simulation.pybullet_world import PybulletWorld
 ITERATIONS = 12
 DAMPING = 0.03  # of the damped least squares; large enough for small steps near singular postures
 NEAR_OBJECT = 0.45  # fraction of postures with the tool close to the object, because precision matters most there
-NEAR_SIGMA = 0.05  # m
-HIGHEST = 0.36  # m, above it the camera sees nothing
-TILT_SIGMA = 0.06  # rad, from straight down
+NEAR_SIGMA = 0.05  # m, standard deviation of the tool's distance in these
+HIGHEST = 0.36  # m, highest position of the tool that the camera sees
+TILT_SIGMA = 0.06  # rad, standard deviation of the tool's tilt from straight down
 HELD = 0.3  # fraction of scenes with the object between the fingers, for tasks that grip
-HELD_SIGMA = 0.006  # m, its distance from the middle between the fingers
-HELD_SLACK = 0.01  # m, how much wider than the object the fingers may be around it
-HELD_YAW = 0.4  # rad, either way
+HELD_SIGMA = 0.006  # m, standard deviation of the object's distance from the middle between the fingers
+HELD_SLACK = 0.01  # m, largest gap between the fingers and the object
+HELD_YAW = 0.4  # rad, largest yaw to either side
 
 
 def tool_at(kinematics: Kinematics, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:

@@ -35,15 +35,15 @@ POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: fractio
 MARKER_THICKNESS = 0.002  # m
 
 Setpoint = tuple[np.ndarray, np.ndarray]  # [J] rad and [J] rad/s
-TickCommand = tuple[Setpoint | None, float | None]  # what one tick gave to the motors: a setpoint and a width in m
+TickCommand = tuple[Setpoint | None, float | None]  # input of the motors in one tick: a setpoint and a width in m
 
 
 @dataclass(frozen=True)
 class WorldState:
     """A world at one tick, from `PybulletWorld.save`: plain data, for any world of the same make.
 
-    PyBullet's own snapshots lose the order of contacts and so drift by rounding; this holds what the physics server
-    was sent.
+    PyBullet's own snapshots lose the order of contacts, so that a restored world drifts by rounding. This holds the
+    commands to the physics server instead.
     """
 
     sample: Sample
@@ -62,13 +62,13 @@ class PybulletWorld(TickedWorld):
     Parameters
     ----------
     arm, task, scene
-        What stands in the world.
+        The contents of the world.
     profile
-        What each episode randomises.
+        The randomisation of each episode.
     camera
         The image that the policy expects; by default the scene's.
     texture_pool
-        Which textures of the profile's set are drawn from, see `Dressing`.
+        Selects the textures of the profile's set, see `Dressing`.
 
     Raises
     ------
@@ -90,7 +90,7 @@ class PybulletWorld(TickedWorld):
         self.camera = Camera(camera or scene.camera.contract())
         super().__init__(arm, task, self.camera.contract.rate_hz)
         self.profile, self.scene = profile, scene
-        self.blind = False  # True: images are black and cost nothing, for learning from states
+        self.blind = False  # if True, images are black and take no time, for learning from states
         self.client = connect()
         self._reset_positions: np.ndarray | None = None
         self._commands: list[TickCommand] = []
@@ -120,10 +120,10 @@ class PybulletWorld(TickedWorld):
         )
 
     def restore(self, state: WorldState) -> None:
-        """Return to a state that was saved here or in another world of the same make. Stamps go back with it.
+        """Return to a state that was saved here or in an equal world. Stamps go back too.
 
-        Plays the episode's commands again without its images, so it takes as long as the physics since the reset.
-        What was placed by hand since then (`place`, `move_arm`) is not repeated.
+        Repeats the episode's commands without images, so it takes as long as the physics since the reset. Calls of
+        `place` and `move_arm` since then are not repeated.
         """
         self.reset(state.sample.seed, state.positions)
         for setpoint, width in state.commands:
@@ -141,10 +141,10 @@ class PybulletWorld(TickedWorld):
 
     @property
     def calibration(self) -> CameraModel | None:
-        """The camera that perception is told of. None: the bundle's; its deviation from that is randomisation."""
+        """Always None: perception uses the bundle's camera, and any deviation from it is randomisation."""
         return None
 
-    # --- what tasks and teachers may ask ----------------------------------------------------------------------------
+    # --- queries of tasks and teachers ------------------------------------------------------------------------------
 
     def tool_position(self) -> np.ndarray:
         """True tool centre point, [3] m, base frame."""
@@ -184,7 +184,7 @@ class PybulletWorld(TickedWorld):
     def _width(self, positions: Sequence[float]) -> float:
         return 0.0 if self.arm.gripper is None else self.arm.gripper.width(positions)
 
-    # --- what tasks build with --------------------------------------------------------------------------------------
+    # --- building blocks of tasks -----------------------------------------------------------------------------------
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
         """Add a free box that takes the colour of the task's object and the sampled mass and friction.
@@ -213,14 +213,14 @@ class PybulletWorld(TickedWorld):
         return body
 
     def add_marker(self, radius: float) -> Body:
-        """Add a flat disc that is only seen; `place` puts it somewhere."""
+        """Add a flat disc without collision; `place` moves it."""
         shape = self.client.createVisualShape(self.client.GEOM_CYLINDER, radius=radius, length=MARKER_THICKNESS)
         marker: Body = self.client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
         self._markers.append(marker)
         return marker
 
     def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:
-        """Put a body somewhere at rest, base frame."""
+        """Move a body to a position in the base frame, at rest."""
         orientation = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
         self.client.resetBasePositionAndOrientation(body, position, orientation)
         self.client.resetBaseVelocity(body, (0, 0, 0), (0, 0, 0))
@@ -238,7 +238,7 @@ class PybulletWorld(TickedWorld):
         self._episode.measured = None
 
     def render(self) -> np.ndarray:
-        """Return an image of the world as it stands, uint8 [H, W, 3], outside the camera's schedule."""
+        """Return an image of the present state, uint8 [H, W, 3], outside the camera's schedule."""
         return self.camera.expose(self._render())
 
     def depth(self) -> np.ndarray:
@@ -286,7 +286,7 @@ class PybulletWorld(TickedWorld):
 
     def _prepare(self, seed: int) -> None:
         self._commands = []
-        # Contacts and solver impulses of the last episode would live on; the blocks are far away in this state.
+        # This removes contacts and solver impulses of the last episode; in this state the blocks are far away.
         self.client.restoreState(self._pristine)
         self.client.performCollisionDetection()
         self._reset_arm(self._reset_positions)
@@ -367,7 +367,7 @@ class PybulletWorld(TickedWorld):
         positions, velocities = np.array(values[0][:count]), np.array(values[1][:count])
         efforts = np.array(values[3][:count])
         if self.tick == self._episode.start_tick:
-            efforts[:] = 0  # PyBullet still reports the last step's, of the episode before
+            efforts[:] = 0  # PyBullet still reports those of the last step, in the previous episode
         noise = self.sample["joint_noise"]
         if noise > 0:
             drawn = self._episode.sensors.standard_normal(2 * count)

@@ -1,7 +1,7 @@
-"""Domain randomisation as data: a profile gives every parameter a range with its unit, an episode samples them.
+"""Domain randomisation as data: a profile gives every parameter a range with a unit, and an episode samples them.
 
-A parameter that a profile leaves out keeps its nominal value, so that each can be switched off alone. All of an
-episode's randomness comes from its seed: the same seed gives the same sample, and a recorded sample the same episode.
+A parameter that a profile leaves out keeps its nominal value, so that each can be switched off alone. All randomness of
+an episode comes from its seed: the same seed gives the same sample and the same episode.
 Dynamics randomisation: Peng et al. 2018, https://arxiv.org/abs/1710.06537. Appearance: Tobin et al. 2017,
 https://arxiv.org/abs/1703.06907.
 """
@@ -43,7 +43,7 @@ class Parameter:
 
 
 JOINTS = 8  # draws for `home_offset`; an arm uses as many as it has joints
-OBJECTS = 6  # distractors
+OBJECTS = 6  # draws per distractor parameter
 
 PARAMETERS: dict[str, Parameter] = {
     "camera_position": Parameter("m", 0.0, 3),
@@ -82,7 +82,7 @@ PARAMETERS: dict[str, Parameter] = {
     "camera_jitter": Parameter("s", 0.0),
     "dropped_frames": Parameter("probability", 0.0),
     "command_latency": Parameter("s", 0.01),
-    # A parameter's stream depends on its place: add new ones at the end, or recorded seeds change their meaning.
+    # A parameter's stream depends on its position: add new ones at the end, or recorded seeds give other episodes.
     "motion_blur": Parameter("s", 0.0),  # exposure time; one more rendering per 1/240 s
     "low_light": Parameter("ratio", 0.0),  # missing light; the sensor's gain and noise rise instead
     "fill_light": Parameter("ratio", 0.0),  # weight of a second light; one more rendering
@@ -153,7 +153,7 @@ class Sample:
 def sample(profile: Profile, seed: int) -> Sample:
     """Draw an episode's parameters.
 
-    Each parameter has its own stream, so that switching one off changes no other.
+    Each parameter has its own stream, so that switching one off does not change the others.
     """
     values: dict[str, Any] = {}
     for index, (name, parameter) in enumerate(PARAMETERS.items()):

@@ -1,4 +1,4 @@
-"""The episode referee: announces an episode, waits until the graph has forgotten the last one, begins and ends it."""
+"""The episode referee: announces an episode, waits until all nodes are ready, begins and ends it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Referee:
     task
         Name of the task.
     seed
-        Of the first episode; each next one adds 1.
+        Seed of the first episode; each later episode adds 1.
     episodes
-        How many to play; 0: without end.
+        Number of episodes; 0 for no end.
     wait_for
         Names of the nodes that must answer before an episode begins.
     """
@@ -29,8 +29,8 @@ class Referee:
         self._wait_for = tuple(wait_for)
         self._ready: set[str] = set()
         self._since = time.monotonic()
-        self.number = -1  # of the episode
-        self.phase: Phase | None = None  # None: no episode was announced yet
+        self.number = -1  # number of the episode
+        self.phase: Phase | None = None  # None before the first episode is announced
 
     @property
     def seed(self) -> int:
@@ -59,12 +59,12 @@ class Referee:
         return self._enter(Phase.RESET, stamp_ns)
 
     def on_ready(self, answer: Ready) -> None:
-        """Take a node's answer; answers to earlier episodes do not count."""
+        """Handle a node's answer; answers to earlier episodes are ignored."""
         if answer.id == self.number:
             self._ready.add(answer.node)
 
     def begin(self, stamp_ns: int, sample: dict[str, Any]) -> Episode:
-        """Begin the episode with what was drawn for it."""
+        """Begin the episode with its sample."""
         return self._enter(Phase.RUNNING, stamp_ns, sample=sample)
 
     def end(self, stamp_ns: int, outcome: dict[str, Any]) -> Episode:

@@ -1,7 +1,7 @@
-"""Rooms of the MuJoCo twin, from `sim/scenes/twin_*.yaml`. Nothing in training reads them.
+"""Rooms of the MuJoCo twin, from `sim/scenes/twin_*.yaml`. Training never uses them.
 
-A room is a cell that a policy may meet: other light and surfaces, another camera with its own lens, another arm's
-friction and delays. A pair `[low, high]` is drawn uniformly for every episode; a single number is fixed.
+A room models a place of deployment: light, surfaces, a camera with its lens, the arm's friction, and delays. A pair
+`[low, high]` is drawn uniformly for every episode; a single number is fixed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlfp_ros import paths, schema
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.randomization import Sample, stream
 
-TEXTURE_PX = 512  # per side; photographs are resized to it
+TEXTURE_PX = 512  # edge to which photographs are resized
 
 
 def _pair(value: Any) -> Any:
@@ -31,11 +31,11 @@ Colour = tuple[float, float, float]  # rgb, 0..1
 
 
 class Moved(Schema):
-    """A displacement of the camera from the bundle's place that the graph does not know of."""
+    """A displacement of the camera from the bundle's pose that the graph does not know."""
 
     xyz: Vector = (0.0, 0.0, 0.0)  # m, base frame
     rotation_deg: Vector = (0.0, 0.0, 0.0)  # about the camera's own x (down-up), y (left-right), z (roll)
-    spread_m: float = Field(0.0, ge=0)  # each axis, every episode: the precision of placing a tripod
+    spread_m: float = Field(0.0, ge=0)  # per axis and episode: the precision of placing a tripod
     spread_deg: float = Field(0.0, ge=0)
 
 
@@ -47,7 +47,7 @@ class RoomCamera(Schema):
     field_of_view_deg: float = Field(gt=5, lt=120)  # vertical
     distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)  # k1 k2 p1 p2 k3
     moved: Moved = Moved()
-    exposure: Span = (0.0, 0.0)  # stops off automatic exposure
+    exposure: Span = (0.0, 0.0)  # error of automatic exposure, stops
     white_balance: tuple[Span, Span, Span] = ((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))  # gain of r, g, b
     gamma: Span = (1.0, 1.0)
     read_noise: Span = (0.0, 0.0)  # counts of 255, standard deviation
@@ -66,22 +66,22 @@ class Light(Schema):
     specular: float = Field(0.3, ge=0, le=1)
     shadows: bool = False
     directional: bool = False  # parallel light, as through a window
-    wander: float = Field(0.0, ge=0)  # m, each axis, every episode
+    wander: float = Field(0.0, ge=0)  # random displacement, m, per axis and episode
 
 
 class Surface(Schema):
     """Material of a surface."""
 
-    textures: tuple[str, ...] = ()  # "<python package>:<path inside it>"; one of them every episode; none: plain
-    colours: tuple[Colour, ...] = ((1.0, 1.0, 1.0),)  # one of them every episode; multiplies the texture
-    repeat: float = Field(1.0, gt=0)  # of the texture over the surface
+    textures: tuple[str, ...] = ()  # "<python package>:<path inside it>"; one is chosen per episode; empty for none
+    colours: tuple[Colour, ...] = ((1.0, 1.0, 1.0),)  # one is chosen per episode; multiplies the texture
+    repeat: float = Field(1.0, gt=0)  # repetitions of the texture over the surface
     specular: float = Field(0.2, ge=0, le=1)
     shininess: float = Field(0.3, ge=0, le=1)
     reflectance: float = Field(0.0, ge=0, le=1)
 
 
 class Clutter(Schema):
-    """Objects on the table that are only seen: the task does not need them, and nothing touches them."""
+    """Objects on the table that the task does not need and that have no collision."""
 
     count: int = Field(0, ge=0, le=12)
     speed: Span = (0.0, 0.0)  # m/s, back and forth
@@ -100,7 +100,7 @@ class Dynamics(Schema):
     damping: Span = (0.0, 0.0)  # N m s/rad, in the joints
     armature: Span = (0.0, 0.0)  # kg m^2, of the rotors
     joint_noise: Span = (0.0, 0.0)  # rad, standard deviation of every reading
-    home_offset: float = Field(0.0, ge=0)  # rad, each joint, every episode
+    home_offset: float = Field(0.0, ge=0)  # rad, per joint and episode
     block_mass: Span = (0.03, 0.03)  # kg
     block_friction: Span = (0.7, 0.7)
 
@@ -109,7 +109,7 @@ class Timing(Schema):
     """Delays, in s."""
 
     camera_latency: Span
-    camera_jitter: Span = (0.0, 0.0)  # standard deviation, every frame
+    camera_jitter: Span = (0.0, 0.0)  # standard deviation per frame
     dropped_frames: Span = (0.0, 0.0)  # probability
     dropped_run: Span = (1.0, 1.0)  # frames lost in a row once one is lost
     command_latency: Span
@@ -145,7 +145,7 @@ class Room(Schema):
                 spans = _spans(value)
                 if spans is None:
                     continue
-                # Every parameter has its own stream, so that changing one changes no other.
+                # Every parameter has its own stream, so that changing one does not change the others.
                 drawn = stream(seed, f"room {name}").uniform(spans[:, 0], spans[:, 1])
                 values[name] = float(drawn[0]) if len(drawn) == 1 else drawn.tolist()
         values["ambient"] = float(stream(seed, "room ambient").uniform(*self.ambient))

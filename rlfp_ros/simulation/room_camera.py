@@ -1,7 +1,7 @@
-"""The camera of a room: MuJoCo's renderer, a calibrated lens, and electronics of its own.
+"""The camera of a room: MuJoCo's renderer, a calibrated lens, and a sensor model.
 
-None of it is shared with `simulation.camera`, so that a twin differs in its images too: other sampling, a
-plumb-bob lens, photon noise, vignetting, an exposure loop that follows the scene.
+Nothing is shared with `simulation.camera`, so that the twin's images differ too: other sampling, a plumb-bob lens,
+photon noise, vignetting, and an exposure loop that follows the scene.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rlfp_ros.simulation.mujoco_headless import PACKAGES, mujoco
 from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.room import RoomCamera
 
-EXPOSURE_TARGET = 0.45  # mean of the image, of full scale
-EXPOSURE_FOLLOWS = 0.08  # share of the way to the target that automatic exposure goes in a frame
-EXPOSURE_GAIN = (0.3, 6.0)  # what it can do
+EXPOSURE_TARGET = 0.45  # mean of the image as a share of full scale
+EXPOSURE_FOLLOWS = 0.08  # share of its error that automatic exposure corrects per frame
+EXPOSURE_GAIN = (0.3, 6.0)  # range of automatic exposure
 GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0])  # OpenGL looks along -z with y up
 
 
@@ -34,7 +34,7 @@ class RoomLens:
         self.distortion = np.array(camera.distortion)
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 1, 2).astype(np.float64)
         rays = cv2.undistortPoints(grid, self.K, self.distortion).reshape(height, width, 2)
-        # Barrel distortion looks beyond the ideal image's border: the renderer draws that much more.
+        # Barrel distortion needs pixels beyond the ideal image's border, so the renderer draws a larger image.
         reach = np.abs(rays).max(axis=(0, 1)) * 1.02
         self.render_width = int(np.ceil(2 * focal * reach[0]))
         self.render_height = int(np.ceil(2 * focal * reach[1]))
@@ -82,7 +82,7 @@ class RoomElectronics:
 
 
 class MujocoCamera:
-    """Takes images of a MuJoCo world. `contract` is the bundle's camera, `model` this camera as camera_info has it."""
+    """Takes images of a MuJoCo world. `contract` is the bundle's camera, `model` this camera's camera_info."""
 
     NAME = "room_camera"
 
@@ -93,14 +93,14 @@ class MujocoCamera:
         self._mujoco, self._id = model, model.camera(self.NAME).id
         try:
             self._renderer = mujoco.Renderer(model, self.lens.render_height, self.lens.render_width)
-        except Exception as error:  # PyOpenGL and MuJoCo raise classes of their own, by what is missing
+        except Exception as error:  # PyOpenGL and MuJoCo raise various classes
             raise ConfigurationError(
                 f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({type(error).__name__}: {error}); "
                 f"run: apt-get install {PACKAGES}"
             ) from None
 
     def reset(self, sample: Sample) -> None:
-        """Take this episode's place."""
+        """Apply the pose of this episode."""
         moved, rng = self._settings.moved, stream(sample.seed, "room camera place")
         T = self.contract.T_base_camera.matrix().copy()
         T[:3, 3] += np.asarray(moved.xyz) + rng.uniform(-moved.spread_m, moved.spread_m, 3)
@@ -123,11 +123,11 @@ class MujocoCamera:
         return np.asarray(pixels).reshape(-1, 2)
 
     def expose(self, data: mujoco.MjData) -> np.ndarray:
-        """Return an image of the world as it stands, uint8 [H, W, 3] rgb."""
+        """Return an image of the present state, uint8 [H, W, 3] rgb."""
         mujoco.mj_camlight(self._mujoco, data)
         self._renderer.update_scene(data, self._id)
         return self._electronics(self.lens(self._renderer.render()))
 
     def close(self) -> None:
-        """Give back the OpenGL context."""
+        """Free the OpenGL context."""
         self._renderer.close()

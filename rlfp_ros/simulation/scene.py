@@ -56,12 +56,12 @@ class Scene(Schema):
     """`sim/scenes/<name>.yaml`."""
 
     camera: SceneCamera
-    cameras: dict[str, CameraPlace] = Field(default_factory=dict)  # by arm, if it stands elsewhere
+    cameras: dict[str, CameraPlace] = Field(default_factory=dict)  # by arm, if its camera has another place
     table: Box
 
 
 def load_scene(name_or_path: str | Path = "table", image_size: int | None = None, arm: Arm | None = None) -> Scene:
-    """Return the scene `sim/scenes/<name>.yaml`, or one of the user's, as it is around an arm.
+    """Return the scene `sim/scenes/<name>.yaml`, or one of the user's, adapted to an arm.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Draws a PyBullet scene through a camera, leaving out what cannot be seen.
+"""Draws a PyBullet scene through a camera without its invisible parts.
 
-TinyRenderer takes its time for what is hidden or outside the image too, and most of it for the table. So, unless there
-are shadows, what stands still is drawn once per episode, and links out of sight not at all.
+TinyRenderer also spends time on hidden parts and on parts outside the image, and most of it on the table. Unless there
+are shadows, still parts are therefore drawn once per episode, and links outside the image are not drawn.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import numpy as np
 from rlfp_ros.simulation.camera import Camera
 from rlfp_ros.simulation.tasks.task_scene import Body
 
-UNSEEN = (0, 0, 0, 0)  # TinyRenderer leaves out bodies without alpha; far away they would still cost their triangles
+UNSEEN = (0, 0, 0, 0)  # TinyRenderer skips bodies with alpha 0; moving them away would not save time
 
 Part = tuple[Body, int]  # a body's link; -1 is its base
 Colour = tuple[float, float, float]  # rgb, 0..1
 
 
 class SceneRenderer:
-    """The parts of a scene, their colours, and which of them are drawn.
+    """Keeps the parts of a scene and their colours, and draws the visible ones.
 
     Parameters
     ----------
     client
         The physics server's client.
     camera
-        Looks at the scene.
+        The camera that sees the scene.
     arm
         The arm's body.
     cullable
-        Links of the arm whose bounding boxes enclose what is drawn of them.
+        Links of the arm whose bounding boxes enclose their visual shapes.
     """
 
     def __init__(self, client: Any, camera: Camera, arm: Body, cullable: Sequence[int]) -> None:
         self._client, self._camera, self._arm, self._cullable = client, camera, arm, cullable
-        self._colours: dict[Part, Colour | None] = {}  # None: hidden
+        self._colours: dict[Part, Colour | None] = {}  # None for a hidden part
         self._still: set[Part] = set()
         self._links_shown = [True] * len(cullable)
         self._backdrop_kept = False
@@ -57,7 +57,7 @@ class SceneRenderer:
         self._show(body, link, True)
 
     def forget_backdrop(self) -> None:
-        """Draw what stands still again before the next image: an episode began, or a still part was put elsewhere."""
+        """Redraw the still parts before the next image, because an episode began or a still part was moved."""
         self._backdrop_kept = False
 
     def render(self) -> np.ndarray:

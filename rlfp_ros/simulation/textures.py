@@ -1,6 +1,6 @@
-"""Procedural textures: the appearance of every surface that training and validation draw from.
+"""Procedural textures for the surfaces of training and validation.
 
-`train` and `validation` share no generator, so that validation shows surfaces of a kind training never saw.
+`train` and `validation` share no generator, so that validation shows kinds of surfaces that training never saw.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ Generator = Callable[[np.random.Generator], np.ndarray]
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:
-    """A random colour, [3] in 0..255; saturation is kept moderate, as on real tables and walls."""
+    """Draw a colour, [3] in 0..255, with moderate saturation, as on real tables and walls."""
     hue, saturation, value = rng.uniform(0, 180), 255 * rng.beta(1.3, 2.5), rng.uniform(40, 250)
     pixel = np.array([[[hue, saturation, value]]], np.float32).astype(np.uint8)
     return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
 
 
 def _blend(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two random colours mixed by a mask [H, W] in 0..1."""
+    """Mix two random colours by a mask [H, W] in 0..1."""
     return _colour(rng) * mask[..., None] + _colour(rng) * (1 - mask[..., None])
 
 
 def _smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Value noise [SIZE, SIZE] in 0..1 with about `cells` bumps across."""
+    """Compute value noise [SIZE, SIZE] in 0..1 with about `cells` bumps across."""
     coarse = rng.uniform(size=(cells + 1, cells + 1)).astype(np.float32)
     fine = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     return np.clip(fine, 0, 1)
@@ -117,7 +117,7 @@ GENERATORS: dict[str, tuple[Generator, ...]] = {
     "train": (plain, gradient, checker, clouds, speckle, wood, stripes, patches),
     "validation": (cells, rings, weave),
 }
-# Images out of pybullet_data. Those that the twin's rooms show (sim/scenes/twin_*.yaml) are not among them.
+# Photographs in pybullet_data, except those in the twin's rooms (sim/scenes/twin_*.yaml).
 PHOTOGRAPHS = {
     "train": (
         "pybullet_data:domino/domino.jpg",
@@ -142,7 +142,7 @@ def texture_set(name: str, count: int, first: int = 0) -> list[np.ndarray]:
 
 
 def photograph_set(name: str, count: int) -> list[np.ndarray]:
-    """Return `count` cuts of the set's photographs, uint8 [SIZE, SIZE, 3] rgb; deterministic."""
+    """Return `count` parts of the set's photographs, uint8 [SIZE, SIZE, 3] rgb; deterministic."""
     photographs = [load_texture(source) for source in PHOTOGRAPHS[name]]
     cuts = []
     for index in range(count):

@@ -1,7 +1,7 @@
 """Time, frames, delays and outcome of an episode, in any simulator.
 
-`pybullet_world.PybulletWorld` and `mujoco_world.MujocoWorld` offer the same interface to the deployment loop, to tasks
-and to nodes. `ArmWorld` is that interface; `TickedWorld` is the part of a world that knows no physics.
+`pybullet_world.PybulletWorld` and `mujoco_world.MujocoWorld` have the same interface for the deployment loop, tasks and
+nodes. `ArmWorld` is that interface; `TickedWorld` is the part of a world that does not depend on the physics.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 TICKS_PER_SECOND = 240
 DT = 1 / TICKS_PER_SECOND  # s
-# A tick is not a whole number of ns: stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts at
-# the beginning of one, or the same seed would differ by a nanosecond's motion.
+# A tick is not a whole number of ns: stamps are 4,166,666 or 4,166,667 ns apart, in this cycle. Every episode starts
+# with a new cycle, or the motion of the same seed would differ by rounding.
 STAMP_CYCLE = TICKS_PER_SECOND // math.gcd(TICKS_PER_SECOND, 1_000_000_000)
 
 
@@ -42,26 +42,26 @@ class Outcome:
 
 @dataclass
 class EpisodeState:
-    """Everything that changes between the ticks of an episode, besides the physics and the arm's controller."""
+    """The state of an episode, without the physics and the arm's controller."""
 
     start_tick: int
     timing: np.random.Generator  # of dropped frames and latencies
     sensors: np.random.Generator  # of the joints' noise
     frames: int = 0  # camera frames since the start
     held_frames: int = 0  # frames in a row with success
-    dropping: int = 0  # frames that are still to be lost
+    dropping: int = 0  # number of coming frames that will be lost
     outcome: Outcome | None = None
     captured: bool = False  # this tick took an image
     image: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))  # the newest
     image_stamp_ns: int = 0
-    measured: JointState | None = None  # at this tick, if it has been asked for
+    measured: JointState | None = None  # at this tick, if it was requested
     pending: deque[tuple[int, Frame]] = field(default_factory=deque)  # tick of delivery, and the frame
     setpoints: deque[tuple[np.ndarray, np.ndarray]] = field(default_factory=deque)  # not yet at the motors
     exposures: list[np.ndarray] = field(default_factory=list)  # images of this frame's exposure time, before its end
 
 
 class WorldCamera(Protocol):
-    """What callers ask of a world's camera."""
+    """The interface of a world's camera."""
 
     contract: CameraContract  # of the bundle
 
@@ -116,7 +116,7 @@ class ArmWorld(TaskScene, Protocol):
 
 
 class TickedWorld(TaskScene, SceneBuilder, ABC):
-    """The clock of an episode. A simulator fills in what is abstract; every random number comes from the seed."""
+    """The clock of an episode. A simulator implements the abstract methods; all random numbers come from the seed."""
 
     sensor_stream: ClassVar[str]  # name of the random stream of the joints' noise
 
@@ -125,9 +125,9 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         self.ticks_per_frame = round(TICKS_PER_SECOND / rate_hz)
         self.tick = 0
         self.origin_ns = 0  # stamp of tick 0
-        self.judged = True  # False: nothing ends the episode, as before a run is enabled
-        self.extra_dropped_frames = 0.0  # probability, on top of the sample's: a fault
-        self.frame_stride = 1  # only every so many frames has an image: a renderer too slow for the camera's rate
+        self.judged = True  # if False, nothing ends the episode, as before a run is enabled
+        self.extra_dropped_frames = 0.0  # probability, in addition to the sample's; a simulated fault
+        self.frame_stride = 1  # only every n-th frame has an image, for a renderer slower than the camera's rate
         self._controller = TrajectoryController(len(arm.home))
         self._episode = self._new_episode(0)
 
@@ -148,7 +148,7 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the episode ended, or None while it runs."""
+        """The outcome of the episode, or None while it runs."""
         return self._episode.outcome
 
     @property
@@ -183,23 +183,23 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         return delivered
 
     def restamp_frames(self) -> None:
-        """Stamp the images on their way and the newest one with the present tick, after `origin_ns` changed."""
+        """Set the stamps of pending images and of the newest one to the present tick, after `origin_ns` changed."""
         self._episode.pending = deque((due, Frame(self.stamp_ns, frame.image)) for due, frame in self._episode.pending)
         self._episode.image_stamp_ns = self.stamp_ns
         self._episode.measured = None
 
     def joint_state(self) -> JointState:
-        """Return what the joint sensors measure at this tick."""
+        """Return the joint measurement of this tick."""
         if self._episode.measured is None:
             self._episode.measured = self._measure()
         return self._episode.measured
 
     def commanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return positions, velocities and accelerations, each [J], that the arm's controller is told at this tick."""
+        """Return the commanded positions, velocities and accelerations at this tick, each [J]."""
         return self._controller.sample(self.stamp_ns)
 
     def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
-        """Give the command of this tick (None: the one before continues) and move to the next tick.
+        """Apply the command of this tick (None: the last one continues) and move to the next tick.
 
         `captured` is true if this step took an image, which is then in `image`; `outcome` is set if the episode ended.
         """
@@ -220,19 +220,19 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         else:
             self._expose(self.ticks_per_frame - into_frame)
 
-    # --- what a simulator fills in ----------------------------------------------------------------------------------
+    # --- to be defined by a simulator -------------------------------------------------------------------------------
 
     @abstractmethod
     def _draw(self, seed: int) -> Sample:
-        """Draw the episode, with command_latency, camera_latency, camera_jitter, dropped_frames and dropped_run."""
+        """Sample the episode: command_latency, camera_latency, camera_jitter, dropped_frames, dropped_run, others."""
 
     @abstractmethod
     def _prepare(self, seed: int) -> None:
-        """Bring arm, task and appearance to the start of the episode of `self.sample`."""
+        """Set arm, task and appearance to the start of the episode of `self.sample`."""
 
     @abstractmethod
     def _simulate(self, setpoint: tuple[np.ndarray, np.ndarray] | None, gripper_width: float | None) -> None:
-        """Run one tick of physics, with a setpoint ([J] rad, [J] rad/s) for the arm, or None for the one before."""
+        """Run one tick of physics with a setpoint ([J] rad, [J] rad/s) for the arm; None keeps the last one."""
 
     @abstractmethod
     def _measure(self) -> JointState:
@@ -240,17 +240,17 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
 
     @abstractmethod
     def render(self) -> np.ndarray:
-        """Return an image of the world as it stands, uint8 [H, W, 3] rgb, outside the camera's schedule."""
+        """Return an image of the present state, uint8 [H, W, 3] rgb, outside the camera's schedule."""
 
     def _photograph(self) -> np.ndarray:
         """Return the image that the camera takes at the end of a frame, uint8 [H, W, 3] rgb."""
         return self.render()
 
     def _expose(self, ticks_left: int) -> None:
-        """See a tick within a frame, `ticks_left` before its end, for cameras with an exposure time."""
+        """Expose the camera to the tick `ticks_left` before the end of a frame, for cameras with an exposure time."""
 
     def run_on(self) -> None:
-        """Continue after the episode's end without judging: an arm that is not enabled plays no episode."""
+        """Continue after the episode's end without judging, because an arm that is not enabled plays no episode."""
         self.judged = False
         self._episode.outcome = None
 

@@ -1,7 +1,7 @@
 """A model of ros2_control's joint_trajectory_controller (JTC), Jazzy, with `interpolate_from_desired_state: true`.
 
-The simulator, the twin and the safety tests all run commands through this one model, so that they check what an arm
-would be told. Its behaviour is that of JTC's documentation:
+The simulator, the twin and the safety tests all run commands through this model, so that they check the setpoints that
+an arm would get. It behaves as JTC's documentation describes:
 
 - a message replaces the trajectory in force from the moment it is accepted (its points lie at stamp + time);
 - before the first point it interpolates from the state that was desired when the message came in;
@@ -25,19 +25,19 @@ class TrajectoryController:
 
     def __init__(self, joint_count: int) -> None:
         self.joint_count = joint_count
-        self.refused = 0  # messages that were malformed, or over before they came
+        self.refused = 0  # malformed messages, and those that had ended before they came
         self._rest = np.zeros(joint_count)
         self.reset(self._rest)
 
     def reset(self, positions: np.ndarray) -> None:
-        """Forget every command; desired is `positions` [J] rad, at rest (what JTC does on activation)."""
+        """Forget every command; the desired state is `positions` [J] rad, at rest, as when JTC is activated."""
         held = np.array((positions, self._rest, self._rest), dtype=float)
         self._knots: list[int] = []
         self._states = held[None]  # [N, 3, J] at the knots
         self._sampled: tuple[int, np.ndarray] | None = None  # the last sample, [3, J]: every message asks for it again
 
     def accept(self, trajectory: Trajectory, now_ns: int) -> bool:
-        """Take a command that arrives at `now_ns`; return False if it is refused and the old one continues."""
+        """Accept a command that arrives at `now_ns`; return False if it is refused and the old one continues."""
         times, states = trajectory.times, trajectory.states
         malformed = len(times) == 0 or states.shape != (len(times), 3, self.joint_count)
         if malformed or not everywhere(np.isfinite(states)):
@@ -48,14 +48,14 @@ class TrajectoryController:
         if knots[-1] <= now_ns:
             self.refused += 1
             return False
-        if knots[0] > now_ns:  # one that arrived late never has JTC look at the desired state again
+        if knots[0] > now_ns:  # JTC does not use the desired state of a message that arrives late
             states = np.concatenate((self._sample(now_ns)[None], states))
             knots.insert(0, now_ns)
         self._knots, self._states, self._sampled = knots, states, None
         return True
 
     def sample(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Desired (positions, velocities, accelerations), each [J], at `stamp_ns`."""
+        """Return the desired (positions, velocities, accelerations), each [J], at `stamp_ns`."""
         position, velocity, acceleration = self._sample(stamp_ns)
         return position, velocity, acceleration
 
@@ -80,7 +80,7 @@ class TrajectoryController:
 
 @lru_cache(maxsize=4096)  # in lock step the same few times repeat
 def _quintic(time_ns: int, duration_ns: int) -> np.ndarray:
-    """[3, 6]: from (position, velocity, acceleration) at both ends to those at `time_ns` on the quintic between."""
+    """Return [3, 6]: from (position, velocity, acceleration) at both ends to those at `time_ns` on the quintic."""
     h, s = duration_ns * 1e-9, time_ns / duration_ns
     hermite = np.array(  # coefficients of s^0 .. s^5, for p0, v0 h, a0 h^2, p1, v1 h, a1 h^2
         (

@@ -1,4 +1,4 @@
-"""URDF files as the simulators need them: absolute mesh paths, the pointer, and bodies that both simulators accept."""
+"""Prepares URDF files for the simulators: absolute mesh paths, the pointer, and bodies that both simulators accept."""
 
 from __future__ import annotations
 

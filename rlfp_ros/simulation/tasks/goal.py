@@ -1,4 +1,4 @@
-"""What the tasks share that bring a brick to a goal on the table (`push`, `place`)."""
+"""The base class of tasks that bring a brick to a goal on the table (`push`, `place`)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene
 from rlfp_ros.simulation.tasks.task_settings import GoalSettings, TaskSettings
 
 MARKER_RADIUS = 0.03  # m
-ATTEMPTS = 1000  # to draw a goal at the wanted distance
+ATTEMPTS = 1000  # number of tries to draw a goal at the wanted distance
 
 
 @dataclass
 class GoalState:
-    """What an episode of a goal task decides."""
+    """The state of an episode of a goal task."""
 
     goal_position: np.ndarray  # [3] m, base frame
 
 
 class GoalTask(Task):
-    """A brick and a goal point. With `goal: marker` the policy is not told the point: it has to see the disc."""
+    """A brick and a goal point. With `goal: marker` the policy does not get the point: it has to see the disc."""
 
     settings: GoalSettings
     settings_schema = GoalSettings
@@ -73,7 +73,7 @@ class GoalTask(Task):
         return self.goal_position
 
     def goal(self, scene: TaskScene) -> np.ndarray | None:
-        """Return the goal that the policy is told, or None if it has to see the disc."""
+        """Return the goal for the policy's input, or None if it has to see the disc."""
         return self.goal_position if self.settings.goal == "point" else None
 
     def keypoint(self, name: str, scene: TaskScene) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How the teachers of `lift` and `place` take hold of a brick."""
+"""Grasping a brick, for the teachers of `lift` and `place`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 from rlfp_ros.contract import TWIST_COMPONENTS, ActionContract
 from rlfp_ros.simulation.tasks.task_scene import TeacherScene
 
-RATE = 4.0  # 1/s
+RATE = 4.0  # 1/s, speed per distance
 OVER = 0.09  # m, height of the tool on its way to the brick
-LOWEST = 0.019  # m, of the tool: just above the lower end of its limits, where motion becomes slow
-ALIGNED = 0.007  # m between tool and brick's middle, seen from above
-FUNNEL = 0.012  # m beside the brick's middle: within it the tool goes down, from twice as far it is at `OVER`
-LOWERED = 0.006  # m above the height of the grasp
-SHUT = 0.012  # m wider than the brick counts as closed on it: one turned by `largest_yaw` is wider than its side
+LOWEST = 0.019  # m, lowest height of the tool, just above its lower limit, where motion becomes slow
+ALIGNED = 0.007  # m, horizontal distance between tool and brick's middle at which the fingers may close
+FUNNEL = 0.012  # m, horizontal distance within which the tool is down; at twice this distance it is at `OVER`
+LOWERED = 0.006  # m above the height of the grasp at which the fingers may close
+SHUT = 0.012  # m; an opening up to this much wider than the brick counts as closed, because the brick may be turned
 
 
 def gripping_action(velocity: np.ndarray, closed: bool, action: ActionContract) -> np.ndarray:
@@ -34,10 +34,10 @@ def grasped(scene: TeacherScene, block: np.ndarray, size: tuple[float, float, fl
 
 
 def reach_for(scene: TeacherScene, block: np.ndarray, action: ActionContract) -> np.ndarray:
-    """Return the action that goes over the brick with open fingers, down, and closes them.
+    """Return the action that moves the open fingers over the brick, down, and closes them.
 
-    The tool goes down in a funnel: the closer it is above the brick's middle, the lower. A plain threshold would make
-    the arm go up and down forever if its drives lag, and is hard to imitate.
+    The tool moves down in a funnel: the closer it is to the brick's middle, the lower it may be. With a threshold the
+    arm would move up and down forever if its drives lag, and the motion would be hard to imitate.
     """
     tool = scene.tool_position()
     lowest = max(float(block[2]), LOWEST)
@@ -46,5 +46,5 @@ def reach_for(scene: TeacherScene, block: np.ndarray, action: ActionContract) ->
     height = lowest if closing else lowest + (OVER - lowest) * float(np.clip(beside / FUNNEL - 1, 0, 1))
     velocity = RATE * (np.array([*block[:2], height]) - tool)
     if tool[2] < height - 0.03:
-        velocity[:2] = 0.0  # first up, or the fingers take the brick along
+        velocity[:2] = 0.0  # first up, or the fingers would drag the brick along
     return gripping_action(velocity, closing, action)

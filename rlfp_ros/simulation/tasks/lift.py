@@ -12,12 +12,12 @@ from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene, Teache
 from rlfp_ros.simulation.tasks.task_settings import TaskSettings
 
 TOOL_COST = 3.0  # per metre between tool and brick, per frame
-HEIGHT_REWARD = 20.0  # per metre that the brick is up, per frame
-SUCCESS_REWARD = 10.0
+HEIGHT_REWARD = 20.0  # per metre of the brick's height, per frame
+SUCCESS_REWARD = 10.0  # once
 
-# Of the teacher.
-RATE = 4.0  # 1/s
-OVERSHOOT = 0.02  # m above `height`: the brick stays above it although it slips a little
+# The teacher:
+RATE = 4.0  # 1/s, speed per distance
+OVERSHOOT = 0.02  # m above `height`, so that the brick stays high enough although it slips a little
 
 
 class LiftSettings(TaskSettings):

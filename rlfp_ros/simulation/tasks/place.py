@@ -12,20 +12,20 @@ from rlfp_ros.simulation.tasks.task_scene import TaskScene, TeacherScene
 
 TOOL_COST = 1.0  # per metre between tool and brick, per frame
 GOAL_COST = 5.0  # per metre between brick and goal, per frame
-SUCCESS_REWARD = 10.0
-LET_GO = 0.016  # m wider than the brick: then the fingers hold nothing, even if the brick is turned
+SUCCESS_REWARD = 10.0  # once
+LET_GO = 0.016  # m; with an opening this much wider than the brick the fingers hold nothing, even if it is turned
 
-# Of the teacher.
-RATE = 4.0  # 1/s
+# The teacher:
+RATE = 4.0  # 1/s, speed per distance
 CARRY_HEIGHT = 0.07  # m, of the brick's middle
-OVER_GOAL = 0.008  # m beside the goal
-PUT_DOWN = 0.004  # m above the table
-LEAVE_HEIGHT = 0.12  # m, of the tool
+OVER_GOAL = 0.008  # m, horizontal distance from the goal at which the brick is lowered
+PUT_DOWN = 0.004  # m above the table at which the fingers open
+LEAVE_HEIGHT = 0.12  # m, height of the tool at the end
 
 
 @TASKS.register("place")
 class Place(GoalTask):
-    """Won if the brick lies within `success_distance` of the goal, let go, for `hold`."""
+    """Won if the brick lies released within `success_distance` of the goal for `hold`."""
 
     action = GRIPPING_ACTION
     grips = True
@@ -37,7 +37,7 @@ class Place(GoalTask):
         return away if self._let_go(scene) else max(away, 2 * self.settings.success_distance)
 
     def reward(self, scene: TaskScene, success: bool) -> float:
-        """Penalise the ways from brick to goal and from tool to brick; reward success."""
+        """Penalise the distances from brick to goal and from tool to brick; reward success."""
         block, _ = self.object_pose(scene)
         away = float(np.linalg.norm(self.goal_position - block))
         tool = float(np.linalg.norm(scene.tool_position() - block))

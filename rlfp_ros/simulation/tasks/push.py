@@ -15,19 +15,19 @@ from rlfp_ros.simulation.tasks.task_settings import GoalSettings
 
 GOAL_COST = 5.0  # per metre between brick and goal, per frame
 TOOL_COST = 1.0  # per metre between tool and the point behind the brick, per frame
-SUCCESS_REWARD = 10.0
-BEHIND = 0.05  # m, from the brick's middle to where a push begins
+SUCCESS_REWARD = 10.0  # once
+BEHIND = 0.05  # m, from the brick's middle to the start of a push
 
-# Of the teacher.
-TRAVEL_HEIGHT, PUSH_HEIGHT = 0.09, 0.022  # m, of the tool
-CONTACT = 0.025  # m, from the brick's middle to the tool that pushes it
-LANE = 0.012  # m beside the line from brick to goal: the tool pushes within it; twice as far it is at travel height
-LOW = 0.05  # m, height of the tool below which it pushes, with more weight the lower it is
-CLEAR = 0.09  # m beside the brick, from which the tool may move sideways at any height
-RISE = 0.02  # m below the wanted height, at which the tool waits until it is up
-STEER = 1.4  # times the rate, back to that line
-PUSH_RATE, PUSH_SPEED = 1.8, 0.12  # 1/s of the distance to the goal; m/s at most
-CLOSE_ENOUGH = 0.006  # m from the goal, at which the teacher stops
+# The teacher:
+TRAVEL_HEIGHT, PUSH_HEIGHT = 0.09, 0.022  # m, heights of the tool
+CONTACT = 0.025  # m, from the brick's middle to the pushing tool
+LANE = 0.012  # m beside the line from brick to goal within which the tool pushes; at twice this it is at travel height
+LOW = 0.05  # m; below this height the tool pushes, weighted more the lower it is
+CLEAR = 0.09  # m beside the brick; farther away the tool may move sideways at any height
+RISE = 0.02  # m; if the tool is this far below the wanted height, it rises before it moves sideways
+STEER = 1.4  # factor of the rate for the motion back to the line
+PUSH_RATE, PUSH_SPEED = 1.8, 0.12  # speed per distance to the goal, 1/s; highest speed, m/s
+CLOSE_ENOUGH = 0.006  # m from the goal at which the teacher stops
 
 
 class PushSettings(GoalSettings):
@@ -55,17 +55,17 @@ class Push(GoalTask):
         return math.dist(self.goal_position[:2], block[:2])
 
     def reward(self, scene: TaskScene, success: bool) -> float:
-        """Penalise the ways from brick to goal and from tool to behind the brick; reward success."""
+        """Penalise the distances from brick to goal and from tool to the point behind the brick; reward success."""
         block, _ = self.object_pose(scene)
         behind = block - BEHIND * self._direction(block)
         tool = math.dist(scene.tool_position(), behind)
         return -GOAL_COST * self.distance_from(block) - TOOL_COST * tool + SUCCESS_REWARD * success
 
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
-        """Go over the brick, down behind it and along the line to the goal, and back up if it slid off to a side.
+        """Move over the brick, down behind it and along the line to the goal; rise again if the brick slides off.
 
-        One motion fades into the next. Thresholds would make the teacher hesitate if the brick's position trembles,
-        and are hard to imitate.
+        Each motion fades into the next. With thresholds the teacher would hesitate if the brick's position is noisy,
+        and would be hard to imitate.
         """
         rate = self.settings.teacher_rate
         block, _ = self.object_pose(scene)
@@ -80,7 +80,7 @@ class Push(GoalTask):
         low = float(np.clip((LOW - tool[2]) / (LOW - PUSH_HEIGHT), 0, 1))
         behind = block - BEHIND * forward
         velocity = low * (speed * forward - STEER * rate * beside * sideways) + (1 - low) * rate * (behind - tool)
-        if np.linalg.norm(offset[:2]) < CLEAR:  # first up, or the tool takes the brick along
+        if np.linalg.norm(offset[:2]) < CLEAR:  # first up, or the tool would drag the brick along
             velocity *= float(np.clip((tool[2] - height) / RISE + 2, 0, 1))
         velocity[2] = rate * (height - tool[2])
         return np.clip(velocity / np.array(action.scale), -1, 1).astype(np.float32)

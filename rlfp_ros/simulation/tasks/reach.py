@@ -31,7 +31,7 @@ class Reach(Task):
         return -DISTANCE_COST * self.distance(scene) + SUCCESS_REWARD * success
 
     def privileged_state(self, scene: TaskScene) -> np.ndarray:
-        """Return block, tool, the way between them and the tool's velocity, [12]: the block's turn does not matter."""
+        """Return block, tool, the vector between them and the tool's velocity, [12]; the block's yaw is left out."""
         block, _ = self.object_pose(scene)
         tool = scene.tool_position()
         return np.concatenate([block, tool, block - tool, scene.tool_velocity()]).astype(np.float32)

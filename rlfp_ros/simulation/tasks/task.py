@@ -1,6 +1,6 @@
-"""What a task is, and the registry of tasks: one file per task, its settings in `sim/tasks/` or beside a plugin's file.
+"""The base class and the registry of tasks. Each task has a file; its settings are in `sim/tasks/` or beside a plugin.
 
-A new task is one class with a reward and a success:
+A new task is one class with a reward and a success criterion:
 
     from rlfp_ros.simulation.tasks.task import TASKS, Task
 
@@ -38,8 +38,8 @@ from rlfp_ros.simulation.tasks.task_settings import TaskSettings
 if TYPE_CHECKING:
     from rlfp_ros.control.arm import Arm
 
-# m, base frame, a keypoint: a point on the arm that never moves shows how the camera stands. Every arm's image shows
-# it, and it is mostly in view.
+# m, base frame. This keypoint, a point on the arm that never moves, shows the camera's pose. It is visible in most
+# images of every arm.
 ARM_FOOT = (0.0, 0.0, 0.1)
 KEYPOINTS = ("object", "tool", "hand", "base")
 HOLD = BaseControllerContract(name="hold")
@@ -57,9 +57,9 @@ GRIPPING_ACTION = ActionContract(
 class Task(ABC):
     """Objects, reward and success of one task, and the action and base controller that its policies use.
 
-    A subclass defines `reward`, and `distance` or `success`. A world calls the methods; a task never draws a random
-    number of its own. What an episode decides is kept in `state`, a dataclass that a world copies to save and restore
-    an episode; nothing else may change between episodes.
+    A subclass defines `reward`, and `distance` or `success`. A world calls the methods. A task uses only random numbers
+    of the generator that it is given. Everything that changes with an episode is kept in `state`, a dataclass that a
+    world copies to save and restore an episode.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ class Task(ABC):
     settings_schema: ClassVar[type[TaskSettings]] = TaskSettings
     action: ClassVar[ActionContract] = TOOL_ACTION
     base_controller: ClassVar[BaseControllerContract] = HOLD
-    # Sizes of a training that differ from the imitation recipe's own: field of the recipe -> fields that change.
+    # Training sizes that differ from the imitation recipe's defaults: field of the recipe -> changed fields.
     training: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     keypoints: tuple[str, ...] = KEYPOINTS  # the encoder's first feature points are supervised with these
-    starts_closed: ClassVar[bool] = False  # the gripper, at the start of an episode
-    grips: ClassVar[bool] = False  # takes hold of the object: the fingers then move as one, as a real gripper's do
-    pushes: ClassVar[bool] = False  # moves its object by pushing it with the tool
+    starts_closed: ClassVar[bool] = False  # whether the gripper is closed at the start of an episode
+    grips: ClassVar[bool] = False  # whether the object is gripped; then the fingers are coupled, as in a real gripper
+    pushes: ClassVar[bool] = False  # whether the tool pushes the object
 
     def __init__(self, settings: TaskSettings, source: str = "") -> None:
         kind = type(self)
@@ -92,7 +92,7 @@ class Task(ABC):
         self.state: Any = None
 
     def fit_to(self, arm: Arm) -> None:
-        """Take the settings for this arm. Raises ConfigurationError if a part is out of the tool's reach."""
+        """Use the settings for this arm. Raises ConfigurationError if a region is out of the tool's reach."""
         self.settings = fit_settings(self.settings, arm, self.source)
         lower, upper = arm.tool_limits.lower, arm.tool_limits.upper
         if lower[2] > self.settings.block_size[2]:
@@ -110,7 +110,7 @@ class Task(ABC):
                         f"allow {lower[axis]} to {upper[axis]}; make the region smaller or choose another arm"
                     )
 
-    # --- what a task has to say ------------------------------------------------------------------------------------
+    # --- to be defined by a task -----------------------------------------------------------------------------------
 
     @abstractmethod
     def reward(self, scene: TaskScene, success: bool) -> float:
@@ -124,14 +124,14 @@ class Task(ABC):
         """Return whether the task is done at this frame; an episode is won once this lasts for `settings.hold`."""
         return self.distance(scene) < self.settings.success_distance
 
-    # --- what has a default ----------------------------------------------------------------------------------------
+    # --- with a default --------------------------------------------------------------------------------------------
 
     def build(self, builder: SceneBuilder) -> None:
         """Create the task's bodies, once; by default one block."""
         self.block = builder.add_block(self.settings.block_size)
 
     def reset(self, builder: SceneBuilder, rng: np.random.Generator) -> None:
-        """Place the bodies for a new episode; by default the block anywhere in `settings.region`, turned any way."""
+        """Place the bodies for a new episode; by default the block anywhere in `settings.region`, at any yaw."""
         x, y = rng.uniform(self.settings.region.lower, self.settings.region.upper)
         builder.place(self.block, (x, y, self.settings.block_size[2] / 2), yaw=rng.uniform(-np.pi, np.pi))
 
@@ -159,10 +159,10 @@ class Task(ABC):
         return np.stack([self.keypoint(name, scene) for name in self.keypoints])
 
     def privileged_state(self, scene: TaskScene) -> np.ndarray:
-        """Return what only a simulator knows, [P] float32, for critics and teachers and never for a deployed policy.
+        """Return the privileged state, [P] float32, for critics and teachers but never for a deployed policy.
 
-        By default the object's pose, the tool, the way between them, to the goal if there is one, the tool's velocity
-        and the gripper's opening.
+        By default the object's pose, the tool, the vectors between them and to the goal if there is one, the tool's
+        velocity and the gripper's opening.
         """
         block, turned = self.object_pose(scene)
         tool, goal = scene.tool_position(), self.goal_point()
@@ -175,14 +175,14 @@ class Task(ABC):
         return None
 
     def goal(self, scene: TaskScene) -> np.ndarray | None:
-        """Return the goal that the policy is told, [3] m in the base frame, or None."""
+        """Return the goal for the policy's input, [3] m in the base frame, or None."""
         return self.goal_point()
 
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
-        """Return a sensible action [A] in [-1, 1], which imitation learns from. Optional."""
+        """Return a good action [A] in [-1, 1] for imitation learning. Optional."""
         raise ConfigurationError(self._no_teacher("its teacher was asked for an action"))
 
-    # --- what others ask --------------------------------------------------------------------------------------------
+    # --- for callers ------------------------------------------------------------------------------------------------
 
     @property
     def has_teacher(self) -> bool:
@@ -226,7 +226,7 @@ def load_task(name: str) -> Task:
     if path is None:
         source = f"the default settings of task {name}"
         return task(schema.validate({"task": name}, task.settings_schema, source), source)
-    # A shipped file is named as in the repository, whichever folder it is installed in.
+    # Messages name a shipped file as in the repository, also if it is installed elsewhere.
     source = f"sim/tasks/{name}.yaml" if path.is_relative_to(_shipped_settings()) else str(path)
     document = schema.read_yaml(path)
     if isinstance(document, dict):
@@ -235,7 +235,7 @@ def load_task(name: str) -> Task:
     if settings.task != name:
         raise ConfigurationError(f"{path}: task is {settings.task!r}, expected {name!r}, the task it belongs to")
     for arm in settings.arms:
-        settings.for_arm(arm, source)  # refused now, and not only when somebody uses that arm
+        settings.for_arm(arm, source)  # find errors now, and not only when the arm is used
     return task(settings, source)
 
 
@@ -257,7 +257,7 @@ def _settings_file(name: str, task: type[Task]) -> Path | None:
 
 
 def _settings_of_the_whole_file(plugin: Path, name: str) -> list[Path]:
-    """Return `<plugin>.yaml` if it says that it belongs to task `name`; a plugin may hold several tasks."""
+    """Return `<plugin>.yaml` if it belongs to task `name`; a plugin may define several tasks."""
     beside = plugin.with_suffix(".yaml")
     document = schema.read_yaml(beside) if beside.is_file() else None
     return [beside] if isinstance(document, dict) and document.get("task") == name else []

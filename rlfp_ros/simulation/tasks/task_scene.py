@@ -1,7 +1,7 @@
-"""What a task may ask of a scene and how it builds one: the interfaces that every world satisfies.
+"""The interfaces through which tasks query and build a scene. Every world satisfies them.
 
-A task never imports a simulator. PyBullet's and MuJoCo's worlds satisfy `TaskScene` and `SceneBuilder`; a policy's
-estimator satisfies `TeacherScene`, so that a teacher can look at what was seen instead of at the truth.
+A task never imports a simulator. PyBullet's and MuJoCo's worlds satisfy `TaskScene` and `SceneBuilder`. A policy's
+estimator satisfies `TeacherScene`, so that a teacher can use estimates instead of the true state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HAND_BEHIND_TOOL = 0.105  # m along the tool's direction, of the keypoint `hand`
 
 
 class TeacherScene(Protocol):
-    """What a teacher reads: known to a simulator, and estimated from images and joints by a policy."""
+    """The queries of a teacher, answered by a simulator, or by a policy's estimates from images and joints."""
 
     def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """Position [3] m and quaternion xyzw [4] of a body, base frame."""
@@ -32,7 +32,7 @@ class TeacherScene(Protocol):
 
 
 class TaskScene(TeacherScene, Protocol):
-    """What rewards, success and labels read: the true state of a simulated scene."""
+    """The true state of a simulated scene, for rewards, success and labels."""
 
     def tool_velocity(self) -> np.ndarray:
         """Velocity of the tool centre point, [3] m/s, base frame."""
@@ -48,14 +48,14 @@ class TaskScene(TeacherScene, Protocol):
 
 
 class SceneBuilder(Protocol):
-    """What a task builds with: `add_*` in `Task.build` only, `place` whenever an episode begins."""
+    """Builds a task's scene. Call `add_*` in `Task.build` only, `place` whenever an episode begins."""
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
         """Add a free box of `size` m in the object's colour, mass and friction; `studs` makes it look like a brick."""
         ...
 
     def add_marker(self, radius: float) -> Body:
-        """Add a flat green disc of `radius` m that is seen and touches nothing."""
+        """Add a flat green disc of `radius` m without collision."""
         ...
 
     def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:

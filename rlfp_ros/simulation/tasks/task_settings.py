@@ -24,7 +24,7 @@ class Region(Schema):
 
 
 class TaskSettings(Schema):
-    """Settings that every task has; a task with more of them extends this class and names it `settings_schema`.
+    """Settings of every task. A task with more settings extends this class and sets `settings_schema`.
 
     The defaults are those of a plugin without a settings file. They fit a Panda-sized arm.
     """
@@ -35,7 +35,7 @@ class TaskSettings(Schema):
     success_distance: float = Field(default=0.02, gt=0)  # m
     hold: float = Field(default=0.1, ge=0)  # s, how long success has to last
     time_limit: float = Field(default=8.0, gt=0)  # s
-    # By arm: the fields that differ for an arm of another reach. They replace those above and are not dumped.
+    # By arm, the fields that differ for an arm with another reach. They replace those above and are not dumped.
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
 
     def for_arm(self, name: str, source: str = "") -> Self:
@@ -44,7 +44,7 @@ class TaskSettings(Schema):
         Raises
         ------
         ConfigurationError
-            If a changed field does not exist or does not fit; `source` names the file in the message.
+            If a changed field is unknown or invalid; `source` names the file in the message.
         """
         if name not in self.arms:
             return self
@@ -59,10 +59,13 @@ class TaskSettings(Schema):
 class GoalSettings(TaskSettings):
     """Settings of tasks that bring the block to a goal on the table."""
 
-    # point: the policy is told the goal; marker: the goal is only seen, as a disc on the table
+    # point: the goal is an input of the policy; marker: the goal is only visible, as a disc on the table
     goal: Literal["point", "marker"] = "point"
     goal_region: Region = Region(lower=(0.36, -0.20), upper=(0.60, 0.20))
-    goal_distance: tuple[float, float] = (0.10, 0.30)  # m, least and most between block and goal at the start
+    goal_distance: tuple[float, float] = (
+        0.10,
+        0.30,
+    )  # m, smallest and largest distance between block and goal at start
 
     def regions(self) -> dict[str, Region]:
         """Return the regions that the tool must be able to reach, by field."""
