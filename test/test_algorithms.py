@@ -476,7 +476,7 @@ def test_a_training_gives_the_same_every_time_and_goes_on_where_it_stopped(name:
 
 @pytest.mark.slow
 def test_the_command_trains_on_the_arm_and_leaves_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlfp_ros.learning.algorithms.run.SMALLEST_STEPS", 1)
+    monkeypatch.setattr("rlfp_ros.learning.algorithms.run.MIN_STEPS", 1)
     run = tmp_path / "run"
     words = [
         "train",
@@ -747,7 +747,7 @@ def test_a_full_disk_is_one_sentence_and_the_training_resumes(
     written: int, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever file meets it: none is left half written, and --resume ends the training as if nothing had been."""
-    monkeypatch.setattr("rlfp_ros.learning.algorithms.run.SMALLEST_STEPS", 1)
+    monkeypatch.setattr("rlfp_ros.learning.algorithms.run.MIN_STEPS", 1)
     monkeypatch.setattr("rlfp_ros.learning.algorithms.run.TaskEnvironment", PointTask)
     plan = Plan(algorithm="ppo", task="reach", observation="state", profile="train", steps=64, settings=("rollout=64",))
     run = tmp_path / "run"

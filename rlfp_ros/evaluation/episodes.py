@@ -1,4 +1,4 @@
-"""The one place where episodes are played in an environment to be counted, and where successes are counted.
+"""Plays episodes in an environment and counts successes.
 
 `play_episodes` runs a policy in any Gymnasium environment of this project, `count` turns outcomes into a score. A
 bundle is played by `rollout.Rollout`, whose outcomes are counted here too.
@@ -19,7 +19,7 @@ Act = Callable[[Any], np.ndarray]  # an observation -> an action [A] in [-1, 1]
 
 
 class Ended(Protocol):
-    """An episode that has ended, as `EpisodeResult` or `simulation.ticked_world.Outcome`."""
+    """A finished episode, such as `EpisodeResult` or `simulation.ticked_world.Outcome`."""
 
     @property
     def success(self) -> bool:
@@ -44,7 +44,7 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Score:
-    """How often episodes succeeded."""
+    """Successes in a number of episodes."""
 
     episodes: int
     successes: int
@@ -88,7 +88,7 @@ def play_episodes(
     seeds: Iterable[int],
     begin: Callable[[], None] = lambda: None,
 ) -> Iterator[EpisodeResult]:
-    """Play one episode per seed and yield how each ended.
+    """Play one episode per seed and yield the result of each.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def play_episodes(
     seeds
         The seeds of the episodes.
     begin
-        Called when an episode has been reset, for a policy with memory.
+        Called after each reset, for policies with memory.
     """
     for seed in seeds:
         observation, info = env.reset(seed=seed)

@@ -17,7 +17,7 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.ticked_world import Outcome
 from rlfp_ros.simulation.worlds import load_conditions, simulator
 
-Report = Callable[[int, Outcome], None]  # episode number and how it ended
+Report = Callable[[int, Outcome], None]  # episode number and outcome
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def evaluate(
     if episodes < 1:
         raise ConfigurationError(f"--episodes is {episodes}, expected at least 1")
     series = Series(load_bundle(bundle), world, profile, episodes, seed, arm)
-    choose_arm(series.bundle, arm)  # refused before anything starts
+    choose_arm(series.bundle, arm)  # raises before anything starts
     started = time.monotonic()
     outcomes, extra = (play or play_in_process)(series, report)
     result = summary(series.bundle, world, profile, seed, outcomes, time.monotonic() - started) | extra

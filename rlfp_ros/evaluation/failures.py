@@ -1,4 +1,4 @@
-"""Why an episode failed: perception, grasp, controller or time, judged by the true state of the simulator."""
+"""Finds why an episode failed: perception, grasp, controller or time, judged by the simulator's true state."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from rlfp_ros.perception.images import write_image
 from rlfp_ros.simulation.ticked_world import Outcome
 
 LOST_M = 0.03  # median error of the perceived object above which perception caused the failure
-HELD_SHARE = 0.2  # fraction of an episode's images with the controller holding, stopped, or distrusting the policy
-NEAR_M = 0.05  # between tool and object: close enough to grasp
-LIFTED_M = 0.02  # the object's rise that counts as grasped
-LIMIT_SLACK = 1.0 + 1e-6  # sampled commands are compared with published limits; this is rounding
+HELD_SHARE = (
+    0.2  # fraction of images with the controller holding or stopped, or with gain 0, that counts as its failure
+)
+NEAR_M = 0.05  # distance between tool and object that is close enough to grasp
+LIFTED_M = 0.02  # rise of the object that counts as grasped
+LIMIT_SLACK = 1.0 + 1e-6  # allows for rounding when sampled commands are compared with published limits
 
 
 class FailureMode(StrEnum):
     """Cause of a failure."""
 
-    PERCEPTION = "perception"  # the object was seen in a wrong place
-    GRASP = "grasp"  # the tool was at the object and did not lift it
+    PERCEPTION = "perception"  # the perceived position of the object was wrong
+    GRASP = "grasp"  # the tool reached the object but did not lift it
     CONTROLLER = "controller"  # the safety controller held or stopped the arm
-    TIMEOUT = "timeout"  # none of these: the time was over
+    TIMEOUT = "timeout"  # none of these, and the time was over
 
 
 @dataclass
@@ -44,9 +46,9 @@ class Trace:
     object_errors_m: list[float] = field(default_factory=list)  # between perceived and true position, per image
     distrusted: int = 0  # images with the controller not ACTIVE, or its gain at 0
     nearest_m: float = np.inf  # tool to object
-    risen_m: float = 0.0  # of the object above its first place
-    limits_exceeded: int = 0  # ticks whose sampled command passed a published limit
-    image: np.ndarray | None = None  # the last one, uint8 [H, W, 3] rgb
+    risen_m: float = 0.0  # height of the object above its first position
+    limits_exceeded: int = 0  # ticks whose sampled command exceeded a published limit
+    image: np.ndarray | None = None  # the last image, uint8 [H, W, 3] rgb
 
     @property
     def mode(self) -> FailureMode | None:
@@ -70,7 +72,7 @@ class Trace:
 
 
 class TracedRollout:
-    """Plays episodes as `Rollout` does and watches them; the arm moves the same."""
+    """Plays episodes like `Rollout`, with the same motion, and records traces."""
 
     def __init__(self, bundle: Bundle, rollout: Rollout) -> None:
         self.rollout = rollout

@@ -1,4 +1,4 @@
-"""An encoder's errors, measured over episodes of the task's teacher."""
+"""Measures an encoder's errors over episodes that the task's teacher plays."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def measure_feature_errors(env: ManipulationEnv, encoder: Perceiver, episodes: i
     Parameters
     ----------
     env
-        An environment that renders, of a task with a teacher, which plays the episodes.
+        An environment that renders, with a task that has a teacher.
     encoder
-        Gives feature points [K, 3] for an image, uint8 [H, W, 3].
+        Returns feature points [K, 3] for an image, uint8 [H, W, 3].
     episodes
         Number of episodes.
     """

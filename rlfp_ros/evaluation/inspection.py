@@ -1,4 +1,4 @@
-"""`rlfp inspect`: a policy bundle's contract for a person to read, after every check that a node makes."""
+"""`rlfp inspect`: makes every check of a bundle that a node makes, and prints its contract."""
 
 from __future__ import annotations
 

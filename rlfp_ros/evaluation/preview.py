@@ -1,4 +1,4 @@
-"""`rlfp preview`: contact sheets of what a policy sees under a profile."""
+"""`rlfp preview`: contact sheets of a policy's images under a profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_p
 COLUMNS, ROWS = 6, 6
 TILE = 168  # px of an image on the sheet
 CAPTION = 18  # px below each image
-LATER_FRAMES = 45  # an episode is shown at a random frame below this, so that arm and objects have moved
+LATER_FRAMES = 45  # each tile shows a random frame below this, so that arm and objects have moved
 
 
 def preview(
@@ -101,11 +101,11 @@ def _play(env: ManipulationEnv, seed: int, frames: int) -> None:
     env.world.blind = False
     env.reset(seed=seed)
     rng = np.random.default_rng(seed)
-    anyhow = rng.uniform(-1, 1, env.action_size)  # one direction per episode, so that the arm goes somewhere
+    direction = rng.uniform(-1, 1, env.action_size)  # one direction per episode, so that the arm goes somewhere
     task = env.world.task
     for frame in range(frames):
         env.world.blind = frame + 1 < frames
-        action = task.teacher(env.world, env.behaviour.action) if task.has_teacher else anyhow
+        action = task.teacher(env.world, env.behaviour.action) if task.has_teacher else direction
         *_, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             return

@@ -1,4 +1,4 @@
-"""Figures of a recorded run: the images with their features, and the actions before and after the safety controller."""
+"""Figures of a recorded run: images with features, and actions before and after the safety controller."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class RecordedEpisode:
     camera: CameraModel | None = None  # from camera_info
     images: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] rgb
     features: dict[int, np.ndarray] = field(default_factory=dict)  # [K, 3] x, y, confidence
-    residual: dict[int, np.ndarray] = field(default_factory=dict)  # [3] m/s, as the policy asked
-    applied: dict[int, np.ndarray] = field(default_factory=dict)  # [3] m/s, as the controller admitted
+    residual: dict[int, np.ndarray] = field(default_factory=dict)  # [3] m/s, the policy's output
+    applied: dict[int, np.ndarray] = field(default_factory=dict)  # [3] m/s, the part that the controller admitted
     commands: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # joints [J] rad, [J] rad/s
 
 
@@ -69,7 +69,7 @@ def read_episodes(bag_folder: Path) -> list[RecordedEpisode]:
 
 
 def _takers(bag: BagReader) -> dict[str, Taker]:
-    """What takes a message into an episode, by the topics of the bag."""
+    """Return the function per topic that adds a message to an episode."""
     namespace, camera = namespace_of(bag), camera_topics(bag)
 
     def camera_info(episode: RecordedEpisode, content: Any) -> None:
@@ -103,7 +103,7 @@ def _takers(bag: BagReader) -> dict[str, Taker]:
         (topics.ARM_COMMAND, ("trajectory_msgs/msg/JointTrajectory",), command),
     ):
         takers[own_topic(bag, namespace, name, types)] = taker
-    takers.pop("", None)  # what the bag does not hold
+    takers.pop("", None)  # topics that the bag does not hold
     return takers
 
 
@@ -140,7 +140,7 @@ def write_figures(episode: RecordedEpisode, bundle: Bundle, folder: Path) -> lis
 
 
 def _plot_actions(episode: RecordedEpisode, bundle: Bundle, path: Path) -> None:
-    """Plot the velocity that the policy asked for, the part that was admitted, and the one that was commanded."""
+    """Plot the policy's velocity, the admitted part of it, and the commanded velocity."""
     kinematics = Kinematics(trained_arm(bundle))
     commanded = {
         stamp: kinematics.jacobian(joints)[:3] @ velocities for stamp, (joints, velocities) in episode.commands.items()

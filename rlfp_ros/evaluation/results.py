@@ -24,7 +24,7 @@ def provenance(program: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a result file, whole or not at all. Raises ConfigurationError if it cannot be written."""
+    """Write a result file completely or not at all. Raises ConfigurationError if it cannot be written."""
     write_whole(path, json.dumps(document, indent=2) + "\n", "run the command again or choose another --json")
 
 

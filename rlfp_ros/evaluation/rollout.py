@@ -1,4 +1,4 @@
-"""A bundle played in process: the graph's own perception, policy and controller code, without ROS."""
+"""Plays a bundle in process, with the perception, policy and controller code of the graph but without ROS."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Rollout:
         self._deployment = Deployment(self.world, contract, settings)
 
     def play(self, seed: int, watch: Watch = lambda percept: None) -> Episode:
-        """Play one episode. `watch` is called with the percept of each image, while the world stands still."""
+        """Play one episode. `watch` is called with the percept of each image before the world continues."""
         self._deployment.reset(seed)
         self.policy.reset()
         world, residuals = self.world, []

@@ -1,4 +1,4 @@
-"""Statistics of success rates, of figures from a few seeds, and of how well scores in one world predict another's."""
+"""Statistics of success rates, of results from a few seeds, and of how well one world's scores predict another's."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def bootstrap95(
 ) -> tuple[float, float]:
     """Return the 95 % percentile interval of a `figure` of two scores, over policies and episodes.
 
-    `simulated`, `real`: bool [policies, episodes], paired by policy and by seed; both are drawn anew each time, with
-    replacement. Draws whose figure is not defined (all policies alike) are left out.
+    `simulated`, `real`: bool [policies, episodes], paired by policy and by seed. Both are resampled with replacement.
+    Samples whose figure is not defined (all policies equal) are left out.
     """
     policies, episodes = simulated.shape
     figures = []

@@ -17,7 +17,7 @@ from rlfp_ros.simulation.tasks.task import TASKS, Task, load_task, parameters
 
 @dataclass(frozen=True)
 class Cell:
-    """One task for one arm in one scene. Frames, environments and the contract all take it from here."""
+    """One task for one arm in one scene. Frames, environments and the contract use this object."""
 
     task: str  # a task holds the bodies of one world, so each world makes its own with `make_task`
     arm: Arm
@@ -51,7 +51,7 @@ class Cell:
         return task
 
     def contents(self) -> dict[str, dict[str, JsonValue]]:
-        """The contents of all files that decide about a training, with dotted names, to notice if one changes."""
+        """Return the contents of all files that determine a training, by dotted names, to detect changes."""
         return {
             "profile_file": _flat(self.profile.model_dump(mode="json")),
             "task_file": _flat(parameters(self.make_task())),
@@ -75,7 +75,7 @@ def load_cell(task: str, arm: str, profile: str, image_size: int | None = None) 
 
 
 def check_encoder_bundle(bundle: Bundle, cell: Cell, option: str = "--encoder-from") -> None:
-    """Check that a bundle's encoder sees this cell as it saw its own in training.
+    """Check that a bundle's encoder was trained for this cell's arm and camera.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def check_encoder_bundle(bundle: Bundle, cell: Cell, option: str = "--encoder-fr
 
 
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, JsonValue]:
-    """Nested fields as dotted names."""
+    """Flatten nested fields to dotted names."""
     fields: dict[str, JsonValue] = {}
     for name, value in document.items():
         if isinstance(value, dict):

@@ -1,8 +1,8 @@
 """Asynchronous advantage actor-critic, and A2C, its synchronous form: Mnih et al. 2016, https://arxiv.org/abs/1602.01783.
 
-Each worker is a process with an environment of its own. It takes the shared weights, plays a few steps, and computes
-the gradient of that segment. In A3C it applies the gradient to the shared weights at once, whatever the others have
-done meanwhile. In A2C all workers wait for each other and their mean gradient is applied, so a training is repeatable.
+Each worker is a process with its own environment. It copies the shared weights, plays a few steps, and computes the
+gradient of that segment. In A3C it applies the gradient to the shared weights at once, although other workers may have
+changed them. In A2C all workers wait for each other and their mean gradient is applied, so a training is repeatable.
 Weights are one shared vector, and so are RMSprop's statistics (the paper's "shared RMSProp", equations S2 and S3). A
 lock protects each application; the paper has none.
 """
@@ -37,27 +37,27 @@ class A3cSettings(TrainingSettings):
     """Hyperparameters."""
 
     workers: int = Field(2, ge=1, le=MAX_WORKERS)  # processes
-    synchronous: bool = False  # A2C
+    synchronous: bool = False  # True for A2C
     hidden: int = Field(128, ge=1, le=8192)  # units in each of two layers
     learning_rate: float = Field(7e-4, gt=0, le=1)  # falls linearly to zero
     segment: int = Field(16, ge=1)  # environment steps from which one gradient is computed
-    discount: float = Field(0.96, ge=0, le=1)  # per environment step; 0.8 s of foresight at 30 Hz
-    value_weight: float = Field(0.5, ge=0)  # of the value's squared error
-    entropy_weight: float = Field(0.0, ge=0)  # of the entropy bonus
-    # Norm to which the gradient of all parameters together is clipped. With large returns the value's gradient crowds
-    # out the policy's; once it has fallen, RMSprop's mean square of the policy is still small and the policy's steps
-    # are far too long. Returns of the order of 1 (`reward_scale`) avoid that.
+    discount: float = Field(0.96, ge=0, le=1)  # per environment step; a horizon of 0.8 s at 30 Hz
+    value_weight: float = Field(0.5, ge=0)  # weight of the value's squared error
+    entropy_weight: float = Field(0.0, ge=0)  # weight of the entropy bonus
+    # Norm to which the gradient of all parameters is clipped. With large returns the value's gradient dominates the
+    # policy's. When it has fallen, RMSprop's mean square of the policy is still small and the policy's steps are far
+    # too long. Returns of the order of 1 (`reward_scale`) avoid this.
     largest_gradient: float = Field(0.5, gt=0)
-    decay: float = Field(0.99, ge=0, lt=1)  # of RMSprop's mean square
+    decay: float = Field(0.99, ge=0, lt=1)  # decay of RMSprop's mean square per update
     smallest: float = Field(1e-5, gt=0)  # added to that mean square
-    initial_log_std: float = Field(-0.5, ge=-5, le=2)  # of the actions
+    initial_log_std: float = Field(-0.5, ge=-5, le=2)  # logarithm of the actions' standard deviation at the start
     reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
 
 
 def n_step_returns(reward: Tensor, ended: Tensor, after: Tensor, discount: float) -> Tensor:
-    """Returns [T] of a segment: rewards up to its end or that of the episode, then the value there.
+    """Compute the returns [T] of a segment: rewards up to its end or the episode's end, then the value there.
 
-    `after` [T] is the value of what followed step t, 0 after a terminal step; it counts at the end of an episode and
+    `after` [T] is the value of the state after step t, 0 after a terminal step. It is used at the end of an episode and
     at the end of the segment.
     """
     returns = torch.zeros_like(reward)
@@ -71,7 +71,7 @@ def n_step_returns(reward: Tensor, ended: Tensor, after: Tensor, discount: float
 
 
 def segment_loss(network: ActorCritic, segment: dict[str, Any], settings: A3cSettings) -> Tensor:
-    """Policy gradient with the n-step advantage, the value's squared error and the entropy, of one segment."""
+    """Return the loss of one segment: policy gradient with n-step advantage, the value's squared error, the entropy."""
     steps = len(segment["reward"])
     policy, value = network.evaluate(segment["observation"])
     after = torch.zeros(steps)
@@ -106,16 +106,16 @@ class SharedLearner:
         self.barrier: Barrier = context.Barrier(settings.workers)
 
     def apply(self, gradient: Tensor, rate: float, settings: A3cSettings) -> None:
-        """One step of shared RMSProp."""
+        """Take one step of shared RMSProp."""
         self.square.mul_(settings.decay).addcmul_(gradient, gradient, value=1 - settings.decay)
         self.weights.addcdiv_(gradient, (self.square + settings.smallest).sqrt(), value=-rate)
 
     def load(self, network: ActorCritic) -> None:
-        """Copy the weights into a worker's own network, whose normaliser is in shared memory already."""
+        """Copy the weights into a worker's network; its normaliser is in shared memory already."""
         vector_to_parameters(self.weights.clone(), network.parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint needs."""
+        """Return the state for a checkpoint."""
         return {"weights": self.weights.clone(), "square": self.square.clone()} | {
             name: value.clone() for name, value in self.statistics.items()
         }
@@ -191,7 +191,7 @@ def _work(
         setattr(network.trunk.normaliser, name, shared.statistics[name])
     play = _player(env, settings, network, episode_seeds(seed, first, rank))
     if settings.synchronous:
-        shared.barrier.wait()  # no worker counts before all have read the number of steps
+        shared.barrier.wait()  # all workers must read the number of steps before one changes it
     while int(shared.step) < steps:
         rate = settings.learning_rate * max(0.0, 1 - int(shared.step) / steps)
         shared.load(network)
@@ -228,7 +228,7 @@ def _work(
 
 
 def _end_with_the_trainer() -> None:
-    """End this worker when the trainer ends; a killed trainer cannot, and workers would wait for each other."""
+    """End this worker if the trainer has ended: a killed trainer cannot end it, and workers would wait forever."""
     trainer = multiprocessing.parent_process()
     assert trainer is not None
     trainer.join()
@@ -241,7 +241,7 @@ def _player(
     network: ActorCritic,
     seeds: Iterator[int],
 ) -> Callable[[], tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]]:
-    """A function that plays the next segment and returns its arrays and the episodes that ended in it."""
+    """Return a function that plays the next segment and returns its arrays and the finished episodes."""
     observation, _ = env.reset(seed=next(seeds))
 
     def play() -> tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]:

@@ -1,7 +1,7 @@
 """Image augmentations, and the two ways in which a loss uses them.
 
 Every augmentation takes images [B, H, W, 3 stack] in counts, 0 to 255, uint8 or float, and returns float32 of the same
-shape. All frames of a stack are changed alike, each image of a batch differently; torch's generator draws.
+shape. All frames of a stack are changed equally, each image of a batch differently. They use torch's generator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CROP = 84 / 100  # share of the image's side: RAD's 84 of 100
 BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.4, 0.4  # half-widths of factors about 1
 HUE = 0.5  # rad, half-width of the turn of the hue
 NOISE = 10.0  # counts, standard deviation
-CUTOUT = (0.1, 0.3)  # share of the image's side, least and most
+CUTOUT = (0.1, 0.3)  # shares of the image's side, smallest and largest
 CLEAN = 0.1  # share of images that random convolution leaves unchanged
 # NTSC's luminance and two colour axes; turning the latter turns the hue.
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -139,7 +139,7 @@ AugmentationName = Annotated[str, AfterValidator(_known)]  # for settings
 
 
 def augmentation(names: str) -> Augmentation:
-    """The augmentation of this name; several joined by "+" are applied from left to right, "none" changes nothing."""
+    """Return the augmentation of this name. Names joined by "+" are applied from left to right; "none" is none."""
     parts = _parts(_known(names))
 
     def apply(images: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _frames(images: Tensor) -> Tensor:
 
 
 def together(images: Tensor, augment: Augmentation) -> Tensor:
-    """Augment sequences of images [N, L, H, W, C], all images of a sequence alike."""
+    """Augment sequences of images [N, L, H, W, C], all images of a sequence equally."""
     side_by_side = images.permute(0, 2, 3, 1, 4)  # [N, H, W, L, C]
     changed = augment(side_by_side.flatten(3))
     return changed.unflatten(3, side_by_side.shape[3:]).permute(0, 3, 1, 2, 4)
@@ -182,8 +182,8 @@ def drac_regularisation(
 ) -> Tensor:
     """G_pi + G_V of DrAC (Raileanu et al. 2021, https://arxiv.org/abs/2006.12862, equations 2 to 4).
 
-    It measures how far policy and value [B] move with the augmentation. Those of the clean images are the target and
-    have no gradient.
+    It measures how much policy and value [B] change with the augmentation. Those of the clean images are the target,
+    without gradient.
     """
     base = policy.base_dist
     target = Independent(type(base)(base.loc.detach(), base.scale.detach()), 1)

@@ -1,6 +1,6 @@
 """Deep Q-learning over a set of discrete actions: Mnih et al. 2015, https://doi.org/10.1038/nature14236.
 
-Experience replay, a target network that is copied at intervals, an epsilon-greedy policy whose epsilon falls. Double
+It uses experience replay, a target network that is copied at intervals, and an epsilon-greedy policy. Double
 Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) and n-step returns (Hessel et al. 2018,
 https://arxiv.org/abs/1710.02298) are settings. The actions are every combination of a few levels of each velocity
 component.
@@ -40,29 +40,29 @@ class DqnSettings(TrainingSettings):
     hidden: int = Field(256, ge=1, le=8192)  # units in each of two layers
     learning_rate: float = Field(5e-4, gt=0, le=1)
     batch: int = Field(128, ge=1)  # transitions per update
-    discount: float = Field(0.96, ge=0, lt=1)  # per environment step; 0.8 s of foresight at 30 Hz
+    discount: float = Field(0.96, ge=0, lt=1)  # per environment step; a horizon of 0.8 s at 30 Hz
     return_steps: int = Field(1, ge=1)  # n of n-step returns
-    double: bool = True  # the network chooses the next action, the target network values it
+    double: bool = True  # double Q-learning: the network chooses the next action, the target network evaluates it
     copy_every: int = Field(500, ge=1)  # updates between two copies to the target network
     update_every: int = Field(2, ge=1)  # environment steps per update
     first_steps: int = Field(1_000, ge=1)  # random actions before the first update
     first_epsilon: float = Field(1.0, ge=0, le=1)  # share of random actions at the start
     last_epsilon: float = Field(0.05, ge=0, le=1)  # share of random actions after `exploration`
     exploration: float = Field(0.3, gt=0, le=1)  # share of the training over which epsilon falls
-    levels: int = Field(3, ge=2, le=9)  # of each action component, evenly over [-1, 1]
+    levels: int = Field(3, ge=2, le=9)  # values per action component, evenly spaced over [-1, 1]
     reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
     capacity: int = Field(100_000, ge=2)  # frames kept
     augmentation: AugmentationName = "none"  # of images; names of augmentation.py
 
 
 def action_set(action_size: int, levels: int) -> Tensor:
-    """Every combination of `levels` values, [levels^A, A], in [-1, 1]."""
+    """Return every combination of `levels` values, [levels^A, A], in [-1, 1]."""
     values = torch.linspace(-1, 1, levels).tolist()
     return torch.tensor(list(itertools.product(values, repeat=action_size)))
 
 
 class QNetwork(nn.Module):
-    """The value of every discrete action."""
+    """The Q-network: values of all discrete actions."""
 
     actions: Tensor
 
@@ -74,12 +74,12 @@ class QNetwork(nn.Module):
         self.layers = layers(self.trunk.size, hidden, len(actions))
 
     def values(self, observation: TensorObservation) -> Tensor:
-        """[B, number of actions]."""
+        """Return the values [B, number of actions]."""
         value: Tensor = self.layers(self.trunk(self.encoder(observation), observation["vector"]))
         return value
 
     def forward(self, observation: TensorObservation) -> Tensor:
-        """The action to deploy [B, A], in [-1, 1]: the one with the highest value."""
+        """Return the action to deploy [B, A], in [-1, 1]: the one with the highest value."""
         return self.actions[self.values(observation).argmax(dim=-1)]
 
 
@@ -96,7 +96,7 @@ class DeepQLearner:
         self._augment = augmentation(settings.augmentation)
 
     def update(self, batch: TransitionBatch) -> dict[str, float]:
-        """One step; every `copy_every`-th ends with a copy to the target network."""
+        """Take one gradient step. Every `copy_every`-th ends with a copy to the target network."""
         target = self.targets(batch)
         values = self.network.values(augmented(batch.observation, self._augment))
         chosen = values.gather(1, batch.action[:, None]).squeeze(1)
@@ -112,7 +112,7 @@ class DeepQLearner:
 
     @torch.no_grad()
     def targets(self, batch: TransitionBatch) -> Tensor:
-        """n-step return and the target network's value of the best action after it, [B]."""
+        """Return the n-step return plus the target network's value of the best action after it, [B]."""
         observation = augmented(batch.next_observation, self._augment)
         values = self.target.values(observation)
         if self.settings.double:
@@ -123,14 +123,14 @@ class DeepQLearner:
 
 
 def epsilon(settings: DqnSettings, progress: float) -> float:
-    """Share of random actions at `progress` of the training, in [0, 1]."""
+    """Return the share of random actions at `progress` of the training, in [0, 1]."""
     fallen = min(1.0, progress / settings.exploration)
     return settings.first_epsilon + fallen * (settings.last_epsilon - settings.first_epsilon)
 
 
 @algorithm("dqn", DqnSettings(), steps=100_000)
 def train(make_env: EnvironmentMaker, settings: DqnSettings, steps: int, seed: int, log: TrainingLog) -> QNetwork:
-    """Learn for `steps` environment steps. A resumed training fills its buffer anew."""
+    """Learn for `steps` environment steps. A resumed training starts with an empty buffer."""
     torch.manual_seed(seed)
     env = make_env()
     space, action_size = shapes(env)

@@ -1,4 +1,4 @@
-"""Environments as the algorithms see them: one vector, and stacked frames if a policy learns from pixels."""
+"""Environments for the algorithms: observations are one vector, plus stacked frames if a policy learns from pixels."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Environment = gymnasium.Env[dict[str, np.ndarray], np.ndarray]
 class EnvironmentMaker(Protocol):
     """Builds an environment with the observations of `LearningObservation` and actions in [-1, 1].
 
-    `reset(seed=...)` fixes the episode; `info["episode"]` is there at an episode's end. Picklable, since A3C's workers
-    build their own.
+    `reset(seed=...)` determines the episode; `info["episode"]` exists at the end of an episode. Picklable, because
+    A3C's workers build their own environments.
     """
 
     def __call__(self) -> Environment:
@@ -38,7 +38,7 @@ class EnvironmentMaker(Protocol):
 
 
 def episode_seeds(seed: int, step: int = 0, worker: int = 0) -> Iterator[int]:
-    """The seeds of the episodes that one worker of a training plays.
+    """Return the seeds of the episodes that one worker of a training plays.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def episode_seeds(seed: int, step: int = 0, worker: int = 0) -> Iterator[int]:
 
 
 def shapes(env: Environment) -> tuple[gymnasium.spaces.Dict, int]:
-    """The space of the observations, and the number of components of an action."""
+    """Return the space of the observations, and the number of components of an action."""
     return cast(gymnasium.spaces.Dict, env.observation_space), int(np.prod(env.action_space.shape or ()))
 
 
 class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, Any, np.ndarray]):
-    """`vector` float32 [V]: everything but the image; `image` uint8 [H, W, 3 stack]: the last frames, newest last.
+    """Splits observations into `vector` float32 [V] and `image` uint8 [H, W, 3 stack], the last frames, newest last.
 
     An episode's first frame fills the whole stack (Mnih et al. 2015, https://doi.org/10.1038/nature14236). At the end
     of an episode `info` holds the `episode` of RecordEpisodeStatistics.
@@ -70,8 +70,8 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
     frame_stack
         Images in an observation.
     privileged
-        Size of the simulator's privileged state, if critics are to see it; 0 if not. The part `privileged` then holds
-        the state, the proprioception and the last action.
+        Size of the simulator's privileged state, or 0. If above 0, the part `privileged` is added for critics: the
+        state, the proprioception and the last action.
     """
 
     def __init__(self, env: gymnasium.Env[Any, np.ndarray], frame_stack: int = 1, privileged: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Building blocks of the policies' networks: image encoder, trunk, heads, and the distributions of actions.
+"""Building blocks of the policies' networks: image encoder, trunk, heads, and action distributions.
 
 An observation is a dictionary: `vector` float32 [B, V] (joints, goal, features or state), from pixels also `image`
 uint8 [B, H, W, 3 stack] with the newest frame last, and in training perhaps `privileged` float32 [B, P], which only
@@ -18,8 +18,8 @@ from torch.nn import functional
 
 TensorObservation = dict[str, Tensor]
 
-BOTTLENECK = 64  # values that an image is reduced to
-CLIP = 10.0  # standard deviations; an input far outside training does not blow up a network
+BOTTLENECK = 64  # number of values per image after the projection
+CLIP = 10.0  # standard deviations; limits inputs far outside those of training
 
 
 def batch_of_one(observation: dict[str, np.ndarray]) -> TensorObservation:
@@ -28,7 +28,7 @@ def batch_of_one(observation: dict[str, np.ndarray]) -> TensorObservation:
 
 
 def layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """[B, inputs] to [B, outputs]: two hidden layers, each with layer normalisation."""
+    """Make a network [B, inputs] -> [B, outputs] with two hidden layers, each with layer normalisation."""
     return nn.Sequential(
         nn.Linear(inputs, hidden),
         nn.LayerNorm(hidden),
@@ -41,7 +41,7 @@ def layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class RunningNormaliser(nn.Module):
-    """Normalises inputs [B, V] to zero mean and unit variance, by the statistics of everything that `observe` saw.
+    """Normalises inputs [B, V] to zero mean and unit variance, by the statistics of all values given to `observe`.
 
     Parameters
     ----------
@@ -78,14 +78,14 @@ class RunningNormaliser(nn.Module):
         self.count.copy_(total)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normalised and clipped values [B, V]."""
+        """Return normalised and clipped values [B, V]."""
         return ((values - self.mean) * torch.rsqrt(self.variance + 1e-6)).clamp(-self.clip, self.clip)
 
 
 class RelativePoints(nn.Module):
-    """Appends to a vector its feature points relative to the first point of their frame, the task's object.
+    """Appends the feature points relative to the first point of their frame, the task's object.
 
-    A camera that stands slightly elsewhere hardly changes them, and a small network does not compute them to a pixel.
+    A small displacement of the camera hardly changes them, and a small network cannot compute them with pixel accuracy.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class RelativePoints(nn.Module):
         self.shape = tuple(shape)
 
     def forward(self, vector: Tensor) -> Tensor:
-        """[..., V] to [..., V + 2 stack (K - 1)]."""
+        """Return [..., V + 2 stack (K - 1)] for [..., V]."""
         if len(self.shape) != 3:
             return vector
         points = vector[..., : math.prod(self.shape)].unflatten(-1, self.shape)[..., :2]
@@ -108,7 +108,7 @@ class RelativePoints(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Images to flat feature maps [B, size]; without images `size` is 0. Made for 32 px."""
+    """Convolutions from images to flat feature maps [B, size]; without images `size` is 0. Designed for 32 px."""
 
     def __init__(self, space: gymnasium.spaces.Dict) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class ImageEncoder(nn.Module):
                 self.size = self.convolutions(torch.zeros(1, shape[2], shape[0], shape[1])).shape[1]
 
     def forward(self, observation: TensorObservation) -> Tensor:
-        """Feature maps [B, size] of an observation."""
+        """Compute feature maps [B, size] of an observation."""
         if self.size == 0:
             return observation["vector"][..., :0]
         maps: Tensor = self.convolutions(observation["image"].permute(0, 3, 1, 2).float() * (1 / 127.5) - 1)
@@ -137,7 +137,7 @@ class ImageEncoder(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Feature maps and normalised vector side by side, [B, size].
+    """Concatenates projected feature maps and the normalised vector, [B, size].
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class Trunk(nn.Module):
     expand
         A module that appends values to the vector before it is normalised, as `RelativePoints` does.
     clip
-        Of the normaliser.
+        Clip of the normaliser.
 
     References
     ----------
@@ -170,25 +170,25 @@ class Trunk(nn.Module):
         self.normaliser.observe(self.expand(vector))
 
     def forward(self, maps: Tensor, vector: Tensor) -> Tensor:
-        """[B, size] of maps [B, M] and vector [B, V]."""
+        """Return [B, size] for maps [B, M] and vector [B, V]."""
         normal: Tensor = self.normaliser(self.expand(vector))
         return torch.cat([self.projection(maps), normal], dim=-1) if maps.shape[-1] else normal
 
 
 def vector_size(space: gymnasium.spaces.Dict, name: str = "vector") -> int:
-    """Length of one of the vectors of an observation."""
+    """Return the length of a vector of the observation."""
     shape = space[name].shape
     assert shape is not None
     return shape[0]
 
 
 def policy_step(policy: nn.Module, observation: TensorObservation, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The action to deploy [B, A] and the next state [B, S] of a policy, with memory or without.
+    """Return the action to deploy [B, A] and the next state [B, S] of a policy, with or without memory.
 
     Parameters
     ----------
     policy
-        What an algorithm's `train` returns.
+        The result of an algorithm's `train`.
     observation
         The observation.
     state
@@ -202,7 +202,7 @@ def policy_step(policy: nn.Module, observation: TensorObservation, state: Tensor
 
 
 def state_size(policy: nn.Module) -> int:
-    """Number of values in a policy's memory; 1 without memory."""
+    """Return the number of values in a policy's memory; 1 without memory."""
     return int(getattr(policy, "state_size", 1))
 
 
@@ -228,7 +228,7 @@ class SquashedGaussian:
         return torch.tanh(self.mean)
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """A differentiable sample [B, A] and its log-likelihood [B]."""
+        """Return a differentiable sample [B, A] and its log-likelihood [B]."""
         noise = torch.randn_like(self.mean)
         raw = self.mean + self.log_std.exp() * noise
         likelihood = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
@@ -242,7 +242,7 @@ class ActorCritic(nn.Module):
     Parameters
     ----------
     space
-        Of the observations.
+        Space of the observations.
     action_size
         A, the number of action components.
     hidden
@@ -258,21 +258,23 @@ class ActorCritic(nn.Module):
         self.policy = layers(self.trunk.size, hidden, action_size)
         self.value = layers(self.trunk.size, hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), log_std))
-        with torch.no_grad():  # first actions around 0: Andrychowicz et al. 2021, https://arxiv.org/abs/2006.05990
+        with (
+            torch.no_grad()
+        ):  # makes the first actions small: Andrychowicz et al. 2021, https://arxiv.org/abs/2006.05990
             last = self.policy[-1]
             assert isinstance(last, nn.Linear)
             last.weight.mul_(0.01)
             last.bias.zero_()
 
     def evaluate(self, observation: TensorObservation) -> tuple[Independent, Tensor]:
-        """The distribution of actions [B, A] before they are clipped, and the value [B]."""
+        """Return the distribution of actions [B, A] before clipping, and the value [B]."""
         embedding = self.trunk(self.encoder(observation), observation["vector"])
         normal = Normal(self.policy(embedding), self.log_std.exp(), validate_args=False)
         return Independent(normal, 1, validate_args=False), self.value(embedding).squeeze(-1)
 
     @torch.no_grad()
     def sample(self, observation: TensorObservation) -> Tensor:
-        """Actions [B, A] before they are clipped."""
+        """Return actions [B, A] before clipping."""
         mean: Tensor = self.policy(self.trunk(self.encoder(observation), observation["vector"]))
         return mean + self.log_std.exp() * torch.randn_like(mean)
 

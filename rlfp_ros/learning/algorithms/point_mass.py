@@ -1,6 +1,6 @@
-"""A task whose steps take microseconds: a point on a plane is moved to the goal of the episode.
+"""A task whose steps take microseconds: a point on a plane moves to the goal of the episode.
 
-For tests and for comparing algorithms by what they themselves cost.
+For tests, and for comparing the computing time of algorithms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZE = 16  # px of the image; the goal is red, the point green
 
 
 class PointMass(gymnasium.Env[Any, np.ndarray]):
-    """Reward: minus the distance to the goal. A point that does not move gets about -17, the best policy about -2.5."""
+    """The reward is minus the distance to the goal. Without motion the return is about -17, at best about -2.5."""
 
     def __init__(self, pixels: bool = False) -> None:
         self._pixels = pixels

@@ -1,8 +1,9 @@
 """Proximal policy optimisation: Schulman et al. 2017, https://arxiv.org/abs/1707.06347.
 
-Advantages are generalised (Schulman et al. 2016, https://arxiv.org/abs/1506.02438). The value of the last observation
-stands for the rest of an episode that its time limit cuts off (Pardo et al. 2018, https://arxiv.org/abs/1712.00378).
-With an augmentation, DrAC's regularisation is part of the loss (Raileanu et al. 2021, https://arxiv.org/abs/2006.12862).
+It uses generalised advantages (Schulman et al. 2016, https://arxiv.org/abs/1506.02438). If a time limit ends an
+episode, the value of the last observation replaces the rest of it (Pardo et al. 2018,
+https://arxiv.org/abs/1712.00378). With an augmentation, DrAC's regularisation is part of the loss (Raileanu et al.
+2021, https://arxiv.org/abs/2006.12862).
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ class PpoSettings(TrainingSettings):
     rollout: int = Field(1_024, ge=2)  # environment steps between two rounds of updates
     batch: int = Field(128, ge=2)  # steps per update
     epochs: int = Field(10, ge=1)  # passes over a rollout
-    discount: float = Field(0.96, ge=0, le=1)  # per environment step; 0.8 s of foresight at 30 Hz
+    discount: float = Field(0.96, ge=0, le=1)  # per environment step; a horizon of 0.8 s at 30 Hz
     trace: float = Field(0.95, ge=0, le=1)  # lambda of the generalised advantage
-    clip: float = Field(0.2, gt=0, lt=1)  # half-width of the range about 1 in which the probability ratio counts
-    value_weight: float = Field(0.5, ge=0)  # of the value's squared error
-    entropy_weight: float = Field(0.0, ge=0)  # of the entropy bonus
+    clip: float = Field(0.2, gt=0, lt=1)  # half-width of the range about 1 to which the probability ratio is clipped
+    value_weight: float = Field(0.5, ge=0)  # weight of the value's squared error
+    entropy_weight: float = Field(0.0, ge=0)  # weight of the entropy bonus
     largest_gradient: float = Field(0.5, gt=0)  # norm to which gradients are clipped
-    initial_log_std: float = Field(-0.5, ge=-5, le=2)  # of the actions
+    initial_log_std: float = Field(-0.5, ge=-5, le=2)  # logarithm of the actions' standard deviation at the start
     reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
     augmentation: AugmentationName = "none"  # of images, for DrAC; names of augmentation.py
-    drac_weight: float = Field(0.1, ge=0)  # of its regularisation
+    drac_weight: float = Field(0.1, ge=0)  # weight of DrAC's regularisation
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,15 @@ class PpoRollout:
     action: Tensor  # [T, A] before clipping
     reward: Tensor  # [T]
     ended: Tensor  # [T] bool: the episode ended with this step
-    after: dict[int, TensorObservation]  # after step t, if the next row is not what followed and it has a value
+    after: dict[int, TensorObservation]  # observation after step t, for truncated episodes and at the end
 
 
 def generalised_advantages(
     reward: Tensor, value: Tensor, next_value: Tensor, ended: Tensor, discount: float, trace: float
 ) -> Tensor:
-    """Advantages [T]: sum over l of (discount trace)^l delta_{t+l}, as far as the episode goes.
+    """Compute advantages [T]: sum over l of (discount trace)^l delta_{t+l}, up to the end of the episode.
 
-    `next_value` [T] is the value of what followed step t, 0 after a terminal one.
+    `next_value` [T] is the value of the state after step t, 0 after a terminal step.
     """
     delta = reward + discount * next_value - value
     advantage = torch.zeros_like(delta)
@@ -71,7 +72,7 @@ def generalised_advantages(
 
 
 def clipped_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Minus PPO's objective L^CLIP.
+    """Return minus PPO's objective L^CLIP.
 
     It has no gradient once the ratio has left [1 - clip, 1 + clip] in the advantage's direction.
     """
@@ -129,7 +130,7 @@ def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: i
 
 @torch.no_grad()
 def _assess(network: ActorCritic, rollout: PpoRollout, settings: PpoSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-likelihoods of the actions played, advantages and wanted values, each [T], in one pass."""
+    """Return log-likelihoods of the played actions, advantages and target values, each [T], in one pass."""
     policy, value = network.evaluate(rollout.observation)
     next_value = torch.zeros_like(value)
     next_value[:-1] = torch.where(rollout.ended[:-1], 0.0, value[1:])
@@ -144,14 +145,14 @@ def _assess(network: ActorCritic, rollout: PpoRollout, settings: PpoSettings) ->
 
 
 class _Player:
-    """Plays one environment, from where the last rollout ended."""
+    """Plays one environment. Each rollout continues where the last one ended."""
 
     def __init__(
         self, env: Environment, settings: PpoSettings, log: TrainingLog, seeds: Iterator[int], step: int
     ) -> None:
         self._env, self._settings, self._log, self._seeds = env, settings, log, seeds
         self._observation, _ = env.reset(seed=next(seeds))
-        self.step = step  # environment steps taken in all
+        self.step = step  # total number of environment steps
 
     def play(self, network: ActorCritic, steps: int) -> PpoRollout:
         seen, actions, rewards, ended, after = [], [], [], [], {}

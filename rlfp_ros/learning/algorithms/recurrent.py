@@ -1,9 +1,9 @@
-"""Learning with memory: from sequences of the replay buffer to transitions that hold what the actor remembers.
+"""Learning with memory: turns sequences of the replay buffer into transitions that include the actor's memory.
 
 The memory is a gated recurrent unit (Cho et al. 2014, https://arxiv.org/abs/1406.1078) in the actor. It starts from
-zeros at the start of a sequence (Hausknecht and Stone 2015, https://arxiv.org/abs/1507.06527), the first steps only
-warm it up (burn-in, Kapturowski et al. 2019, R2D2, https://openreview.net/forum?id=r1lyTjAqYX), and gradients run back
-through the steps after. A deployed policy carries the memory as `state` and `next_state`.
+zeros at the start of a sequence (Hausknecht and Stone 2015, https://arxiv.org/abs/1507.06527). The first steps only
+fill it (burn-in, Kapturowski et al. 2019, R2D2, https://openreview.net/forum?id=r1lyTjAqYX); gradients flow back
+through the later ones. A deployed policy has the memory as `state` and `next_state`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from rlfp_ros.learning.algorithms.replay import SequenceBatch, TransitionBatch
 
-MEMORY = "memory"  # the part of an observation [B, S] that the actor remembered before it
+MEMORY = "memory"  # part of an observation, [B, S]: the actor's memory before it
 
 
 def unroll(
     remember: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, starts: Tensor, state: Tensor, burn_in: int
 ) -> Tensor:
-    """The memory before each step of a sequence, [N, L, S].
+    """Compute the memory before each step of a sequence, [N, L, S].
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def unroll(
     state
         The memory before the first step, [N, S].
     burn_in
-        Steps that warm the memory up; no gradient runs back through them.
+        Steps that only fill the memory; no gradient flows back through them.
     """
     before = []
     for step in range(inputs.shape[1]):
@@ -47,7 +47,7 @@ def unroll(
 
 
 def transitions(sequences: SequenceBatch, memory: Tensor, burn_in: int) -> TransitionBatch:
-    """The transitions of `sequences` after the burn-in, each with the actor's memory before it.
+    """Return the transitions of `sequences` after the burn-in, each with the actor's memory before it.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def transitions(sequences: SequenceBatch, memory: Tensor, burn_in: int) -> Trans
     memory
         Memory before each frame, [N, L + 1, S].
     burn_in
-        Steps at the start of each run that nothing is learnt from.
+        Steps at the start of each run that are not used for learning.
     """
     frames = sequences.observation | {MEMORY: memory}
     joined = sequences.joined[:, burn_in:]

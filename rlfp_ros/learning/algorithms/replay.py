@@ -1,6 +1,6 @@
 """Experience replay of single frames. Stacks, n-step returns and sequences are assembled when a batch is drawn.
 
-An image is kept once, however many stacks it is part of.
+An image is stored once, even if it is part of several stacks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rlfp_ros.learning.algorithms.networks import TensorObservation
 
 @dataclass(frozen=True)
 class TransitionBatch:
-    """Transitions over up to n steps. The value of `next_observation` counts `discount`, which is 0 after a terminal
+    """Transitions over up to n steps. The value of `next_observation` is weighted by `discount`, 0 after a terminal
     step."""
 
     observation: TensorObservation
@@ -25,12 +25,12 @@ class TransitionBatch:
     reward: Tensor  # [B], discounted sum
     discount: Tensor  # [B]
     next_observation: TensorObservation
-    teacher: Tensor | None = None  # [B, A], what the teacher would have done
+    teacher: Tensor | None = None  # [B, A], the teacher's action
 
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """Runs of L + 1 consecutive frames, and what happened between them. A run may cover several episodes."""
+    """Runs of L + 1 consecutive frames, with actions and rewards between them. A run may span several episodes."""
 
     observation: TensorObservation  # each [N, L + 1, ...]
     action: Tensor  # [N, L, A]
@@ -42,7 +42,7 @@ class SequenceBatch:
 
 
 class ReplayBuffer:
-    """The last `capacity` frames, of one environment or of several that take turns.
+    """Stores the last `capacity` frames, of one environment or of several in turns.
 
     Parameters
     ----------
@@ -84,15 +84,15 @@ class ReplayBuffer:
         self._actions = np.zeros((capacity, *action.shape), action.dtype)
         self._teacher = np.zeros((capacity, *action.shape), np.float32) if teacher else None
         self._rewards = np.zeros(capacity, np.float32)
-        self._terminated = np.zeros(capacity, bool)  # by the step from this row to the next
+        self._terminated = np.zeros(capacity, bool)  # whether the step from this row ended the episode
         self._age = np.zeros(capacity, np.int64)  # steps since the episode began
-        self._final = np.zeros(capacity, bool)  # no step leads on from this row
+        self._final = np.zeros(capacity, bool)  # whether no step starts at this row
 
     def __len__(self) -> int:
         return min(self._count, self._capacity)
 
     def begin(self, observation: dict[str, np.ndarray]) -> None:
-        """Add the first observation of an episode, or of the rest of one that was left in between."""
+        """Add the first observation of an episode, or of the continuation of an interrupted one."""
         if self._count:
             self._final[(self._count - 1) % self._capacity] = True
         self._write(observation, age=0)
@@ -124,11 +124,11 @@ class ReplayBuffer:
         self._count += 1
 
     def kept(self, name: str) -> Tensor:
-        """All kept values of the vector `name`, [N, size]."""
+        """Return all stored values of the vector `name`, [N, size]."""
         return torch.from_numpy(self._vectors[name][: len(self)])
 
     def sample(self, batch: int, rng: np.random.Generator) -> TransitionBatch:
-        """Draw transitions uniformly, with whole stacks only."""
+        """Draw transitions uniformly among those with complete stacks."""
         start = rng.integers(self._first(), self._count - 1, batch)
         while (bad := self._final[start % self._capacity]).any():
             start[bad] = rng.integers(self._first(), self._count - 1, int(bad.sum()))
@@ -168,7 +168,7 @@ class ReplayBuffer:
         )
 
     def _first(self) -> int:
-        """The oldest frame whose stack is whole."""
+        """Return the oldest frame with a complete stack."""
         oldest = self._count - len(self)
         return oldest + max(0, self._stack - 1) if oldest else 0
 

@@ -37,12 +37,12 @@ from rlfp_ros.seeds import HELD_OUT, MAX_STEPS, MAX_TRAINING_SEED
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
-SMALLEST_STEPS = 2_000  # environment steps; with fewer, some algorithms would not have begun to learn
-BLIND_SIZE = 16  # px; the smallest image of the environment, because nothing reads it
+MIN_STEPS = 2_000  # environment steps; with fewer, some algorithms do not begin to learn
+BLIND_SIZE = 16  # px; the environment's smallest image, because nothing reads it
 
 
 class Plan(TrainingSettings):
-    """Everything that decides about a training."""
+    """Everything that determines a training."""
 
     algorithm: str
     task: str
@@ -52,9 +52,9 @@ class Plan(TrainingSettings):
     observation: ObservationKind = "pixels"
     image_size: int = Field(32, ge=8, le=1024)  # px
     frame_stack: int = Field(1, ge=1, le=32)  # images in an observation
-    encoder: str | None = None  # bundle whose encoder gives the features; by default the task's that ships
+    encoder: str | None = None  # bundle whose encoder computes the features; by default the shipped bundle of the task
     steps: int | None = Field(None, ge=1, le=MAX_STEPS)  # environment steps; by default the algorithm's own
-    settings: tuple[str, ...] = ()  # name=value, each instead of a default
+    settings: tuple[str, ...] = ()  # name=value pairs that replace defaults
 
     @property
     def encoder_bundle(self) -> str:
@@ -86,8 +86,8 @@ def main(
 ) -> dict[str, Any]:
     """Train by `plan` in the folder `run`.
 
-    The folder gets `policy.pt`, `result.json` and TensorBoard's event files, and, if the policy learns from features,
-    what `rlfp export` makes a bundle of.
+    The folder gets `policy.pt`, `result.json` and TensorBoard's event files and, if the policy learns from features,
+    the input of `rlfp export`.
 
     Parameters
     ----------
@@ -105,13 +105,13 @@ def main(
     Returns
     -------
     dict
-        What `result.json` holds.
+        The content of `result.json`.
 
     Raises
     ------
     ConfigurationError
-        If the plan makes no sense, before anything is written; if `run` holds another training, or this one and
-        `resume` is not set; if the disk is full.
+        If the plan is invalid (nothing is written then), if `run` holds another training, or this one without
+        `resume`, or if the disk is full.
     """
     make_env, settings, steps = _checked(plan)
     if out and plan.observation != "features":
@@ -151,7 +151,7 @@ def main(
 def _train(
     plan: Plan, make_env: TaskEnvironment, settings: TrainingSettings, steps: int, run: Path, console: Console
 ) -> tuple[nn.Module, float]:
-    """The trained policy, which is also saved in the run folder, and the minutes that it took."""
+    """Train the policy and save it in the run folder; return it and the minutes that this took."""
     torch.set_num_threads(1)  # A3C's workers and the other cores have one each
     document = plan.model_dump(mode="json") | load_cell(plan.task, plan.arm, plan.profile).contents()
     key = {"stage": plan.algorithm, "settings": settings.model_dump(), "plan": json.dumps(document)}
@@ -228,11 +228,11 @@ def score_of(make_env: EnvironmentMaker, policy: nn.Module, seeds: Iterable[int]
 
 
 def _checked(plan: Plan) -> tuple[TaskEnvironment, TrainingSettings, int]:
-    """Environment, settings and steps of a plan that makes sense; everything that it names is loaded once."""
+    """Check the plan and return its environment, settings and steps; everything that it names is loaded once."""
     steps = plan.steps or ALGORITHMS[plan.algorithm].steps
-    if steps < SMALLEST_STEPS:
+    if steps < MIN_STEPS:
         raise ConfigurationError(
-            f"steps is {steps}, too few to train anything; give at least {SMALLEST_STEPS} environment steps"
+            f"steps is {steps}, too few to train anything; give at least {MIN_STEPS} environment steps"
         )
     encoder = None
     if plan.observation == "features":

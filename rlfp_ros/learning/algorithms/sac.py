@@ -1,8 +1,8 @@
 """Soft actor-critic, from a vector or from pixels; from pixels with augmentation it is DrQ.
 
-The learner is also the recipe's (`learning/recipes/reinforcement.py`). Three things are optional: critics that see the
-simulator's privileged state, if observations hold `privileged`; an actor with memory; and a term that is added to the
-actor's loss, such as imitation of a teacher.
+`learning/recipes/reinforcement.py` uses the same learner. Three parts are optional: critics that see the simulator's
+privileged state, if observations hold `privileged`; an actor with memory; and an additional term of the actor's loss,
+such as imitation of a teacher.
 
 References
 ----------
@@ -51,19 +51,19 @@ class SacSettings(TrainingSettings):
     """Hyperparameters."""
 
     hidden: int = Field(256, ge=1, le=8192)  # units in each of two layers
-    memory: int = Field(0, ge=0, le=8192)  # units of the actor's memory; 0: none
+    memory: int = Field(0, ge=0, le=8192)  # units of the actor's memory; 0 for none
     sequence: int = Field(16, ge=2)  # steps that an actor with memory learns from at a time
-    burn_in: int = Field(4, ge=0)  # the first of them, which only warm the memory up
+    burn_in: int = Field(4, ge=0)  # the first steps of a sequence, which only fill the memory
     learning_rate: float = Field(1e-3, gt=0, le=1)  # of the critics and the temperature
-    actor_learning_rate: float | None = Field(None, gt=0, le=1)  # by default the same
-    final_rate: float = Field(1.0, gt=0, le=1)  # share of the learning rates that is left at the end; falls linearly
+    actor_learning_rate: float | None = Field(None, gt=0, le=1)  # by default `learning_rate`
+    final_rate: float = Field(1.0, gt=0, le=1)  # factor of the learning rates at the end; changes linearly
     weight_decay: float = Field(0.0, ge=0, lt=1)  # of AdamW
-    largest_gradient: float | None = Field(None, gt=0)  # norm to which gradients are clipped; by default they are not
+    largest_gradient: float | None = Field(None, gt=0)  # norm to which gradients are clipped; None for no clipping
     batch: int = Field(128, ge=1)  # transitions per update
-    discount: float = Field(0.96, ge=0, lt=1)  # per environment step; 0.8 s of foresight at 30 Hz
-    return_steps: int = Field(1, ge=1)  # n of n-step returns; the actions between are those of older policies
+    discount: float = Field(0.96, ge=0, lt=1)  # per environment step; a horizon of 0.8 s at 30 Hz
+    return_steps: int = Field(1, ge=1)  # n of n-step returns, without off-policy correction
     target_rate: float = Field(0.01, gt=0, le=1)  # Polyak step of the target critics per update
-    initial_temperature: float = Field(0.1, gt=0)  # worth of the entropy at the start
+    initial_temperature: float = Field(0.1, gt=0)  # weight of the entropy at the start
     target_entropy: float | None = None  # nats; by default minus the number of action components
     reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
     first_steps: int = Field(1_000, ge=1)  # random actions before the first update
@@ -96,7 +96,7 @@ class GaussianActor(nn.Module):
     hidden
         Units in each of two hidden layers.
     memory
-        Units of a gated recurrent unit; 0: none.
+        Units of a gated recurrent unit; 0 for none.
     """
 
     def __init__(self, trunk: Trunk, action_size: int, hidden: int, memory: int = 0) -> None:
@@ -107,7 +107,7 @@ class GaussianActor(nn.Module):
         self.layers = layers(trunk.size + memory, hidden, 2 * action_size)
 
     def forward(self, maps: Tensor, vector: Tensor, state: Tensor | None = None) -> tuple[SquashedGaussian, Tensor]:
-        """Distribution of actions and next state [B, S]; a state of None is the start of an episode."""
+        """Return the action distribution and the next state [B, S]; a state of None is the start of an episode."""
         if state is None:
             state = vector.new_zeros(len(vector), self.state_size)
         inputs = self.trunk(maps, vector)
@@ -137,13 +137,13 @@ class TwinCritic(nn.Module):
         self.second = layers(trunk.size + action_size, hidden, 1)
 
     def forward(self, maps: Tensor, vector: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Two values, each [B]."""
+        """Return two values, each [B]."""
         inputs = torch.cat([self.trunk(maps, vector), action], dim=-1)
         return self.first(inputs).squeeze(-1), self.second(inputs).squeeze(-1)
 
 
 class SacPolicy(nn.Module):
-    """Encoder and actor: what is deployed."""
+    """Encoder and actor, the deployed part."""
 
     def __init__(self, encoder: ImageEncoder, actor: GaussianActor) -> None:
         super().__init__()
@@ -182,10 +182,9 @@ class SoftActorCritic:
     expand
         Appends values to the actor's vector, see `Trunk`.
     augment_vector
-        Changes vectors [N, ..., V] at random, each of the N alike in all that it holds, before anything learns from
-        them.
+        Changes vectors [N, ..., V] at random before learning; all vectors of one of the N are changed equally.
     clip
-        Of the normalisers.
+        Clip of the normalisers.
     """
 
     def __init__(
@@ -231,7 +230,7 @@ class SoftActorCritic:
             self.critic.trunk.observe(observation[self.critic_input])
 
     def sample(self, buffer: ReplayBuffer, rng: np.random.Generator) -> TransitionBatch | SequenceBatch:
-        """Draw what one update learns from."""
+        """Draw the experience of one update."""
         settings = self.settings
         if settings.memory:
             return buffer.sample_sequences(settings.batch // settings.sequence, settings.sequence, rng)
@@ -249,7 +248,7 @@ class SoftActorCritic:
         Parameters
         ----------
         experience
-            Of `sample`.
+            The result of `sample`.
         progress
             Share of the training that is over, in [0, 1]; sets the learning rates.
         train_actor
@@ -300,7 +299,7 @@ class SoftActorCritic:
 
     @torch.no_grad()
     def targets(self, batch: TransitionBatch) -> Tensor:
-        """Targets of the critics [B]: n-step return and the smaller target critic's soft value after it."""
+        """Return the critics' targets [B]: n-step return plus the smaller target critic's soft value after it."""
         copies = self.settings.target_augmentations
         observation = augmented(batch.next_observation, self._augment, copies)
         maps = self.encoder(observation)
@@ -311,11 +310,11 @@ class SoftActorCritic:
         return batch.reward + batch.discount * averaged(value, copies)
 
     def temperature_loss(self, entropy: Tensor) -> Tensor:
-        """A loss that lowers the temperature if `entropy` is above its target, and raises it if it is below."""
+        """Return a loss that lowers the temperature if `entropy` is above its target, and raises it otherwise."""
         return self.log_temperature * (entropy - self.target_entropy)
 
     def with_memory(self, sequences: SequenceBatch) -> TransitionBatch:
-        """The transitions of sequences, with what the actor remembered before each."""
+        """Return the transitions of sequences, each with the actor's memory before it."""
         assert self.actor.cell is not None
         frames = dict(sequences.observation)
         frames["vector"] = self.augment_vector(frames["vector"])
@@ -331,7 +330,7 @@ class SoftActorCritic:
         return transitions(sequences, unroll(self.actor.cell, inputs, sequences.starts, empty, burn_in), burn_in)
 
     def _augmented(self, batch: TransitionBatch) -> TransitionBatch:
-        """The batch with augmented vectors; images are augmented where they are used."""
+        """Return the batch with augmented vectors; images are augmented later."""
         one, other = (
             observation | {"vector": self.augment_vector(observation["vector"])}
             for observation in (batch.observation, batch.next_observation)
@@ -364,7 +363,7 @@ CHECKPOINTED = ("policy", "critic", "target", "actor_optimizer", "critic_optimiz
 
 @algorithm("sac", SacSettings(), steps=60_000)
 def train(make_env: EnvironmentMaker, settings: SacSettings, steps: int, seed: int, log: TrainingLog) -> SacPolicy:
-    """Learn for `steps` environment steps, with an update after each. A resumed training fills its buffer anew."""
+    """Learn for `steps` environment steps and update after each. A resumed training starts with an empty buffer."""
     torch.manual_seed(seed)
     env = make_env()
     space, action_size = shapes(env)

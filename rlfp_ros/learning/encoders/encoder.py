@@ -1,4 +1,4 @@
-"""What an encoder is, and the registry of encoders: one file per encoder, here or in a plugin.
+"""The interface and the registry of encoders: one file per encoder, here or in a plugin.
 
 A new encoder is one class:
 
@@ -39,16 +39,16 @@ class EncoderSettings:
 class Encoder(nn.Module, ABC):
     """A network from uint8 images [B, H, W, 3] to features, object position and an embedding.
 
-    Everything is inside, from the pixels on, normalisation included, so that a camera's image is the only input. The
-    embedding is what the domain-shift score judges.
+    The network includes all normalisation, so that a camera's image is the only input. The domain-shift score is
+    computed from the embedding.
 
-    An encoder is made from the camera that it sees through and its settings.
+    An encoder is constructed from its camera and its settings.
     """
 
     settings_type: ClassVar[type[EncoderSettings]] = EncoderSettings
     settings: EncoderSettings
     code_size: int  # F, number of values in the features of one image
-    pose_head: nn.Module  # learns from labels even if nothing else does
+    pose_head: nn.Module  # always trained with labels
 
     def __init__(self, camera: CameraContract, settings: EncoderSettings) -> None:
         """Make the modules. Raises ConfigurationError if the settings do not fit the camera."""
@@ -92,7 +92,7 @@ ENCODERS: Registry[type[Encoder]] = Registry("encoder", builtin="rlfp_ros.learni
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """An encoder by name, with its settings. None: the encoder's defaults."""
+    """The name of an encoder and its settings; None for the encoder's defaults."""
 
     name: str = "spatial"
     settings: EncoderSettings | None = None

@@ -13,7 +13,7 @@ UNKNOWN_ROTATION = 3.29  # rad^2, variance of an angle uniform in [-pi, pi]: the
 
 
 class ExportedEncoder(nn.Module):
-    """The module that becomes `encoder.onnx`. With `novelty`, the embedding is the image's novelty mark."""
+    """The module that is exported as `encoder.onnx`. With `novelty`, the embedding is the image's novelty mark."""
 
     rotation: Tensor
     rotation_covariance: Tensor

@@ -63,6 +63,6 @@ class LatentEncoder(Encoder):
 
 
 def trunk_width(trunk: nn.Module, camera: CameraContract) -> int:
-    """Number of values that a trunk with one output makes of one image."""
+    """Return the number of values that a trunk with one output computes per image."""
     with torch.no_grad():
         return int(trunk(torch.zeros(2, 3, camera.height, camera.width)).flatten(1).shape[1])

@@ -14,7 +14,7 @@ INSIDE_90 = 6.251  # chi-square with 3 degrees of freedom: squared distance at t
 
 
 def pose_layers(features: int, hidden: int) -> nn.Sequential:
-    """Make the head's layers: `features` values in, the nine numbers of `position_and_factor` out."""
+    """Make the head's layers, from `features` values to the nine inputs of `position_and_factor`."""
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 9))
 
 

@@ -19,10 +19,10 @@ from rlfp_ros.contract import CameraContract
 from rlfp_ros.learning.encoders.encoder import ENCODERS, EncoderSettings, PointEncoder
 from rlfp_ros.learning.encoders.pose_head import pose_layers, position_and_factor, workspace_centre
 
-# A point is the mean over the cells around the likeliest place: if two places compete, the mean over all cells lies
-# between them. Each cell's weight is multiplied by the fourth power of the mean weight around it.
-NEIGHBOURHOOD = 5  # cells, side of the square that counts as "around"
-SMALLEST_WEIGHT = 1e-7  # of a cell: its fifth power is still a normal float32; arithmetic on denormal ones is slow
+# A point is the mean over the cells around the likeliest place, because the mean over all cells would lie between two
+# competing places. Each cell's weight is multiplied by the fourth power of the mean weight around it.
+NEIGHBOURHOOD = 5  # cells, side of the square around a cell
+SMALLEST_WEIGHT = 1e-7  # of a cell; its fifth power is a normal float32, and arithmetic on denormal numbers is slow
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class SpatialSettings(EncoderSettings):
 
     points: int = 16  # feature points
     channels: int = 32  # of the convolutions
-    # Dilations of the residual blocks after the strided convolutions. A point on the arm is recognised by what is
-    # around it: the middle block sees most of the image, the others refine.
+    # Dilations of the residual blocks after the strided convolutions. A point on the arm is recognised by its
+    # surroundings: the middle block sees most of the image, the others refine.
     dilations: tuple[int, ...] = (1, 2, 4, 8, 4, 2, 1)
     hidden: int = 128  # units of the pose head
 

@@ -48,7 +48,7 @@ class TransformerLayer(nn.Module):
 
 @ENCODERS.register("vit")
 class VitEncoder(LatentEncoder):
-    """A transformer whose class token, after the last layer, the latent is projected from."""
+    """A transformer. The latent is projected from the class token after the last layer."""
 
     settings_type = VitSettings
     settings: VitSettings

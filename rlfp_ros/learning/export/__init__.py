@@ -1,1 +1,1 @@
-"""From a finished training to a bundle."""
+"""Exports a finished training as a bundle."""

@@ -1,4 +1,4 @@
-"""The one maker of contracts: from the parts of a finished training to `bundle.yaml` as a type."""
+"""Builds every contract (`bundle.yaml` as a type) from the parts of a finished training."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def build_contract(
     encoder
         Names and shapes of the encoder's input and outputs, from `encoder_contract` or another bundle.
     observed
-        What the policy sees beside the features.
+        The policy's inputs besides the features.
     state_size
         Number of values in the policy's memory; 1 for a policy without one.
     action, base_controller
-        Meaning of the policy's output, and what it is added to.
+        Meaning of the policy's output, and the controller that it is added to.
     latency
         Delays modelled in training.
     feature_statistics
@@ -105,12 +105,12 @@ def build_contract(
 
 
 def arm_contract(arm: Arm) -> ArmContract:
-    """The part of a contract that names the arm, its joints and its frames."""
+    """Return the part of a contract that names the arm, its joints and its frames."""
     return ArmContract(name=arm.name, joint_names=arm.joint_names, base_frame=arm.base_frame, tool_frame=arm.tool_frame)
 
 
 def goal_of(task: Task) -> Goal:
-    """The kind of goal that a task's policies are given; a task without settings for it has a point, if it has any."""
+    """Return the kind of goal for a task's policies; a task without this setting has a point or none."""
     declared: Goal | None = getattr(task.settings, "goal", None)
     if declared is not None:
         return declared
@@ -119,7 +119,7 @@ def goal_of(task: Task) -> Goal:
 
 
 def encoder_contract(encoder: nn.Module, image: np.ndarray) -> EncoderContract:
-    """Names and shapes of a `deployed_encoder`, measured on the example `image` uint8 [H, W, 3]."""
+    """Return names and shapes of a `deployed_encoder`, measured on the example `image` uint8 [H, W, 3]."""
     with torch.no_grad():
         outputs = encoder(torch.from_numpy(image[None].copy()))
     shapes = {name: tuple(output.shape) for name, output in zip(ENCODER_OUTPUTS, outputs, strict=True)}

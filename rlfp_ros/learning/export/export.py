@@ -1,8 +1,8 @@
-"""`rlfp export`: from a finished training to a bundle, checked up to the arm before it replaces another.
+"""`rlfp export`: makes a bundle of a finished training, and checks it completely before it replaces another.
 
-A training ends with `save_trained`. `export_bundle` converts its networks to ONNX, compares both over thousands of
-observations, records golden frames from training's own environment, and writes a bundle that has repeated them. It also
-brings an older bundle up to date.
+A training ends with `save_trained`. `export_bundle` converts its networks to ONNX, compares the two over thousands of
+observations, records golden frames from the training environment, and writes a bundle that has repeated them. It also
+updates an older bundle.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from rlfp_ros.learning.export.trained import load_trained
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
 
-OBSERVATIONS = 1_000  # random ones, and as many real ones, over which PyTorch and ONNX Runtime are compared
-FRAMES = 200  # played if PyTorch and ONNX Runtime are not compared; enough to see whether the goal matters
-PROFILES = ("none", "train", "validation")  # under which a bundle is measured
+OBSERVATIONS = 1_000  # number of random and of real observations on which PyTorch and ONNX Runtime are compared
+FRAMES = 200  # frames that are played without this comparison; enough to see whether the goal matters
+PROFILES = ("none", "train", "validation")  # profiles under which a bundle is measured
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def export_bundle(
     out
         Folder of the bundle; an older bundle there is replaced.
     evaluation_episodes
-        Episodes per profile in which a new bundle is measured; 0: none.
+        Episodes per profile in which a new bundle is measured; 0 for none.
     observations
-        Random, and as many real, observations over which PyTorch and ONNX Runtime are compared.
+        Number of random and of real observations on which PyTorch and ONNX Runtime are compared.
     console
-        For progress.
+        Shows the progress.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def _described(contract: Contract, name: str, data: bytes) -> bytes:
 
 
 def _evaluated(contract: Contract, files: dict[str, bytes], episodes: int, console: Console) -> Contract:
-    """The contract with success rates measured on a copy of the bundle that is thrown away."""
+    """Return the contract with success rates, measured on a temporary copy of the bundle."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundle", contract, files, check=check_deployment)
         return contract.model_copy(update={"evaluation": measured(bundle, episodes, console)})

@@ -1,4 +1,4 @@
-"""Networks on their way to deployment: the modules that are exported, their ONNX files, and both as functions."""
+"""Networks for export: PyTorch modules, their ONNX files, and both as functions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Networks:
 
 
 def deployed_encoder(encoder: Encoder, novelty: Novelty | None = None) -> nn.Module:
-    """The module that becomes `encoder.onnx`."""
+    """Return the module that is exported as `encoder.onnx`."""
     contiguous = encoder.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return ExportedEncoder(contiguous, novelty).eval()
 
@@ -103,7 +103,7 @@ def program_to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, .
 
 
 def in_pytorch(program: Any) -> Callable[[Arrays], tuple[np.ndarray, ...]]:
-    """A `torch.export` program as a function of arrays."""
+    """Return a `torch.export` program as a function of arrays."""
     module = program.module()
 
     def run(inputs: Arrays) -> tuple[np.ndarray, ...]:
@@ -114,13 +114,13 @@ def in_pytorch(program: Any) -> Callable[[Arrays], tuple[np.ndarray, ...]]:
 
 
 def in_onnx_runtime(file: bytes, outputs: tuple[str, ...]) -> Callable[[Arrays], tuple[np.ndarray, ...]]:
-    """An ONNX file as a function of arrays."""
+    """Return an ONNX file as a function of arrays."""
     session = onnx_session(file)
     return lambda inputs: tuple(session.run(outputs, inputs))
 
 
 def deployed(files: dict[str, bytes]) -> Networks:
-    """A bundle's two ONNX files as functions."""
+    """Return a bundle's two ONNX files as functions."""
     return Networks(
         in_onnx_runtime(files["encoder.onnx"], ENCODER_OUTPUTS), in_onnx_runtime(files["policy.onnx"], POLICY_OUTPUTS)
     )

@@ -1,7 +1,7 @@
-"""An int8 encoder, made from the float one and kept only if it is faster and as accurate.
+"""Quantises an encoder to int8, and keeps the result only if it is faster and as accurate.
 
-Static quantisation with QDQ nodes (Jacob et al. 2018, https://arxiv.org/abs/1712.05877), per channel, of the
-convolutions alone: they take most of the time, and the spatial softmax after them needs fractions of a pixel.
+It uses static quantisation with QDQ nodes (Jacob et al. 2018, https://arxiv.org/abs/1712.05877), per channel, of the
+convolutions only: they take most of the time, and the spatial softmax after them needs subpixel accuracy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training's own environment as the reference: the frames and outputs that a bundle must repeat."""
+"""Records the frames and outputs that a bundle must repeat, in the training environment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
 AGREEMENT = 1e-5  # between PyTorch and ONNX Runtime: absolute below 1, relative above
 GOLDEN_FRAMES = 5  # enough for the stack to fill and the arm to move
-MAX_GOLDEN_FRAMES = 30  # a policy of discrete actions needs more until each of its inputs has changed an action
+MAX_GOLDEN_FRAMES = 30  # a policy with discrete actions needs more frames until each input has changed an action
 
 
 @dataclass(frozen=True)
 class PlayedFrame:
-    """One frame of an episode in training's environment."""
+    """One frame of an episode in the training environment."""
 
     image: np.ndarray  # uint8 [H, W, 3]
     joint_state: JointState
@@ -36,7 +36,7 @@ class PlayedFrame:
 
 
 def play(contract: Contract, arm: Arm, networks: Networks, count: int) -> Iterator[PlayedFrame]:
-    """Play `count` frames in training's environment, without deployment's perception and policy.
+    """Play `count` frames in the training environment, without the deployed perception and policy.
 
     The profile is always `train`: from an image to a residual the code is the same under every profile.
 
@@ -97,13 +97,13 @@ def _check_goal(contract: Contract, given: bool) -> None:
 
 
 def lost_input(inputs: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """The policy's inputs as they would be if `name` got lost on its way: zeros, and without a goal no mask either."""
+    """Return the policy's inputs as if `name` had been lost: zeros; for a goal also a mask of zero."""
     lost = {name: np.zeros_like(inputs[name])}
     return inputs | lost | ({"goal_mask": np.zeros_like(inputs["goal_mask"])} if name == "goal" else {})
 
 
 def covered_inputs(networks: Networks, frames: Sequence[PlayedFrame]) -> tuple[str, ...]:
-    """Names of the inputs whose loss changes an output in one of these frames, and so cannot pass unnoticed.
+    """Return the inputs whose loss changes an output in one of these frames and is therefore detected.
 
     "image" for the encoder's features, and those of POLICY_INPUTS for the policy's action.
     """
@@ -119,13 +119,13 @@ def covered_inputs(networks: Networks, frames: Sequence[PlayedFrame]) -> tuple[s
 
 
 def _differs(one: np.ndarray, other: np.ndarray) -> bool:
-    return float(np.max(np.abs(one - other))) > 10 * GOLDEN_TOLERANCE  # well above what deployment is allowed to differ
+    return float(np.max(np.abs(one - other))) > 10 * GOLDEN_TOLERANCE  # well above the tolerance of deployment
 
 
 def choose_golden_frames(
     networks: Networks, played: Sequence[PlayedFrame]
 ) -> tuple[list[PlayedFrame], tuple[str, ...]]:
-    """Choose the first frames of the first episode, as few as cover every input that the episode's start can cover.
+    """Choose the first frames of the first episode: the fewest that cover as many inputs as possible.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def check_goal_is_used(contract: Contract, networks: Networks, played: Sequence[
 
 
 def golden_frames(contract: Contract, frames: Sequence[PlayedFrame], covered: tuple[str, ...]) -> GoldenFrames:
-    """Compute the golden frames from what was played, by arithmetic independent of deployment's."""
+    """Compute the golden frames from played frames, independently of the deployment code."""
     shift = DomainShift(contract.feature_statistics)
     axes = contract.action.axes(contract.arm.joint_names)
     twists, grippers = np.zeros((len(frames), len(axes))), np.full(len(frames), np.nan)
@@ -192,13 +192,13 @@ def golden_frames(contract: Contract, frames: Sequence[PlayedFrame], covered: tu
 
 
 def golden_arrays(tensors: dict[str, np.ndarray], frames: GoldenFrames) -> dict[str, np.ndarray]:
-    """The contents of `golden.npz`: the networks' own inputs and outputs, and the frames."""
+    """Return the contents of `golden.npz`: inputs and outputs of the networks, and the frames."""
     arrays = {f"frames/{field.name}": getattr(frames, field.name) for field in fields(frames)}
     return tensors | arrays
 
 
 def golden_tensors(networks: Networks, frame: PlayedFrame) -> dict[str, np.ndarray]:
-    """Inputs and outputs of the networks alone, by which every machine checks its ONNX Runtime."""
+    """Return inputs and outputs of the networks, with which every machine checks its ONNX Runtime."""
     image = {"image": frame.image[None]}
     arrays = {f"encoder/{name}": value for name, value in image.items()}
     arrays |= {f"encoder/{name}": value for name, value in zip(ENCODER_OUTPUTS, networks.encode(image), strict=True)}

@@ -1,6 +1,6 @@
-"""The networks of a finished training in its run folder: what `rlfp export` makes a bundle of.
+"""Saves and loads the networks of a finished training in its run folder, the input of `rlfp export`.
 
-They are kept as PyTorch programs, which need none of the code that made them, beside the contract and the arm.
+They are PyTorch programs, which do not need the code that defined them, beside the contract and the arm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_INPUTS, POLIC
 from rlfp_ros.learning.export.networks import Networks, in_onnx_runtime, in_pytorch, program_to_onnx
 from rlfp_ros.schema import ConfigurationError
 
-VERSION = 2  # of the folder's format
+VERSION = 2  # format of the folder
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Trained:
 
 
 def save_trained(run: Path, contract: Contract, arm: Arm, encoder: nn.Module | bytes, policy: nn.Module) -> None:
-    """Leave the finished networks in `run/trained`, whole or not at all.
+    """Write the finished networks to `run/trained`, completely or not at all.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def save_trained(run: Path, contract: Contract, arm: Arm, encoder: nn.Module | b
 
 
 def load_trained(run: Path) -> Trained:
-    """Load what `save_trained` left.
+    """Load the result of `save_trained`.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def _nothing_trained(run: Path) -> ConfigurationError:
 
 
 def _policy_example(contract: Contract, arm: Arm) -> tuple[Tensor, ...]:
-    """Zeros of the shapes that a policy takes."""
+    """Return zeros in the shapes of a policy's inputs."""
     observed = ObservationContract.of(contract)
     shapes = {
         "features": (observed.feature_stack, *contract.encoder.outputs["features"][1:]),

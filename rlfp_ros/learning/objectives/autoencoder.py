@@ -22,7 +22,7 @@ class AutoencoderSettings:
 
 
 class Decoder(nn.Module):
-    """Features [B, F] to an image [B, 3, H / 2, W / 2]: a small image that grows twice, with convolutions."""
+    """Decodes features [B, F] to an image [B, 3, H / 2, W / 2]: a small image that is enlarged twice."""
 
     def __init__(self, features: int, sizes: Sizes, channels: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Draw images, in [-1, 1] once it learnt well; not bounded."""
+        """Decode images; the output approaches [-1, 1] but is not bounded."""
         maps = self.first(features)
         for convolution, size in zip(self.convolutions, self.steps[1:], strict=True):
             maps = convolution(functional.interpolate(functional.relu(maps), size))

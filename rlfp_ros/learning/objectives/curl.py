@@ -1,5 +1,5 @@
-"""CURL (Laskin et al. 2020, https://arxiv.org/abs/2004.04136): two random crops of an image should look alike to the
-encoder, and unlike crops of the batch's other images.
+"""CURL (Laskin et al. 2020, https://arxiv.org/abs/2004.04136): the features of two random crops of an image should be
+similar, and different from those of the batch's other images.
 
 Queries come from the encoder, keys from a momentum encoder that follows it slowly (He et al. 2020, MoCo,
 https://arxiv.org/abs/1911.05722); similarity is bilinear, q^T W k, of features brought to one scale as the paper's

@@ -1,8 +1,8 @@
 """Deep spatial autoencoder (Finn et al. 2016, https://arxiv.org/abs/1509.06113).
 
-The encoder's feature points, from a spatial softmax with a learnt temperature, must be enough to draw a small grey
-image, through one linear layer: so they go where things are that move and matter to the image. A penalty on how the
-points' velocity changes over three consecutive images keeps them on the same things:
+One linear layer must reconstruct a small grey image from the encoder's feature points, which come from a spatial
+softmax with a learnt temperature. The points therefore move to objects that matter for the image. A penalty on changes
+of their velocity over three consecutive images keeps them on the same objects:
 
     || grey(x) - W f(x) ||^2 + w || (f_{t+1} - f_t) - (f_t - f_{t-1}) ||^2
 """
@@ -18,7 +18,7 @@ from rlfp_ros.learning.encoders.encoder import Encoder, PointEncoder
 from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of
 from rlfp_ros.schema import ConfigurationError
 
-REDUCTION = 4  # the image drawn is smaller by this, as the paper's 60 of 240 pixels
+REDUCTION = 4  # factor by which the reconstructed image is smaller, as in the paper (60 of 240 px)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DeepSpatialAutoencoder(Objective):
         self.decoder = nn.Linear(2 * encoder.points, self.target[0] * self.target[1])
 
     def loss(self, encoder: Encoder, batch: Batch) -> Tensor:
-        points = batch.codes.unflatten(2, (-1, 3))[..., :2]  # [B, T, K, 2]: places alone, without the confidence
+        points = batch.codes.unflatten(2, (-1, 3))[..., :2]  # [B, T, K, 2], without the confidence
         grey = pixels_of(batch.images, *self.target).mean(dim=1).flatten(1)
         drawn = self.decoder(points.flatten(2).flatten(0, 1))
         return functional.mse_loss(drawn, grey) + self.settings.smoothness * roughness(points)

@@ -33,7 +33,7 @@ class DepthPrediction(Objective):
         self.edges.copy_(torch.from_numpy(np.quantile(depths.numpy(), np.arange(1, BANDS) / BANDS)))
 
     def bands(self, depths: Tensor) -> Tensor:
-        """Which band each depth is in, int64 of the same shape; 0 is nearest."""
+        """Return the band of each depth, int64 of the same shape; 0 is nearest."""
         return torch.bucketize(depths.contiguous(), self.edges)
 
     def loss(self, encoder: Encoder, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """Inverse dynamics (Agrawal et al. 2016, https://arxiv.org/abs/1606.07419; Pathak et al. 2017,
-https://arxiv.org/abs/1705.05363): from two consecutive images' features, which action came between them. Keeps what
-the arm can change and leaves out the rest."""
+https://arxiv.org/abs/1705.05363): predicts the action between two consecutive images from their features. The features
+then describe what the arm can change."""
 
 from __future__ import annotations
 

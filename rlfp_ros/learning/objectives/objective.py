@@ -1,6 +1,6 @@
-"""What an encoder can learn from beside labels, and the registry of objectives: one file each, here or in a plugin.
+"""The interface and the registry of an encoder's training objectives besides labels; one file each, or in a plugin.
 
-A new objective is one class: a loss on batches of images, and the networks that only it needs.
+A new objective is one class: a loss on batches of images, with its own networks.
 
     from rlfp_ros.learning.objectives.objective import OBJECTIVES, Objective
 
@@ -42,7 +42,7 @@ class Batch:
     """
 
     images: Tensor  # uint8 [B, T, H, W, 3]
-    seen: Tensor  # [B T, ...], first result of the encoder's `see`, which the features are made from
+    seen: Tensor  # [B T, ...], first result of the encoder's `see`, from which the features are computed
     code: Tensor  # [B T, F], the features, flat
     actions: Tensor  # int64 [B, T - 1], index of the discrete action that led to the next image
     rewards: Tensor  # [B, T]
@@ -55,10 +55,10 @@ class Batch:
 
 
 class Objective(nn.Module, ABC):
-    """A loss, and its own networks, whose parameters are trained together with the encoder's."""
+    """A loss with its own networks, whose parameters are trained together with the encoder's."""
 
     length: ClassVar[int] = 1  # T, images in a sequence
-    sequences: ClassVar[bool] = False  # images have to follow from each other, with actions, rewards and depths
+    sequences: ClassVar[bool] = False  # whether it needs consecutive images with actions, rewards and depths
 
     def __init__(self, encoder: Encoder, sizes: Sizes) -> None:
         """Make the networks. Raises ConfigurationError if the objective does not work with this encoder."""

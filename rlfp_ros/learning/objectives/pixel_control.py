@@ -1,5 +1,5 @@
-"""Pixel control (Jaderberg et al. 2017, UNREAL, https://arxiv.org/abs/1611.05397): the features must be enough to say
-how much each part of the image would change under a policy that sets out to change it.
+"""Pixel control (Jaderberg et al. 2017, UNREAL, https://arxiv.org/abs/1611.05397): the features must predict how much
+each part of the image would change under a policy that maximises this change.
 
 The image is cut into cells; a cell's pseudo-reward is its mean absolute change between two images. Q-values for
 every cell and action are learnt by n-step Q-learning over the sequence, with a duelling head (Wang et al. 2016,
@@ -35,7 +35,7 @@ class PixelControlSettings:
 
 
 def pixel_change(images: Tensor, cell: int) -> Tensor:
-    """Mean absolute change of each cell [B, T - 1, rows, columns], pixels in [0, 1], of uint8 [B, T, H, W, 3]."""
+    """Return the mean absolute change per cell [B, T - 1, rows, columns], in [0, 1], of uint8 [B, T, H, W, 3]."""
     pixels = images.float() * (1 / 255)
     change = (pixels[:, 1:] - pixels[:, :-1]).abs().mean(dim=-1)
     return functional.avg_pool2d(change, cell)
@@ -75,7 +75,7 @@ class PixelControl(Objective):
         self.target_head = copy.deepcopy(self.head).requires_grad_(False)
 
     def returns(self, change: Tensor, last: Tensor) -> Tensor:
-        """n-step returns [B, rows, columns] of changes [B, n, rows, columns] and the last image's values."""
+        """Compute n-step returns [B, rows, columns] from changes [B, n, rows, columns] and the last image's values."""
         for step in reversed(range(change.shape[1])):
             last = change[:, step] + self.settings.discount * last
         return last

@@ -1,5 +1,5 @@
-"""Reward prediction (Jaderberg et al. 2017, UNREAL, https://arxiv.org/abs/1611.05397): from the features of the
-images so far, what the reward of the next one will be like.
+"""Reward prediction (Jaderberg et al. 2017, UNREAL, https://arxiv.org/abs/1611.05397): predicts the class of the next
+image's reward from the features of the images before it.
 
 The paper predicts one of three classes (negative, none, positive) from three images, and draws rewarded and
 unrewarded ones equally often. Rewards here are dense and seldom zero: the classes are the lowest, middle and highest

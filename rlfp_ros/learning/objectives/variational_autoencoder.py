@@ -1,7 +1,7 @@
 """Variational autoencoder (Kingma and Welling 2014, https://arxiv.org/abs/1312.6114; beta: Higgins et al. 2017,
 https://openreview.net/forum?id=Sy2fzU9gl).
 
-The features are the posterior's mean; what a policy gets is the mean, without noise. Minimised, for each pixel:
+The features are the posterior's mean, without noise. The loss per pixel is
 
     (1 / pixels) (E[-log p(x | z)] + beta KL(q(z | x) || N(0, 1)))
 

@@ -1,1 +1,1 @@
-"""Trainings from nothing to a bundle, in stages."""
+"""Recipes: complete trainings of a bundle, in stages."""

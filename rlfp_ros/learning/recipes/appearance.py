@@ -1,7 +1,7 @@
-"""Changed appearances of rendered images, so that the encoder does not memorise the textures.
+"""Changes the appearance of rendered images, so that the encoder does not memorise the textures.
 
-A profile dresses each scene once. Here every use of an image looks different again, at a fraction of the
-cost of rendering.
+A profile randomises each scene once. This module changes an image each time it is used, at a fraction of the cost of
+rendering.
 Foreign shapes in front (Cutout, DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552, filled), a texture laid over
 everything (mixup with an unrelated image, Zhang et al. 2018, https://arxiv.org/abs/1710.09412), other hues for all
 that is not red, uneven light, colour jitter and a random convolution (Lee et al. 2020,
@@ -20,14 +20,14 @@ from torch.nn import functional
 from rlfp_ros.simulation.textures import texture_set
 
 TEXTURES = 96
-SHAPES = 3  # most shapes drawn over an image
+SHAPES = 3  # largest number of shapes in front of an image
 SHAPE_SHARE = 0.4  # probability of each
 SHAPE_PX = (2.0, 9.0)  # half extent
 CLEAR_PX = 3.0  # px, smallest distance between a shape and the object
-REDDEST = 40.0  # counts by which a shape's red may exceed its other channels: red is the object's colour
+REDDEST = 40.0  # counts by which a shape's red may exceed its other channels, because red is the object's colour
 OVERLAY_SHARE, OVERLAY = 0.5, 0.4  # share of the images; largest weight of the texture
-TURNED_SHARE = 0.6  # share of the images whose hues, except the object's red, are turned by any angle
-TINT = 0.4  # largest change of each of their channels: colours grey things, such as most arms
+TURNED_SHARE = 0.6  # share of the images whose hues, except the object's red, are rotated by any angle
+TINT = 0.4  # largest change of each of their channels; colours grey parts, such as most arms
 UNEVEN = 0.35  # largest change of the light, on a 3 x 3 grid
 CHANNEL_GAIN, CONTRAST, BRIGHTNESS, SATURATION = 0.12, 0.25, 0.25, 0.3  # largest deviation from 1
 RANDOM_KERNEL = 0.08  # standard deviation of a random convolution's weights beside its middle
@@ -114,7 +114,7 @@ class Appearance:
         return batch
 
     def _turned(self, batch: Tensor) -> Tensor:
-        """Turn hues about the grey axis; red stays, and nothing else becomes as red."""
+        """Rotate hues about the grey axis. Red does not change, and no other hue becomes as red."""
         there = torch.nonzero(self._chosen(TURNED_SHARE, len(batch))).flatten()
         angle = self._uniform(-np.pi, np.pi, len(there))
         cosine, sine = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]

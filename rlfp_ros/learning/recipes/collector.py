@@ -1,7 +1,7 @@
-"""Experience gathered by processes of their own while the learner learns.
+"""Collects experience in separate processes while the learner learns.
 
-Work goes in rounds: in each, the collectors play a fixed number of steps with the weights that they were given while
-the learner uses the experience of the rounds before. So timing never changes a training.
+In each round the collectors play a fixed number of steps with the weights that they got at its start, while the learner
+uses the experience of earlier rounds. Timing therefore never changes a training.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import torch
 from rlfp_ros.learning.algorithms.environments import Environment, episode_seeds
 from rlfp_ros.learning.runs.player import Player
 
-TEACHER_NOISE = 0.3  # standard deviation added to the teacher's actions, so that it is seen correcting errors
+TEACHER_NOISE = 0.3  # standard deviation of noise on the teacher's actions, so that its data includes corrections
 
 Seen = dict[str, np.ndarray]  # an observation, as `LearningObservation` has it
 
 
 class Student(Protocol):
-    """What learns, as a collector plays it: an environment, and the actions of learner and teacher in it."""
+    """The learner in a collector: an environment, and the actions of learner and teacher in it."""
 
     environment: Environment
 
     def load(self, weights: dict[str, Any]) -> None:
-        """Take new weights."""
+        """Use new weights."""
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
 
     def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
-        """The learner's action for the next frame [A], with exploration."""
+        """Return the learner's action for the next frame [A], with exploration."""
 
     def teacher(self, observation: Seen) -> np.ndarray:
-        """What the teacher would do, [A] in [-1, 1]."""
+        """Return the teacher's action, [A] in [-1, 1]."""
 
 
 class Lessons(Protocol):
@@ -56,12 +56,12 @@ class Experience:
     observation: Seen  # before each step, each [N, ...]
     next_observation: Seen  # after each step
     action: np.ndarray  # float32 [N, A]
-    teacher: np.ndarray  # float32 [N, A], what the teacher would have done
+    teacher: np.ndarray  # float32 [N, A], the teacher's action
     reward: np.ndarray  # float32 [N]
     terminated: np.ndarray  # bool [N]
     truncated: np.ndarray  # bool [N]
     begins: np.ndarray  # bool [N]: the first step of an episode
-    successes: list[bool]  # of the learner's episodes that ended; those of the teacher do not count
+    successes: list[bool]  # one per finished episode of the learner, without the teacher's
 
 
 class Collectors(ExitStack):
@@ -121,7 +121,7 @@ def _play(work: tuple[Lessons, int, int, int], connection: Connection) -> None:
 def _rounds(
     student: Student, first: int, seeds: Iterator[int]
 ) -> Generator[Experience | None, tuple[dict[str, Any], int, float], None]:
-    """Play rounds: takes a request of weights, steps and the teacher's share, and yields the experience; first None."""
+    """Play rounds: receives weights, steps and the teacher's share, and yields the experience; first yields None."""
     env, rng = student.environment, np.random.default_rng(first)
     observation, _ = env.reset(seed=first)
     student.begin(rng)

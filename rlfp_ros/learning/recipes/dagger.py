@@ -1,9 +1,9 @@
-"""Imitation of a teacher that knows the simulator's state, by an actor that sees only features and joints.
+"""Imitation of a teacher with privileged state by an actor that sees only features and joints.
 
-DAgger (Ross et al. 2011, https://arxiv.org/abs/1011.0686): the actor plays, and the teacher labels every frame that it
-visits with what it would have done. So the actor sees what its own errors lead to, and how to recover. It begins with
-what the teacher would do in the encoder's images: far more cameras, appearances and places than it ever plays through,
-at the cost of one pass of the encoder.
+DAgger (Ross et al. 2011, https://arxiv.org/abs/1011.0686): the actor plays, and the teacher labels every visited frame
+with its own action. The data therefore includes the results of the actor's errors, and how to recover. It begins with
+the teacher's actions in the encoder's images, which show far more cameras, appearances and places than the actor's
+episodes and need only one pass of the encoder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.tasks.goal import GoalTask
 from rlfp_ros.simulation.tasks.task_scene import TeacherScene
 
-TREMBLING = 0.003  # on the plane z = 1, difference of the features of two images of the same scene
+TREMBLING = 0.003  # on the plane z = 1, noise of the features between two images of the same scene
 LEARNER_NOISE = 0.15  # standard deviation added to the learner's actions in every second episode
 CHECKPOINT_ROUNDS = 2  # an interrupted training plays at most these again
 
@@ -43,24 +43,24 @@ TeacherSees = Literal["state", "estimate"]  # the simulator's state, or what the
 
 
 class DaggerTraining(TrainingSettings):
-    """How long and how the actor imitates."""
+    """Length and hyperparameters of the imitation."""
 
     hidden: int = Field(256, ge=1, le=8192)  # units in each of the actor's two layers
     image_updates: int = Field(4_000, ge=0)  # gradient steps on the encoder's images alone, before the actor plays
     steps: int = Field(60_000, ge=1, le=MAX_STEPS)  # camera frames played
-    round_steps: int = Field(3_000, ge=1)  # between two exchanges of weights and lessons, by all collectors together
+    round_steps: int = Field(3_000, ge=1)  # steps per round of all collectors together
     collectors: int = Field(2, ge=1, le=MAX_WORKERS)  # processes that play
     updates_per_round: int = Field(500, ge=1)  # gradient steps
     final_updates: int = Field(12_000, ge=0)  # gradient steps at the end, with a falling learning rate
-    teacher_rounds: int = Field(2, ge=0)  # played by the teacher, disturbed
-    teacher_share: float = Field(0.05, ge=0, le=1)  # of the episodes after that
+    teacher_rounds: int = Field(2, ge=0)  # first rounds, which the teacher plays with noise
+    teacher_share: float = Field(0.05, ge=0, le=1)  # share of later episodes that the teacher plays
     image_share: float = Field(0.2, ge=0, le=1)  # share of the encoder's images in a batch
     teacher_sees: TeacherSees = "estimate"
     batch: int = Field(256, ge=1)
     learning_rate: float = Field(1e-3, gt=0, le=1)  # falls linearly to 3 % in the final updates
 
     def shortened(self, factor: float) -> DaggerTraining:
-        """The same with `factor` of the work."""
+        """Return the same settings with `factor` of the work."""
         return self.changed(
             steps=max(400, int(self.steps * factor)),
             round_steps=min(self.round_steps, 200),
@@ -73,7 +73,7 @@ class DaggerTraining(TrainingSettings):
 
 @dataclass(frozen=True)
 class DaggerLessons:
-    """What the actor plays, and what the teacher says to it."""
+    """Makes the environment, the actor and the teacher of a collector."""
 
     cell: Cell
     make_env: TaskEnvironment  # features
@@ -88,7 +88,7 @@ class DaggerLessons:
         return estimator_for(cell.make_task(), cell.camera, len(cell.arm.joint_names), stack)
 
     def actor(self) -> SeeingActor:
-        """An actor that has learnt nothing."""
+        """Return an untrained actor."""
         return SeeingActor(self.estimator(), self.points, len(self.cell.action.components), self.hidden)
 
     def student(self) -> Pupil:
@@ -117,7 +117,7 @@ class EstimatedObservation(gymnasium.ObservationWrapper[Seen, np.ndarray, Seen])
 
 
 class Pupil:
-    """An actor that imitates, disturbed in every second episode, beside its teacher."""
+    """An imitating actor, with noise in every second episode, and its teacher."""
 
     environment: Environment
 
@@ -137,13 +137,13 @@ class Pupil:
         self._noise = LEARNER_NOISE * (rng.uniform() < 0.5)
 
     def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
-        """The actor's action [A], disturbed."""
+        """Return the actor's action [A], with noise."""
         with torch.no_grad():
             action = torch.tanh(self._actor(torch.from_numpy(observation["vector"])[None]))[0].numpy()
         return action + self._noise * rng.normal(size=len(action))
 
     def teacher(self, observation: Seen) -> np.ndarray:
-        """What the task's teacher would do, [A], by the state or by the estimate."""
+        """Return the action of the task's teacher, [A], computed from the state or from the estimate."""
         world: TeacherScene = self._env.world
         if self._teacher_sees == "estimate":
             inputs = observation["vector"]
@@ -164,12 +164,12 @@ class Demonstrations:
 
     @property
     def played(self) -> tuple[Tensor, Tensor]:
-        """Inputs and actions of everything that was played."""
+        """Return inputs and actions of all played steps."""
         return torch.cat(self.inputs[1:]), torch.cat(self.teacher[1:])
 
 
 def image_inputs(encoder: Encoder, lessons: DaggerLessons, frames: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What the teacher would do in each of the encoder's images: inputs [N, I] and actions [N, A]."""
+    """Return the teacher's actions in the encoder's images: inputs [N, I] and actions [N, A]."""
     estimator, stack = lessons.estimator(), lessons.make_env.feature_stack
     images = np.load(frames / "images.npy", mmap_mode="r")
     arrays = {name: torch.from_numpy(np.load(frames / f"{name}.npy")) for name in ("proprioception", "goal", "teacher")}
@@ -180,7 +180,7 @@ def image_inputs(encoder: Encoder, lessons: DaggerLessons, frames: Path) -> tupl
         state = torch.zeros(len(features[::POSTURES_PER_EPISODE]), estimator.state_size)
         for place in range(POSTURES_PER_EPISODE):  # images of one episode share a camera
             seen = features[place::POSTURES_PER_EPISODE]
-            # The frame before is missing; the same frame with the encoder's own noise stands for it.
+            # The previous frame is missing and is replaced by the same frame with the encoder's noise.
             earlier = [seen + TREMBLING * torch.randn_like(seen) for _ in range(stack - 1)]
             goal = arrays["goal"][place::POSTURES_PER_EPISODE]
             inputs[place::POSTURES_PER_EPISODE], state[: len(seen)] = estimator(
@@ -283,7 +283,7 @@ def _learn(
     updates: int,
     falling: bool,
 ) -> float:
-    """Take gradient steps towards the teacher; the mean loss of the last ones."""
+    """Take gradient steps towards the teacher's actions; return the mean loss of the last ones."""
     images = (demonstrations.inputs[0], demonstrations.teacher[0])
     played = demonstrations.played if len(demonstrations.inputs) > 1 else images
     count = int(training.image_share * training.batch)

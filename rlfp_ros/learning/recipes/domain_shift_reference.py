@@ -1,4 +1,4 @@
-"""The reference of the domain-shift score: what a finished encoder makes of training's own images."""
+"""Computes the reference of the domain-shift score from a finished encoder's embeddings of the training images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALLEST_DISTANCE = 0.01  # of the usual embedding, and from there to a rare one
 def domain_shift_reference(
     encoder: Encoder, frames: Path, camera: CameraContract, seed: int, training: NoveltyTraining
 ) -> tuple[Novelty | None, FeatureStatistics]:
-    """Learn what usual images look like to a finished encoder.
+    """Learn the distribution of a finished encoder's results on usual images.
 
     Encoders of points have feature maps, from which marks of novelty are learnt; the mark is then the embedding. For
     other encoders the embedding itself is judged.

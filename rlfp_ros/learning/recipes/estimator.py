@@ -1,10 +1,10 @@
-"""The hand-written estimator in front of an imitating actor: the scene in the base frame, from features and joints.
+"""The hand-written estimator in front of an imitating actor: computes the scene in the base frame.
 
-The camera is a little displaced from its place in the bundle, differently in every episode and on every tripod. The arm
-shows by how much: its tool, its hand and its foot are known from the joints and seen as feature points. An extended
-Kalman filter over the episode (Kalman 1960) estimates the camera's small rotation, translation and zoom; the object's
-point then becomes a place on the table. Nothing here is learnt, and all of it is part of `policy.onnx`, with the filter
-as the policy's `state`.
+The camera is slightly displaced from its pose in the bundle, differently in every episode and on every tripod. The arm
+shows the displacement: tool, hand and foot are known from the joints and visible as feature points. An extended Kalman
+filter over the episode (Kalman 1960) estimates the camera's rotation, translation and zoom. The object's feature point
+is then projected onto the table. Nothing is learnt, and all of it is part of `policy.onnx`; the filter is the policy's
+`state`.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, TeacherScene
 
 # Standard deviations before the first image: rotation [3] rad, translation [3] m, zoom [1] ratio.
 PRIOR = (0.029, 0.029, 0.029, 0.017, 0.017, 0.017, 0.023)
-SIGHT = 0.012  # standard deviation of a point on the plane z = 1; above that of one image, because errors persist
+SIGHT = 0.012  # standard deviation of a point on the plane z = 1; larger than for one image, because errors persist
 FORGETTING = 0.01  # fraction of camera certainty lost per image
 MAX_DISPLACEMENT = 0.15  # rad, m or ratio, largest displacement of the camera
 LARGEST = 0.03  # largest change of the covariance's root: the largest entry of the prior
 MIN_DEPTH, MAX_TANGENT = 0.1, 1.0  # m from the camera, and on the plane z = 1: bounds of all points on the arm
-GATE = 2.0  # standard deviations at which a point's error counts a quarter
-SMOOTHING = 30.0  # images over which the object's place is averaged; it lies still, or moves with what pushes it
-CONFIDENT = 0.5  # confidence from which a point counts fully; hidden and lost points have at most half of it
+GATE = 2.0  # standard deviations at which the weight of a point's error is a quarter
+SMOOTHING = 30.0  # images over which the object's position is averaged; it is still, or moves with the pushing tool
+CONFIDENT = 0.5  # confidence of a point with full weight; hidden and lost points have at most half of it
 JUMP = 0.03  # m, change of the object's place that restarts the average
 PUSHED = (0.011, 0.045)  # m, distance from the object's side to the middle of a pushing tool, and its largest height
 HELD_WIDTH = (0.6, 0.014)  # smallest opening of fingers that hold the object, as a share of its width; m above it
 HELD_NEAR = 0.03  # m, largest distance between the tool and the seen object if it is held
-HELD_SHARE = 0.3  # share of that distance that is believed then: an object between the fingers is at the tool
-CLOSE = (0.05, 0.015)  # m, scales on which small distances are given as well
+HELD_SHARE = 0.3  # weight of the seen position of a held object, because an object between the fingers is at the tool
+CLOSE = (0.05, 0.015)  # m, additional scales for small distances
 MAX_DISTANCE = 1.2  # m, estimates are clipped to this distance from the base
 
 
 def proprioception_layout(joints: int) -> Layout:
-    """The parts of proprioception, as `ObservationContract` orders them by default, for an arm with so many joints."""
+    """Return the parts of proprioception for `joints` joints, in the default order of `ObservationContract`."""
     return Layout(positions=joints, velocities=joints, gripper_width=1, tool_position=3, tool_direction=3)
 
 
 class Belief(TeacherScene):
-    """A scene as the estimator sees it, for a task's teacher; from the actor's inputs [I] of one image."""
+    """The estimated scene for a task's teacher, from the actor's inputs [I] of one image."""
 
     def __init__(self, estimator: SceneEstimator, inputs: np.ndarray) -> None:
         joints = inputs[estimator.inputs["proprioception"]]
@@ -84,11 +84,11 @@ class SceneEstimator(nn.Module):
     block_size
         Of the object, m.
     grips
-        Whether the task takes hold of the object. Fingers that are closed to about its width, close to where it is
-        seen, then hold it: it is at the tool, and not where the ray to it meets the table.
+        Whether the task grips the object. If the fingers are closed to about its width and near its seen position,
+        they hold it: then it is at the tool, and not at the intersection of its ray with the table.
     pushes
-        Whether the task pushes the object. A low tool that moves against it then takes it along, so that what was seen
-        before the hand hid it stays useful.
+        Whether the task pushes the object. A low tool that moves against the object then moves the estimate too, so
+        that it stays valid while the hand hides the object.
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ class SceneEstimator(nn.Module):
         offset = tool[:, :2] - thing[:, :2]
         along = (offset * forward).sum(dim=1, keepdim=True)
         beside = offset[:, 1:] * forward[:, :1] - offset[:, :1] * forward[:, 1:]
-        # The last centimetres decide, and a network hardly resolves them in inputs of metres.
+        # The last centimetres are decisive, and a network hardly resolves them in inputs of metres.
         near = torch.cat(
             [tool - thing, offset.norm(dim=1, keepdim=True), distance, present * along, present * beside, tool[:, 2:]],
             dim=1,
@@ -256,7 +256,7 @@ class SceneEstimator(nn.Module):
                 spread = seen_root.square().sum(dim=1, keepdim=True)
                 variance = spread + SIGHT**2 / self._confidence(seen[:, index])
                 innovation = (seen[:, index, axis] - expected)[:, None] - (row * estimate).sum(dim=1, keepdim=True)
-                # A point that is far off belongs to something else: it hardly counts (Geman and McClure 1987).
+                # A point that is far off belongs to something else and gets little weight (Geman and McClure 1987).
                 trust = (1 + innovation.square() / (GATE**2 * variance)).pow(-2)
                 weight = trust / variance
                 estimate = estimate + weight * gain * innovation
@@ -267,7 +267,7 @@ class SceneEstimator(nn.Module):
     def _taken_along(self, place: Tensor, tool: Tensor, tool_before: Tensor) -> Tensor:
         """Compute where an object at `place` [B, 2] m is after the tool moved from [B, 2] m to [B, 3] m.
 
-        If the tool would otherwise be inside the object, the object was pushed along the tool's way.
+        If the tool would otherwise be inside the object, the object was pushed along the tool's path.
         """
         reach = self.width / 2 + PUSHED[0]
         motion = tool[:, :2] - tool_before
@@ -282,7 +282,7 @@ class SceneEstimator(nn.Module):
 
     @staticmethod
     def _confidence(point: Tensor) -> Tensor:
-        """Weight [B, 1] in (0, 1] of a feature point [B, 3], from its confidence."""
+        """Return the weight [B, 1] in (0, 1] of a feature point [B, 3], from its confidence."""
         return (point[:, 2:] / CONFIDENT).clamp(0.1, 1.0).pow(4)
 
     def _on_plane(self, sight: Tensor, estimate: Tensor, height: Tensor) -> Tensor:
@@ -296,7 +296,7 @@ class SceneEstimator(nn.Module):
 
 
 def export_estimator(estimator: SceneEstimator, proprioception_size: int, points: int) -> bytes:
-    """Export a policy's estimator alone to ONNX, as training runs it: inputs, next_state."""
+    """Export only a policy's estimator to ONNX, as training runs it: inputs, next_state."""
     inputs = {
         "features": torch.zeros(1, estimator.stack, points, 3),
         "proprioception": torch.zeros(1, proprioception_size),
@@ -308,7 +308,7 @@ def export_estimator(estimator: SceneEstimator, proprioception_size: int, points
 
 
 def estimator_for(task: Task, camera: CameraContract, joints: int, stack: int) -> SceneEstimator:
-    """Make the estimator of a task's policies, for an arm with so many joints and so many frames of features."""
+    """Make the estimator of a task's policies for `joints` joints and `stack` frames of features."""
     return SceneEstimator(camera, task.keypoints, joints, stack, task.settings.block_size, task.grips, task.pushes)
 
 

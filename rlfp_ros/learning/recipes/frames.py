@@ -1,6 +1,6 @@
-"""Labelled images for perception training, rendered by a process of their own while the encoder learns.
+"""Labelled images for perception training, rendered in a separate process while the encoder learns.
 
-Frame i depends on `seed` and i alone, and is kept in a memory-mapped file that trainer and renderer share, so that
+Frame i depends only on `seed` and i. It is kept in a memory-mapped file that trainer and renderer share, so that
 timing never changes the result of a training, and a training resumes without rendering again.
 """
 
@@ -27,11 +27,11 @@ from rlfp_ros.simulation.postures import arrange, random_posture, tool_at
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import stream
 
-JOINT_SPEED = 0.15  # rad/s, standard deviation of random joint velocities: a policy learns that they do not matter
-POSTURES_PER_EPISODE = 3  # images with the same appearance: dressing a scene takes as long as rendering an image
+JOINT_SPEED = 0.15  # rad/s, standard deviation of random joint velocities, so that a policy learns to ignore them
+POSTURES_PER_EPISODE = 3  # images with the same appearance, because randomising a scene takes as long as rendering
 MOVE_S = 4 / 30  # s, duration of the action between two images of a sequence: long enough to be visible
 DEPTH_CELL_PX = 4  # px, side of the cells over which depth maps are averaged
-POOL_FRAMES = 600  # images before the textures are exchanged, so that the encoder does not learn 48 of them by heart
+POOL_FRAMES = 600  # images before the textures are exchanged, so that the encoder does not memorise 48 of them
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class FrameSource:
     cell: Cell
     seed: int  # of the first image
     count: int
-    # Whether images of one appearance follow from each other by an action, with the data that objectives need which
-    # learn from sequences. Otherwise each image shows an independent posture.
+    # Whether images of one appearance are consecutive, with an action between them and the data for objectives on
+    # sequences. Otherwise each image shows an independent posture.
     sequences: bool = False
     teacher: bool = False  # whether the action of the task's teacher is recorded
-    other_camera: CameraContract | None = None  # instead of the cell's
+    other_camera: CameraContract | None = None  # replaces the cell's camera
 
     @property
     def camera(self) -> CameraContract:
@@ -72,9 +72,9 @@ class Frames:
     teacher
         float32 [count, A], the action of the task's teacher; only with `source.teacher`.
     actions
-        int64 [count], which of `discrete_actions` led to an image; 0 for the first of a sequence. This and the next two
-        exist only with `source.sequences`: images 3 n, 3 n + 1, 3 n + 2 then follow from each other. The arm is placed,
-        it pushes nothing.
+        int64 [count], index of the one of `discrete_actions` before an image; 0 for the first image of a sequence. This
+        and the next two exist only with `source.sequences`: images 3 n, 3 n + 1, 3 n + 2 are then consecutive. The arm
+        is placed and pushes nothing.
     rewards
         float32 [count], the task's reward.
     depths
@@ -133,11 +133,11 @@ class Frames:
 
     @property
     def available(self) -> int:
-        """Number of frames that are there, from the front."""
+        """Number of finished frames, counted from the first."""
         return int(self._ready.value)
 
     def wait_for(self, count: int) -> None:
-        """Block until that many frames are there. Raises RuntimeError if the renderer died."""
+        """Block until that many frames are finished. Raises RuntimeError if the renderer died."""
         while self.available < min(count, self.source.count):
             self._process.join(timeout=0.02)
             if self._process.exitcode not in (None, 0):
@@ -145,7 +145,7 @@ class Frames:
 
 
 def held_out_count(count: int) -> int:
-    """Number of images, the last of `count`, that no network learns from: they are for measurements."""
+    """Return the number of images at the end of `count` that are only for measurements."""
     return max(1, count // 30)
 
 

@@ -1,8 +1,8 @@
-"""The recipe `imitation`: an encoder that learns where things are, then a policy that imitates a teacher.
+"""The recipe `imitation`: trains an encoder with labels, then a policy that imitates a teacher.
 
 Stage one trains the encoder on randomised, labelled images. In stage two the policy learns from the task's teacher: by
-DAgger through the hand-written scene estimator, if the encoder's features are supervised points and the policy has no
-memory of its own, otherwise by reinforcement learning that the teacher starts and guides (`reinforcement`).
+DAgger with the hand-written scene estimator, if the encoder's features are supervised points and the policy has no
+learnt memory, otherwise by reinforcement learning with the teacher's guidance (`reinforcement`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.tasks.task import TASKS
 
-SMALLEST_WORK = 0.003  # share of the full training
-OPTIONS = ("encoder", "representation", "feature_stack", "memory", "work")  # of the command line
+SMALLEST_WORK = 0.003  # smallest share of the full training
+OPTIONS = ("encoder", "representation", "feature_stack", "memory", "work")  # command-line options of this recipe
 
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """What stage two hands over."""
+    """The result of stage two."""
 
     policy: ExportedPolicy
     state_size: int
@@ -60,7 +60,7 @@ class TrainedPolicy:
 @RECIPES.register("imitation")
 @dataclass(frozen=True)
 class ImitationRecipe(Recipe):
-    """Everything that decides about a training by imitation."""
+    """Everything that determines a training by imitation."""
 
     feature_stack: int = ObservationContract().feature_stack  # frames of features that the policy sees
     encoder: EncoderChoice = field(default_factory=EncoderChoice)
@@ -213,7 +213,7 @@ class ImitationRecipe(Recipe):
         return TrainedPolicy(ExportedPolicy(policy), policy.state_size, dict(selection))
 
     def _task_environment(self, cell: Cell, run: Path, privileged: bool = False) -> TaskEnvironment:
-        """What the policy learns in: the features of the run's encoder."""
+        """Return the policy's training environment, with the features of the run's encoder."""
         return TaskEnvironment(
             cell.task,
             cell.arm,
@@ -231,7 +231,7 @@ def _first_image(run: Path) -> np.ndarray:
 
 
 def _check_learnable(cell: Cell) -> None:
-    """Refuse a task whose critics and teacher would have nothing to work with."""
+    """Raise ConfigurationError if the task has no teacher or no privileged state."""
     env = ManipulationEnv(cell.task, cell.arm, load_profile("none"), "state", image_size=cell.image_size)
     env.reset(seed=0)
     size = env.world.task.privileged_state(env.world).size

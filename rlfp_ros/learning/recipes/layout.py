@@ -27,7 +27,7 @@ class Layout:
         return self._parts[name]
 
     def join(self, **parts: Tensor) -> Tensor:
-        """Put parts [B, size of the part] together to vectors [B, size]; each part has to be there once."""
+        """Concatenate parts [B, size of the part] to vectors [B, size]; each part must be given once."""
         if set(parts) != set(self._parts):
             raise ValueError(f"parts are {', '.join(parts)}, expected {', '.join(self._parts)}")
         for name, place in self._parts.items():
