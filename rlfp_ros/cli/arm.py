@@ -1,4 +1,4 @@
-"""Commands about an arm's file: `arm check` and `arm capsules`."""
+"""Commands for an arm's file: `arm check` and `arm capsules`."""
 
 from __future__ import annotations
 

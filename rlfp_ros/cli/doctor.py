@@ -1,4 +1,4 @@
-"""`rlfp doctor`: what is installed, which ROS, which versions, what is missing and the command that fixes it."""
+"""`rlfp doctor`: reports installed versions, the ROS in use, and missing parts with the command that installs them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rlfp_ros.schema import ConfigurationError
 
 ROS_LIMIT_S = 20.0  # starting rclpy takes about 0.3 s; a machine under load may need some seconds
 
-# Creates a node and lets it hear itself: the whole way through rclpy, rmw and the transport.
+# Creates a node that subscribes to its own topic: this tests rclpy, rmw and the transport.
 ROS_PROBE = """
 import os, time
 import rclpy
@@ -52,11 +52,11 @@ rclpy.try_shutdown()
 
 
 class Health(Enum):
-    """How a finding stands."""
+    """Severity of a finding."""
 
     OK = "ok"
-    NOTE = "note"  # works without; says what would be better
-    BAD = "missing"  # something that the graph needs
+    NOTE = "note"  # optional; the text names the advantage
+    BAD = "missing"  # needed by the graph
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Finding:
 
 
 def run(json_path: Path | None = None, console: Console | None = None) -> int:
-    """Print the report. Exit code 0 if the graph can run, 1 if something that it needs is missing."""
+    """Print the report. Returns exit code 0 if the graph can run, 1 if something that it needs is missing."""
     console = console or Console(highlight=False)
     colours = {Health.OK: "green", Health.NOTE: "yellow", Health.BAD: "red"}
     findings = []
@@ -95,7 +95,7 @@ def run(json_path: Path | None = None, console: Console | None = None) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """Every finding, in the order of the report."""
+    """Yield every finding in the order of the report."""
     yield Finding("rlfp_ros", Health.OK, f"{__version__} in {Path(__file__).resolve().parents[2]}")
     yield _python()
     yield _machine()
@@ -228,7 +228,7 @@ def _opengl() -> Finding:
 
 
 def _shared_memory() -> Finding:
-    """The large images' segment; that there is enough for the graph itself is part of the environment's check."""
+    """Check the shared memory for large images; the check of the environment covers the rest of the graph."""
     if not os.path.isdir("/dev/shm"):
         return Finding("/dev/shm", Health.NOTE, "not there")
     usage = shutil.disk_usage("/dev/shm")
@@ -239,7 +239,7 @@ def _shared_memory() -> Finding:
 
 
 def may_run_in_real_time() -> bool:
-    """Does the system grant this user real-time priority? Tried in a thread that ends at once."""
+    """Return whether the system grants this user real-time priority, tried in a thread that ends at once."""
     granted = []
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""Commands that report what is there: `inspect`, `doctor` and `plugins`."""
+"""Commands that print information: `inspect`, `doctor` and `plugins`."""
 
 from __future__ import annotations
 

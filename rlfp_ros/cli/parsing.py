@@ -1,4 +1,4 @@
-"""What the files of this package share: adding a command, and types of option values."""
+"""Shared code of this package: adding a command, and types of option values."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def add_command(
     Parameters
     ----------
     commands
-        Answer of `add_subparsers`.
+        The result of `add_subparsers`.
     text
         One line for the list of commands, without a capital letter and a full stop.
     passes_on
-        The words after the command are another program's options.
+        Whether the words after the command are options of another program.
     """
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(run=run)

@@ -1,7 +1,7 @@
 """Commands that make policy bundles: `train` and `export`.
 
-`train` runs the whole recipe, or with `--algorithm` one algorithm by itself. The options that only one of the two uses
-have no default here: an option that was not given is absent, and the recipe's or the algorithm's own default holds.
+`train` runs the whole recipe, or with `--algorithm` a single algorithm. The options that only one of the two uses have
+no default here: an option that was not given is absent, and the default of the recipe or of the algorithm applies.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _algorithm_options(command: argparse.ArgumentParser) -> Sequence[argparse.Ac
 
 
 def _given(options: argparse.Namespace, actions: Sequence[argparse.Action]) -> dict[str, Any]:
-    """The options of one group that stand on the command line."""
+    """Return the options of one group that were given on the command line."""
     values = vars(options)
     return {action.dest: values[action.dest] for action in actions if action.dest in values}
 

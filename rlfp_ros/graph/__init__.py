@@ -1,1 +1,1 @@
-"""The graph as data, and what starts it."""
+"""The graph as data, and the code that starts it."""

@@ -1,4 +1,4 @@
-"""The grammar of launch arguments: `name:=value`, each read as its argument's kind says."""
+"""Parses launch arguments `name:=value`, each by the kind of its argument."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from rlfp_ros.graph.description import Argument, Arguments, Graph
 from rlfp_ros.schema import ConfigurationError
 
-DEFAULT_ARM = "panda"  # whose bundle runs if neither `bundle` nor `arm` is given
+DEFAULT_ARM = "panda"  # its bundle runs if neither `bundle` nor `arm` is given
 
 
 def parse_assignments(words: Sequence[str], source: str) -> dict[str, str]:
-    """`["task:=reach", ...]` as a dictionary. Raises ConfigurationError for a word that is no assignment."""
+    """Parse `["task:=reach", ...]` to a dictionary. Raises ConfigurationError for a word that is not an assignment."""
     values = {}
     for word in words:
         name, assigned, value = word.partition(":=")
@@ -26,7 +26,7 @@ def parse_assignments(words: Sequence[str], source: str) -> dict[str, str]:
 
 
 def parse_arguments(graph: Graph, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults and overrides, each as its kind says. Raises ConfigurationError naming what is possible."""
+    """Parse defaults and overrides by kind. Raises ConfigurationError that lists the possible values."""
     source = f"{graph.name}.launch.py"
     known = {argument.name: argument for argument in graph.arguments}
     unknown = [name for name in overrides if name not in known]
@@ -41,7 +41,7 @@ def parse_arguments(graph: Graph, overrides: Mapping[str, Any]) -> dict[str, Any
 
 
 def _arm_label(text: str) -> str:
-    """The arm's part of the name of a bundle that ships; of a file, the name without its suffix."""
+    """Return the arm's part of a shipped bundle's name; for a file, its name without the suffix."""
     return Path(text).stem if Path(text).suffix in (".yaml", ".yml") else text or DEFAULT_ARM
 
 
@@ -82,7 +82,7 @@ def _range(argument: Argument) -> str:
 
 
 def image_size(arguments: Arguments) -> tuple[int, int] | None:
-    """(width, height) px that the `image_size` argument asks for; None: as the bundle says."""
+    """Return (width, height) px of the `image_size` argument, or None for the bundle's size."""
     text = arguments.get("image_size", "bundle")
     if text == "bundle":
         return None

@@ -15,7 +15,7 @@ PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE"  # environment variable of Fast DDS
 
 
 def environment(transport: str, domain_id: str = "", large_images: bool = False) -> dict[str, str]:
-    """Environment variables of one node, on top of the caller's: those of DDS, and one thread for each process.
+    """Return environment variables of one node, in addition to the caller's: those of DDS, and one thread per process.
 
     Seven nodes share two cores, and a spinning thread pool starves the others.
     """
@@ -23,7 +23,7 @@ def environment(transport: str, domain_id: str = "", large_images: bool = False)
 
 
 def dds_environment(transport: str, domain_id: str = "", large_images: bool = False) -> dict[str, str]:
-    """Environment variables that put a process into the graph's domain, on its transports.
+    """Return environment variables that put a process into the graph's domain, on its transports.
 
     `local` is shared memory alone: no UDP socket, and only participants that are set the same way see it. `lan` is
     shared memory and UDP, or the caller's choice where FASTDDS_BUILTIN_TRANSPORTS or FASTRTPS_DEFAULT_PROFILES_FILE is

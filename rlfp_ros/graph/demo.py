@@ -26,8 +26,8 @@ from rlfp_ros.schema import ConfigurationError
 if TYPE_CHECKING:
     from rlfp_ros.nodes.graph_listener import ObservedEpisode
 
-COMPLAINTS = 3  # of the nodes, that are shown; the log has all
-LEAST_FREE_MB = 200  # of disk; ten episodes record about 30 MB
+COMPLAINTS = 3  # errors of nodes that are shown; the log has all
+MIN_FREE_MB = 200  # free disk space; ten episodes record about 30 MB
 
 
 def run(
@@ -102,9 +102,9 @@ def _make(folder: Path) -> None:
         free = shutil.disk_usage(folder).free // 1_000_000
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be made ({error.strerror}); choose another with --out") from None
-    if free < LEAST_FREE_MB:
+    if free < MIN_FREE_MB:
         raise ConfigurationError(
-            f"{folder}: {free} MB of disk are free, expected {LEAST_FREE_MB}; free some or use --out"
+            f"{folder}: {free} MB of disk are free, expected {MIN_FREE_MB}; free some or use --out"
         )
 
 
@@ -143,7 +143,7 @@ def _summarise(console: Console, result: dict[str, Any], folder: Path, images: l
 
 
 def complaints(log: Path) -> Counter[str]:
-    """What nodes logged as errors, as `node: sentence`, and how often."""
+    """Return the errors that nodes logged, as `node: sentence`, with their counts."""
     said: Counter[str] = Counter()
     for line in log.read_text(errors="replace").splitlines():
         node, bar, text = line.partition("|")

@@ -13,28 +13,28 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-# Launch arguments after parsing: str, int, float or bool, as the argument's kind says.
+# Launch arguments after parsing: str, int, float or bool, by the argument's kind.
 Arguments = Mapping[str, Any]
 Kind = Literal["text", "integer", "number", "flag"]
 
 
 class OnExit(Enum):
-    """What the end of a node means for the graph."""
+    """The effect of a node's end on the graph."""
 
     FINISH = "finish"  # exit code 0 is the graph's regular end, any other a failure
-    FAIL = "fail"  # the graph cannot go on without it: any exit is a failure
-    CONTINUE = "continue"  # said, and the graph continues
+    FAIL = "fail"  # the graph cannot continue without it: any exit is a failure
+    CONTINUE = "continue"  # the exit is reported, and the graph continues
 
 
 @dataclass(frozen=True)
 class Respawn:
-    """Restart a node that died. Exit code 2 (a configuration error) is never tried again: it would fail again."""
+    """Restarts a node that died, but never after exit code 2, a configuration error, because it would fail again."""
 
     attempts: int = 5  # in a row; after that the node's `on_exit` applies
     delay_s: float = 1.0  # before the first restart
     factor: float = 2.0  # each further restart waits this much longer
     max_delay_s: float = 10.0
-    healthy_s: float = 30.0  # a run of this length forgets the attempts before it
+    healthy_s: float = 30.0  # a run of this length resets the number of attempts
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait before restart number `attempt`, counted from 1."""
@@ -81,7 +81,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class NodeProcess:
-    """A node with everything decided: what both launchers start."""
+    """A node with all values filled in, as both launchers start it."""
 
     name: str
     executable: str
@@ -90,7 +90,7 @@ class NodeProcess:
     parameter_files: tuple[Path, ...]  # read before `parameters`, which win
     remappings: dict[str, str]
     log_level: str
-    environment: dict[str, str]  # on top of the caller's
+    environment: dict[str, str]  # in addition to the caller's
     on_exit: OnExit
     respawn: Respawn | None
 

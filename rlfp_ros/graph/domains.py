@@ -1,4 +1,4 @@
-"""One graph for each DDS domain: locks that other processes of this user see."""
+"""Locks that allow one graph per DDS domain, across all processes of this user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _locks_folder() -> Path:
 
 
 def _lock(path: Path) -> IO[str] | None:
-    """An open file that is locked until it is closed or its process dies; None if another process holds it."""
+    """Return an open file that is locked until it is closed or its process dies; None if another process holds it."""
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - stays open, it is the lock
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,7 +34,7 @@ def _lock(path: Path) -> IO[str] | None:
 
 @contextlib.contextmanager
 def graph_lock(resolved: Resolved) -> Iterator[None]:
-    """Two graphs with the same node names in one domain would drive each other's arm: refuse the second."""
+    """Refuse a second graph with the same node names in a domain, because it would drive the first one's arm."""
     first = resolved.processes[0] if resolved.processes else None
     domain = (first.environment.get("ROS_DOMAIN_ID") if first else None) or os.environ.get("ROS_DOMAIN_ID") or "0"
     namespace = first.namespace if first else ""
@@ -56,9 +56,9 @@ def graph_lock(resolved: Resolved) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reserved_domain() -> Iterator[int]:
-    """A ROS_DOMAIN_ID that no other graph of this user has, held until the block ends. For demo, evaluation and tests.
+    """Reserve a ROS_DOMAIN_ID that no other graph of this user has. For demo, evaluation and tests.
 
-    From 10 to 101: below are those that people type, above collide with Linux's ephemeral ports.
+    It is from 10 to 101: people use lower ones, and higher ones collide with Linux's ephemeral ports.
     """
     for domain in random.SystemRandom().sample(range(10, 102), 92):
         file = _lock(_locks_folder() / f"domain_{domain}.reserved")

@@ -1,6 +1,6 @@
-"""What in the environment keeps ROS 2 nodes from starting or from hearing each other, one sentence for each.
+"""Finds problems of the environment that keep ROS 2 nodes from starting or communicating, each in one sentence.
 
-rcl, rmw and Fast DDS report these with pages of traces, or not at all: the nodes start and stay silent. The runner, the
+rcl, rmw and Fast DDS report these with long traces, or not at all: the nodes start and get no messages. The runner, the
 demo and `rlfp doctor` use the same list.
 """
 
@@ -21,17 +21,17 @@ from pathlib import Path
 
 from rlfp_ros.schema import ConfigurationError
 
-HIGHEST_DOMAIN = 232  # DDS computes UDP ports from the domain: above, they pass 65535
+HIGHEST_DOMAIN = 232  # DDS computes UDP ports from the domain; for higher ones they would exceed 65535
 DISCOVERY_PORT = 11811  # Fast DDS's default for a discovery server
 SERVER_ANSWER_S = 0.3  # wait for a host's refusal
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_BYTES = 16_000_000  # of the graph: about 0.6 MB for each participant
+SHARED_MEMORY_BYTES = 16_000_000  # needed by the graph, about 0.6 MB per participant
 ROS_PACKAGES = ("rclpy", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs", "diagnostic_msgs")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem of the environment."""
 
     name: str  # of the variable, or /dev/shm
     text: str  # what was found and what was expected
@@ -61,7 +61,7 @@ def check_environment(environment: Mapping[str, str], transport: str) -> None:
 
 
 def problems(environment: Mapping[str, str], transport: str = "lan") -> Iterator[Problem]:
-    """Yield what keeps nodes with these variables from starting or from hearing each other."""
+    """Yield the problems that keep nodes with these variables from starting or communicating."""
     yield from _domain(environment)
     yield from _log_folder(environment)
     yield from _middleware(environment)
@@ -151,7 +151,7 @@ def _discovery(environment: Mapping[str, str], transport: str) -> Iterator[Probl
 
 
 def _unreachable(server: str) -> str:
-    """Why nothing can listen there; empty if something may. UDP: only a refusal is a proof."""
+    """Return why no server listens there; empty if one may. With UDP only a refusal proves it."""
     address = server.removeprefix("TCPv4:").removeprefix("UDPv4:").strip("[]")
     host, _, port = address.rpartition(":") if address.count(":") == 1 else (address, "", "")
     kind = socket.SOCK_STREAM if server.startswith("TCP") else socket.SOCK_DGRAM
@@ -211,7 +211,7 @@ def _shared_memory(environment: Mapping[str, str]) -> Iterator[Problem]:
 
 
 def _foreign_ports(domain: str) -> Iterator[tuple[Path, str]]:
-    """Shared-memory ports of the domain that another user made and that this one may not open."""
+    """Return shared-memory ports of the domain that belong to another user and cannot be opened."""
     if not domain.isdecimal():
         return
     first = 7400 + 250 * int(domain)  # the RTPS standard's port mapping

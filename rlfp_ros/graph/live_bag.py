@@ -1,4 +1,4 @@
-"""A short bag of what the drivers publish now, for tools that read bags."""
+"""Records a short bag of the drivers' topics, for tools that read bags."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ CLOSING_S = 40.0  # the recorder gives its disk 30 s
 
 
 def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Path:
-    """Record the drivers' topics for `LIVE_S` beside whatever graph runs, and return the bag's folder.
+    """Record the drivers' topics for `LIVE_S`, also beside a running graph, and return the bag's folder.
 
-    `launch_arguments` (name:=value of real_arm.launch.py) say which topics. Raises ConfigurationError if nothing came.
+    `launch_arguments` (name:=value of real_arm.launch.py) select the topics. Raises ConfigurationError if no message
+    came.
     """
     given = parse_assignments(launch_arguments, "real_arm.launch.py")
     try:

@@ -1,4 +1,4 @@
-"""How a node becomes a process: its command line, its environment, and its end with its parent."""
+"""A node's process: its command line, its environment, and its end when its parent dies."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def node_command(process: NodeProcess, parameter_file: Path) -> list[str]:
-    """The command line of a node; `parameter_file` holds its `parameters`."""
-    # -P: the folder the user stands in must not shadow modules. -u: a crash must not swallow the last lines.
+    """Return the command line of a node; `parameter_file` holds its `parameters`."""
+    # -P: the working folder must not shadow modules. -u: a crash must not lose the last lines.
     command = [sys.executable, "-P", "-u", "-m", f"rlfp_ros.nodes.{process.executable}", "--ros-args"]
     command += ["-r", f"__node:={process.name}"]
     if process.namespace:
@@ -29,7 +29,7 @@ def node_command(process: NodeProcess, parameter_file: Path) -> list[str]:
 
 
 def child_environment(changes: dict[str, str]) -> dict[str, str]:
-    """The environment of a node: this process's, and `changes`."""
+    """Return the environment of a node: this process's with `changes`."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **changes}
     # The runner's prefix already names the node.
     environment.setdefault("RCUTILS_CONSOLE_OUTPUT_FORMAT", "[{severity}] {message}")
@@ -46,7 +46,7 @@ def child_environment(changes: dict[str, str]) -> dict[str, str]:
 
 
 def die_with_parent(parent: int) -> Callable[[], None] | None:
-    """For the child, between fork and exec: be killed when the parent dies. None if the system has no such thing."""
+    """Return a function that ties a child's life to the parent's, to be called between fork and exec; None if impossible."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork

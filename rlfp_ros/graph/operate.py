@@ -1,4 +1,4 @@
-"""`rlfp operate --terminal`: this process becomes the operator's terminal."""
+"""`rlfp operate --terminal`: replaces this process by the operator's terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def become_terminal(words: Sequence[str]) -> NoReturn:
     Raises
     ------
     ConfigurationError
-        If an argument does not fit, standard input is not a terminal, or the environment keeps nodes apart.
+        If an argument is invalid, standard input is not a terminal, or the environment keeps nodes from communicating.
     """
     given = parse_assignments(words, "operate")
     for name in given:

@@ -48,7 +48,7 @@ ARM = Argument(
 
 
 def waited_for(arguments: Arguments) -> list[str]:
-    """The nodes whose answer the simulator awaits before an episode."""
+    """Return the nodes whose answer the simulator awaits before an episode."""
     waited_for = ["policy", "residual_controller"]
     waited_for += ["recorder"] if arguments["record"] else []
     return waited_for + (["observer"] if arguments["observed"] else [])

@@ -18,7 +18,7 @@ CAMERAS = {
 
 
 def _real_topics(arguments: Arguments) -> dict[str, str]:
-    """From the graph's own topic names to the drivers'."""
+    """Return the remappings from the graph's topic names to the drivers'."""
     controller = arguments["controller_name"]
     gripper = arguments["gripper_controller_name"]
     image = arguments["image_topic"] or CAMERAS[arguments["camera"]]
@@ -38,7 +38,7 @@ _TOPIC = r"[A-Za-z~/][A-Za-z0-9_/]*"
 
 
 def _extrinsics(arguments: Arguments) -> str:
-    """The twin's camera is set up where the bundle says, as well as its room can; a real one's place is measured."""
+    """Return the extrinsics: for the twin the bundle's, because its camera is placed there; else the given ones."""
     return str(arguments["extrinsics"] or ("bundle" if arguments["use_mock_hardware"] else ""))
 
 

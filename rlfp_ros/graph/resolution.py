@@ -1,4 +1,4 @@
-"""From launch arguments to processes: the one place that decides what runs."""
+"""Resolves launch arguments to the processes that run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlfp_ros.simulation.tasks.task import load_task
 
 
 def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> Resolved:
-    """What runs, for these launch arguments.
+    """Resolve launch arguments.
 
     `overrides` holds what differs from the defaults, as text or as Python values. With `check`, the bundle, arm and
     profile that the arguments name are loaded first, so that a mistake is one sentence here and not one from every
@@ -54,7 +54,7 @@ def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> R
 
 
 def _own_parameters(graph: Graph, name: str) -> tuple[Path, ...]:
-    """The user's parameter file, if there is one; its nodes must be the graph's. Nodes check what is in it."""
+    """Return the user's parameter file, if given; its nodes must be the graph's. Nodes check the content."""
     if not name:
         return ()
     path = Path(name).expanduser().resolve()
@@ -70,7 +70,7 @@ def _own_parameters(graph: Graph, name: str) -> tuple[Path, ...]:
 
 
 def _drivers(graph: Graph, arguments: Arguments) -> tuple[Included, ...]:
-    """The arm's driver, where its address was given."""
+    """Return the arm's driver, if its address was given."""
     address = arguments.get("robot_ip")
     if not address:
         return ()
@@ -88,13 +88,13 @@ def _drivers(graph: Graph, arguments: Arguments) -> tuple[Included, ...]:
 
 
 def _absolute(arm: Arm, given: str) -> str:
-    """The arm as nodes are given it: a file by its absolute path, since nodes may run in another folder."""
+    """Return the arm for the nodes: a file by its absolute path, since nodes may run in another folder."""
     path = Path(given).expanduser()
     return given if given == arm.name and not path.is_file() else str(path.resolve())
 
 
 def check_arguments(graph: Graph, arguments: dict[str, Any]) -> int:
-    """Load what the arguments name; makes `bundle` absolute. Returns the size of a camera image in bytes."""
+    """Load bundle, arm and profile to check them; make `bundle` absolute. Returns the bytes of a camera image."""
     source = f"{graph.name}.launch.py"
     if "task" in arguments:
         load_task(arguments["task"])

@@ -1,4 +1,4 @@
-"""A bundle played through the real ROS 2 graph, observed from outside."""
+"""Plays a bundle through the real ROS 2 graph and observes it from outside."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rlfp_ros.simulation.ticked_world import Outcome
 if TYPE_CHECKING:
     from rlfp_ros.nodes.graph_listener import ObservedEpisode
 
-LISTEN_S = 0.2  # between two looks at whether the graph still runs
+LISTEN_S = 0.2  # between two checks whether the graph still runs
 
 
 def observe_graph(
@@ -34,12 +34,12 @@ def observe_graph(
     log_file: Path | None = None,
     which: Graph = SIM,
 ) -> list[ObservedEpisode]:
-    """Run a graph with launch `arguments` to its end, and what was heard of each episode.
+    """Run a graph with launch `arguments` to its end, and return the observed messages of each episode.
 
-    `REAL_ARM` wants `use_mock_hardware`; this process is then its operator too (enable, heartbeat).
+    `REAL_ARM` needs `use_mock_hardware`; this process is then also its operator (enable, heartbeat).
     Raises ConfigurationError if the graph fails, with the reason that its runner gives.
     """
-    with reserved_domain() as domain:  # other graphs of this machine neither hear nor disturb this one
+    with reserved_domain() as domain:  # keeps other graphs of this machine separate
         resolved = resolve(which, {**arguments, "observed": True, "domain_id": str(domain)})
         transport = resolved.arguments["transport"]
         variables = environment(transport, str(domain))
@@ -70,13 +70,13 @@ def observe_graph(
 
 
 def outcome_of(episode: ObservedEpisode) -> Outcome:
-    """How an observed episode ended."""
+    """The outcome of an observed episode."""
     outcome = episode.outcome
     return Outcome(bool(outcome["success"]), int(outcome["steps"]), float(outcome["distance_m"]))
 
 
 def latency_summary(episodes: list[ObservedEpisode]) -> dict[str, float | int]:
-    """`{p50, p99, n}` of camera-to-command latency, ms."""
+    """Return `{p50, p99, n}` of camera-to-command latency, ms."""
     latencies = [latency for episode in episodes for latency in episode.camera_to_command_ms()]
     if not latencies:
         return {"p50": float("nan"), "p99": float("nan"), "n": 0}
@@ -85,7 +85,7 @@ def latency_summary(episodes: list[ObservedEpisode]) -> dict[str, float | int]:
 
 
 def play_graph(series: Series, report: Callable[[int, Outcome], None]) -> tuple[list[Outcome], dict[str, Any]]:
-    """Play episodes through the graph in lock step; return also the figures that only the graph has."""
+    """Play episodes through the graph in lock step; also return the figures that only the graph has."""
     contract = series.bundle.contract
     arguments = {
         "task": contract.task,

@@ -25,7 +25,7 @@ from rlfp_ros.graph.runner import SIGKILL_AFTER_S, SIGTERM_AFTER_S
 
 
 def launch_description(graph: Graph) -> LaunchDescription:
-    """Declared arguments, and the nodes that `resolve()` makes of their values."""
+    """Return declared arguments, and the nodes that `resolve()` derives from their values."""
 
     def actions(context: LaunchContext) -> list[Action]:
         values = {argument.name: context.launch_configurations[argument.name] for argument in graph.arguments}
@@ -55,7 +55,7 @@ def _declarations(graph: Graph) -> list[Action]:
 
 
 def _unknown(graph: Graph, context: LaunchContext) -> list[Action]:
-    """`ros2 launch` takes any argument in silence; say which did nothing. (An including file may use them.)"""
+    """Report arguments without effect, because `ros2 launch` accepts any. (An including file may use them.)"""
     known = {argument.name for argument in graph.arguments}
     given = parse_assignments([word for word in context.argv if ":=" in word], graph.name)
     return [
@@ -66,7 +66,7 @@ def _unknown(graph: Graph, context: LaunchContext) -> list[Action]:
 
 
 def _driver(included: Included) -> GroupAction:
-    """The driver's launch file in a scope of its own: what is set there ends with it."""
+    """Include the driver's launch file in a scope, so that its settings do not affect other nodes."""
     path = PathJoinSubstitution([FindPackageShare(included.package), "launch", included.launch_file])
     variables = [SetEnvironmentVariable(name, value) for name, value in included.environment.items()]
     arguments = list(included.arguments.items())

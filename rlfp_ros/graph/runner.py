@@ -1,11 +1,11 @@
-"""Runs a resolved graph as child processes, and leaves none behind.
+"""Runs a resolved graph as child processes, and ends all of them.
 
     with Runner(resolve(SIM, {"task": "reach", "episodes": 5})) as runner:
         code = runner.wait()
 
-Why not a process library: honcho restarts nothing and forgets exit codes; circus needs ZeroMQ endpoints, tells no exit
-code and knows no process whose regular end ends the others; neither ties a child's life to its parent's. What the
-standard library and psutil leave to do is small: a policy for exits, an escalation, and whole lines of output.
+It uses no process library: honcho restarts nothing and loses exit codes; circus needs ZeroMQ endpoints, reports no exit
+code and cannot end all processes at the regular end of one; neither ties a child's life to its parent's. With the
+standard library and psutil, little remains to do: a policy for exits, an escalation, and whole lines of output.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from rlfp_ros.schema import ConfigurationError
 # SIGINT at once, then harder. Every child is gone within 3 s of the first signal, with room for a loaded machine.
 SIGTERM_AFTER_S = 1.5
 SIGKILL_AFTER_S = 2.3
-# A terminal, a parent and `timeout` may each pass one Ctrl-C on: signals this close together are one.
+# A terminal, a parent and `timeout` may each forward one Ctrl-C: signals this close together count as one.
 SAME_SIGNAL_S = 1.0
-CONFIGURATION_EXIT_CODE = 2  # a node that was given something wrong: restarting it changes nothing
-TAIL_LINES = 12  # of a node that died, shown at the end of the run
+CONFIGURATION_EXIT_CODE = 2  # of a node with a wrong configuration, which a restart does not correct
+TAIL_LINES = 12  # last lines of a node that died, shown at the end of the run
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI, one for each node
 
 Command = Callable[[NodeProcess, Path], list[str]]
@@ -49,7 +49,7 @@ Command = Callable[[NodeProcess, Path], list[str]]
 
 @dataclass
 class _Child:
-    """A node and its current process. Belongs to the supervisor thread, but for `tail`."""
+    """A node and its current process. Used only by the supervisor thread, except `tail`."""
 
     spec: NodeProcess
     colour: int
@@ -117,7 +117,7 @@ class Runner:
         self._thread: threading.Thread | None = None
         self._resources = contextlib.ExitStack()
         self._began = 0.0
-        self._signals = 0  # that the user sent, repetitions not counted
+        self._signals = 0  # number of signals from the user, without repetitions
         self._signalled_at = -SAME_SIGNAL_S
         self._failed: _Child | None = None  # the node that ended the run
         self.failure: str | None = None  # one sentence, if the run failed
@@ -165,7 +165,7 @@ class Runner:
         return self._exit_code
 
     def poll(self) -> int | None:
-        """The exit code, or None while the graph runs."""
+        """Return the exit code, or None while the graph runs."""
         return self._exit_code if self._ended.is_set() else None
 
     def stop(self, code: int = 0) -> int:
@@ -180,7 +180,7 @@ class Runner:
         return {name: process.pid for name, process in running.items() if process and process.returncode is None}
 
     def tail(self, name: str) -> list[str]:
-        """The last lines of a node's output, at most 200."""
+        """Return the last lines of a node's output, at most 200."""
         return [line for child in self._children if child.spec.name == name for line in list(child.tail)]
 
     # --- the supervisor thread ---------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class Runner:
             for child in self._children:
                 self._start(child)
             code = self._watch()
-        except BaseException as error:  # whatever it is: the children must not stay, and the caller must not hang
+        except BaseException as error:  # after any error the children must end, and the caller must not hang
             self.failure = f"the runner failed: {type(error).__name__}: {error}"
         finally:
             try:
@@ -203,7 +203,7 @@ class Runner:
                 self._ended.set()
 
     def _watch(self) -> int:
-        """Handle events until the run is to end; its exit code."""
+        """Handle events until the run ends; return its exit code."""
         while True:
             due = [child.restart_at for child in self._children if child.restart_at is not None]
             try:
@@ -221,7 +221,7 @@ class Runner:
                 return end
 
     def _exited(self, child: _Child, code: int) -> int | None:
-        """Decide what the end of a node means: the run's exit code, or None to go on."""
+        """Return the run's exit code after the end of a node, or None to continue."""
         spec = child.spec
         self._finish(child)
         if code == 0 and spec.on_exit is OnExit.FINISH:
@@ -248,14 +248,15 @@ class Runner:
 
     def _start(self, child: _Child) -> None:
         parameter_file = self._parameters / f"{child.spec.name}.yaml"
-        # `/**`: for whatever name and namespace the node gets. An empty list has no type in a ROS parameter file.
+        # `/**` matches any name and namespace of the node. An empty list has no type in a ROS parameter file.
         parameters = {name: value for name, value in child.spec.parameters.items() if value not in ([], ())}
         document = {"/**": {"ros__parameters": parameters}} if parameters else {}
         parameter_file.write_text(yaml.safe_dump(document), encoding="utf-8")
         command = self._command(child.spec, parameter_file)
         child.started = time.monotonic()
         try:
-            # A session of its own: a terminal's Ctrl-C reaches the runner, which then passes it on once.
+            # Each child has its own session, so that a terminal's Ctrl-C reaches only the runner, which forwards it
+            # once.
             child.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -275,7 +276,7 @@ class Runner:
         self._events.put(("exited", child, process.wait()))
 
     def _finish(self, child: _Child) -> None:
-        """After a node's own process has gone: whatever it started, and its last lines."""
+        """After a node's process has ended, end the processes that it started and read its last lines."""
         assert child.process
         assert child.reader
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -284,7 +285,7 @@ class Runner:
         child.process = None
 
     def _end_all(self) -> None:
-        """Send SIGINT, SIGTERM and SIGKILL, each to those that are left; then end whatever they had started."""
+        """Send SIGINT, SIGTERM and SIGKILL to the remaining children; then end the processes that they started."""
         alive = [child for child in self._children if child.process]
         offspring: list[psutil.Process] = []
         for child in alive:

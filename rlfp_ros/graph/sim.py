@@ -113,7 +113,7 @@ SIM = Graph(
             parameters=lambda a: {
                 "bundle": a["bundle"],
                 "arm": a["arm"],
-                # On a busy machine simulated time falls behind: the controller follows it, tick by tick.
+                # On a busy machine simulated time falls behind, and the controller follows it tick by tick.
                 "tick_on": "joint_states",
                 "start_enabled": True,
                 "use_sim_time": a["use_sim_time"],

@@ -1,4 +1,4 @@
-"""ROS 2 nodes: messages to arrays and back. The only part of the package that imports rclpy."""
+"""ROS 2 nodes, which convert messages to arrays and back. The only part of the package that imports rclpy."""
 
 import sys
 from types import TracebackType

@@ -1,10 +1,10 @@
-"""Node `arm_twin`: what a ros2_control arm and a camera driver show to ROS, with MuJoCo behind it instead of hardware.
+"""Node `arm_twin`: the ROS interface of a ros2_control arm and a camera driver, with MuJoCo instead of hardware.
 
-Joints, images and camera_info carry the system clock's stamps, commands are taken and refused as the joint trajectory
-controller does, and what goes wrong with hardware are parameters that may be set while it runs. There is no /clock.
+Joints, images and camera_info have stamps of the system clock, and commands are accepted or refused as by the joint
+trajectory controller. Hardware faults are parameters that can be set while it runs. There is no /clock.
 
-One thing no arm has: a referee. Once the safety controller is ACTIVE it sets up episodes and announces them on
-`episode`, as a person would: puts the object down, resets the arm and measures the distance at the end.
+Unlike an arm it has a referee. After the safety controller becomes ACTIVE, the referee sets up episodes and announces
+them on `episode`, as a person would: it places the object, resets the arm and measures the distance at the end.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import DT
 
-READY_S = 30.0  # that the first episode waits for nodes which are still starting
-PATIENCE_S = 60.0  # without an ACTIVE controller, when a number of episodes was asked for
-CATCH_UP_TICKS = 12  # of physics in one go after a slow image; beyond that the twin skips time, as a late driver does
-STILL = float(np.finfo(np.float32).eps)  # rad/s; JTC calls a last velocity above this "non-zero"
+READY_S = 30.0  # longest wait of the first episode for nodes that are still starting
+PATIENCE_S = 60.0  # longest time without an ACTIVE controller, if a number of episodes was requested
+CATCH_UP_TICKS = (
+    12  # physics ticks in one burst after a slow image; the twin skips any further time, as a late driver does
+)
+STILL = float(np.finfo(np.float32).eps)  # rad/s; JTC treats a larger last velocity as non-zero
 
 
 class Settings(Schema):
@@ -98,7 +100,7 @@ class Settings(Schema):
 
 
 def refusal(message: JointTrajectory, joint_names: tuple[str, ...], now_ns: int) -> str | None:
-    """Why JTC would not take a message, with its defaults (no partial goals, rest at the end); None: it takes it."""
+    """Return why JTC with its defaults (no partial goals, rest at the end) would refuse a message, or None."""
     if sorted(message.joint_names) != sorted(joint_names):
         return f"joints on incoming trajectory are {list(message.joint_names)}, expected all of {list(joint_names)}"
     if not message.points:
@@ -141,7 +143,7 @@ class ArmTwin(Node):
         self._active, self._safety_state = False, "not heard yet"
         self._trajectory: Trajectory | None = None
         self._gripper_width: float | None = None
-        self._late: deque[tuple[int, JointState]] = deque()  # joint states on their way: due tick, state
+        self._late: deque[tuple[int, JointState]] = deque()  # delayed joint states: due tick, state
         self._renders, self._refused, self._refusal, self._skipped_s = Durations(), 0, "", 0.0
         self._world.judged = False
         self._world.reset(settings.seed)
@@ -163,11 +165,11 @@ class ArmTwin(Node):
     # --- the drivers -------------------------------------------------------------------------------------------------
 
     def _follow_clock(self) -> None:
-        """Put the world's stamps on the system clock."""
+        """Align the world's stamps with the system clock."""
         self._world.origin_ns += self.get_clock().now().nanoseconds - self._world.stamp_ns
 
     def _on_timer(self) -> None:
-        """As many ticks as the system clock asks for."""
+        """Run the ticks that are due by the system clock."""
         if self._referee.phase is Phase.RESET:
             self._check_ready()
             return
@@ -302,7 +304,7 @@ class ArmTwin(Node):
         return Report(Level.OK, str(values["phase"]), values)
 
     def close(self) -> None:
-        """Give back the renderer's memory."""
+        """Free the renderer's memory."""
         self._world.close()
 
 

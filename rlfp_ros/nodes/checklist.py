@@ -1,7 +1,7 @@
-"""`checklist`: listens to drivers and graph before an arm moves, and reports on `safety/checklist` what does not fit.
+"""`checklist`: checks drivers and graph before an arm moves, and reports problems on `safety/checklist`.
 
-The residual controller enables the arm only while this list is green. While it is not, the list is in the log. While
-the arm is enabled this node listens to nothing that comes often: the processor is the controller's.
+The residual controller enables the arm only while this list is green. A list that is not green is logged. While the arm
+is enabled, this node does not subscribe to frequent topics, to leave the processor to the controller.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
 
 PERIOD_S = 0.5  # between two lists
-QUIET_S = 4.0  # after the start, while the other nodes come up, a list that is not green is not logged
-LISTENERS = ("recorder", "observer")  # take commands to write them down, not to move anything
+QUIET_S = 4.0  # after the start, while the other nodes start, a list that is not green is not logged
+LISTENERS = ("recorder", "observer")  # nodes that subscribe to commands without moving anything
 
 
 class Settings(ChecklistSettings):
@@ -80,7 +80,7 @@ class ChecklistNode(Node):
         self.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _listen(self) -> None:
-        """Take what comes often, from now on."""
+        """Subscribe to the frequent topics."""
         checklist = self._checklist
         self._joint_states = DriverSubscription(
             self, JointState, self._joint_states_topic, self._on_joint_states, m.JOINT_STATES_LATEST

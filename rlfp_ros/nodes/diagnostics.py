@@ -1,4 +1,4 @@
-"""What a node says of itself on /diagnostics, once a second: a level, one sentence, counters and latencies."""
+"""A node's report on /diagnostics, once a second: a level, one sentence, counters and latencies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Report:
 def status_name(namespace: str, name: str) -> str:
     """Return the name under which the node `name` in `namespace` reports: its full name without the first slash.
 
-    All robots share the topic /diagnostics; by this name they are told apart.
+    All robots share the topic /diagnostics, and this name distinguishes them.
     """
     return f"{namespace}/{name}".strip("/").replace("//", "/")
 
@@ -63,7 +63,7 @@ class Diagnostics:
         self._last_exception_time = -np.inf
 
     def count_exception(self, error: BaseException) -> None:
-        """An exception left a callback: log one line with its place, the traceback at debug level, and count it."""
+        """Log an exception of a callback in one line with its place, with the traceback at debug level; count it."""
         place = traceback.extract_tb(error.__traceback__)
         where = f" ({place[-1].filename.rsplit('/', 1)[-1]}:{place[-1].lineno})" if place else ""
         self.exceptions += 1
@@ -98,7 +98,7 @@ class Diagnostics:
 
 
 class Streams:
-    """Missed deadlines and lost publishers of what our own nodes send one another, as DDS reports them."""
+    """Counts the missed deadlines and lost publishers that DDS reports for topics between our own nodes."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -122,13 +122,13 @@ class Streams:
             self._node.get_logger().warning(f"topic {name}: a publisher is gone, {alive} left")
 
     def values(self) -> dict[str, object]:
-        """`{topic}_deadlines_missed` and `{topic}_publishers_alive` for a Report."""
+        """Return `{topic}_deadlines_missed` and `{topic}_publishers_alive` for a Report."""
         missed: dict[str, object] = {f"{name}_deadlines_missed": count for name, count in self._missed.items()}
         return missed | {f"{name}_publishers_alive": count for name, count in self._alive.items()}
 
 
 class Durations:
-    """Count, rate and percentiles of something that takes time, over the last `window` times."""
+    """Count, rate and percentiles of a duration, over the last `window` values."""
 
     def __init__(self, window: int = 300) -> None:
         self.count = 0
@@ -136,18 +136,18 @@ class Durations:
         self._moments: deque[float] = deque(maxlen=window)
 
     def add(self, seconds: float) -> None:
-        """One more, ended now."""
+        """Add a duration that ends now."""
         self.count += 1
         self._seconds.append(seconds)
         self._moments.append(time.monotonic())
 
     def rate_hz(self) -> float:
-        """Of the last second; 0 if nothing came."""
+        """The rate over the last second; 0 if there was none."""
         recent = time.monotonic() - 1.0
         return float(sum(moment > recent for moment in self._moments))
 
     def values(self, name: str) -> dict[str, object]:
-        """`{name}_count`, `{name}_rate_hz`, `{name}_ms_p50`, `_p99` and `_max` for a Report."""
+        """Return `{name}_count`, `{name}_rate_hz`, `{name}_ms_p50`, `_p99` and `_max` for a Report."""
         result: dict[str, object] = {f"{name}_count": self.count, f"{name}_rate_hz": self.rate_hz()}
         if self._seconds:
             milliseconds = 1e3 * np.array(self._seconds)

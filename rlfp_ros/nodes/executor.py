@@ -1,12 +1,13 @@
-"""A single-threaded executor for one node that costs a fraction of rclpy's.
+"""A single-threaded executor for one node that needs a fraction of the processor time of rclpy's.
 
-rclpy's executors build a wait set of everything a node has, its QoS events too, and wrap every callback in a coroutine
-and a task: at 240 Hz in five nodes that is a core. This one keeps its wait set, calls plain functions, runs all that is
-ready after one wait, and looks at QoS events (an incompatible QoS, a missed deadline) every EVENTS_S only: they are for
-people to read. `benchmarks/executor.py` compares the two. Callbacks must not be coroutines.
+rclpy's executors build a new wait set of all entities of a node, QoS events included, and wrap every callback in a
+coroutine and a task: at 240 Hz in five nodes this takes a whole core. This executor keeps its wait set, calls plain
+functions, runs everything that is ready after one wait, and checks QoS events (an incompatible QoS, a missed deadline)
+only every EVENTS_S, because they are only for people. `benchmarks/executor.py` compares the two. Callbacks must not be
+coroutines.
 
-Who only writes down what others say need not wake for every message: on two cores each one that wakes is in the way of
-what moves the arm. With `batch_s` messages gather in their queues for that long; DDS notes when each of them came.
+A node that only records need not wake up for every message: on two cores this delays the nodes that move the arm. With
+`batch_s`, messages stay in their queues for that long; DDS records when each of them came.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerGuardCondition
 from rclpy.subscription import Subscription
 
-EVENTS_S = 0.25  # between looks at QoS events, and the longest wait
+EVENTS_S = 0.25  # between checks of QoS events, and the longest wait
 
 
 class NodeExecutor:
     """Runs the callbacks of `node` in the thread that calls `spin_once`.
 
-    `batch_s`: take messages only so often, all that have come, and run them in the order in which they were published,
-    across topics. Queues must hold what comes in that time. 0: one message of each subscription as soon as it is there.
+    With `batch_s` above 0, messages are taken once per `batch_s` and run in the order in which they were published,
+    across topics; queues must hold the messages of that time. With 0, each is taken as soon as it comes.
     A node's subscriptions that are in its `polled` are left to the node, which takes from them itself.
     """
 
@@ -39,7 +40,7 @@ class NodeExecutor:
         self._node = node
         self._batch_s = batch_s
         self._batch_at = 0.0
-        self._batch: deque[tuple[Subscription, Any]] = deque()  # taken, and not run yet
+        self._batch: deque[tuple[Subscription, Any]] = deque()  # messages that were taken but not run yet
         self._interrupt = SignalHandlerGuardCondition(node.context)
         self._entities: tuple[tuple[Any, ...], ...] = ()  # what the wait set has room for
         self._wait_set: Any = None
@@ -67,10 +68,10 @@ class NodeExecutor:
         if not self._node.context.ok():
             raise ExternalShutdownException
         if not self._run_ready(wait_set):
-            self._events_at = 0.0  # an event that is not taken ends every further wait at once
+            self._events_at = 0.0  # check events now: one that is not taken ends every further wait at once
 
     def close(self) -> None:
-        """Give the interrupt's guard condition back while the context is still there."""
+        """Free the interrupt's guard condition while the context exists."""
         self._interrupt.destroy()
 
     def _filled_wait_set(self) -> Any:
@@ -94,7 +95,7 @@ class NodeExecutor:
         return wait_set
 
     def _run_ready(self, wait_set: Any) -> bool:
-        """Run what is ready; False if nothing was."""
+        """Run everything that is ready; return False if nothing was."""
         kinds = ("subscription", "timer", "service", "client")
         pointers = {kind: wait_set.get_ready_entities(kind) for kind in kinds}
         subscriptions, timers, services, clients = (
@@ -130,7 +131,7 @@ class NodeExecutor:
             while (taken := _take_if_alive(self._node, subscription)) is not None:
                 came.append((subscription, taken))
         self._batch.extend(sorted(came, key=lambda entry: entry[1][1]["source_timestamp"]))
-        while self._batch:  # what is behind a callback that raises is run by the next pass
+        while self._batch:  # after a callback raises, the next pass runs the rest
             _call(*self._batch.popleft())
 
     def _run_events(self) -> None:

@@ -1,4 +1,4 @@
-"""A listener that measures the graph from outside: how episodes end, and how long an image takes to become a command.
+"""A listener that measures the graph from outside: outcomes of episodes, and latency from image to command.
 
 Not a process of the graph: `./rlfp demo` and `./rlfp evaluate --graph` spin it beside the graph they started.
 """
@@ -29,15 +29,15 @@ from rlfp_ros.recording import decode
 
 NAME = "observer"
 HEARTBEAT_S = 0.1  # between heartbeats; the controller allows 0.5 s
-BATCH_S = 0.02  # between two looks at what has come: every waking is in the way of what it measures
-ANSWER_EVERY_S = 0.02  # at least, while a graph comes up
-DEPTH, IMAGE_DEPTH = 200, 30  # messages that wait for the next look; lock step sends several times as many as real time
-ATTEND_EVERY_S = 1.0  # between looks at whether the arm is enabled
+BATCH_S = 0.02  # between two reads of the queues, because every wake-up disturbs the measured nodes
+ANSWER_EVERY_S = 0.02  # longest time between answers while a graph starts
+DEPTH, IMAGE_DEPTH = 200, 30  # queue lengths; lock step sends several times as many messages as real time
+ATTEND_EVERY_S = 1.0  # between checks whether the arm is enabled
 
 
 @dataclass
 class ObservedEpisode:
-    """What was heard of one episode. Times are ns of the system's clock, keyed by the images' stamps."""
+    """The observed messages of one episode. Times are ns of the system's clock, by the images' stamps."""
 
     seed: int
     start: int  # stamp at its start, ns
@@ -49,7 +49,7 @@ class ObservedEpisode:
     commands: list[tuple[int, int]] = field(default_factory=list)  # (published, received)
 
     def camera_to_command_ms(self) -> list[float]:
-        """From each image's publication to the reception of the first command that contains its residual.
+        """Return the time from each image's publication to the reception of the first command with its residual.
 
         The controller says `residual_applied` before it next sends a command, so the first command published after
         that contains it.
@@ -66,9 +66,9 @@ class ObservedEpisode:
 class GraphListener:
     """Listens to a graph on the ROS domain and transport of this process's environment. A context manager.
 
-    `always` takes everything as one episode from the start, for a graph that has no simulator to announce any.
-    `operates`: also be the person beside the arm: heartbeats, `enable` once residuals come, and after a stop `reset`
-    (counted in `resets`). For mock hardware only: no program may judge that a real arm is safe to move again.
+    With `always`, everything is one episode from the start, for a graph without a simulator that announces episodes.
+    With `operates`, it also acts as the person beside the arm: heartbeats, `enable` when residuals come, and `reset`
+    after a stop (counted in `resets`). For mock hardware only: no program may decide that a real arm is safe to move.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class GraphListener:
         node.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
         if self._operates:
             self._heartbeat = node.create_publisher(m.HEARTBEAT.type, m.HEARTBEAT.name, m.HEARTBEAT.qos)
-            # A thread of its own: heartbeats must not wait for this process to take in what it listens to.
+            # Heartbeats have their own thread, so that they do not wait for the handling of messages.
             self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self._heart.start()
             self._services = {
@@ -120,7 +120,7 @@ class GraphListener:
         rclpy.try_shutdown(context=self._context)
 
     def spin(self, seconds: float) -> None:
-        """Take in what arrives during that time."""
+        """Handle the messages that arrive during that time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
@@ -156,13 +156,13 @@ class GraphListener:
             self._on_episode(ended)
 
     def _answer(self) -> None:
-        """Ready for an episode, once every topic has a publisher that DDS has matched: nothing of it goes unheard."""
+        """Answer that it is ready for an episode when DDS has matched a publisher of every topic."""
         if self._unanswered is not None and all(topic.get_publisher_count() for topic in self._subscriptions):
             self._ready.publish(m.ready_message(NAME, self._unanswered))
             self._unanswered = None
 
     def _episode_of(self, stamp: int) -> ObservedEpisode | None:
-        """The episode that a stamp belongs to; topics overtake each other at an episode's end."""
+        """Return the episode of a stamp; at the end of an episode, messages of different topics are not in order."""
         current = self.current
         return current if current is not None and stamp >= current.start else None
 

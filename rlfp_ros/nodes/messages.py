@@ -1,4 +1,4 @@
-"""The graph's topics, their quality of service, and arrays -> ROS 2 messages. No maths.
+"""The graph's topics, their quality of service, and the conversion of arrays to ROS 2 messages.
 
 The other direction, messages -> arrays, is `rlfp_ros.recording.decode`, which nodes and the tools that read bags share.
 Numbers keep their type: float64 stays float64 (joints, residual, trajectory) and float32
@@ -46,7 +46,7 @@ def _qos(depth: int, reliable: bool = True, latched: bool = False, **policies: A
 
 
 DEADLINE = Duration(seconds=0.1)  # three periods of the camera
-LEASE = Duration(seconds=1.0)  # of liveliness, kept up by DDS itself as long as the process lives
+LEASE = Duration(seconds=1.0)  # liveliness lease, which DDS renews as long as the process lives
 
 
 # Camera publishers are reliable (REP-2003). Several images are kept for the recorder, which subscribes reliably.
@@ -54,8 +54,8 @@ CAMERA_PUBLISHER = _qos(5)
 # Our own image subscriptions: only the newest image is worth an inference, and best effort matches every driver.
 CAMERA_SUBSCRIPTION = _qos(1, reliable=False)
 LATEST = _qos(1)  # reliable, only the newest: gripper, commands
-# Our own nodes' topics at the camera's rate: DDS reports if one stops. A subscription with these does not hear a
-# publisher that offers less, so drivers' topics have neither.
+# Our own nodes' topics at the camera's rate: DDS reports if one stops. A subscription with deadline and lease does not
+# match a publisher without them, so drivers' topics have neither.
 _ALIVE: dict[str, Any] = {
     "deadline": DEADLINE,
     "liveliness": LivelinessPolicy.AUTOMATIC,
@@ -65,14 +65,14 @@ STREAM = _qos(1, **_ALIVE)  # features, object pose, shift; and every subscripti
 STREAM_QUEUE = _qos(10, **_ALIVE)  # residuals: the recorder needs them all
 LATCHED = _qos(1, latched=True)  # a late joiner gets the last value: goal, safety/state
 BEST_EFFORT = _qos(1, reliable=False)  # overlay
-# Also latched, but an episode's end, the next one's reset and its start may follow within a millisecond.
+# Also latched; deeper because the end of an episode, the next reset and its start may come within a millisecond.
 EPISODES = _qos(10, latched=True)
 EVENTS = _qos(10)  # none may be lost: episode/ready, e-stop, diagnostics
 # Joint states: the controller wants the newest. A publisher keeps some, because the policy and the recorder need all:
 # the policy looks up the joints at the image's stamp, and a missing one would make lock step depend on the scheduler.
 JOINT_STATES_PUBLISHER = _qos(32)
 JOINT_STATES_LATEST = _qos(1)
-JOINT_STATES_HISTORY = _qos(256)  # 1 s at 240 Hz and a little
+JOINT_STATES_HISTORY = _qos(256)  # a little more than 1 s at 240 Hz
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ DIAGNOSTICS = Topic(topics.DIAGNOSTICS, DiagnosticArray, EVENTS)
 
 
 def image_topics(node: Node) -> tuple[str, str]:
-    """Resolved names of the raw and the compressed image topic.
+    """Return the resolved names of the raw and the compressed image topic.
 
     The compressed one is called as image_transport does, raw name + /compressed, unless it is remapped itself.
     """
@@ -120,7 +120,7 @@ def image_topics(node: Node) -> tuple[str, str]:
 
 
 def command_topic(output: str, arm: arms.Arm) -> tuple[str, str]:
-    """Relative name and type (pkg/msg/Type) of the topic that moves the arm, for a residual controller's `output`."""
+    """Return the relative name and type (pkg/msg/Type) of the topic that moves the arm, for a controller `output`."""
     if output == "joint_trajectory":
         return arm.topics.joint_trajectory, "trajectory_msgs/msg/JointTrajectory"
     return getattr(arm.topics, output), "std_msgs/msg/Float64MultiArray"
@@ -130,13 +130,13 @@ def command_topic(output: str, arm: arms.Arm) -> tuple[str, str]:
 
 
 def stamp_message(stamp_ns: int) -> Time:
-    """Integer nanoseconds -> builtin_interfaces/Time."""
+    """Convert integer nanoseconds to builtin_interfaces/Time."""
     seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS)
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
 def header_message(stamp_ns: int, frame_id: str = "") -> Header:
-    """A std_msgs/Header."""
+    """Make a std_msgs/Header."""
     return Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
 
 
@@ -156,7 +156,7 @@ def _bytes(values: np.ndarray) -> array.array[int]:
 
 
 def joint_state_message(state: arms.JointState, arm: arms.Arm) -> JointState:
-    """The arm's joints and then its fingers under their drivers' names, all of position, velocity and effort filled.
+    """Make a JointState of the arm's joints and then its fingers under their drivers' names, with all fields filled.
 
     (The rosbags library refuses a valid serialised JointState with one of the three empty.)
     """
@@ -180,7 +180,7 @@ def joint_state_message(state: arms.JointState, arm: arms.Arm) -> JointState:
 
 
 def trajectory_message(trajectory: Trajectory, joint_names: Sequence[str]) -> JointTrajectory:
-    """Trajectory -> trajectory_msgs/JointTrajectory."""
+    """Convert a Trajectory to trajectory_msgs/JointTrajectory."""
     points = []
     for time, position, velocity, acceleration in zip(
         trajectory.times, trajectory.positions, trajectory.velocities, trajectory.accelerations, strict=True
@@ -198,7 +198,7 @@ def trajectory_message(trajectory: Trajectory, joint_names: Sequence[str]) -> Jo
 
 
 def twist_message(stamp_ns: int, twist: np.ndarray, frame: str) -> TwistStamped:
-    """A twist [6] (m/s, rad/s) in `frame`, e.g. a residual or what the controller admitted of it."""
+    """Make a TwistStamped of a twist [6] (m/s, rad/s) in `frame`, such as a residual or its admitted part."""
     message = TwistStamped(header=header_message(stamp_ns, frame))
     linear, angular = message.twist.linear, message.twist.angular
     linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = (float(value) for value in twist)
@@ -206,18 +206,18 @@ def twist_message(stamp_ns: int, twist: np.ndarray, frame: str) -> TwistStamped:
 
 
 def residual_message(residual: Residual, base_frame: str) -> TwistStamped:
-    """The twist of a Residual; its gripper width travels as `gripper_message`."""
+    """Make a TwistStamped of a Residual; its gripper width is sent as `gripper_message`."""
     return twist_message(residual.stamp_ns, residual.twist, base_frame)
 
 
 def joint_residual_message(residual: Residual, joint_names: Sequence[str]) -> JointTrajectory:
-    """A residual of joint velocities: a trajectory of one point without positions."""
+    """Make a message of a residual of joint velocities: a trajectory of one point without positions."""
     point = JointTrajectoryPoint(velocities=_doubles(residual.twist))
     return JointTrajectory(header=header_message(residual.stamp_ns), joint_names=list(joint_names), points=[point])
 
 
 def gripper_message(stamp_ns: int, width: float, arm: arms.Arm) -> JointState:
-    """Opening width (m) as a JointState with one name, `gripper_width`."""
+    """Make a JointState with one name, `gripper_width`, of an opening width (m)."""
     return JointState(
         header=header_message(stamp_ns, arm.tool_frame),
         name=["gripper_width"],
@@ -231,7 +231,7 @@ def gripper_message(stamp_ns: int, width: float, arm: arms.Arm) -> JointState:
 
 
 def features_message(stamp_ns: int, features: np.ndarray, optical_frame: str) -> PointCloud2:
-    """Features -> PointCloud2, 1 x K.
+    """Convert features to PointCloud2, 1 x K.
 
     `features` float32 [K, 3] are points (x, y) on the plane z = 1 of the optical frame and a confidence; float32 [D]
     is a plain latent and goes into one field `value`.
@@ -262,7 +262,7 @@ def features_message(stamp_ns: int, features: np.ndarray, optical_frame: str) ->
 def object_pose_message(
     stamp_ns: int, pose: np.ndarray, covariance: np.ndarray, frame: str
 ) -> PoseWithCovarianceStamped:
-    """`pose` [7] xyz (m) and quaternion xyzw, `covariance` [6, 6] (m^2, rad^2; xyz then rotation), both in `frame`."""
+    """Make a message of `pose` [7] (xyz m, quaternion xyzw) and `covariance` [6, 6] (m^2, rad^2), both in `frame`."""
     message = PoseWithCovarianceStamped(header=header_message(stamp_ns, frame))
     position, orientation = message.pose.pose.position, message.pose.pose.orientation
     position.x, position.y, position.z = (float(value) for value in pose[:3])
@@ -272,7 +272,7 @@ def object_pose_message(
 
 
 def goal_message(stamp_ns: int, point: np.ndarray, frame: str) -> PointStamped:
-    """A goal point [3] (m) in `frame`."""
+    """Make a PointStamped of a goal point [3] (m) in `frame`."""
     message = PointStamped(header=header_message(stamp_ns, frame))
     message.point.x, message.point.y, message.point.z = (float(value) for value in point)
     return message
@@ -290,7 +290,7 @@ _FROM_RGB: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def image_message(stamp_ns: int, image: np.ndarray, optical_frame: str, encoding: str = "rgb8") -> Image:
-    """rgb uint8 [H, W, 3] -> sensor_msgs/Image. One copy of the pixels, no check of each (0.05 ms for VGA)."""
+    """Convert rgb uint8 [H, W, 3] to sensor_msgs/Image with one copy, without checking each pixel (0.05 ms for VGA)."""
     height, width, channels = image.shape
     if image.dtype != np.uint8 or channels != 3:
         raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 [H, W, 3]")
@@ -314,7 +314,7 @@ def camera_info_message(
     K: np.ndarray,
     distortion: np.ndarray | Sequence[float] = (),
 ) -> CameraInfo:
-    """CameraInfo of a pinhole camera: `K` 3 x 3 in pixels, `distortion` k1 k2 p1 p2 k3 (plumb_bob) or more."""
+    """Make a CameraInfo: `K` 3 x 3 in pixels, `distortion` k1 k2 p1 p2 k3 (plumb_bob) or more."""
     coefficients = np.zeros(5) if len(distortion) == 0 else np.asarray(distortion, dtype=np.float64)
     K = np.ascontiguousarray(K, dtype=np.float64)
     return CameraInfo(
@@ -333,10 +333,10 @@ def camera_info_message(
 
 
 def episode_message(episode: Episode) -> String:
-    """Episode -> std_msgs/String."""
+    """Convert an Episode to std_msgs/String."""
     return String(data=episode.to_json())
 
 
 def ready_message(node: str, episode_id: int) -> String:
-    """The answer to phase `reset` of an episode."""
+    """Make the answer to phase `reset` of an episode."""
     return String(data=Ready(node=node, id=episode_id).to_json())

@@ -26,9 +26,9 @@ from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
 from rlfp_ros.operator.terminal import Action, Keyboard, OperatorTerminal, keyboard
 
-PERIOD_S = 0.05  # between looks at the keyboard
-BEATS_EVERY = 2  # periods: a heartbeat each 0.1 s; the controller allows 0.5 s without
-DRAWS_EVERY = 10  # periods, if nothing has changed
+PERIOD_S = 0.05  # between reads of the keyboard
+BEATS_EVERY = 2  # periods between heartbeats, 0.1 s; the controller allows 0.5 s
+DRAWS_EVERY = 10  # periods between redraws, if nothing has changed
 
 
 class OperatorTerminalNode(Node):

@@ -1,4 +1,4 @@
-"""ROS parameters from a pydantic settings class: one place says name, type, default, range, unit and description.
+"""ROS parameters from a pydantic settings class, which defines name, type, default, range, unit and description.
 
     class Settings(Schema):
         bundle: str = Field(description="bundle folder, or name of one in models/")
@@ -32,7 +32,7 @@ from rclpy.parameter import Parameter
 from rlfp_ros import schema
 from rlfp_ros.schema import ConfigurationError
 
-LIVE: dict[str, Any] = {"live": True}  # json_schema_extra of a field that may change while the node runs
+LIVE: dict[str, Any] = {"live": True}  # json_schema_extra of a field that can be changed while the node runs
 
 Settings = TypeVar("Settings", bound=BaseModel)
 _Type = Parameter.Type
@@ -62,14 +62,14 @@ _INTEGER_LIMIT = 2**63 - 1
 class _Declared:
     name: str  # with dots for nested settings
     type: Parameter.Type
-    default: Any  # None: not set
+    default: Any  # None if it is not set
     required: bool
     live: bool
     descriptor: ParameterDescriptor
 
 
 def declare(node: Node, settings: type[Settings], on_change: Callable[[Settings], None] | None = None) -> Settings:
-    """Declare every field of `settings` on `node` and return the values that hold, validated.
+    """Declare every field of `settings` on `node` and return the validated values.
 
     Values come from the overrides that the node was started with (`-p name:=value`, a parameter file), else from the
     defaults. `on_change` gets the new settings whenever a LIVE parameter was set; every other one is read-only.
@@ -79,7 +79,7 @@ def declare(node: Node, settings: type[Settings], on_change: Callable[[Settings]
     where = f"{node.get_name()} parameters"
     declared = list(_flatten(settings))
     by_name = {parameter.name: parameter for parameter in declared}
-    # rclpy offers no public way to list what the node was started with, short of declaring all of it unchecked.
+    # rclpy has no public way to list a node's overrides other than declaring all of them unchecked.
     overrides: Mapping[str, Parameter] = node._parameter_overrides
     _refuse_unknown(node, where, overrides, by_name)
     values = {name: _typed(where, by_name[name], overrides[name]) for name in overrides if name in by_name}
@@ -88,7 +88,7 @@ def declare(node: Node, settings: type[Settings], on_change: Callable[[Settings]
     for parameter in declared:
         value = _ros_value(_pick(current, parameter.name))
         if value is None or value == []:
-            # An empty list has no type of its own, and None no value: declared by type.
+            # An empty list has no type and None has no value, so these are declared by type.
             node.declare_parameter(parameter.name, parameter.type, parameter.descriptor, ignore_override=True)
         else:
             node.declare_parameter(parameter.name, value, parameter.descriptor, ignore_override=True)
@@ -175,7 +175,7 @@ def _flatten(settings: type[BaseModel], prefix: str = "", default: Any = None) -
 
 
 def _unwrapped(kind: Any) -> Any:
-    """`X | None` -> X."""
+    """Return X for the type `X | None`."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         rest = [part for part in typing.get_args(kind) if part is not type(None)]
         if len(rest) == 1:
@@ -232,7 +232,7 @@ def _descriptor(name: str, kind: Any, ros_type: Parameter.Type, field: FieldInfo
 
 
 def _typed(where: str, declared: _Declared, given: Parameter) -> Any:
-    """The override's value as the settings' type; an integer is taken for a number, as a user would expect of `2`."""
+    """Convert an override to the setting's type; an integer is accepted for a float, as a user expects of `2`."""
     value = given.value
     if given.type_ == declared.type:
         return list(value) if declared.type.name.endswith("ARRAY") else value

@@ -28,8 +28,8 @@ from rlfp_ros.perception.image_topics import ImageKind, is_rectified
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError, Schema
 
-LOOK_FOR_PUBLISHERS_S = 0.5
-SILENT_S = 1.0  # without an image for so long, diagnostics say so
+LOOK_FOR_PUBLISHERS_S = 0.5  # between checks of the image topics' publishers
+SILENT_S = 1.0  # without an image for this long, diagnostics warn
 RATE_TOLERANCE = 0.2  # how far the camera's rate may be from the bundle's before diagnostics warn
 
 
@@ -61,7 +61,7 @@ class PerceptionNode(Node):
         self._contract = bundle.contract
         self._T_base_camera = load_extrinsics(settings.extrinsics, self._contract.camera)
         self._perception = Perception(bundle)
-        # As camera messages in OpenCV's colour order; and ONNX Runtime's first run takes longer than the next.
+        # This also runs ONNX Runtime once, because its first run is slower. Images are in OpenCV's colour order.
         self._perception.rehearse(
             bundle.golden_frames(),
             lambda image: images.from_raw(
@@ -75,7 +75,7 @@ class PerceptionNode(Node):
         self._camera: CameraModel | None = None  # None until a camera_info fits
         self._camera_info: CameraInfo | None = None
         self._waiting: Image | CompressedImage | None = None  # the newest image that came before its camera_info
-        self._preprocessing = ""  # how images become the network's; empty until a camera fits
+        self._preprocessing = ""  # description of the preprocessing; empty until a camera fits
         self._camera_fault = ""
         self._image_fault = ""
         self._discarded = 0
@@ -181,7 +181,7 @@ class PerceptionNode(Node):
     # ---- publications ----
 
     def _publish(self, message: Image | CompressedImage, percept: Percept) -> None:
-        # Features first: the policy waits for them. The pose last: the controller takes it for the whole percept.
+        # Features first, because the policy waits for them. The pose last, because it completes the percept.
         stamp = decode.stamp_ns(message.header.stamp)
         self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
         found = percept.in_base(self._T_base_camera)
@@ -219,7 +219,7 @@ class PerceptionNode(Node):
         return Report(Level.OK, "running", values)
 
     def _camera_rate_hz(self) -> float:
-        """The rate by stamps, which also holds if simulation is faster or slower than real time; 0 if not known."""
+        """The rate by stamps, also valid if simulation is faster or slower than real time; 0 if not known."""
         gaps = np.diff(np.array(self._stamps, dtype=np.int64))
         gaps = gaps[gaps > 0]
         return 1e9 / float(np.median(gaps)) if len(gaps) else 0.0

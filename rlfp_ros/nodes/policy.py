@@ -31,7 +31,7 @@ from rlfp_ros.recording import decode
 from rlfp_ros.recording.decode import NANOSECONDS
 from rlfp_ros.schema import ConfigurationError, Schema
 
-SILENT_S = 1.0  # without features for so long, diagnostics say so
+SILENT_S = 1.0  # without features for this long, diagnostics warn
 
 
 class PolicySettings(Schema):
@@ -60,8 +60,8 @@ class _Frame:
 class PolicyNode(Node):
     """Messages to arrays and back around `control.policy.Policy`.
 
-    The joints that go with an image are those at its time of exposure, not the newest: so the observation does not
-    depend on how long perception took, in simulation and on hardware alike.
+    The joints for an image are those at its time of exposure, not the newest, so that the observation does not depend
+    on the duration of perception, in simulation and on hardware.
     """
 
     def __init__(self) -> None:
@@ -74,13 +74,13 @@ class PolicyNode(Node):
         self._T_base_camera = load_extrinsics(self._settings.extrinsics, self._contract.camera)
         self._features_shape = tuple(self._contract.encoder.outputs["features"][1:])
         self._matcher = decode.JointMatcher(self._arm)
-        # Through the node's own messages; and ONNX Runtime's first run takes several times as long as the next.
+        # Uses the node's own messages, and runs ONNX Runtime once, because its first run is several times slower.
         self._policy.rehearse(bundle.golden_frames(), self._receive_golden)
 
         self._history: deque[tuple[int, bytes]] = deque()  # oldest first; decoded only if one is used
         self._pending: _Frame | None = None  # features newer than every joint state
-        self._answered: Residual | None = None  # to the newest frame
-        self._reset_stamp_ns = -1  # what is stamped up to here belongs to the episode before
+        self._answered: Residual | None = None  # answer to the newest frame
+        self._reset_stamp_ns = -1  # stamps up to this one belong to the previous episode
         self._goal_message: PointStamped | None = None
         self._goal_checked: tuple[PointStamped, str] | None = None
         self._goal: np.ndarray | None = None
@@ -120,7 +120,7 @@ class PolicyNode(Node):
 
     @property
     def polled(self) -> tuple[Any, ...]:
-        """For the executor: joints are taken with the next features, and wake this node only if features wait."""
+        """Subscriptions for the executor: joints are read with the next features and wake this node only if needed."""
         return (self._joint_states.current,) if self._pending is None else ()
 
     def _on_joint_state(self, message: bytes) -> None:
@@ -130,7 +130,7 @@ class PolicyNode(Node):
         if self._history and stamp <= self._history[-1][0]:
             if stamp == self._history[-1][0]:
                 return
-            self._history.clear()  # time went back: another simulator, another bag
+            self._history.clear()  # time jumped back: another simulator or another bag
         self._history.append((stamp, message))
         oldest = stamp - int(self._settings.history_s * NANOSECONDS)
         while self._history[0][0] < oldest:
@@ -146,7 +146,7 @@ class PolicyNode(Node):
         if stamp <= self._reset_stamp_ns:
             return
         if self._answered is not None and stamp == self._answered.stamp_ns:
-            self._publish(self._answered)  # the sender missed our answer; it is still one frame
+            self._publish(self._answered)  # the sender missed the answer; it is still the same frame
             return
         try:
             features = decode.features_from_message(message)
@@ -202,7 +202,7 @@ class PolicyNode(Node):
 
     def _publish(self, residual: Residual) -> None:
         if residual.gripper_width is not None:
-            # First, so that the controller has it when the residual with the same stamp comes.
+            # Published first, so that the controller has it when the residual with the same stamp comes.
             self._gripper.publish(messages.gripper_message(residual.stamp_ns, residual.gripper_width, self._arm))
         if self._in_joint_space:
             self._residual.publish(messages.joint_residual_message(residual, self._arm.joint_names))

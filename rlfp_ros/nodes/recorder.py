@@ -1,7 +1,7 @@
-"""`recorder`: everything that the graph publishes, into rosbag2 (MCAP) bags, one for each episode or one for the run.
+"""`recorder`: records everything that the graph publishes into rosbag2 (MCAP) bags, one per episode or one per run.
 
-Messages are taken raw, as they came over the wire, with the times that DDS knows: published at, received at. A thread
-writes them, so that a slow disk costs messages (counted and reported) and never delays a callback.
+Messages are taken in serialised form, with DDS's times of publication and reception. A thread writes them, so that a
+slow disk never delays a callback; messages may be lost, and are then counted and reported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rlfp_ros.recording.losses import LossCounter
 from rlfp_ros.recording.metadata import QualityOfService
 from rlfp_ros.schema import ConfigurationError, Schema
 
-DISCOVERY_S = 0.25  # between looks for publishers
+DISCOVERY_S = 0.25  # between searches for publishers
 DEPTH = 200  # of a subscription: nearly a second at 240 Hz while this process does not run
 IMAGE_DEPTH = 30  # images are large
 NICENESS = 10  # the nodes that move the arm run first; the queues of the subscriptions hold what waits
@@ -86,7 +86,7 @@ class RecorderSettings(Schema):
 
 @dataclass(frozen=True)
 class _Offer:
-    """The part of a publisher's quality of service that decides which subscriptions hear it."""
+    """The part of a publisher's quality of service that decides which subscriptions match it."""
 
     reliable: bool = True
     latched: bool = False
@@ -94,7 +94,7 @@ class _Offer:
 
 @dataclass
 class _Recorded:
-    """One topic and its subscriptions: one for every offer of its publishers, so that none has to be given up."""
+    """One topic and its subscriptions: one for each QoS of its publishers, so that all of them match."""
 
     name: str  # absolute
     type: str  # "" until a publisher is found
@@ -105,7 +105,7 @@ class _Recorded:
     recent_set: set[tuple[int, int, bytes]] = field(default_factory=set)
 
     def is_new(self, message: tuple[int, int, bytes]) -> bool:
-        """Whether this message (published at, number, first bytes) has not come by another subscription yet."""
+        """Return whether this message (published at, number, first bytes) has not come by another subscription."""
         if message in self.recent_set:
             return False
         if len(self.recent) == REMEMBERED:
@@ -116,9 +116,9 @@ class _Recorded:
 
 
 class RecorderNode(Node):
-    """See the module."""
+    """The recorder node; see the module."""
 
-    batch_s = 0.02  # every waking takes time from the nodes that move the arm
+    batch_s = 0.02  # every wake-up takes time from the nodes that move the arm
 
     def __init__(self) -> None:
         super().__init__("recorder")
@@ -130,12 +130,12 @@ class RecorderNode(Node):
         self._follows_perception = self._settings.images and not self._settings.topics
         self._episode_topic = self.resolve_topic_name(messages.EPISODE.name)
         self._diagnostics_topic = self.resolve_topic_name(messages.DIAGNOSTICS.name)
-        self._idle = True  # only diagnostics have come so far, which are not worth a bag
+        self._idle = True  # only diagnostics have come so far, which do not start a bag
         self._failure_logged = False
         self._refused_logged: set[str] = set()
         self._given: set[Path] = set()  # folders that the writer may not have made yet
-        self._folder = Path()  # of the bag that is being filled
-        self._bag_began_s = self._bag_ended_s = 0.0  # steady clock, of its first and its last message
+        self._folder = Path()  # folder of the current bag
+        self._bag_began_s = self._bag_ended_s = 0.0  # steady clock at its first and last message
         self._images_in_bag = 0
         self._without_images: dict[str, str] = {}  # bags that should hold images -> the reason why they do not
         self._no_images = ""  # the reason why the bag holds no images, if it should
@@ -160,7 +160,7 @@ class RecorderNode(Node):
         self.get_logger().info(f"recording {len(self._topics)} topics into {self._directory}")
 
     def close(self) -> None:
-        """Write what is queued, close the bag and report what was lost."""
+        """Write the queue, close the bag and report lost messages."""
         if not self._writer.close():
             print(f"recorder: {self._directory} did not take what is queued within 30 s", file=sys.stderr, flush=True)
         if self._writer.failure and not self._failure_logged:
@@ -194,7 +194,7 @@ class RecorderNode(Node):
             ) from None
 
     def _discover(self) -> None:
-        """Subscribe as the publishers offer: a reliable request never matches a best-effort camera."""
+        """Subscribe with the publishers' QoS, because a reliable request never matches a best-effort camera."""
         if self._writer.failure and not self._failure_logged:
             self._failure_logged = True
             self.get_logger().error(self._writer.failure)
@@ -215,9 +215,9 @@ class RecorderNode(Node):
                     self.get_logger().error(str(error), once=True)
 
     def _follow_perception(self) -> None:
-        """Record the image topic that perception takes; without perception the published one, raw before compressed.
+        """Record the image topic that perception uses; without perception the published one, raw before compressed.
 
-        Not simply both: compressed images are only made while something subscribes to them.
+        Not both, because compressed images are only produced while they have a subscriber.
         """
         published = [name for name in self._image_topics if self.count_publishers(name)]
         taken = [name for name in published if self._perception_takes(name)]
@@ -326,7 +326,7 @@ class RecorderNode(Node):
     # ---- images ----
 
     def _look_for_images(self) -> None:
-        """Find out why the bag holds no image, if it should, and say so once."""
+        """Report once why the bag holds no image, if it should."""
         self._no_images = self._reason_for_no_images() if self._lacks_images() else ""
         if self._no_images and not self._no_images_logged:
             self._no_images_logged = True
@@ -334,7 +334,7 @@ class RecorderNode(Node):
             self.diagnostics.publish()
 
     def _lacks_images(self) -> bool:
-        """Whether the bag has been filled for a while and should hold images, but holds none."""
+        """Return whether the bag should hold images but has none after NO_IMAGES_S."""
         expected = self._follows_perception or any(topic.type in IMAGE_TYPES for topic in self._topics.values())
         lasted = self._bag_ended_s - self._bag_began_s > NO_IMAGES_S
         return self._settings.images and expected and lasted and not self._images_in_bag
@@ -384,7 +384,7 @@ class RecorderNode(Node):
     # ---- diagnostics ----
 
     def _dropped(self) -> Counter[str]:
-        """Messages by topic that never arrived, or that the disk did not take."""
+        """Return the messages per topic that never arrived or could not be written."""
         lost = {topic.name: topic.losses.lost for topic in self._topics.values()}
         return Counter(lost) + self._writer.dropped
 

@@ -1,8 +1,8 @@
-"""The safety node: residual, joints and percepts in, one short trajectory out on every tick. Takes no image topic.
+"""The safety node: turns residual, joints and percepts into one short trajectory per tick. Does not use images.
 
-There are two ways to tick. `timer`: a steady timer, for arms; tick stamps lie on a `TickTimeline` of their own that
-follows the node's clock. `joint_states`: one tick per joint state, with its stamp, for simulation and lock step; ages
-then go by stamps.
+There are two modes. `timer`: a steady timer, for arms; the ticks' stamps are on a `TickTimeline` that follows the
+node's clock. `joint_states`: one tick per joint state, with its stamp, for simulation and lock step; ages are then
+measured by stamps.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CHECKLIST_MAX_AGE_S = 2.0  # it comes twice a second
 
 
 class Settings(ControllerSettings):
-    """Parameters of this node: those of the controller, and what it loads."""
+    """Parameters of this node: those of the controller, and the files to load."""
 
     bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
     arm: str = Field(
@@ -130,7 +130,7 @@ class ResidualControllerNode(Node):
         return self.create_publisher(topic.type, topic.name, topic.qos)
 
     def _open_subscriptions(self) -> None:
-        # Callbacks run in this order if several have news: what a tick needs comes before the joint states.
+        # If several messages wait, callbacks run in this order: the inputs of a tick come before the joint states.
         subscriptions: tuple[tuple[messages.Topic, Any], ...] = (
             (messages.ESTOP, self._on_estop),
             (messages.EPISODE, self._on_episode),
@@ -143,14 +143,14 @@ class ResidualControllerNode(Node):
         )
         for topic, callback in subscriptions:
             qos, events = topic.qos, None
-            if qos.deadline == messages.DEADLINE:  # only the newest message of a stream counts
+            if qos.deadline == messages.DEADLINE:  # only the newest message of a stream is used
                 qos, events = messages.STREAM, self._streams.watch(topic.name)
             self.create_subscription(topic.type, topic.name, callback, qos, event_callbacks=events)
         DriverSubscription(
             self, JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
         if self.settings.require_checklist:
-            # Not latched: a report from before this node's start, when another node moved the arm, is out of date.
+            # Not latched, because a report from before this node's start may be out of date.
             self.create_subscription(String, messages.CHECKLIST.name, self._on_checklist, messages.LATEST)
 
     # --- inputs ------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class ResidualControllerNode(Node):
         """Return the time by which inputs age: the steady clock, or in lock step the newest stamp."""
         if self._lock_step:
             return self._stamp_now
-        # After a while without the processor the last tick is old, and of simulated time too: /clock was read late.
+        # If this process did not run for a while, the last tick is old, also in simulated time: /clock was read late.
         self.controller.on_sender_clock(self.get_clock().now().nanoseconds)
         return time.monotonic_ns()
 
@@ -241,7 +241,7 @@ class ResidualControllerNode(Node):
         self._checklist = time.monotonic(), ChecklistReport.model_validate_json(message.data)
 
     def _refusal(self) -> str:
-        """Return why the arm may not be enabled now; empty if it may, or is."""
+        """Return why the arm may not be enabled now; empty if it may, or if it is enabled."""
         if not self.settings.require_checklist or self.controller.supervisor.enabled:
             return ""
         if self._checklist is None or time.monotonic() - self._checklist[0] > CHECKLIST_MAX_AGE_S:
@@ -279,10 +279,10 @@ class ResidualControllerNode(Node):
             raise spin.Finished
 
     def rest_before_leaving(self) -> None:
-        """Let SIGINT and SIGTERM end the process only once the arm is at rest.
+        """Let SIGINT and SIGTERM end the process only after the arm is at rest.
 
-        For forward controllers, which continue with what they were told last; rclpy's own handlers would close the
-        topics at once. Call it in the main thread.
+        For forward controllers, which continue with their last command; rclpy's own handlers would close the topics at
+        once. Call it in the main thread.
         """
         uninstall_signal_handlers()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -298,7 +298,7 @@ class ResidualControllerNode(Node):
             if trajectory is not None:
                 self._command.publish(messages.trajectory_message(trajectory, self._joint_names))
             elif self._lock_step:
-                # The simulator waits for this stamp; a trajectory without points moves nothing.
+                # The simulator waits for this stamp. A trajectory without points does not move the arm.
                 header = messages.header_message(stamp)
                 self._command.publish(JointTrajectory(header=header, joint_names=list(self._joint_names)))
         elif trajectory is not None:

@@ -1,7 +1,7 @@
-"""Node `simulator`: the PyBullet world behind the topics of an arm and a camera.
+"""Node `simulator`: a PyBullet world with the topics of an arm and a camera.
 
-In real time a steady timer paces the physics. In lock step the world waits, at every tick, for what the graph owes it:
-the residual that answers a delivered image, and the arm command of the tick. The order of events is that of
+In real time a steady timer paces the physics. In lock step the world waits in every tick for the graph's answers: the
+residual for a delivered image, and the arm command of the tick. The order of events is that of
 `simulation.deployment.Deployment`, so that both play the same episode from the same seed.
 """
 
@@ -45,11 +45,11 @@ from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND
 from rlfp_ros.simulation.worlds import load_conditions, make_world
 
 OPTICAL_FRAME = "camera_optical_frame"
-CLOCK_TICKS = 4  # /clock at 60 Hz: stamps travel with the messages, and a clock at 240 Hz wakes every node for nothing
+CLOCK_TICKS = 4  # /clock at 60 Hz; messages have stamps, and a clock at 240 Hz would wake every node without need
 START_NS = 1_000_000_000  # stamp of tick 0; a stamp of zero means "no time" in ROS
-FIRST_ANSWER_S = 30.0  # for nodes that are still starting
-ANSWER_S = 5.0  # wall time that lock step waits for anything
-REPEAT_S = 1.0  # and after which it publishes an image again: perception takes images best effort, and one may get lost
+FIRST_ANSWER_S = 30.0  # longest wait for nodes that are still starting
+ANSWER_S = 5.0  # wall time; longest wait of lock step for an answer
+REPEAT_S = 1.0  # time after which lock step publishes an image again, because best-effort images may get lost
 
 
 class Settings(Schema):
@@ -73,7 +73,7 @@ class Settings(Schema):
 
 
 class _Waiting(enum.Enum):
-    """What lock step stands still for."""
+    """The answers that lock step waits for."""
 
     READY = "episode/ready"
     RESIDUAL = "policy/residual_applied"
@@ -115,7 +115,7 @@ class Simulator(Node):
         self._referee = Referee(settings.task, settings.seed, settings.episodes, settings.wait_for)
         self._waiting, self._waiting_since = _Waiting.NOTHING, time.monotonic()
         self._owed: dict[int, Frame] = {}  # by stamp: delivered images whose residual is awaited
-        self._shown_at = 0.0  # when lock step last showed them
+        self._shown_at = 0.0  # time at which lock step last published them
         self._trajectory: Trajectory | None = None
         self._gripper_width: float | None = None
         self._safety_state = "not heard yet"
@@ -137,7 +137,7 @@ class Simulator(Node):
         self._wait(_Waiting.READY)
 
     def _begin(self) -> None:
-        """All have forgotten: set the world up and run."""
+        """Set up the world and run, when all nodes are ready."""
         self._trajectory, self._gripper_width = None, None
         self._owed.clear()
         sample = self._world.reset(self._referee.seed)
@@ -151,7 +151,7 @@ class Simulator(Node):
             self._proceed()
 
     def _end(self, outcome: dict[str, object]) -> None:
-        """The episode is over; the next one, or the end of the node."""
+        """End the episode, and begin the next one or end the node."""
         self._publish_episode(self._referee.end(self._world.stamp_ns, outcome))
         if self._referee.is_last:
             self._episodes.wait_for_all_acked(Duration(seconds=1.0))
@@ -186,7 +186,7 @@ class Simulator(Node):
         self._joint_states.publish(m.joint_state_message(self._world.joint_state(), self._arm))
 
     def _step(self) -> bool:
-        """One step of physics with the newest command; False if the episode ended."""
+        """Take one step of physics with the newest command; return False if the episode ended."""
         started = time.perf_counter()
         self._world.step(self._trajectory, self._gripper_width)
         self._trajectory = None
@@ -200,7 +200,7 @@ class Simulator(Node):
         return outcome is None
 
     def _on_timer(self) -> None:
-        """Real time: as many ticks as are due."""
+        """Run the ticks that are due in real time."""
         if self._referee.phase is not Phase.RUNNING:
             self._check_ready()
             return
@@ -215,7 +215,7 @@ class Simulator(Node):
     # --- lock step ---------------------------------------------------------------------------------------------------
 
     def _proceed(self) -> None:
-        """Go on until the graph owes something."""
+        """Run until an answer of the graph is missing."""
         while self._referee.phase is Phase.RUNNING:
             if self._waiting is _Waiting.NOTHING:
                 self._owed.update((frame.stamp_ns, frame) for frame in self._deliver())
@@ -250,7 +250,7 @@ class Simulator(Node):
             self._show(self._owed.values())
 
     def _missing(self) -> list[str]:
-        """Nodes that are not ready. Perception has nothing to forget; it is ready once it subscribes to images."""
+        """Return the nodes that are not ready. Perception keeps no state and is ready when it subscribes to images."""
         missing = self._referee.missing
         if self._referee.number == 0 and "policy" in self.settings.wait_for:
             topic = self.resolve_topic_name(m.IMAGE.name)
@@ -277,7 +277,7 @@ class Simulator(Node):
     def _on_command(self, message: JointTrajectory) -> None:
         stamp = decode.stamp_ns(message.header.stamp)
         try:
-            # No points in lock step: the controller has nothing to send, and says so in time.
+            # In lock step a trajectory without points means that the controller sends nothing in this tick.
             trajectory = decode.trajectory_from_message(message, self._joint_names) if message.points else None
         except ConfigurationError as error:
             self._refused, self._refusal = self._refused + 1, str(error)
@@ -342,12 +342,12 @@ class Simulator(Node):
         return Report(Level.OK, self._phase_name(), values)
 
     def close(self) -> None:
-        """Give back the physics server's memory."""
+        """Free the physics server's memory."""
         self._world.close()
 
 
 def _camera(contract: CameraContract, settings: Settings) -> CameraContract:
-    """The bundle's camera, or one at the same place with another image size and rate."""
+    """Return the bundle's camera, or one at the same place with another image size and rate."""
     width, height = settings.image_width or contract.width, settings.image_height or contract.height
     rate = settings.image_rate_hz or contract.rate_hz
     if TICKS_PER_SECOND % rate:

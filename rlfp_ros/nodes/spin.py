@@ -1,7 +1,7 @@
-"""What every node's main() is: start ROS, build the node, spin, end cleanly.
+"""The main function of every node: start ROS, construct the node, spin, end cleanly.
 
-Exit codes: 0 for SIGINT, SIGTERM and Finished(); 2 for what the user can put right (one line on stderr);
-1 if the node failed while it was being built.
+Exit codes: 0 for SIGINT, SIGTERM and Finished(); 2 for an error that the user can correct (one line on stderr);
+1 if the node failed during construction.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from rlfp_ros.nodes.executor import NodeExecutor
 from rlfp_ros.schema import ConfigurationError
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
-REALTIME = "RLFP_REALTIME"  # environment variable: 0 keeps every node at common priority
-HIGHEST_DOMAIN = 232  # DDS computes UDP ports from it: above, they pass 65535
+REALTIME = "RLFP_REALTIME"  # environment variable; 0 keeps every node at normal priority
+HIGHEST_DOMAIN = 232  # DDS computes UDP ports from the domain; for higher ones they would exceed 65535
 
 
 def run_in_real_time(priority: int) -> bool:
-    """SCHED_FIFO for all threads of this process, DDS's too; False if the system does not grant it.
+    """Set SCHED_FIFO for all threads of this process, DDS's included; return False if the system refuses it.
 
-    Not while a node comes up: whole seconds of importing would be in everybody's way.
+    Call it after the start: imports take seconds and would delay all other processes.
     """
     try:
         for thread in os.listdir("/proc/self/task"):
@@ -44,7 +44,7 @@ def run_in_real_time(priority: int) -> bool:
 
 
 class Finished(Exception):
-    """Raised in a callback of a node whose work is done: the process ends with `code` after saying `message`."""
+    """Raised in a callback when a node's work is done: the process prints `message` and ends with `code`."""
 
     def __init__(self, code: int = OK, message: str = "") -> None:
         super().__init__(message)
@@ -52,9 +52,9 @@ class Finished(Exception):
 
 
 def run(build: Callable[[], Node], arguments: Sequence[str] | None = None, priority: int = 0) -> int:
-    """Run one node until it is told to stop, and return the process's exit code.
+    """Run one node until it is stopped, and return the process's exit code.
 
-    `priority`: of real-time scheduling (SCHED_FIFO, 1 to 99) if the system grants it; 0: none.
+    `priority` is that of real-time scheduling (SCHED_FIFO, 1 to 99), if the system grants it; 0 for none.
 
     An exception in a callback does not end the node (a robot must not lose its safety controller to one bad message):
     it is logged, and counted in the node's `diagnostics` if it has one. ConfigurationError while building, and
@@ -80,7 +80,7 @@ def run(build: Callable[[], Node], arguments: Sequence[str] | None = None, prior
             raise ConfigurationError(f"argument {left_over[0]!r} is not known; give parameters as --ros-args -p a:=b")
         node = build()
         executor = NodeExecutor(node, getattr(node, "batch_s", 0.0))
-        # What lives until the end is not looked at again: a collection in the middle of a tick would be late.
+        # Exclude long-lived objects from garbage collection, because a collection would delay a tick.
         gc.collect()
         gc.freeze()
         if priority and os.environ.get(REALTIME) != "0":
@@ -106,12 +106,14 @@ def run(build: Callable[[], Node], arguments: Sequence[str] | None = None, prior
             _on_signal(lambda *_: None)
         _close(node, executor)
         if interrupted:
-            _on_signal(signal.SIG_IGN)  # the interpreter puts the deadly default back for any other handler
+            _on_signal(
+                signal.SIG_IGN
+            )  # at exit the interpreter would replace any other handler by the default, which kills
     return code
 
 
 def _on_signal(handler: Any) -> None:
-    """A second Ctrl-C, or a launcher's SIGTERM after the terminal's SIGINT, must not kill a node that is closing."""
+    """Ignore a second Ctrl-C, or a launcher's SIGTERM after the terminal's SIGINT, while a node is closing."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, handler)
         signal.signal(signal.SIGTERM, handler)

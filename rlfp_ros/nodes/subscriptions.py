@@ -10,15 +10,15 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
-LOOK_S = 0.5  # between looks at the publishers
+LOOK_S = 0.5  # between checks of the publishers
 
 
 class DriverSubscription:
-    """A subscription that hears every publisher of a driver's topic.
+    """A subscription that matches every publisher of a driver's topic.
 
-    DDS delivers nothing from a publisher that offers less than the subscription asks for: a best-effort driver is
-    silent for a reliable subscriber. This one asks for what `qos` says, and looks twice a second at what the publishers
-    offer: if any of them is best effort, it asks for best effort.
+    DDS delivers nothing from a publisher that offers less than the subscription requests: a reliable subscriber gets no
+    messages of a best-effort driver. This subscription requests `qos`, and checks the publishers twice a second: if any
+    of them is best effort, it requests best effort.
 
     Parameters
     ----------
@@ -27,10 +27,10 @@ class DriverSubscription:
     message_type, topic, callback, raw
         As for `Node.create_subscription`.
     qos
-        What to ask for as long as no publisher offers less.
+        The requested QoS as long as no publisher offers less.
     keeps_latched
-        If all publishers keep their last message for late subscribers, ask for it: a camera_info that is published
-        only once is heard then. Not for topics on which an old message must not be taken for a new one.
+        Whether to request the last message, if all publishers keep it for late subscribers, so that a camera_info that
+        is published only once is received. Not for topics on which an old message must not be taken for a new one.
     """
 
     def __init__(

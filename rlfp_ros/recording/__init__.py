@@ -1,1 +1,1 @@
-"""rosbag2 (MCAP) read and write."""
+"""Reads and writes rosbag2 (MCAP) bags."""

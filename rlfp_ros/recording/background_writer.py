@@ -1,4 +1,4 @@
-"""Writes bags in a thread of its own behind a bounded queue, so that a slow disk never delays a callback."""
+"""Writes bags in a separate thread behind a bounded queue, so that a slow disk never delays a callback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Roll:
 
 
 class BackgroundWriter:
-    """Queues messages and writes them into one bag after another. A bag without a message is not made.
+    """Queues messages and writes them into consecutive bags. A bag without a message is not created.
 
     If the queue is full, messages are dropped and counted for their topic. If the disk is full, writing ends for good
     and everything that follows is counted as dropped.

@@ -21,17 +21,17 @@ from rlfp_ros.schema import ConfigurationError
 RAW_IMAGE, COMPRESSED_IMAGE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 JOINT_STATE = "sensor_msgs/msg/JointState"
-# By these the namespaces of the robots in a bag are found: name and type of what every graph publishes.
+# Name and type of topics that every graph publishes, by which the namespaces of the robots in a bag are found.
 MARKERS = {
     topics.FEATURES: ("sensor_msgs/msg/PointCloud2",),
     topics.RESIDUAL: ("geometry_msgs/msg/TwistStamped", "trajectory_msgs/msg/JointTrajectory"),
 }
-LOOKED_AT = 50  # messages of a topic that are searched for the arm's joints
+LOOKED_AT = 50  # number of messages per topic that are searched for the arm's joints
 
 
 @dataclass(frozen=True)
 class TopicChoice:
-    """What a person said about a bag's topics; empty: found in the bag.
+    """A user's choice of a bag's topics. An empty field is found in the bag.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ def _namespaces(bag: BagReader) -> set[str]:
 
 
 def _of_robot(bag: BagReader, types: Sequence[str], namespace: str, choice: TopicChoice) -> list[str]:
-    """Topics of these types that may be this robot's: those in its namespace; if there are none, those of no robot."""
+    """Return the topics of these types in the robot's namespace; if there are none, those outside any robot's."""
     names = sorted(name for name, kind in bag.topics.items() if kind in types)
     robots = _namespaces(bag)
     deeper = [other for other in robots if other.startswith(f"{namespace}/")]
@@ -208,7 +208,7 @@ def image_topic(bag: BagReader, choice: TopicChoice = ANY) -> str:
     namespaces = [namespace_of(bag, choice)] if choice.namespace else sorted(_namespaces(bag)) or [""]
     names = sorted({name for namespace in namespaces for name in _of_robot(bag, types, namespace, choice)})
     names = [name for name in names if not name.endswith(f"/{topics.OVERLAY}")]
-    # One image in several transports is one image; the raw one is the best.
+    # If an image is recorded in several transports, the raw one is used.
     names = [name for name in names if base_topic(name) == name or base_topic(name) not in names]
     if not names:
         raise ConfigurationError(f"{bag.path}: holds no images ({' or '.join(types)}); it holds: {_list(bag.topics)}")
@@ -253,7 +253,7 @@ def _frame(bag: BagReader, topic: str) -> str:
 
 
 def _is_readable(bag: BagReader, topic: str) -> bool:
-    """Whether a topic's images can be a policy's: depth and disparity cannot."""
+    """Return whether a topic's images can be a policy's input; depth and disparity cannot."""
     message = _first(bag, topic)
     if message is None:
         return False

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rlfp_ros.recording.decode import serialised_stamp_ns
 from rlfp_ros.recording.reader import BagReader, RecordedMessage
 
-REORDERED_NS = 100_000_000  # a stamp may be this much older than the one before: best effort can swap two messages
-REPEATED_SHARE = 0.1  # of a topic's messages; lock step sends an image again now and then
+REORDERED_NS = 100_000_000  # a stamp may be this much older than the last one, because best effort can swap messages
+REPEATED_SHARE = 0.1  # accepted share of repeated messages, because lock step sometimes repeats an image
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""Messages -> arrays and data classes: the only decoder, for live nodes and for every tool that reads bags.
+"""Decodes messages to arrays and data classes, for live nodes and for every tool that reads bags.
 
-ROS-free: a function takes rclpy's message as well as what the rosbags library makes of a recorded one, and gives the
-same result or the same refusal for both. Numbers keep their type: float64 stays float64 (joints, residual, trajectory)
-and float32 stays float32 (features).
+ROS-free: a function accepts both rclpy's messages and those of the rosbags library, and gives the same result or the
+same error for both. Numbers keep their type: float64 stays float64 (joints, residual, trajectory) and float32 stays
+float32 (features).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _STAMP_LITTLE, _STAMP_BIG = struct.Struct("<iI"), struct.Struct(">iI")
 
 
 def stamp_ns(stamp: fields.Time) -> int:
-    """builtin_interfaces/Time -> integer nanoseconds."""
+    """Convert builtin_interfaces/Time to integer nanoseconds."""
     return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
 
 
 def serialised_stamp_ns(message: bytes) -> int:
-    """Stamp (ns) of a serialised message that begins with a std_msgs/Header.
+    """Return the stamp (ns) of a serialised message that begins with a std_msgs/Header.
 
     CDR: four bytes of encapsulation, the second of which gives the byte order, then sec and nanosec. Raises
     ConfigurationError if the message is too short for a stamp.
@@ -53,7 +53,7 @@ def serialised_stamp_ns(message: bytes) -> int:
 
 
 class JointMatcher:
-    """sensor_msgs/JointState -> control.arm.JointState, matched by name; the order in the message does not matter.
+    """Converts sensor_msgs/JointState to control.arm.JointState by name; the order in the message does not matter.
 
     The look-up is kept as long as the names stay the same (2 us per message instead of 20).
     """
@@ -122,7 +122,7 @@ class JointMatcher:
 
 
 def gripper_from_message(message: fields.JointState) -> tuple[int, float]:
-    """JointState of the topic policy/gripper -> (stamp in ns, opening width in m).
+    """Decode a JointState of the topic policy/gripper to (stamp in ns, opening width in m).
 
     Raises ConfigurationError if the message is not one position called `gripper_width`.
     """
@@ -140,7 +140,7 @@ def gripper_from_message(message: fields.JointState) -> tuple[int, float]:
 def trajectory_from_message(
     message: fields.JointTrajectory, joint_names: Sequence[str], topic: str = topics.ARM_COMMAND
 ) -> Trajectory:
-    """JointTrajectory -> Trajectory in the order of `joint_names`, whatever order the sender chose.
+    """Decode a JointTrajectory to a Trajectory in the order of `joint_names`.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def trajectory_from_message(
 
 
 def joint_velocities_from_message(message: fields.JointTrajectory, joint_names: Sequence[str]) -> np.ndarray:
-    """A residual of joint velocities -> [J] rad/s in the order of `joint_names`, whatever order the sender chose.
+    """Decode a residual of joint velocities to [J] rad/s in the order of `joint_names`.
 
     Raises ConfigurationError if joints are missing or unknown, or there is not one point with a velocity for each.
     """
@@ -189,7 +189,7 @@ def joint_velocities_from_message(message: fields.JointTrajectory, joint_names: 
 
 
 def twist_from_message(message: fields.TwistStamped, frame: str, topic: str = topics.RESIDUAL) -> np.ndarray:
-    """TwistStamped -> [6] m/s and rad/s. Raises ConfigurationError if it is in another frame than `frame`."""
+    """Decode a TwistStamped to [6] m/s and rad/s. Raises ConfigurationError if its frame is not `frame`."""
     if message.header.frame_id != frame:
         raise ConfigurationError(
             f"topic {topic}: header.frame_id is {message.header.frame_id!r}, expected {frame!r}, the arm's base frame"
@@ -202,7 +202,7 @@ def twist_from_message(message: fields.TwistStamped, frame: str, topic: str = to
 
 
 def features_from_message(message: fields.PointCloud2, topic: str = topics.FEATURES) -> np.ndarray:
-    """PointCloud2 -> features float32 [K, 3] (x, y, confidence), or float32 [D] of a plain latent.
+    """Decode a PointCloud2 to features float32 [K, 3] (x, y, confidence), or float32 [D] of a plain latent.
 
     Raises ConfigurationError if the fields or the size of the data are not those that the perception node writes.
     """
@@ -229,7 +229,7 @@ def features_from_message(message: fields.PointCloud2, topic: str = topics.FEATU
 def object_pose_from_message(
     message: fields.PoseWithCovarianceStamped, frame: str, topic: str = topics.OBJECT_POSE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """PoseWithCovarianceStamped -> pose [7] (xyz in m, quaternion xyzw) and covariance [6, 6] (m^2, rad^2) in `frame`.
+    """Decode to pose [7] (xyz in m, quaternion xyzw) and covariance [6, 6] (m^2, rad^2) in `frame`.
 
     Raises ConfigurationError if the message is in another frame than `frame`.
     """
@@ -241,14 +241,14 @@ def object_pose_from_message(
 
 
 def domain_shift_from_message(message: fields.Float32) -> float:
-    """Float32 -> domain-shift score."""
+    """Decode a Float32 to the domain-shift score."""
     return float(message.data)
 
 
 def goal_from_message(
     message: fields.PointStamped, base_frame: str, optical_frame: str, T_base_camera: np.ndarray
 ) -> np.ndarray:
-    """A goal in the base frame or the optical frame -> [3] m in the base frame.
+    """Decode a goal in the base frame or the optical frame to [3] m in the base frame.
 
     Raises ConfigurationError for any other frame, and for a point that is not finite.
     """
@@ -269,7 +269,7 @@ def goal_from_message(
 
 
 def image_from_message(message: fields.Image | fields.CompressedImage, topic: str = topics.IMAGE) -> np.ndarray:
-    """Image or CompressedImage -> rgb uint8 [H, W, 3]; encoding, row step and compression are honoured.
+    """Decode an Image or CompressedImage to rgb uint8 [H, W, 3], with its encoding, row step and compression.
 
     The result may be a view of the message's data: do not write to it. Raises ConfigurationError as
     `rlfp_ros.perception.images` does. A CameraInfo is decoded by `rlfp_ros.perception.camera.camera_model`.
@@ -283,10 +283,10 @@ def image_from_message(message: fields.Image | fields.CompressedImage, topic: st
 
 
 def episode_from_message(message: fields.String) -> Episode:
-    """String -> Episode. Raises ConfigurationError naming the field that is wrong."""
+    """Decode a String to an Episode. Raises ConfigurationError that names the wrong field."""
     return Episode.from_json(message.data)
 
 
 def ready_from_message(message: fields.String) -> Ready:
-    """String -> Ready. Raises ConfigurationError naming the field that is wrong."""
+    """Decode a String to Ready. Raises ConfigurationError that names the wrong field."""
     return Ready.from_json(message.data)

@@ -1,4 +1,4 @@
-"""Counts messages of a topic that were published and never arrived, by the numbers that their publishers give them."""
+"""Counts messages of a topic that were published but never arrived, by their publishers' sequence numbers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ REMEMBERED = 10_000  # lost numbers that may still arrive late
 class LossCounter:
     """Counts gaps in the sequence numbers of a topic's publishers.
 
-    A message does not say which publisher it came from, so each number is taken for the next of the publisher whose
-    last number is closest below it. With several publishers the sum of the gaps is right, whichever is whose.
+    A message does not contain its publisher, so each number is assigned to the publisher whose last number is closest
+    below it. With several publishers the sum of the gaps is still right.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class LossCounter:
             del self._last[0]
 
     def message(self, sequence: int, now_s: float) -> None:
-        """Take the number of a message that arrived."""
+        """Record the number of a message that arrived."""
         below = max((entry for entry in self._last if entry[0] < sequence), default=None)
         if below is not None and below[0] == sequence - 1:
             self._last.remove(below)

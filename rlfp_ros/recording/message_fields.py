@@ -1,4 +1,4 @@
-"""Fields that decoding reads, as protocols: rclpy's messages have them, and so do those of the rosbags library.
+"""Protocols with the message fields that decoding reads; messages of rclpy and of the rosbags library satisfy them.
 
 Sequences of numbers are `array.array` in one and numpy arrays in the other; `decode` takes both.
 """

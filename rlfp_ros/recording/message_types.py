@@ -21,12 +21,12 @@ DISTRIBUTION = "jazzy"
 
 @functools.cache
 def typestore() -> Any:
-    """The rosbags library's store of the distribution's message types; others are added when they are needed."""
+    """Return the rosbags library's store of the distribution's message types; others are added when needed."""
     return get_typestore(Stores.ROS2_JAZZY)
 
 
 def register(typename: str, encoding: str, text: str) -> None:
-    """Learn `pkg/msg/Type` and the types in it from a definition in a bag, unless they are known already.
+    """Register `pkg/msg/Type` and the types in it from a definition in a bag, unless they are known already.
 
     `encoding` is `ros2msg` or `ros2idl`, as rosbag2 writes them; others are ignored. Raises TypesysError or ValueError
     if the text cannot be read.
@@ -44,7 +44,7 @@ def register(typename: str, encoding: str, text: str) -> None:
 
 
 def deserialise(data: bytes, typename: str) -> Any:
-    """Fields of a CDR message as an object; sequences of numbers are numpy arrays.
+    """Decode a CDR message to an object; sequences of numbers are numpy arrays.
 
     As in ROS, bytes behind the last field do not matter: rclpy leaves some behind a message with empty sequences, and
     rosbags' own `deserialize_cdr` refuses those.
@@ -66,7 +66,7 @@ def deserialise(data: bytes, typename: str) -> Any:
 
 @functools.cache
 def definition(typename: str) -> str:
-    """The `ros2msg` text of `pkg/msg/Type`: its fields, then those of every type in it, as rosbag2 joins them.
+    """Return the `ros2msg` text of `pkg/msg/Type`: its fields, then those of every type in it, as rosbag2 joins them.
 
     Raises ConfigurationError if neither the distribution nor an installed package defines the type.
     """
@@ -76,7 +76,7 @@ def definition(typename: str) -> str:
 
 @functools.cache
 def type_hash(typename: str) -> str:
-    """RIHS01 hash (REP-2016) of `pkg/msg/Type`."""
+    """Return the RIHS01 hash (REP-2016) of `pkg/msg/Type`."""
     _require(typename)
     return str(typestore().hash_rihs01(typename))
 

@@ -20,15 +20,15 @@ _INFINITE = {"sec": 9223372036, "nsec": 854775807}
 
 @dataclass(frozen=True)
 class QualityOfService:
-    """Quality of service that a publisher offers, as far as playing back needs it."""
+    """A publisher's quality of service, as far as playback needs it."""
 
-    depth: int = 0  # 0: not known, because discovery does not report it
+    depth: int = 0  # 0 if it is not known, because discovery does not report it
     history: Literal["keep_last", "keep_all", "unknown"] = "unknown"
     reliability: Literal["reliable", "best_effort"] = "reliable"
     durability: Literal["volatile", "transient_local"] = "volatile"
 
     def document(self) -> dict[str, Any]:
-        """The profile as rosbag2 writes it."""
+        """Return the profile as rosbag2 writes it."""
         return {
             "history": self.history,
             "depth": self.depth,
@@ -107,7 +107,7 @@ class BagMetadata:
         return {"serialized_metadata": _dump(self.document())}
 
     def write(self, directory: Path) -> None:
-        """Write metadata.yaml, whole or not at all. Raises OSError."""
+        """Write metadata.yaml completely or not at all. Raises OSError."""
         replace_whole(directory / FILE_NAME, _dump({"rosbag2_bagfile_information": self.document()}))
 
 

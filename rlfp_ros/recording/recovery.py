@@ -1,4 +1,4 @@
-"""Repairs a bag whose recorder could not close it: kill -9, power cut, full disk.
+"""Repairs a bag that its recorder could not close because of kill -9, a power cut or a full disk.
 
 An MCAP file is a sequence of records; a file that was cut lacks the last ones, perhaps half a chunk, and the index.
 Everything up to the last whole chunk is kept in place, the rest is cut off, and index and metadata.yaml are written.
@@ -55,12 +55,12 @@ class _Contents:
     chunks: list[ChunkIndex] = field(default_factory=list)
     metadata: list[MetadataIndex] = field(default_factory=list)
     counts: dict[int, int] = field(default_factory=dict)
-    end: int = 0  # of the last whole chunk and its message indexes
+    end: int = 0  # offset of the end of the last whole chunk and its message indexes
     unindexed: dict[int, MessageIndex] = field(default_factory=dict)  # indexes of the last chunk that were cut off
 
 
 def recover(directory: Path, custom: dict[str, str] | None = None) -> BagMetadata:
-    """Make the bag in `directory` whole again, in place. A whole bag is left unchanged.
+    """Repair the bag in `directory` in place. A complete bag does not change.
 
     Returns
     -------

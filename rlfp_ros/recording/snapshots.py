@@ -1,4 +1,4 @@
-"""Images out of a bag, each with the camera's calibration and the arm's joints when it was taken."""
+"""Reads images from a bag, each with the camera's calibration and the arm's joints at that time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rlfp_ros.recording.reader import BagReader, RecordedMessage
 from rlfp_ros.schema import ConfigurationError
 
 STANDING_RAD_S = 0.02  # measured speed below this is noise
-NEW_POSTURE_RAD = 0.05  # a joint that moved this far is in another posture
-SETTLED_S = 0.3  # after this time at rest nothing swings any more
-HISTORY = 480  # joint states that are kept to find the one of an image: 2 s at 240 Hz
+NEW_POSTURE_RAD = 0.05  # motion of a joint that makes a new posture
+SETTLED_S = 0.3  # time at rest after which the arm does not swing any more
+HISTORY = 480  # joint states that are kept to find the one for an image: 2 s at 240 Hz
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Snapshot:
 
 
 class BagJoints:
-    """The arm's joints out of a bag's JointState messages, by the rules of the live nodes.
+    """Reads the arm's joints from a bag's JointState messages, by the rules of the live nodes.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class BagJoints:
         self.refused: Counter[str] = Counter()
 
     def __call__(self, message: RecordedMessage, content: Any) -> JointState | None:
-        """Joints of one message, or None if it is another device's or refused."""
+        """Return the joints of one message, or None if it is another device's or refused."""
         if not self._names & set(content.name):
             return None
         matcher = self._matchers.get(message.topic)
@@ -80,7 +80,7 @@ def read_snapshots(
     bag_folder
         The bag.
     arm
-        Whose joints to read. Without it neither joints nor the camera's calibration are looked for, since they may
+        The arm whose joints to read. Without it neither joints nor the camera's calibration are read, because they may
         not be known yet.
     joints
         Collects the joint states that are refused; by default they are only logged.
@@ -120,7 +120,7 @@ def read_snapshots(
 
 
 def standing_snapshots(bag_folder: str | Path, arm: Arm, choice: TopicChoice = ANY) -> list[Snapshot]:
-    """One image for every posture in which the arm stood. Raises ConfigurationError if it stood in none."""
+    """Return one image per posture in which the arm was at rest. Raises ConfigurationError if there is none."""
     kept: list[Snapshot] = []
     standing_since: tuple[int, np.ndarray] | None = None
     bag_joints = BagJoints(arm)

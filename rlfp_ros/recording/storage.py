@@ -26,7 +26,7 @@ from rlfp_ros.schema import ConfigurationError
 
 SUFFIXES = (".mcap", ".db3")
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # no CDR message begins with it: their first byte is 0
-# What the libraries below raise for damaged files; lz4 raises RuntimeError.
+# Exceptions of the libraries below for damaged files; lz4 raises RuntimeError.
 DAMAGE = (
     McapError,
     sqlite3.Error,
@@ -56,7 +56,7 @@ class BagFile(Protocol):
     """One file of a bag."""
 
     topics: dict[str, str]  # absolute name -> pkg/msg/Type
-    complete: bool  # False: the file was cut, and what is whole is read
+    complete: bool  # False if the file was cut; the complete part is read
 
     def messages(self, topics: Collection[str] | None) -> Iterator[RecordedMessage]:
         """Messages of `topics` (None: all) in the order of their log times; of a cut file, in the file's order."""
@@ -89,7 +89,7 @@ def open_file(path: Path) -> BagFile:
         with tempfile.NamedTemporaryFile(prefix="rlfp_ros_bag_", suffix=Path(path.stem).suffix) as copy:
             _decompress(path, copy)
             name = Path(copy.name)
-            # The open file outlives its name, and nothing is left behind if the process is killed.
+            # The open file remains readable without its name, and no file is left if the process is killed.
             return Db3File(name) if name.suffix == ".db3" else McapFile(name.open("rb"), path)
     except DAMAGE as error:
         if isinstance(error, ConfigurationError):

@@ -51,7 +51,7 @@ class BagWriter:
         self._channels: dict[str, int] = {}
         self._topics: dict[str, tuple[str, tuple[QualityOfService, ...]]] = {}
         self._counts: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()  # messages by topic that a crash or a full disk can no longer take
+        self.kept: Counter[str] = Counter()  # messages by topic that are safe from a crash or a full disk
         self._schemas: dict[str, int] = {}
         self._start_ns = 0
         self._end_ns = 0
@@ -125,7 +125,7 @@ class BagWriter:
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
-        """Flush if the last flush is long ago. Call it while nothing is written, so that no message waits."""
+        """Flush if the last flush is long ago. Call it when no messages come, so that none stays in the buffer."""
         now = time.monotonic()
         if now - self._flushed_at >= FLUSH_S:
             self.flush(sync=now - self._synced_at >= SYNC_S)

@@ -37,7 +37,7 @@ from rlfp_ros.simulation.tasks.task_scene import TeacherScene
 
 TREMBLING = 0.003  # on the plane z = 1, noise of the features between two images of the same scene
 LEARNER_NOISE = 0.15  # standard deviation added to the learner's actions in every second episode
-CHECKPOINT_ROUNDS = 2  # an interrupted training plays at most these again
+CHECKPOINT_ROUNDS = 2  # rounds between checkpoints; a resumed training repeats at most these
 
 TeacherSees = Literal["state", "estimate"]  # the simulator's state, or what the estimator makes of the images
 

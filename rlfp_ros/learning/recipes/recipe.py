@@ -1,4 +1,4 @@
-"""What a recipe is, and the registry of recipes: how a policy comes from a cell, one file per recipe.
+"""The interface and the registry of recipes, which train a policy for a cell; one file per recipe.
 
 A recipe is a frozen data class with everything that decides about a training. `train.main` checks it, claims the run
 folder, calls `train`, and exports the result.
@@ -24,21 +24,21 @@ from rlfp_ros.plugins import Registry
 
 @dataclass(frozen=True)
 class FinishedTraining:
-    """What a recipe hands over to be exported."""
+    """The result of a recipe, input of the export."""
 
     policy: nn.Module  # takes POLICY_INPUTS, returns POLICY_OUTPUTS, batch 1
     state_size: int  # of the policy
-    observed: ObservationContract  # by the policy, beside the features
+    observed: ObservationContract  # the policy's inputs besides the features
     encoder: nn.Module | bytes  # a `deployed_encoder`, or an `encoder.onnx`
     encoder_contract: EncoderContract
     camera: CameraContract  # that the encoder was trained with
     feature_statistics: FeatureStatistics
-    provenance: dict[str, JsonValue]  # figures of the training, for people
+    provenance: dict[str, JsonValue]  # results of the training, information for people only
 
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """Everything that decides about a training."""
+    """Everything that determines a training."""
 
     task: str
     arm: str = "panda"
@@ -47,7 +47,7 @@ class Recipe(ABC):
     image_size: int = 84  # px
 
     def document(self) -> dict[str, JsonValue]:
-        """Everything that decides about the training, as JSON."""
+        """Return everything that determines the training, as JSON."""
         return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
 
     @classmethod
@@ -67,11 +67,11 @@ class Recipe(ABC):
 
     @abstractmethod
     def check(self, cell: Cell) -> None:
-        """Refuse what cannot be trained, before anything is written or rendered. Raises ConfigurationError."""
+        """Raise ConfigurationError if this cannot be trained, before anything is written or rendered."""
 
     @abstractmethod
     def train(self, cell: Cell, run: Path, progress: TrainingProgress) -> FinishedTraining:
-        """Train in the folder `run`, or continue what is there."""
+        """Train in the folder `run`, or continue the training in it."""
 
 
 def _plain(value: Any) -> JsonValue:

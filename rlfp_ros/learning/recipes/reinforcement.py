@@ -1,11 +1,10 @@
 """The recipe's reinforcement stage: soft actor-critic on features, with a teacher and critics that know the state.
 
 The learner is `algorithms/sac.py`. In training the critics see the simulator's privileged state (Pinto et al. 2017,
-https://arxiv.org/abs/1710.06542), the actor only what it sees on an arm. A teacher with privileged state starts the
-actor and pulls it for a while (DAgger, Ross et al. 2011, https://arxiv.org/abs/1011.0686, as a loss on every visited
-state), with a weight that falls. The actor's feature points are seen through a camera that is turned at random, a
-little differently in each update: for points that is what random shifts are for pixels (DrQ, Yarats et al. 2021,
-https://arxiv.org/abs/2004.13649).
+https://arxiv.org/abs/1710.06542), the actor only its inputs on an arm. A teacher with privileged state initialises the
+actor and guides it with a loss on every visited state (DAgger, Ross et al. 2011, https://arxiv.org/abs/1011.0686),
+whose weight falls. In each update the actor's feature points are transformed by a small random rotation of the camera,
+which has the effect of random shifts of pixels (DrQ, Yarats et al. 2021, https://arxiv.org/abs/2004.13649).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from rlfp_ros.seeds import MAX_STEPS, SELECTION
 from rlfp_ros.simulation.environment import ManipulationEnv
 
 CLIP = 5.0  # standard deviations, of the networks' inputs
-CHECKPOINT_ROUNDS = 20  # an interrupted training plays at most these again
+CHECKPOINT_ROUNDS = 20  # rounds between checkpoints; a resumed training repeats at most these
 
 RECIPE_SAC = SacSettings(
     learning_rate=6e-4,
@@ -49,7 +48,7 @@ RECIPE_SAC = SacSettings(
     weight_decay=1e-4,
     largest_gradient=10.0,
     batch=256,
-    target_entropy=-6.0,  # low, because it is the mean action that is deployed
+    target_entropy=-6.0,  # low, because the mean action is deployed
     initial_temperature=0.02,
     reward_scale=1.0,
     capacity=200_000,
@@ -58,30 +57,32 @@ RECIPE_SAC = SacSettings(
 
 
 class ReinforcementSettings(TrainingSettings):
-    """How long and how the policy learns."""
+    """Length and hyperparameters of the training."""
 
     sac: SacSettings = RECIPE_SAC
     steps: int = Field(15_000, ge=1, le=MAX_STEPS)  # camera frames played
-    round_steps: int = Field(250, ge=1)  # between two exchanges of weights and experience
+    round_steps: int = Field(250, ge=1)  # steps per round
     updates_per_step: float = Field(0.5, gt=0, le=100)  # gradient steps per played frame
-    first_rounds: int = Field(8, ge=1)  # played by the teacher alone, before the first gradient step
-    teacher_share: float = Field(0.05, ge=0, le=1)  # of the episodes after that; keeps successes in the buffer
-    imitation_updates: int = Field(12_000, ge=0)  # of the actor towards the teacher, on images, before it plays
+    first_rounds: int = Field(8, ge=1)  # rounds that the teacher plays before the first gradient step
+    teacher_share: float = Field(
+        0.05, ge=0, le=1
+    )  # share of later episodes that it plays; keeps successes in the buffer
+    imitation_updates: int = Field(12_000, ge=0)  # updates of the actor towards the teacher, on images, before it plays
     imitation_learning_rate: float = Field(1e-3, gt=0, le=1)  # falls linearly to a twentieth
     critic_first: float = Field(0.15, ge=0, le=1)  # share of the training in which only the critics learn
-    # Weight of the teacher's loss at the start, against 1 for the critics. High, because the critics that this number
-    # of updates makes are too coarse for the last two centimetres.
+    # Weight of the teacher's loss at the start; the critics' weight is 1. High, because after this number of updates
+    # the critics are too coarse for the last two centimetres.
     teacher_weight: float = Field(100.0, ge=0)
     teacher_until: float = Field(2.0, gt=0)  # share of the training at which that weight is 0; above 1 it stays above
-    camera_turn: float = Field(0.02, ge=0, le=0.5)  # rad, standard deviation of random turns of the camera
-    selection_episodes: int = Field(100, ge=1)  # played before and after reinforcement; the better actor ships
+    camera_turn: float = Field(0.02, ge=0, le=0.5)  # rad, standard deviation of random rotations of the camera
+    selection_episodes: int = Field(100, ge=1)  # episodes that choose the better actor, before or after reinforcement
 
     def teacher_weight_at(self, progress: float) -> float:
-        """Weight of the teacher's loss at `progress` of the training, in [0, 1]."""
+        """Return the weight of the teacher's loss at `progress` of the training, in [0, 1]."""
         return self.teacher_weight * max(0.0, 1 - progress / self.teacher_until)
 
     def shortened(self, factor: float) -> ReinforcementSettings:
-        """The same with `factor` of the work."""
+        """Return the same settings with `factor` of the work."""
         return self.changed(
             steps=max(400, int(self.steps * factor)),
             round_steps=min(self.round_steps, 100),
@@ -93,7 +94,7 @@ class ReinforcementSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class CameraTurn:
-    """Shows feature points as a camera turned by small random angles would see them.
+    """Transforms feature points as if the camera were rotated by small random angles.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ class CameraTurn:
     spread: float
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Turned vectors [N, ..., V]; all that belongs to one of the N is turned alike."""
+        """Return transformed vectors [N, ..., V]; all vectors of one of the N are rotated equally."""
         if len(self.points) != 3 or self.spread == 0:
             return vector
         size = math.prod(self.points)
@@ -123,14 +124,14 @@ class CameraTurn:
 def recipe_learner(
     space: gymnasium.spaces.Dict, points: tuple[int, ...], action_size: int, settings: ReinforcementSettings
 ) -> SoftActorCritic:
-    """The learner for observations whose vectors begin with features of the shape `points`."""
+    """Make the learner for observations whose vectors begin with features of the shape `points`."""
     turn = CameraTurn(points, settings.camera_turn)
     return SoftActorCritic(space, action_size, settings.sac, RelativePoints(points), turn, CLIP)
 
 
 @dataclass(frozen=True)
 class Playground:
-    """What reinforcement learning plays."""
+    """Makes the environment and the actor of reinforcement learning."""
 
     make_env: TaskEnvironment  # features with the privileged state
     settings: ReinforcementSettings
@@ -141,21 +142,21 @@ class Playground:
         return Explorer(env, self.learner(env).policy)
 
     def learner(self, env: Environment) -> SoftActorCritic:
-        """A learner that has learnt nothing, for the observations of `env`."""
+        """Return an untrained learner for the observations of `env`."""
         space, action_size = shapes(env)
         features = cast(gymnasium.spaces.Dict, env.unwrapped.observation_space)["features"]
         return recipe_learner(space, features.shape or (), action_size, self.settings)
 
 
 class Explorer:
-    """A policy that samples its actions, beside a teacher that knows the state."""
+    """A policy that samples its actions, and a teacher with privileged state."""
 
     def __init__(self, env: Environment, policy: SacPolicy) -> None:
         self.environment, self._policy = env, policy
         self._memory: Tensor | None = None
 
     def load(self, weights: dict[str, Any]) -> None:
-        """Take new weights."""
+        """Use new weights."""
         self._policy.load_state_dict(weights)
 
     def begin(self, rng: np.random.Generator) -> None:
@@ -163,21 +164,21 @@ class Explorer:
         self._memory = None
 
     def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
-        """A sampled action [A]."""
+        """Return a sampled action [A]."""
         action, self._memory = self._policy.explore(observation, self._memory)
         return action
 
     def teacher(self, observation: Seen) -> np.ndarray:
-        """What the task's teacher would do, [A]."""
+        """Return the action of the task's teacher, [A]."""
         env = self.environment.unwrapped
         assert isinstance(env, ManipulationEnv)
         return env.world.task.teacher(env.world, env.behaviour.action)
 
 
 def image_demonstrations(encoder: Encoder, frames: Path, stack: int) -> dict[str, Tensor]:
-    """What the teacher would do in each of the encoder's images: vectors [N, V] and the teacher's actions [N, A].
+    """Return the teacher's actions in the encoder's images: vectors [N, V] and actions [N, A].
 
-    These are far more cameras and places than reinforcement learning visits, at the cost of one pass of the encoder.
+    These show far more cameras and places than reinforcement learning visits, and need only one pass of the encoder.
     """
     images = np.load(frames / "images.npy", mmap_mode="r")
     features = features_of(encoder, images)
@@ -236,7 +237,7 @@ def train_reinforcement(
     rounds = settings.steps // settings.round_steps
     with Collectors(playground, 1, seed, first_round * settings.round_steps) as collectors:
         for index in range(first_round, rounds):
-            # A resumed training has no experience yet: it first plays one round without learning.
+            # A resumed training has no experience yet, so it first plays one round without learning.
             guided = index < settings.first_rounds and not state
             share = 1.0 if guided else settings.teacher_share
             collectors.start_round(learner.policy.state_dict(), settings.round_steps, share)
@@ -286,7 +287,7 @@ def remember(buffer: ReplayBuffer, experience: Experience) -> None:
 
 
 def teacher_loss(policy: SquashedGaussian, teacher: Tensor) -> Tensor:
-    """Mean squared error of the actions to deploy against the teacher's [B, A]."""
+    """Return the mean squared error between the actions to deploy and the teacher's [B, A]."""
     return functional.mse_loss(policy.mode(), teacher)
 
 
@@ -298,7 +299,7 @@ def _update(
     progress: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """One step of reinforcement learning, with the teacher's loss on experience and on demonstrations."""
+    """Take one step of reinforcement learning, with the teacher's loss on experience and on demonstrations."""
     weight = settings.teacher_weight_at(progress)
 
     def pull(policy: SquashedGaussian, batch: TransitionBatch) -> Tensor:
@@ -317,7 +318,7 @@ def _imitate(
     update: int,
     rng: np.random.Generator,
 ) -> float:
-    """One step of the actor towards the teacher alone; its loss.
+    """Take one step of the actor towards the teacher; return its loss.
 
     An actor with memory also learns from played sequences, because a demonstration is the start of an episode to it.
     """
@@ -331,7 +332,7 @@ def _imitate(
 
 
 def sequence_loss(learner: SoftActorCritic, buffer: ReplayBuffer, rng: np.random.Generator) -> Tensor:
-    """The teacher's loss of an actor with memory on played sequences."""
+    """Return the teacher's loss of an actor with memory on played sequences."""
     settings = learner.settings
     batch = learner.with_memory(buffer.sample_sequences(settings.batch // settings.sequence, settings.sequence, rng))
     assert batch.teacher is not None
@@ -342,14 +343,14 @@ def sequence_loss(learner: SoftActorCritic, buffer: ReplayBuffer, rng: np.random
 def _demonstration_loss(
     learner: SoftActorCritic, demonstrations: dict[str, Tensor], rng: np.random.Generator
 ) -> Tensor:
-    """The teacher's loss on a batch of images, each the start of an episode seen through a turned camera."""
+    """Return the teacher's loss on a batch of images, each the start of an episode with a rotated camera."""
     picks = torch.from_numpy(rng.integers(0, len(demonstrations["teacher"]), learner.settings.batch))
     vector = learner.augment_vector(demonstrations["vector"][picks])
     return teacher_loss(learner.actor(vector[:, :0], vector)[0], demonstrations["teacher"][picks])
 
 
 def _better(policies: dict[str, SacPolicy], playground: Playground, show: Show) -> tuple[SacPolicy, dict[str, float]]:
-    """The policy that solves more of the same fresh episodes, and both success rates."""
+    """Return the policy with more successes on the same new episodes, and both success rates."""
     settings = playground.settings
     seeds = SELECTION.episodes(SELECTION.first, settings.selection_episodes, "the first selection seed")
     rates: dict[str, float] = {}

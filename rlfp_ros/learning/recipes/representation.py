@@ -1,4 +1,4 @@
-"""What an encoder learns from, by name: `--encoder cnn --representation supervised+depth`."""
+"""Combines an encoder's objectives by name: `--encoder cnn --representation supervised+depth`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def objectives_of(representation: str) -> tuple[bool, list[type[Objective]]]:
     Raises
     ------
     ConfigurationError
-        If a name is not known or stands twice.
+        If a name is not known or is given twice.
     """
     names = representation.split("+")
     for place, name in enumerate(names):
@@ -48,10 +48,10 @@ def objectives_of(representation: str) -> tuple[bool, list[type[Objective]]]:
 
 
 class Representation(nn.Module):
-    """The sum of the objectives beside the labels.
+    """The sum of the objectives besides the labels.
 
-    Without `supervised`, the encoder's pose head is a probe: it learns from the labels what the features hold, but the
-    features do not learn from the labels.
+    Without `supervised`, the encoder's pose head is a probe: it is trained with the labels, but their gradient does not
+    reach the features.
 
     Raises
     ------

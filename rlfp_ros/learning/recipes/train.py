@@ -1,4 +1,4 @@
-"""`rlfp train`: from nothing to a bundle by a recipe, in stages that each resume: check, train, export, evaluate."""
+"""`rlfp train`: trains a bundle by a recipe, in stages that can be resumed: check, train, export, evaluate."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(
     Parameters
     ----------
     recipe
-        Everything that decides about the training.
+        Everything that determines the training.
     out
         The bundle's folder.
     run
@@ -62,8 +62,8 @@ def main(
     Raises
     ------
     ConfigurationError
-        Before anything is written or rendered, if something cannot be trained or exported, if `run` exists and `resume`
-        is not set, or if it holds another training or files of the cell changed since it began.
+        If something cannot be trained or exported, if `run` exists without `resume`, or if it holds another training or
+        files of the cell have changed since it began. Raised before anything is written or rendered.
     """
     check_replaceable(out)
     check_training_seed(recipe.seed)
@@ -117,6 +117,6 @@ def _contract(recipe: Recipe, cell: Cell, finished: FinishedTraining, minutes: f
 
 
 def _middle(profile: Profile, name: str) -> float:
-    """The middle of a parameter's range, or its nominal value."""
+    """Return the middle of a parameter's range, or its nominal value."""
     given = profile.ranges.get(name)
     return PARAMETERS[name].nominal if given is None else round((given.low + given.high) / 2, 4)

@@ -1,4 +1,4 @@
-"""Training of an encoder: it learns where things are, from randomised images and the simulator's labels."""
+"""Trains an encoder with randomised images and the simulator's labels."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ CHECKPOINT_UPDATES = 500
 
 
 class EncoderTraining(TrainingSettings):
-    """How long and how the encoder learns."""
+    """Length and hyperparameters of the training."""
 
     frames: int = Field(96_000, ge=2, le=FRAMES.block)  # images rendered
     updates: int = Field(2_250, ge=1)  # gradient steps
     batch: int = Field(128, ge=1)  # images per gradient step
     learning_rate: float = Field(3e-3, gt=0, le=1)  # highest, after a short warm-up; falls to zero along a cosine
     first_frames: int = Field(3_000, ge=1)  # images rendered before the first gradient step
-    # Growth of the pool of images: about as fast as a core renders, so that no update waits long.
+    # Growth of the pool of images, about the speed at which a core renders, so that no update waits long.
     frames_per_update: int = Field(90, ge=1)
-    other_appearances: bool = True  # whether images look different in every use (`learning/recipes/appearance.py`)
+    other_appearances: bool = (
+        True  # whether an image is changed each time it is used (`learning/recipes/appearance.py`)
+    )
     keypoint_scale: float = Field(0.02, gt=0)  # on the plane z = 1 (2 cm at 1 m): error at which the loss turns linear
     keypoint_weight: float = Field(1.0, ge=0)
     heat_weight: float = Field(1.0, ge=0)
@@ -79,13 +81,14 @@ def train_encoder(
     directory
         Folder of the checkpoint, and of the images in its subfolder `frames`.
     training, choice, representation_name
-        How long, which encoder, and from what it learns.
+        The settings, the encoder, and the names of its objectives.
     show
-        Called now and then with the number of updates done and a text.
+        Called regularly with the number of finished updates and a text.
     images
         Another folder for the images.
     threads
-        Threads that compute once all images are rendered. Before, one computes, because the renderer needs the other.
+        Threads that compute after all images are rendered. Before, only one computes, because the renderer needs the
+        other core.
 
     Returns
     -------
@@ -131,7 +134,8 @@ def train_encoder(
             if learner.update + 1 < training.updates:
                 coming = ahead.submit(batches.make, learner.update + 1)
             if learner.update >= training.last_growth and torch.get_num_threads() != threads:
-                # At this update, however fast images are rendered: the number of threads decides how sums are rounded.
+                # Always at this update, however fast images are rendered, because the number of threads changes
+                # rounding.
                 frames.wait_for(source.count)
                 torch.set_num_threads(threads)
             loss = learner.learn(batch, frames)
@@ -157,7 +161,7 @@ class _Batch:
 
 
 class _Batches:
-    """Makes batches, each from its update's number alone, so that a resumed training continues the same."""
+    """Makes batches that depend only on the number of the update, so that a resumed training is the same."""
 
     def __init__(self, frames: Frames, representation: Representation, training: EncoderTraining) -> None:
         self._frames, self._representation, self._training = frames, representation, training
@@ -188,7 +192,7 @@ class _Batches:
 
 
 class _Learner:
-    """Encoder, objectives and optimiser: what a checkpoint holds."""
+    """Encoder, objectives and optimiser: the content of a checkpoint."""
 
     def __init__(self, encoder: Encoder, representation: Representation, training: EncoderTraining) -> None:
         self.encoder, self.representation, self._training = encoder, representation, training
@@ -196,7 +200,7 @@ class _Learner:
         parameters = [value for part in (encoder, representation) for value in part.parameters() if value.requires_grad]
         self._clipped = [parameters]
         if not representation.supervised:
-            # With one norm for all, the loss of the labels would scale the gradients of the objectives.
+            # With a common norm, the loss of the labels would scale the gradients of the objectives.
             probe = list(encoder.pose_head.parameters())
             self._clipped = [probe, [value for value in parameters if all(value is not other for other in probe)]]
         self._optimizer = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=1e-4)
@@ -232,7 +236,7 @@ class _Learner:
         return loss + _pose_loss(training, position, factor, batch.positions)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed training needs."""
+        """Return the state for a checkpoint."""
         return {
             "encoder": self.encoder.state_dict(),
             "representation": self.representation.state_dict(),
@@ -242,7 +246,7 @@ class _Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from the result of `state_dict`."""
         self.encoder.load_state_dict(state["encoder"])
         self.representation.load_state_dict(state["representation"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and refuse to resume another training."""
+"""Checkpoints that are written completely or not at all, and that refuse to resume another training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def save_checkpoint(path: Path, key: dict[str, Any], **state: Any) -> None:
     Raises
     ------
     ConfigurationError
-        If the disk is full; the checkpoint before stays as it was.
+        If the disk is full. The last checkpoint does not change.
     """
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError that does not say so
     torch.save({"version": VERSION, "key": key, **state}, buffer)
@@ -59,7 +59,7 @@ def load_checkpoint(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def claim_run(run: Path, marker: str, document: dict[str, Any], resume: bool) -> None:
-    """Take the folder `run` for one training and describe that training in the file `marker`.
+    """Reserve the folder `run` for one training, and describe the training in the file `marker`.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def claim_run(run: Path, marker: str, document: dict[str, Any], resume: bool) ->
     marker
         Name of the file that describes the training, for example `plan.json`.
     document
-        Everything that decides about the training, as JSON.
+        Everything that determines the training, as JSON.
     resume
         Whether to continue the training that the folder holds.
 
@@ -96,7 +96,7 @@ def claim_run(run: Path, marker: str, document: dict[str, Any], resume: bool) ->
 
 
 def _difference(file: Path, wanted: dict[str, Any]) -> str:
-    """The first field in which the training in `file` differs from the wanted one; empty if there is none."""
+    """Return the first field in which the training in `file` differs from the wanted one; empty if none does."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         assert isinstance(found, dict)

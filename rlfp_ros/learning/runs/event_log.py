@@ -1,6 +1,6 @@
-"""Curves for TensorBoard, written in this process: what cannot be written is an error here and now.
+"""Writes curves for TensorBoard in this process, so that a failed write raises an error at once.
 
-TensorBoard's own writer leaves that to a thread, whose traceback nobody can catch.
+TensorBoard's own writer uses a thread, whose errors cannot be caught.
 """
 
 from __future__ import annotations

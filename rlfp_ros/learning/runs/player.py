@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class Player:
-    """Runs `play(what, connection)` in a process of its own. A context manager that ends the process."""
+    """Runs `play(what, connection)` in a separate process. A context manager that ends the process."""
 
     def __init__(self, play: Callable[..., None], what: Any) -> None:
         context = multiprocessing.get_context("spawn")

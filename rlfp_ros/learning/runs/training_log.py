@@ -1,4 +1,4 @@
-"""Records of a training while it runs: episodes, figures, checkpoints. Algorithms know no files."""
+"""Records a training: episodes, figures, checkpoints. Algorithms write no files themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.event_log import EventLog
 
 CHECKPOINT_EVERY_S = 60.0
-RECENT = 20  # episodes in the averages that are shown
+RECENT = 20  # number of episodes in the displayed averages
 
 
 @dataclass(frozen=True)
