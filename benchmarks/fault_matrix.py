@@ -3,7 +3,8 @@
 
     .venv/bin/python benchmarks/fault_matrix.py [--times 20] [--faults estop ...] [--clean SECONDS] [--json FILE]
 
-With --json, every trial is written as it ends, and a run that was interrupted goes on where it was: give the same file.
+With --json, every trial is written as it ends, and a run that was interrupted continues where it was: give the same
+file.
 
 Every node is its own process on real DDS over shared memory, as `sim.launch.py` starts them, with the settings that an
 arm gets (`real_arm.launch.py`): the controller ticks on its own timer, starts DISABLED and wants a heartbeat. This
@@ -87,7 +88,7 @@ class Fault:
 
     name: str
     description: str
-    policy: bool = False  # of the policy: the residual ends, the base controller goes on
+    policy: bool = False  # of the policy: the residual ends, the base controller continues
     latches: bool = True
     kills: str = ""  # the node that gets a SIGKILL
     stops_by: tuple[str, ...] = ()  # reasons that it may stop by
@@ -548,7 +549,7 @@ def summary(fault: Fault, trials: list[Trial]) -> dict[str, Any]:
     limit = WITHIN_MS if fault.policy else WITHIN_MS + rows["carried"]
     met = bool((stopped <= limit).all()) and all(trial.latched == fault.latches for trial in trials)
     if fault.policy:
-        met = met and bool((rows["commands_after"] > 0).all())  # the base controller goes on
+        met = met and bool((rows["commands_after"] > 0).all())  # the base controller continues
     if not fault.latches:
         met = met and bool((resumed <= RESUMED_WITHIN_MS).all())
     return {

@@ -1,4 +1,4 @@
-"""How long a publisher stands still where participants come, leave and are killed, and how soon these hear it.
+"""Measures how long a publisher is blocked when participants join, leave and are killed, and when these hear it.
 
 One process publishes at 240 Hz, as a driver does joint states, and times every call. Others subscribe one after the
 other, hear it, and end: every second one by SIGKILL. `own` and `joining` say which transports each side has: `default`

@@ -6,13 +6,13 @@
 
 All learn from the same images of `reach` under the profile `train`, with the same number of gradient steps on as
 many images each. Then the encoder is frozen, and two probes learn the object's position from its features: a linear
-one and a small network. Their errors are medians on images that nobody learnt from, under `train` and under the
+one and a small network. Their errors are medians on images that were not used for training, under `train` and under the
 held-out `validation`. With `--success` a policy also imitates the teacher on the frozen features (each image alone,
 no reinforcement learning) and plays fresh episodes under both.
 
 A cell (one encoder and representation, one seed) takes minutes; its result is a file in the folder, and a cell whose
-file is there is not run again: stop and go on as you like. `--minutes` starts no cell after that time; 0 only makes the
-table. What is missing is shown as missing.
+file is there is not run again: stop and continue as you like. `--minutes` starts no cell after that time; 0 only makes
+the table. What is missing is shown as missing.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def success(encoder: Encoder, scale: RunningNormaliser, actor: nn.Module, profil
 
 
 def results(folder: Path, seeds: list[int]) -> dict[str, list[dict[str, Any]]]:
-    """What there is of each cell."""
+    """Return the results of each cell."""
     files = {name: [Cell(name, seed).file(folder) for seed in seeds] for name in CELLS}
     return {name: [json.loads(file.read_text()) for file in there if file.exists()] for name, there in files.items()}
 

@@ -8,8 +8,9 @@ Pinocchio and distances of its own: it samples what the model of joint_trajector
 commands arrive up to two ticks late. `test/test_safety_filter.py` holds short runs of the same to it.
 
 `--ticks` is the length of the hostile run for each arm (1 ms a tick; 10^6 take 20 minutes an arm). With `--progress
-FILE` an interrupted run goes on where it was. `stops` go through the real graph (`benchmarks/fault_matrix.py`, --stops
-times each, 0 leaves them out); `stops_in_process` compares the controller alone with Ruckig's time-optimal stop.
+FILE` an interrupted run continues where it was. `stops` go through the real graph (`benchmarks/fault_matrix.py`,
+--stops times each, 0 leaves them out); `stops_in_process` compares the controller alone with Ruckig's time-optimal
+stop.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
     for step in range(ticks):
         tick += 1 if not faults or random.random() > 0.01 else int(random.integers(2, 30))  # ticks may be missed
         now = stamp(tick)
-        if tick > seen:  # the arm goes on by itself
+        if tick > seen:  # the arm continues by itself
             judge.see(line.samples(stamp(seen), now, UPDATES * (tick - seen)))
         seen = tick + 1
         position, velocity, _ = line.controller.sample(now)
@@ -509,7 +510,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stops", type=int, default=5, help="times that each fault is injected into the real graph")
     parser.add_argument("--timed", type=int, default=20_000, help="ticks whose time is taken")
     parser.add_argument("--jitter", type=float, default=20.0, help="seconds of the real node; 0: not measured")
-    parser.add_argument("--progress", type=Path, help="go on with the hostile run that this file tells of")
+    parser.add_argument("--progress", type=Path, help="continue with the hostile run that this file tells of")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments

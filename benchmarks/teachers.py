@@ -1,4 +1,4 @@
-"""How often the tasks' scripted teachers succeed: the true state, the deployed controller and limits, randomisation.
+"""Success rates of the tasks' scripted teachers, with true state, the deployed controller and limits, randomisation.
 
 ./rlfp bench teachers [--tasks push lift place] [--arms panda ur5e] [--profile train] [--episodes 50] [--json FILE]
 ./rlfp bench teachers --through push_panda --world mujoco --profile twin_dim [--episodes 50]

@@ -167,7 +167,7 @@ def own_policy_step() -> Callable[[], None]:
 
 
 def peer_policy_step() -> Callable[[], None] | None:
-    """A gradient step of Stable-Baselines3's SAC on observations of the same size; None where it is not installed."""
+    """A gradient step of Stable-Baselines3's SAC on observations of the same size; None if it is not installed."""
     try:
         from stable_baselines3 import SAC
         from stable_baselines3.common.logger import Logger
@@ -199,7 +199,7 @@ def peer_policy_step() -> Callable[[], None] | None:
 
 
 def shipped(name: str) -> dict[str, Any] | None:
-    """What a bundle in models/ says of its own training; None where it does not ship."""
+    """Return a shipped bundle's provenance; None if the bundle does not ship."""
     try:
         contract = load_bundle(name).contract
     except ConfigurationError:

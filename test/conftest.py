@@ -94,7 +94,7 @@ class TestNode:
             self._executor.spin_once(timeout_sec=0.02)
 
     def connected(self, *publishers: Any) -> None:
-        """Wait until somebody listens to each publisher."""
+        """Wait until each publisher has a subscriber."""
         for publisher in publishers:
             self.spin_until(lambda p=publisher: p.get_subscription_count() > 0, what=f"subscriber of {publisher.topic}")
 

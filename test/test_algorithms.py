@@ -517,7 +517,7 @@ def test_features_come_from_a_bundles_encoder_and_hold_nothing_of_the_simulators
     assert list(observation) == ["vector"]
     world: Any = env.unwrapped
     before = world._observe()
-    world.world.task.privileged_state = lambda _: 1 / 0  # whoever asks for it fails
+    world.world.task.privileged_state = lambda _: 1 / 0  # a use of it raises
     after = world._observe()
     np.testing.assert_array_equal(before["features"], after["features"])
     proprioception = 7 + 7 + 1 + 3 + 3  # joints, their speeds, gripper, tool, where the tool points

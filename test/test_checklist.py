@@ -33,7 +33,7 @@ def contract(tiny_bundle: Path) -> Contract:
 
 @pytest.fixture
 def checklist(contract: Contract) -> Checklist:
-    """One that has seen a healthy arm and camera for two seconds."""
+    """A checklist that has seen a healthy arm and camera for two seconds."""
     made = Checklist(contract, ARM, ChecklistSettings(), "bundle", TOPIC)
     feed(made)
     made.camera, made.shift = "160 x 120 -> 64 x 48, resized by area", 0.1
@@ -292,7 +292,7 @@ class Rig:
                 | {
                     "require_checklist": True,
                     "tick_on": "timer",
-                    # What stops the arm here is the fault, not a busy machine.
+                    # The fault stops the arm here, not a busy machine.
                     "joint_state_max_age_s": 0.8,
                     "joint_state_timeout_s": 0.8,
                     "clock_jump_s": 5.0,

@@ -1,6 +1,6 @@
 """The known ways to deploy a good policy wrongly: each is planted here, and found before anything moves.
 
-Code that a later change may break is patched; files that a person may mix up are edited, their sha256 put right, so
+Code that a later change may break is patched; files that a person may mix up are edited, their sha256 corrected, so
 that only what they say and compute can give them away.
 """
 
@@ -328,7 +328,7 @@ def test_control_rate_of_the_live_camera(shipped: Path, interval_ms: float, caug
 
 
 def test_lost_frames_are_no_other_rate(shipped: Path) -> None:
-    """One in ten lost, as validation has it at worst, for twenty minutes: never refused."""
+    """Twenty minutes with one frame in ten lost, the worst case of validation, are never refused."""
     policy = Policy(load_bundle(shipped), PANDA)
     stamp, rng = 0, np.random.default_rng(0)
     for lost in rng.uniform(size=36_000) < 0.1:

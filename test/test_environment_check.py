@@ -62,7 +62,7 @@ def test_home_is_needed_unless_the_log_folder_is_given(tmp_path: Path) -> None:
     assert list(problems({"ROS_LOG_DIR": str(tmp_path / "new")})) == []
 
 
-def test_discovery_server_that_nobody_runs_is_told_from_one_that_may_listen(tmp_path: Path) -> None:
+def test_discovery_server_without_a_process_differs_from_one_that_may_listen(tmp_path: Path) -> None:
     server = f"127.0.0.1:{free_port()}"
     (problem,) = found(tmp_path, ROS_DISCOVERY_SERVER=server)
     assert f"no discovery server answers at {server}" in problem.text

@@ -182,6 +182,6 @@ def test_demo_shows_what_nodes_complained_of(tmp_path: Path) -> None:
         "    2.8 policy              | [ERROR] frames come every 66.7 ms\n"
         "    7.8 policy              | [ERROR] frames come every 66.7 ms\n"
         "    9.0 recorder            | recorder: 8002 messages\n"
-        "| [ERROR] nobody's\n"
+        "| [ERROR] without a node\n"
     )
     assert complaints(log) == {"policy: frames come every 66.7 ms": 2}

@@ -82,7 +82,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """What becomes of it."""
+    """The bundle that `export_bundle` makes of the run."""
     return exported(run, tmp_path_factory.mktemp("models") / "new")
 
 

@@ -82,7 +82,7 @@ def record(folder: Path, taken: Any, planted: Deployment) -> Path:
         stamp = START + int(number * 1e9 / planted.rate_hz)
         received = stamp + int(planted.delay_s * 1e9)
         states = []
-        for after_ms in (0, 10, 20, 30):  # the arm goes on while the image is on its way
+        for after_ms in (0, 10, 20, 30):  # the arm continues while the image is on its way
             positions = planted.driver_joints(joints + 0.001 * after_ms * np.arange(1, 8))
             now = stamp + after_ms * 1_000_000
             states.append(JointState(now, positions, np.full(7, 0.01), np.zeros(7), 0.04))

@@ -356,7 +356,10 @@ def test_own_parameters_win_over_the_graphs_file(which: Graph, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("camera:\n  ros__parameters: {a: 1}\n", "camera is no node of sim.launch.py; it has: simulator, perception"),
+        (
+            "camera:\n  ros__parameters: {a: 1}\n",
+            "camera is not a node of sim.launch.py; it has: simulator, perception",
+        ),
         ("policy: {a: 1}\n", "policy has no ros__parameters"),
         ("- policy\n", "the file has no ros__parameters"),
         ("policy: [\n", "own.yaml"),

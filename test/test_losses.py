@@ -1,4 +1,4 @@
-"""Messages that never arrived are counted, whoever published them."""
+"""Messages that never arrived are counted for any number of publishers."""
 
 from __future__ import annotations
 

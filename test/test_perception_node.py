@@ -183,7 +183,7 @@ def test_compressed_images_are_taken_where_only_they_exist(
     np.testing.assert_allclose(decode.features_from_message(features[0])[0], mean, atol=1e-5)
 
 
-def test_the_overlay_is_drawn_only_while_somebody_watches(
+def test_the_overlay_is_drawn_only_while_it_has_a_subscriber(
     camera: Camera, start_node: Callable[..., Process], tiny_bundle: Path
 ) -> None:
     start_node("perception", {"bundle": tiny_bundle})

@@ -223,7 +223,7 @@ def test_slippery_fingers_lose_what_they_hold() -> None:
 
 
 def response(ticks: int, step: float = 0.1, **values: float) -> float:
-    """What share of a step in their setpoint (rad) the joints have come some ticks after it."""
+    """Return the share of a setpoint step (rad) that the joints have moved some ticks after it."""
     world = make_world(**values)
     world.reset(0)
     start = world.joint_state().positions

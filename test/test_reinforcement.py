@@ -154,7 +154,10 @@ def test_collectors_play_the_same_rounds_every_time_and_each_its_own_episodes() 
     assert (first.observation["vector"][0] != second.observation["vector"][0]).any()
     assert first.begins.nonzero()[0].tolist() == [0, LIMIT, 2 * LIMIT]
     assert not one[0][0].successes  # the teacher's episodes do not count
-    assert one[1][0].begins.nonzero()[0].tolist() == [LIMIT - 8, 2 * LIMIT - 8]  # the episode goes on in the next round
+    assert one[1][0].begins.nonzero()[0].tolist() == [
+        LIMIT - 8,
+        2 * LIMIT - 8,
+    ]  # the episode continues in the next round
     np.testing.assert_allclose(one[2][0].action[8:], 0.5)  # the weights of the round
     np.testing.assert_array_equal(one[1][0].observation["vector"][0], one[0][0].next_observation["vector"][-1])
     assert len(one[1][0].successes) + len(one[2][0].successes) >= 3

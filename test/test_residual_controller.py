@@ -552,7 +552,7 @@ def test_an_arm_that_rests_is_not_told_to_move_by_a_clock_that_stood_still_and_c
     assert rig.speed > 0.05
     stood, now = rig.now, rig.now
     moving_since_rest = []
-    for tick in range(480):  # the clock stands still for a second and then goes on, or begins anew
+    for tick in range(480):  # the clock stands still for a second and then continues, or begins anew
         now += 1_000_000_000 // 240
         stamp = stood if tick < 240 else stood - back_ns + (tick - 239) * 1_000_000_000 // 240
         command = rig.controller.tick(stamp, now)
@@ -703,7 +703,7 @@ def test_joint_space_actions_must_name_the_arms_joints() -> None:
 def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
     output: Literal["forward_position", "forward_velocity"], happens: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a controller keeps what it was told last, so every command counts, one after the other."""
+    """Such a controller keeps its last command, so every command must be valid by itself."""
     rig = Rig(ControllerSettings(start_enabled=True, output=output)).run(1.0)
     assert rig.speed > 0.05
     if happens == "estop":

@@ -118,7 +118,7 @@ class Driver:
         return json.loads(self.seen[m.SAFETY_STATE.name][-1].data)
 
     def call(self, service: str) -> Trigger.Response:
-        """One of the node's services."""
+        """Call a service of the node."""
         client = self.client.create_client(Trigger, f"residual_controller/{service}")
         self.until(client.service_is_ready)
         future = client.call_async(Trigger.Request())

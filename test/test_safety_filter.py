@@ -136,7 +136,7 @@ def test_at_every_wall_of_the_box_the_arm_slides_along_it(arm: Arm, axis: int, o
     wall = home[axis] + 0.1 * outwards
     assert places[-1, axis] == pytest.approx(wall, abs=0.01)
     assert (np.abs(places[:, axis] - home[axis]) <= 0.1).all()
-    # Along the wall it goes on as asked, although it is pushed against it with four times that.
+    # Along the wall it continues as asked, although it is pushed against it with four times that.
     assert twists[500:, along] == pytest.approx(0.05, rel=0.1)
     assert np.abs(twists[600:, axis]).max() < 5e-3
 

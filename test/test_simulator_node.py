@@ -25,7 +25,7 @@ TICK_S = 1 / 240
 def test_a_slow_renderer_lowers_the_frame_rate_and_says_so(
     test_node: TestNode, start_node: Callable[..., Process], tiny_bundle: Path
 ) -> None:
-    """An image that takes longer to draw than the camera's period: fewer of them, and time goes on in full ticks."""
+    """An image that takes longer to draw than the camera's period: fewer of them, and time continues in full ticks."""
     diagnostics, clock = test_node.listen(messages.DIAGNOSTICS), test_node.listen(messages.CLOCK)
     big = {"bundle": tiny_bundle, "image_width": 900, "image_height": 900, "profile": "none"}
     start_node("simulator", big)
@@ -43,7 +43,7 @@ def test_a_slow_renderer_lowers_the_frame_rate_and_says_so(
     assert CLOCK_TICKS in steps  # ticks as ever; a few messages may be lost on the way
 
 
-def test_lock_step_shows_an_image_again_that_nobody_answered(
+def test_lock_step_shows_an_unanswered_image_again(
     test_node: TestNode, start_node: Callable[..., Process], tiny_bundle: Path
 ) -> None:
     """Perception takes images best effort: one that got lost must not end a run of a thousand episodes."""

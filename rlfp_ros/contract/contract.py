@@ -57,7 +57,7 @@ class CameraContract(Schema):
 
 
 class ImageContract(Schema):
-    """How a camera image becomes the encoder's input."""
+    """Preprocessing of a camera image to the encoder's input."""
 
     crop: Literal["none"] = "none"
     resize: Literal["area"] = "area"

@@ -65,7 +65,9 @@ def _own_parameters(graph: Graph, name: str) -> tuple[Path, ...]:
             raise ConfigurationError(f"{path}: {key} has no ros__parameters; write it as config/{graph.name}.yaml is")
         node = str(key).rpartition("/")[2]
         if node not in (*known, "*", "**"):
-            raise ConfigurationError(f"{path}: {key} is no node of {graph.name}.launch.py; it has: {', '.join(known)}")
+            raise ConfigurationError(
+                f"{path}: {key} is not a node of {graph.name}.launch.py; it has: {', '.join(known)}"
+            )
     return (path,)
 
 

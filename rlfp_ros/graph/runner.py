@@ -242,7 +242,7 @@ class Runner:
         if spec.on_exit is OnExit.CONTINUE:
             self._say(f"{spec.name} {how}; the graph continues without it")
             return None
-        self.failure = f"{spec.name} {how}, and the graph cannot go on without it"
+        self.failure = f"{spec.name} {how}, and the graph cannot continue without it"
         self._failed = child
         return 128 - code if code < 0 else code or 1
 

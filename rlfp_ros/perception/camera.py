@@ -18,7 +18,7 @@ NO_LENS_MODELS = ("", "none", "pinhole")  # accepted only without coefficients
 
 
 class Lens(enum.Enum):
-    """How a ray's angle becomes a distance from the principal point."""
+    """Mapping of a ray's angle to a distance from the principal point."""
 
     BROWN_CONRADY = "Brown-Conrady"  # a pinhole with OpenCV's k1 k2 p1 p2 k3 ... (plumb_bob, rational_polynomial)
     FISHEYE = "fisheye"  # OpenCV's theta polynomial k1 k2 k3 k4 (equidistant); zeros mean r = f * theta

@@ -112,7 +112,7 @@ class Perception:
 
     @property
     def preprocessing(self) -> str:
-        """How the last camera's images become the network's, for a log line; empty before the first camera."""
+        """Description of the preprocessing for the log; empty before the first camera."""
         return self._preprocessor.description
 
     def use_camera(self, camera: CameraModel, source: str = "camera_info") -> None:

@@ -2,7 +2,7 @@
 
 The distribution's `cv_bridge` converts if it is installed and usable, otherwise OpenCV; both give the same pixels.
 Every message that cannot be an image ends in a ConfigurationError that names the field, because a camera with wrong
-settings is for the user to put right.
+settings is for the user to correct.
 """
 
 from __future__ import annotations

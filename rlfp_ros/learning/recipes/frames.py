@@ -191,7 +191,7 @@ def _render(source: FrameSource, directory: Path, ready: Any) -> None:
             index += 1
         if index % 3000 < POSTURES_PER_EPISODE or index == source.count:
             write_whole(directory / "rendered.json", json.dumps({"count": index}), RESUME)
-        ready.value = index  # last, because whoever waited for it may end this process
+        ready.value = index  # last, because the waiting process may end this one
 
 
 class _Episodes:
