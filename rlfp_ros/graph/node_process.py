@@ -46,7 +46,7 @@ def child_environment(changes: dict[str, str]) -> dict[str, str]:
 
 
 def die_with_parent(parent: int) -> Callable[[], None] | None:
-    """Return a function that ties a child's life to the parent's, for a call between fork and exec; None if impossible."""
+    """Return a function that ties a child's life to the parent's, for use between fork and exec; None if impossible."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
