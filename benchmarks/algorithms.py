@@ -1,4 +1,4 @@
-"""The algorithms of rlfp_ros/learning beside Stable-Baselines3's: same environment, budget, settings and seeds.
+"""Compares the algorithms of rlfp_ros/learning with Stable-Baselines3's: same environment, budget, settings and seeds.
 
     ./rlfp bench algorithms [--algorithms sac ppo] [--seeds 0 1 2] [--json FILE] [--document FILE]
 
@@ -48,7 +48,7 @@ STEPS = {  # environment steps of a training, by environment
     "point": {"sac": 1_500, "ppo": 8_000, "dqn": 4_000, "a2c": 8_000, "a3c": 8_000},
 }
 ALGORITHM_NAMES = tuple(STEPS["reach"])
-PEERS = ("sac", "ppo", "dqn", "a2c")  # what Stable-Baselines3 has; its A2C also stands beside A3C
+PEERS = ("sac", "ppo", "dqn", "a2c")  # algorithms of Stable-Baselines3; its A2C is also compared with A3C
 SOURCES = ("rlfp_ros", "stable_baselines3")
 TEST_EPISODES = 20
 # Student's t for a two-sided 95 % interval, by number of seeds
@@ -153,7 +153,7 @@ def run_cell(cell: Cell, steps: int, folder: Path) -> None:
 
 
 def _cpu_s() -> float:
-    """Processor time of this process and its children, also of those that a fork server has waited for."""
+    """Return the processor time of this process and its children, including those of a fork server."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     alive = sum(sum(child.cpu_times()[:4]) for child in psutil.Process().children(recursive=True))
     return alive + sum(usage.ru_utime + usage.ru_stime for usage in used)
@@ -191,7 +191,7 @@ def train_ours(cell: Cell, make_env: EnvironmentMaker, steps: int) -> tuple[Trai
 
 
 def peer_settings(cell: Cell) -> Any:
-    """Our settings, without what Stable-Baselines3 cannot do: double Q-learning."""
+    """Return our settings without double Q-learning, which Stable-Baselines3 does not have."""
     changes: dict[str, Any] = {}
     if cell.environment == "point":
         changes["discount"] = 0.9
@@ -208,7 +208,7 @@ def peer_settings(cell: Cell) -> Any:
 
 
 class PeerEnvironment(gymnasium.Wrapper[np.ndarray, Any, dict[str, np.ndarray], np.ndarray]):
-    """The same environment as Stable-Baselines3 takes it: the vector alone, rewards scaled, DQN's actions discrete."""
+    """The same environment for Stable-Baselines3: only the vector, scaled rewards, discrete actions for DQN."""
 
     def __init__(self, env: Any, seeds: Iterator[int], reward_scale: float, levels: int | None) -> None:
         super().__init__(env)

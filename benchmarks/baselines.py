@@ -1,4 +1,4 @@
-"""What the learnt policy contributes: a bundle beside substitutes for it.
+"""Measures what the learnt policy contributes: compares a bundle with substitutes.
 
 - policy: the bundle as it ships, on base controller `hold`.
 - servo on the pose head: no policy; a Cartesian servo to the object position that the encoder's pose head reads.
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def play(bundle: Bundle, profile: str, episodes: int) -> dict[str, dict[str, Any]]:
-    """Each variant's successes on the seeds 0 to `episodes` - 1."""
+    """Return each variant's successes on the seeds 0 to `episodes` - 1."""
     found = {}
     for name, (base, change) in VARIANTS.items():
         rollout = Rollout(with_base(bundle, base) if base else bundle, load_profile(profile))

@@ -1,4 +1,4 @@
-"""What a callback costs: rclpy's SingleThreadedExecutor against `rlfp_ros.nodes.executor`, a node of the graph's size.
+"""Compares rclpy's SingleThreadedExecutor with `rlfp_ros.nodes.executor`: time per callback in a node of typical size.
 
 Processor time of the spinning thread for one JointState, on DDS inside one process; publishing is not counted.
 

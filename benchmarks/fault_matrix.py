@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Faults injected into the real graph while the arm moves: how long until it rests, does it latch, does it resume.
+"""Injects faults into the real graph while the arm moves, and measures the time to rest, latching and resumption.
 
     .venv/bin/python benchmarks/fault_matrix.py [--times 20] [--faults estop ...] [--clean SECONDS] [--json FILE]
 
@@ -7,14 +7,13 @@ With --json, every trial is written as it ends, and a run that was interrupted c
 file.
 
 Every node is its own process on real DDS over shared memory, as `sim.launch.py` starts them, with the settings that an
-arm gets (`real_arm.launch.py`): the controller ticks on its own timer, starts DISABLED and wants a heartbeat. This
-script stands where the drivers' topics pass (joint states, images, residuals, /clock) and hands each message on as it
-came, until a fault is due: then it withholds, repeats or corrupts them, or kills a process.
+arm gets (`real_arm.launch.py`): the controller ticks on its own timer, starts DISABLED and needs a heartbeat. This
+script forwards the drivers' topics (joint states, images, residuals, /clock) unchanged until a fault is due. Then it
+withholds, repeats or corrupts messages, or kills a process.
 
-A fault comes at a random phase of the motion, while the residual acts. Measured is what the arm is *told*: the
-commands as heard on DDS, run through the model of joint_trajectory_controller, from the fault to the last moment at
-which a joint is told to move. `carried` is the longest stop that a command carried from then on: the arm's own
-deceleration time, from where it was when the fault was noticed.
+A fault comes at a random phase of the motion, while the residual acts. The measurement uses the commands on DDS, run
+through the model of joint_trajectory_controller: from the fault to the last time at which a joint is commanded to move.
+`carried` is the longest stop in a command after the fault: the arm's deceleration time from its state at that time.
 """
 
 from __future__ import annotations
@@ -62,29 +61,29 @@ AS_ON_AN_ARM = {
     "episode_reset_clears_stop": False,
 }
 START_S = 40.0  # for all processes, on a busy machine
-FAULT_S = 1.0  # how long a fault lasts
-AFTER_S = 0.8  # how long is waited afterwards for the first residual that acts; one that latches shows at once
+FAULT_S = 1.0  # duration of a fault
+AFTER_S = 0.8  # longest wait for the first residual after it; a latched stop is visible at once
 LATCHED_S = 0.2
-GONE_NS = 100_000_000  # after a SIGKILL nothing that is published is the dead node's; a new one takes longer to start
+GONE_NS = 100_000_000  # after this time messages are not those of a killed node; a new node takes longer to start
 STANDING_RAD_S = 1e-3
-ACTING_M_S = 0.05  # admitted of the residual
-MOVING_RAD_S = 0.1  # a fault while the arm stands proves nothing
-WITHIN_MS = 150.0  # the promise: rest by then, plus the arm's own deceleration; a residual's share gone by then
+ACTING_M_S = 0.05  # admitted residual above which it acts
+MOVING_RAD_S = 0.1  # a fault is only injected above this joint speed
+WITHIN_MS = 150.0  # the promise: rest within this time plus the arm's deceleration; residual gain 0 within this time
 RESUMED_WITHIN_MS = 300.0
 BUSY = "while True: pass"
 
 
-# What a machine without time for simulator and script looks like to the controller. Where it comes in by itself, the
-# trial measured something else: it is made again, and counted as disturbed.
+# Reasons that the controller reports if the machine is too slow for simulator and script. A trial in which one occurs
+# by itself is repeated, and counted as disturbed.
 STARVED = ("joint_state_stale", "joint_state_old", "clock_jump", "heartbeat_lost", "percept_stale", "percept_old")
 DARK = STARVED[4:]
-ATTEMPTS = 3  # for each trial that is wanted
-CLEAN_S = 60.0  # of clean running between two looks
+ATTEMPTS = 3  # per trial
+CLEAN_S = 60.0  # length of a run without faults
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, and what is promised then."""
+    """A fault, and the promised reaction."""
 
     name: str
     description: str
@@ -116,16 +115,16 @@ FAULTS = {
 
 @dataclass
 class Heard:
-    """What came by. Times are ns of the system's clock."""
+    """The observed messages. Times are ns of the system's clock."""
 
     commands: list[tuple[int, bytes]] = field(default_factory=list)  # (published, serialised)
     states: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     applied: list[tuple[int, float]] = field(default_factory=list)  # (published, largest component admitted)
-    residuals: list[int] = field(default_factory=list)  # when a sound one was handed on
+    residuals: list[int] = field(default_factory=list)  # times at which a valid residual was forwarded
 
 
 class Harness:
-    """Between the drivers' topics and the graph's, and at the operator's desk."""
+    """Forwards the drivers' topics to the graph, and acts as the operator."""
 
     def __init__(self, runner: Runner) -> None:
         import rclpy
@@ -230,7 +229,7 @@ class Harness:
     # --- what the operator does ----------------------------------------------------------------------------------
 
     def spin(self, seconds: float) -> None:
-        """Hand messages on for so long."""
+        """Forward messages for `seconds`."""
         self.until(lambda: False, seconds, "")
 
     def until(self, happened: Callable[[], object], seconds: float = START_S, what: str = "it did not happen") -> None:
@@ -248,11 +247,11 @@ class Harness:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Newest safety/state."""
+        """The newest safety/state."""
         return self.heard.states[-1][1] if self.heard.states else {"state": "", "reasons": [], "gain": 0.0}
 
     def call(self, name: str) -> bool:
-        """A Trigger service; False where it says no."""
+        """Call a Trigger service; return False if it is refused."""
         client = self._clients[name]
         self.until(client.service_is_ready, what=f"service {name} was not there")
         future = client.call_async(self._Trigger.Request())
@@ -264,7 +263,7 @@ class Harness:
         self._publishers[self._m.ESTOP.name].publish(self._Bool(data=True))
 
     def enable(self) -> None:
-        """Release what is latched and enable."""
+        """Release a latched stop and enable."""
 
         def enabled() -> bool:
             return self.call("residual_controller/reset") and self.call("residual_controller/enable")
@@ -272,7 +271,7 @@ class Harness:
         self.until(enabled, what="the controller was not enabled")
 
     def new_episode(self) -> bool:
-        """Begin one, and wait until the policy moves the arm; False where that did not happen."""
+        """Begin an episode, and wait until the policy moves the arm; return False if it does not."""
         before = self.episode
         self.call("simulator/reset")
         self.until(lambda: self.phase == "running" and self.episode != before, what="no episode began")
@@ -282,7 +281,7 @@ class Harness:
 
     @property
     def moving(self) -> bool:
-        """Does the residual act, and the newest command move a joint?"""
+        """Return whether the residual acts and the newest command moves a joint."""
         from rclpy.serialization import deserialize_message
 
         heard = self.heard
@@ -294,14 +293,14 @@ class Harness:
         return bool(message.points) and float(np.abs(message.points[0].velocities).max()) > MOVING_RAD_S
 
     def acting_since(self, since: int) -> list[int]:
-        """When residuals were admitted with more than zeros, ns."""
+        """Return the times at which a residual above zero was admitted, ns."""
         return [at for at, largest in self.heard.applied if at >= since and largest > 0.0]
 
     def _more_commands_than(self, count: int) -> bool:
         return len(self.heard.commands) > count
 
     def answer_commands(self, seconds: float) -> list[int]:
-        """Play an arm that is where it was told to be; when each command was published, ns."""
+        """Simulate an arm that follows its commands exactly; return the time of each command, ns."""
         m, arm = self._m, load_arm("panda")
         from rclpy.serialization import deserialize_message
 
@@ -366,7 +365,7 @@ NODES = ["simulator", "perception", "policy", "residual_controller"]
 
 @dataclass(frozen=True)
 class Trial:
-    """One injection. Times in ms; NaN where it did not happen."""
+    """One injection. Times in ms; NaN if it did not happen."""
 
     stopped: float  # to the end of all motion that the arm is told, or (policy) to a residual gain of 0
     carried: float  # the longest stop that a command carried from the fault on
@@ -406,7 +405,7 @@ def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial
         harness.spin(FAULT_S)
         cleared = time.time_ns()
         harness.fault, harness.heartbeat = "", True
-        if fault.kills:  # it comes back by itself
+        if fault.kills:  # the node is restarted
             if fault.kills == "policy":
                 count = len(harness.heard.residuals)
                 harness.until(lambda: len(harness.heard.residuals) > count, what="the policy did not come back")
@@ -432,7 +431,7 @@ def inject(harness: Harness, fault: Fault, random: np.random.Generator) -> Trial
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """So many processes that only compute, beside what happens inside."""
+    """Run `count` processes that only compute while the block runs."""
     processes = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(count)]
     try:
         yield
@@ -443,7 +442,7 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def judge(harness: Harness, fault: Fault, began: int, cleared: int) -> Trial:
-    """What was heard, as figures."""
+    """Compute the figures of a trial from the observed messages."""
     from rclpy.serialization import deserialize_message
 
     m, arm, heard = harness._m, load_arm("panda"), harness.heard
@@ -501,10 +500,10 @@ def measure_faults(
     known: dict[str, Any] | None = None,
     save: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
-    """Every fault `times` times. `clean_s` seconds without any come first, under the key `clean`.
+    """Inject every fault `times` times, after `clean_s` seconds without faults (key `clean`).
 
-    `known` has what was measured before ("trials" of each fault, "clean") and takes what is measured; `save` is called
-    after each trial.
+    `known` holds earlier measurements ("trials" of each fault, "clean") and gets the new ones; `save` is called after
+    each trial.
     """
     known = {} if known is None else known
     trials: dict[str, list[dict[str, Any]]] = known.setdefault("trials", {})
@@ -542,7 +541,7 @@ def measure_faults(
 
 
 def summary(fault: Fault, trials: list[Trial]) -> dict[str, Any]:
-    """One row of the table. `met`: the promise of docs/explanation/safety.md held in every trial."""
+    """Return one row of the table. `met`: the promise of docs/explanation/safety.md held in every trial."""
     figures = [f.name for f in dataclasses.fields(Trial) if f.name != "reasons"]
     rows = {name: np.array([getattr(t, name) for t in trials], dtype=float) for name in figures}
     stopped, resumed = rows["stopped"], rows["resumed"]
@@ -572,7 +571,7 @@ def _number(value: float) -> float | None:
 
 
 def run_clean(harness: Harness, seconds: float) -> dict[str, Any]:
-    """Episodes without a fault: how often the controller left ACTIVE, or distrusted the policy, for no reason."""
+    """Play episodes without a fault; count how often the controller left ACTIVE or reduced the gain without reason."""
     for _ in range(ATTEMPTS * 5):  # a machine that still starts processes may stop it
         harness.enable()
         harness.until(lambda: harness.state["state"] in ("ACTIVE", "STOPPED"), 5.0, "")
@@ -593,7 +592,7 @@ def run_clean(harness: Harness, seconds: float) -> dict[str, Any]:
 
 
 def table(result: dict[str, dict[str, Any]]) -> str:
-    """The rows of `measure_faults` as a Markdown table."""
+    """Format the rows of `measure_faults` as a Markdown table."""
     lines = [
         "| fault | n | stopped, p50 ms | max ms | its own deceleration, max ms | tool travel, max mm | latches | "
         "resumes | resumes after, max ms | as promised | disturbed |",
@@ -614,7 +613,7 @@ def table(result: dict[str, dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table and write JSON; 1 where a promise was broken."""
+    """Print the table and write JSON; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="rlfp bench fault_matrix", description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, default=20, help="injections of each fault")
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), help="these alone")

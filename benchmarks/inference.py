@@ -1,4 +1,4 @@
-"""What a frame costs a bundle's networks: batch 1, one thread, the shipped files as the nodes load them.
+"""Measures the time per frame of a bundle's networks: batch 1, one thread, the shipped files as the nodes load them.
 
 Encoder and policy are timed on images and joints of a played episode, after a warm-up. `encoder_policy_ms` is the sum
 of both for each frame, `encoder_policy_cpu_ms` the thread's own time for it, in which a busy machine shows less;
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 
 def time_networks(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
-    """Seconds [count] of encoder, policy, their sum, and the thread's own time for both."""
+    """Return seconds [count] of encoder, policy, their sum, and the thread's processor time for both."""
     encoder, policy = bundle.session("encoder.onnx"), bundle.session("policy.onnx")
     golden = bundle.golden_frames()
     with np.load(bundle.file("golden.npz")) as arrays:
@@ -83,7 +83,7 @@ def time_networks(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
 
 
 def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
-    """Seconds [count] from a live image to a residual, without any message."""
+    """Return seconds [count] from a live image to a residual, without messages."""
     contract, golden = bundle.contract, bundle.golden_frames()
     perception, policy = Perception(bundle), Policy(bundle, trained_arm(bundle))
     full_image, K = camera_image(golden.images[0], contract.camera.intrinsics.matrix())
@@ -108,7 +108,7 @@ def time_whole(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
 
 
 def camera_image(image: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An image of LIVE size around the bundle's field of view, and its camera matrix [3, 3]."""
+    """Return an image of LIVE size around the bundle's field of view, and its camera matrix [3, 3]."""
     width, height = LIVE
     scale = height / image.shape[0]
     full_image = np.full((height, width, 3), 128, np.uint8)

@@ -27,9 +27,9 @@ from rlfp_ros.graph.domains import reserved_domain
 from rlfp_ros.graph.node_process import child_environment
 from rlfp_ros.schema import ConfigurationError
 
-PATIENCE_S = 8.0  # for a first message
-STAYS_S = 0.7  # after it
-HELD_UP_MS = 25.0  # a call that takes longer is written down
+PATIENCE_S = 8.0  # longest wait for a first message
+STAYS_S = 0.7  # time that a listener stays after it
+HELD_UP_MS = 25.0  # a call that takes longer is recorded
 PUBLISHER = f"""
 import time, rclpy
 from sensor_msgs.msg import JointState
@@ -108,7 +108,7 @@ def measure(transport: str, own: str, joining: str, joins: int) -> dict[str, Any
 
 @contextlib.contextmanager
 def _running(code: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the block."""
+    """Run a process that is killed at the end of the block."""
     command = [sys.executable, "-P", "-u", "-c", code]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     with subprocess.Popen(command, env=child_environment(environment), text=True, stdout=pipe, stderr=null) as process:
@@ -119,7 +119,7 @@ def _running(code: str, environment: dict[str, str]) -> Iterator[subprocess.Pope
 
 
 def _line(process: subprocess.Popen[str]) -> str:
-    """What it says next."""
+    """Return the next line of its output."""
     assert process.stdout
     line = process.stdout.readline()
     if not line:

@@ -1,8 +1,8 @@
-"""Camera-to-command latency on real DDS, every node in a process of its own, read by an observer of the topics.
+"""Measures camera-to-command latency on real DDS, with every node in a process, by an observer of the topics.
 
 Two parts in one run: the simulation graph in real time with the bundle's own images, and 640 x 480 images from a
-replay publisher that stands for a camera and an arm. Latency: from the image's publication to the reception of the
-first command that contains its residual. Render time is not in it, and is reported beside it.
+replay publisher instead of a camera and an arm. Latency is the time from the image's publication to the reception of
+the first command that contains its residual. Render time is not included, but reported.
 
     ./rlfp bench latency [--episodes N] [--seconds S] [--json FILE]
 """
@@ -34,7 +34,7 @@ from rlfp_ros.nodes.spin import REALTIME
 BUNDLE = "reach_panda"
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30
 IMAGE_COUNT = 12  # rendered before the clock runs, then repeated
-STARTED_S = 20.0  # for the nodes to come up
+STARTED_S = 20.0  # longest wait for the nodes to start
 
 
 def main(argv: list[str]) -> int:
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 
 def simulation(episodes: int) -> dict[str, Any]:
-    """The demo's graph, recorder included."""
+    """Measure the demo's graph, recorder included."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +79,7 @@ def simulation(episodes: int) -> dict[str, Any]:
 
 
 def render_ms() -> float:
-    """Median time of an image under `train`, in this process."""
+    """Return the median render time per image under `train`, in this process."""
     from rlfp_ros.evaluation.rollout import Rollout
     from rlfp_ros.simulation.randomization import load_profile
 
@@ -94,7 +94,7 @@ def render_ms() -> float:
 
 
 def replay(seconds: float) -> dict[str, Any]:
-    """The real-arm graph before a camera of 640 x 480 and an arm that does as it is told."""
+    """Measure the real-arm graph with a camera of 640 x 480 and an arm that follows its commands."""
     from rlfp_ros.nodes.graph_listener import GraphListener
 
     with reserved_domain() as domain:
@@ -134,7 +134,7 @@ def replay(seconds: float) -> dict[str, Any]:
 
 
 def _publish(domain: str, seconds: float) -> None:
-    """A camera and an arm, as a driver would publish them."""
+    """Publish a camera and an arm, like their drivers."""
     os.environ.update(dds.environment("local", domain, large_images=True))
     import rclpy
     from rclpy.node import Node
@@ -201,7 +201,7 @@ def _publish(domain: str, seconds: float) -> None:
 
 
 def _render_images() -> tuple[list[np.ndarray], np.ndarray]:
-    """Images of the scene at 640 x 480, uint8 rgb, and their camera matrix [3, 3]."""
+    """Render images of the scene at 640 x 480, uint8 rgb; return them and their camera matrix [3, 3]."""
     from rlfp_ros.contract import Intrinsics
     from rlfp_ros.simulation.pybullet_world import PybulletWorld
     from rlfp_ros.simulation.randomization import load_profile

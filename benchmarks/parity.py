@@ -1,4 +1,4 @@
-"""The graph in lock step against the same code in process: the same seeds must give the same episodes.
+"""Compares the graph in lock step with the same code in process: equal seeds must give equal episodes.
 
 Every residual that the policy node published is compared with the in-process one of the same image, and every
 outcome with its twin. Exit code 1 if an outcome differs, or a residual by more than TOLERANCE.

@@ -1,7 +1,7 @@
 """Keypoint errors of an encoder by group of randomisation parameters.
 
-Under `train`, with one group after the other as `validation` has it, and under `validation` itself. A keypoint counts
-as lost if it is in the image and the encoder puts it more than 4 pixels away.
+The profiles are `train`, `train` with one group of parameters from `validation` at a time, and `validation`. A keypoint
+counts as lost if it is in the image and the encoder's error is more than 4 pixels.
 
 ./rlfp bench perception_gap [BUNDLE] [--scenes N] [--json FILE]
 """
@@ -43,7 +43,7 @@ LOST_PX = 4.0
 
 
 def mixed(group: str) -> Profile:
-    """`train` with one group of `validation`'s parameters."""
+    """Return `train` with one group of `validation`'s parameters."""
     train, validation = load_profile("train"), load_profile("validation")
     taken = {name: validation.ranges[name] for name in GROUPS[group]}
     textures = "validation" if group == "textures" else "train"
@@ -51,7 +51,7 @@ def mixed(group: str) -> Profile:
 
 
 def measure(bundle: str, profile: Profile, scenes: int) -> dict[str, dict[str, float]]:
-    """For each keypoint: median error in pixels and share lost."""
+    """Return for each keypoint the median error in pixels and the share lost."""
     loaded = load_bundle(bundle)
     contract = loaded.contract
     arm, task = trained_arm(loaded), load_task(contract.task)

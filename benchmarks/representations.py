@@ -1,4 +1,4 @@
-"""What each representation gives: the object's position read from its features, and a policy's success on them.
+"""Compares representations: errors of the object's position read from the features, and a policy's success on them.
 
     ./rlfp bench representations [--only cnn/vae spatial] [--seeds 0 1 2] [--success] [--minutes 30]
                                  [--folder runs/representations] [--json FILE]
@@ -44,7 +44,7 @@ from rlfp_ros.seeds import BENCHMARKS
 from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
 
 TASK = "reach"
-NOTHING = "nothing"  # an encoder as it was initialised: what the probes get out of random features
+NOTHING = "nothing"  # an untrained encoder: the baseline of the probes with random features
 CELLS = (
     "spatial/supervised",
     "cnn/supervised",
@@ -77,7 +77,7 @@ MARKS = ("<!-- benchmarks/representations.py begins -->", "<!-- benchmarks/repre
 
 @dataclass(frozen=True)
 class Cell:
-    """One encoder, what it learns from, and a seed."""
+    """One encoder, its objectives, and a seed."""
 
     name: str
     seed: int
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(cell: Cell, folder: Path, success: bool) -> None:
-    """Learn, probe, play; what is there already stays."""
+    """Train, probe and play, unless the results exist."""
     file = cell.file(folder)
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     if "mlp_mm" in found and (not success or "success" in found):

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The residual controller under measurement: time of a tick, hostile inputs, and time from a fault to a stopped arm.
+"""Measures the residual controller: time per tick, hostile inputs, and time from a fault to a stopped arm.
 
     ./rlfp bench safety [--ticks N] [--timed N] [--arms panda ...] [--stops N] [--json FILE] [--progress FILE]
 
-The judge in here is written against the arm's published numbers (`config/arms/*.yaml`), with kinematics straight from
-Pinocchio and distances of its own: it samples what the model of joint_trajectory_controller would tell the arm while
-commands arrive up to two ticks late. `test/test_safety_filter.py` holds short runs of the same to it.
+The judge uses only the arm's published numbers (`config/arms/*.yaml`), kinematics directly from Pinocchio and its own
+distances. It samples the setpoints of the model of joint_trajectory_controller while commands arrive up to two ticks
+late. `test/test_safety_filter.py` does the same in short runs.
 
 `--ticks` is the length of the hostile run for each arm (1 ms a tick; 10^6 take 20 minutes an arm). With `--progress
 FILE` an interrupted run continues where it was. `stops` go through the real graph (`benchmarks/fault_matrix.py`,

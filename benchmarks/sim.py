@@ -1,4 +1,4 @@
-"""Steps per second from pixels, beside panda-gym's PandaPush in the same run, and the time of each stage.
+"""Measures steps per second from pixels, for panda-gym's PandaPush in the same run too, and the time of each stage.
 
 A step is one camera image and everything until the next one, episodes' resets included: here 1/30 s with the residual
 controller at 240 Hz inside, there 1/25 s. Rates are per second of processor time, which is what one core gives and

@@ -3,8 +3,8 @@
 ./rlfp bench teachers [--tasks push lift place] [--arms panda ur5e] [--profile train] [--episodes 50] [--json FILE]
 ./rlfp bench teachers --through push_panda --world mujoco --profile twin_dim [--episodes 50]
 
-With `--through` the teacher sees what the estimator makes of the images that the bundle's encoder saw, in
-place of the true state: what a policy could do at best that imitates it. Also in MuJoCo's rooms.
+With `--through` the teacher gets the estimator's result from the bundle's encoder instead of the true state. This is an
+upper bound for a policy that imitates it. Also in MuJoCo's rooms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast training goes: rendering, encoder updates, policy updates beside Stable-Baselines3's, minutes to success.
+"""Measures the speed of training: rendering, encoder updates, policy updates (also of Stable-Baselines3), whole trainings.
 
 Rates are per second of processor time, which is what one core gives and which other programs disturb least; the
 policies' rounds alternate. Both do a soft actor-critic step on 256 transitions with two layers of 256 units; ours has
@@ -43,7 +43,7 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import BENCHMARKS
 
 TASKS = ("reach", "push", "lift")
-IMAGE_COUNT = 400  # rendered, and then learnt from
+IMAGE_COUNT = 400  # images that are rendered and then used for training
 ROUNDS = 3  # of the policies' measurement; medians count
 POINTS = (2, 16, 3)  # stack, points, x y confidence
 PROPRIOCEPTION, ACTION = 7 + 7 + 1 + 3 + 3, 3  # reach on the Panda: joints, speeds, gripper, tool, its direction

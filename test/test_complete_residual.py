@@ -1,4 +1,4 @@
-"""A residual acts once it is complete: with the gripper width and the percept of its stamp, in any order."""
+"""A residual acts when it is complete: with the gripper width and the percept of its stamp, in any order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAME_NS = 33_333_333
 
 
 def residual(stamp_ns: int) -> Residual:
-    """One whose twist tells it apart."""
+    """A residual that its twist identifies."""
     return Residual(stamp_ns, np.full(6, float(stamp_ns)))
 
 

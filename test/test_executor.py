@@ -1,4 +1,4 @@
-"""The nodes' executor where a callback changes what the node has."""
+"""The nodes' executor, if a callback changes the node's entities."""
 
 from __future__ import annotations
 

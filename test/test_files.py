@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and a full disk is one sentence."""
+"""Files are written completely or not at all, and a full disk is reported in one sentence."""
 
 from __future__ import annotations
 

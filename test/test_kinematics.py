@@ -22,7 +22,7 @@ def kinematics(arm: Arm) -> Kinematics:
 
 
 def configurations(arm: Arm, count: int, seed: int) -> np.ndarray:
-    """[count, J] rad, all over the joints' ranges."""
+    """Draw [count, J] rad over the whole ranges of the joints."""
     return np.random.default_rng(seed).uniform(arm.limits.lower, arm.limits.upper, (count, len(arm.joint_names)))
 
 

@@ -1,4 +1,4 @@
-"""The rules of the house: imports point one way, only nodes/ needs ROS, only learning/ needs torch."""
+"""The rules of the layout: imports point one way, only nodes/ needs ROS, only learning/ needs torch."""
 
 from __future__ import annotations
 

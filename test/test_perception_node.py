@@ -29,7 +29,7 @@ PIXELS = np.random.default_rng(8).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.
 
 
 class Camera:
-    """A camera driver and everything that perception says."""
+    """A camera driver, and everything that perception publishes."""
 
     def __init__(self, node: TestNode) -> None:
         self.node = node

@@ -40,7 +40,7 @@ def joints(stamp: int, seed: int) -> arms.JointState:
 
 
 class Robot:
-    """Joints, perception and simulator, and everything that the policy says."""
+    """Publishes joints, features and episodes, and receives everything that the policy publishes."""
 
     def __init__(self, node: TestNode) -> None:
         self.node = node

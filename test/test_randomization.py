@@ -1,4 +1,4 @@
-"""Every randomisation parameter does what it says, in pixels, in motion or in time."""
+"""Every randomisation parameter has its effect, in pixels, in motion or in time."""
 
 from __future__ import annotations
 

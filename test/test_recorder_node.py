@@ -36,7 +36,7 @@ def state(number: int) -> arms.JointState:
 
 
 class Publisher:
-    """A robot and a simulator."""
+    """Publishes as a robot and a simulator."""
 
     def __init__(self, node: TestNode, camera_qos: QoSProfile | None = None) -> None:
         self.node = node

@@ -1,4 +1,4 @@
-"""The process runner with real child processes: nothing is left behind, and every end is told."""
+"""The process runner with real child processes: all of them end, and every end is reported."""
 
 from __future__ import annotations
 

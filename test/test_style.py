@@ -1,4 +1,4 @@
-"""The house's tools find nothing: ruff on everything, mypy on what is free of ROS."""
+"""The tools find nothing: ruff and mypy."""
 
 from __future__ import annotations
 
