@@ -1,4 +1,4 @@
-"""Measures the speed of training: rendering, encoder updates, policy updates (also of Stable-Baselines3), whole trainings.
+"""Measures the speed of training: rendering, encoder and policy updates (also of Stable-Baselines3), whole runs.
 
 Rates are per second of processor time, which is what one core gives and which other programs disturb least; the
 policies' rounds alternate. Both do a soft actor-critic step on 256 transitions with two layers of 256 units; ours has

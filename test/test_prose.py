@@ -78,7 +78,8 @@ def test_prose_is_plain(path: Path) -> None:
     ("text", "count"),
     [
         ('"""Raises ConfigurationError where the file is missing."""', 1),
-        ("rate = 0.01  # of what is known, a frame", 1),
+        ("rate = 0.01  # share of certainty lost, a frame", 1),
+        ("rate = 0.01  # of what is known", 1),
         ('"""Raises ConfigurationError if the file is missing."""', 0),
         ("rate = 0.01  # per frame", 0),
     ],
