@@ -23,8 +23,10 @@ def main(bundle_name: str, folder: Path) -> None:
     T_base_camera = bundle.contract.camera.T_base_camera.matrix()
     joints = np.array(arm.home)
     for number, path in enumerate(sorted(folder.glob("*.png"))):
-        image = cv2.imread(str(path))[..., ::-1]  # OpenCV reads bgr
-        percept = perception(np.ascontiguousarray(image))
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise SystemExit(f"{path}: not an image that OpenCV reads")
+        percept = perception(image)
         stamp_ns = number * 1_000_000_000 // round(bundle.contract.camera.rate_hz)
         state = JointState(stamp_ns, joints, velocities=0 * joints, efforts=0 * joints)
         residual = policy.act(percept.features, state, stamp_ns, goal=None)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S, what:
             return result
         time.sleep(0.005)
     raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+
+
+def longer_than(items: Sized, count: int) -> Callable[[], bool]:
+    """Return a condition for `wait_until` and `spin_until`: more than `count` items have arrived."""
+    return lambda: len(items) > count
 
 
 class TestNode:
@@ -96,7 +101,7 @@ class TestNode:
     def connected(self, *publishers: Any) -> None:
         """Wait until each publisher has a subscriber."""
         for publisher in publishers:
-            self.spin_until(lambda p=publisher: p.get_subscription_count() > 0, what=f"subscriber of {publisher.topic}")
+            self.spin_until(publisher.get_subscription_count, what=f"subscriber of {publisher.topic}")
 
     def close(self) -> None:
         self._executor.shutdown()

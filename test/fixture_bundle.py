@@ -160,7 +160,7 @@ def _frames(arm: Arm, generator: np.random.Generator, goal: str, in_joint_space:
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -15,22 +16,24 @@ import numpy as np
 import pytest
 from python_process import run_python
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from rlfp_ros import cli  # noqa: E402
-from rlfp_ros.contract import load_bundle  # noqa: E402
-from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
-from rlfp_ros.learning.algorithms import a3c, dqn, ppo, sac  # noqa: E402
-from rlfp_ros.learning.algorithms.algorithm import ALGORITHMS  # noqa: E402
-from rlfp_ros.learning.algorithms.environments import LearningObservation, TaskEnvironment, shapes  # noqa: E402
-from rlfp_ros.learning.algorithms.networks import ActorCritic, RunningNormaliser, SquashedGaussian, batch_of_one  # noqa: E402
-from rlfp_ros.learning.algorithms.point_mass import LIMIT, MakePointMass  # noqa: E402
-from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch  # noqa: E402
-from rlfp_ros.learning.algorithms.run import Plan, main, save_policy, score_of, settings_of  # noqa: E402
-from rlfp_ros.learning.export.export import export_bundle  # noqa: E402
-from rlfp_ros.learning.runs.training_log import TrainingLog  # noqa: E402
-from rlfp_ros.schema import ConfigurationError  # noqa: E402
-from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
+import torch
+
+from rlfp_ros import cli
+from rlfp_ros.contract import load_bundle
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.learning.algorithms import a3c, dqn, ppo, sac
+from rlfp_ros.learning.algorithms.algorithm import ALGORITHMS
+from rlfp_ros.learning.algorithms.environments import LearningObservation, TaskEnvironment, shapes
+from rlfp_ros.learning.algorithms.networks import ActorCritic, RunningNormaliser, SquashedGaussian, batch_of_one
+from rlfp_ros.learning.algorithms.point_mass import LIMIT, MakePointMass
+from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch
+from rlfp_ros.learning.algorithms.run import Plan, main, save_policy, score_of, settings_of
+from rlfp_ros.learning.export.export import export_bundle
+from rlfp_ros.learning.runs.training_log import TrainingLog
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.randomization import load_profile
 
 SPACE, ACTIONS = shapes(MakePointMass()())
 IMAGE_SHAPES, _ = shapes(MakePointMass(pixels=True, frame_stack=2)())
@@ -47,9 +50,14 @@ def batch_of(space: gymnasium.spaces.Dict, size: int, action: Any) -> Transition
     rng = np.random.default_rng(0)
 
     def observation() -> dict[str, Any]:
-        seen = {"vector": torch.from_numpy(rng.normal(size=(size, *space["vector"].shape)).astype(np.float32))}
-        if "image" in space.spaces:
-            seen["image"] = torch.from_numpy(rng.integers(0, 256, (size, *space["image"].shape), np.uint8))
+        seen = {}
+        for name, box in space.spaces.items():
+            assert box.shape is not None
+            shape = (size, *box.shape)
+            noise = (
+                rng.integers(0, 256, shape, np.uint8) if name == "image" else rng.normal(size=shape).astype(np.float32)
+            )
+            seen[name] = torch.from_numpy(noise)
         return seen
 
     return TransitionBatch(observation(), action, torch.randn(size), torch.full((size,), 0.9), observation())
@@ -231,7 +239,7 @@ def test_sac_believes_the_smaller_of_two_critics() -> None:
         action, likelihood = policy.sample()
         first, second = learner.target(vector[:, :0], vector, action)
         # Neither is to be above the other everywhere.
-        learner.target.first[-1].bias.add_((second - first).median())
+        learner.target.get_parameter(f"first.{len(learner.target.first) - 1}.bias").add_((second - first).median())
         torch.manual_seed(1)
         found = learner.targets(batch)
         first, second = learner.target(vector[:, :0], vector, action)
@@ -314,7 +322,7 @@ def played(steps: int, capacity: int, n: int, frame_stack: int = 3) -> tuple[Rep
         action = rng.uniform(-1, 1, 2).astype(np.float32)
         after, reward, _, truncated, _ = env.step(action)
         terminated = truncated and step % (2 * LIMIT) > LIMIT  # every second episode ends by itself
-        buffer.add(action, reward, terminated, truncated and not terminated, after)
+        buffer.add(action, float(reward), terminated, truncated and not terminated, after)
         rows.append((observation, action, reward, terminated, truncated, after))
         observation = after
         if truncated:
@@ -555,6 +563,7 @@ def test_settings_are_given_by_name() -> None:
     settings = settings_of(
         Plan(algorithm="dqn", task="reach", settings=("double=false", "batch=64", "learning_rate=0.01"))
     )
+    assert isinstance(settings, dqn.DqnSettings)
     assert (settings.double, settings.batch, settings.learning_rate) == (False, 64, 0.01)
 
 
@@ -778,11 +787,19 @@ class PointTask:
         return MakePointMass()()
 
 
-def test_a_curve_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+class FillingDisk(io.BytesIO):
+    """A file on a disk that takes its first few hundred bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() > 200:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_curve_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorBoard's own writer leaves it to a thread."""
+    monkeypatch.setattr(Path, "open", lambda *_: FillingDisk())
     log = TrainingLog(tmp_path, {})
-    assert log._events is not None
-    log._events._stream.close()
-    log._events._stream = log._events._records._writer = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    curve = {f"loss_{number}": 1.0 for number in range(20)}
     with pytest.raises(ConfigurationError, match=r"tfevents.*cannot be written \(No space left on device\)"):
-        log.figures(1, loss=1.0)
+        log.figures(1, **curve)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_what_was_run_is_not_run_again_and_what_is_missing_is_shown(
         (tmp_path / f"point-ppo-rlfp_ros-{seed}.json").write_text(json.dumps(row | {"training_return": value}))
     (tmp_path / "point-ppo-stable_baselines3-0.json").write_text(json.dumps(row | {"cpu_ms_per_step": 6.0}))
     asked: list[str] = []
-    monkeypatch.setattr(algorithms.subprocess, "run", lambda command, **_: asked.append(command[3]))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command[3]))
     page = tmp_path / "page.md"
     first, last = (mark.format("point") for mark in algorithms.MARKS)
     page.write_text(f"before\n{first}\nold\n{last}\nafter\n")

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from image_file import read_image
 
 from rlfp_ros import cli
 from rlfp_ros.commissioning.align import Alignment, align, write_overlays
@@ -126,7 +127,7 @@ def test_overlays_show_the_outline(
 ) -> None:
     snapshots, truth = live
     (path,) = write_overlays([replace(snapshots[0])], renderer, truth, tmp_path)
-    image = cv2.imread(str(path))
+    image = read_image(path)
     assert image.shape == (360, 480, 3)
     assert (image == (60, 220, 40)).all(axis=-1).sum() > 100  # BGR of the outline
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import yaml
+from image_file import read_image
 
 from rlfp_ros import cli
 from rlfp_ros.commissioning.arm_check import Level, check, concerns
@@ -44,7 +44,7 @@ def test_the_default_arm_passes_and_is_drawn(tmp_path: Path, capsys: pytest.Capt
     image = tmp_path / "panda.png"
     assert cli.main(["arm", "check", "panda", "--out", str(image)]) == 0
     assert found(PANDA, Level.WARNING) == found(PANDA, Level.ERROR) == ""
-    pixels = cv2.imread(str(image))
+    pixels = read_image(image)
     assert pixels.shape == (480, 960, 3)
     assert np.mean((pixels != 235).any(axis=2)) > 0.05  # the arm, not only the background
     assert "tool at" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from conftest import load_or_skip
 
 from benchmarks.safety import contract_of, run_hostile
 from rlfp_ros import paths
-from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm import Arm, Capsule, load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Distances, Kinematics
 from rlfp_ros.control.policy import residual_of
@@ -132,8 +132,11 @@ def test_an_arm_with_little_jerk_keeps_its_tools_speed_while_a_stop_sets_in(seed
 def test_the_fr3_stands_in_the_pandas_shells() -> None:
     """Its URDF draws the Panda's meshes: the two arms are the same but for 1.6 mm at the tool's point."""
     fr3, panda = load_arm("fr3"), load_arm("panda")
-    strip = lambda capsules, prefix: [c.model_copy(update={"link": c.link.removeprefix(prefix)}) for c in capsules]  # noqa: E731
-    assert strip(fr3.capsules, "fr3_") == strip(panda.capsules, "panda_")
+
+    def shells(arm: Arm, prefix: str) -> list[Capsule]:
+        return [shell.model_copy(update={"link": shell.link.removeprefix(prefix)}) for shell in arm.capsules]
+
+    assert shells(fr3, "fr3_") == shells(panda, "panda_")
     random = np.random.default_rng(0)
     for _ in range(10):
         joints = random.uniform(fr3.limits.lower, fr3.limits.upper)
@@ -174,6 +177,7 @@ def test_a_controller_is_made_for_each(arm: Arm) -> None:
 def test_the_arm_plays_in_both_simulators(name: str, plays: str, world: str) -> None:
     """The task's teacher, with the block and the regions that sim/tasks/<task>.yaml has for the arm."""
     arm, task, action = load_or_skip(name), load_task(plays), TASKS[plays].action
+    made: PybulletWorld | MujocoWorld
     if world == "pybullet":
         made = PybulletWorld(arm, task, load_profile("none"), load_scene(image_size=16))
         made.blind = True
@@ -185,6 +189,7 @@ def test_the_arm_plays_in_both_simulators(name: str, plays: str, world: str) -> 
         deployment.answer(residual_of(np.zeros(len(action.components)), action, made.stamp_ns))
         while deployment.advance():
             deployment.answer(residual_of(task.teacher(made, action), action, made.stamp_ns))
+        assert made.outcome is not None
         assert made.outcome.success, seed
     made.close()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch.distributions import Independent, Normal  # noqa: E402
+import torch
+from torch.distributions import Independent, Normal
 
-from rlfp_ros.learning.algorithms import augmentation as module  # noqa: E402
-from rlfp_ros.learning.algorithms.augmentation import (  # noqa: E402
+from rlfp_ros.learning.algorithms import augmentation as module
+from rlfp_ros.learning.algorithms.augmentation import (
     AUGMENTATIONS,
     augmentation,
     augmented,
@@ -22,8 +23,8 @@ from rlfp_ros.learning.algorithms.augmentation import (  # noqa: E402
     random_crop,
     random_shift,
 )
-from rlfp_ros.learning.algorithms.sac import SacSettings  # noqa: E402
-from rlfp_ros.schema import ConfigurationError  # noqa: E402
+from rlfp_ros.learning.algorithms.sac import SacSettings
+from rlfp_ros.schema import ConfigurationError
 
 SIZE = 32
 

@@ -85,7 +85,7 @@ def pose(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
 def views_of(board: Board, rng: np.random.Generator, count: int = 7) -> list[View]:
     """The board before the camera, in all corners of the image."""
     half = np.array([board.columns, board.rows, 0]) * board.square / 2
-    views = []
+    views: list[View] = []
     while len(views) < count:
         turn = rng.uniform(-0.5, 0.5, 3)
         centre = rng.uniform([-0.13, -0.09, 0.42], [0.13, 0.09, 0.6])
@@ -186,6 +186,7 @@ def test_command_calibrates_from_a_recorded_bag(
     """
     rows: list[tuple[m.Topic, Any, int]] = []
     now = 1_000_000_000
+    assert CAMERA.distortion is not None
     info = m.camera_info_message(now, "optical", 640, 480, CAMERA.K, CAMERA.distortion)
     rows.append((m.CAMERA_INFO, info, now))
     other = m.camera_info_message(now, "depth", 640, 480, CAMERA.K * [[0.9], [0.9], [1.0]])

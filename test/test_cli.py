@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,12 @@ def test_number_of_episodes_must_make_sense(wrong: str, capsys: pytest.CaptureFi
 
 def test_words_after_test_go_to_pytest_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
-    monkeypatch.setattr(pytest, "main", lambda arguments: given.append(arguments) or 0)
+
+    def noted(arguments: list[str]) -> int:
+        given.append(arguments)
+        return 0
+
+    monkeypatch.setattr(pytest, "main", noted)
     monkeypatch.chdir(ROOT)
     assert cli.main(["test", "-k", "graph", "--lf", "test/test_graph.py"]) == 0
     assert cli.main(["test"]) == 0
@@ -275,9 +281,9 @@ def test_doctor_takes_the_other_builds_of_opencv(monkeypatch: pytest.MonkeyPatch
     def version(name: str) -> str:
         if name == "opencv-python":
             return "4.10.0"
-        raise doctor.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     assert doctor._version("opencv-python-headless") == "4.10.0"
 
 

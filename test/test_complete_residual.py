@@ -22,7 +22,7 @@ def residual(stamp_ns: int) -> Residual:
 def test_in_lock_step_it_waits_for_gripper_and_percept_of_its_stamp_in_every_order(order: tuple[str, ...]) -> None:
     residuals = CompleteResiduals(has_gripper=True, waits_for_percepts=True)
     residuals.begin_episode(0)
-    admitted = []
+    admitted: list[Residual] = []
     for number, part in enumerate(order):
         assert not admitted, order[:number]
         if part == "residual":

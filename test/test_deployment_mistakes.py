@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rlfp_ros.contract import load_bundle, sha256
 from rlfp_ros.control import policy as policies
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.policy import RATE_FRAMES, Observer, Policy
-from rlfp_ros.perception import images, preprocess
+from rlfp_ros.perception import images
 from rlfp_ros.perception.encoder import OnnxEncoder, Perception, enlarged
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError
@@ -165,30 +166,22 @@ def test_joint_order_ignored_on_the_way(shipped: Path) -> None:
     assert "the joints' order" in refusal(lambda: policy.rehearse(bundle.golden_frames(), unmatched))
 
 
-def test_the_policy_node_matches_joints_by_name_in_its_own_rehearsal(shipped: Path, monkeypatch: Patch) -> None:
-    """The mistake planted in the node's own matcher: the message's order instead of the names."""
+def test_the_policy_node_matches_joints_by_name_in_its_own_rehearsal(shipped: Path) -> None:
+    """The mistake: the message's order instead of the names."""
     pytest.importorskip("rclpy")
-    from rlfp_ros.nodes.policy import PolicyNode
+    from rlfp_ros.nodes.policy import receive_golden
     from rlfp_ros.recording import decode
 
     bundle = load_bundle(shipped)
-
-    class Node:  # what `_receive_golden` uses of a PolicyNode
-        _arm = PANDA
-        _matcher = decode.JointMatcher(PANDA)
-
     policy = Policy(bundle, PANDA)
-    policy.rehearse(bundle.golden_frames(), lambda state: PolicyNode._receive_golden(Node(), state))
+    by_name = decode.JointMatcher(PANDA)
+    policy.rehearse(bundle.golden_frames(), lambda state: receive_golden(state, PANDA, by_name))
 
-    def in_order(self: Any, names: list[str]) -> None:
-        self._arm_index, self._gripper_index = np.arange(7), np.arange(7, 9)
-        self._names = list(names)
+    def in_order(message: Any) -> JointState:
+        joints = np.array(message.position[:7]), np.array(message.velocity[:7]), np.array(message.effort[:7])
+        return JointState(decode.stamp_ns(message.header.stamp), *joints, by_name(message).gripper_width)
 
-    monkeypatch.setattr(decode.JointMatcher, "_match", in_order)
-    Node._matcher = decode.JointMatcher(PANDA)
-    deploy = lambda: policy.rehearse(  # noqa: E731
-        bundle.golden_frames(), lambda state: PolicyNode._receive_golden(Node(), state)
-    )
+    deploy = partial(policy.rehearse, bundle.golden_frames(), lambda state: receive_golden(state, PANDA, in_order))
     assert "the joints' order" in refusal(deploy)
 
 
@@ -257,7 +250,7 @@ def test_what_the_policy_remembers_fed_back_differently(tiny_bundle: Path, monke
 
 @pytest.mark.parametrize("wrong", [cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4])
 def test_resize_filter(shipped: Path, monkeypatch: Patch, wrong: int) -> None:
-    monkeypatch.setattr(preprocess.cv2, "INTER_AREA", wrong)
+    monkeypatch.setattr(cv2, "INTER_AREA", wrong)
     assert "resize filter" in perception_refusal(shipped)
 
 
@@ -273,7 +266,11 @@ def test_colour_order_of_messages(shipped: Path) -> None:
     perception = Perception(bundle)
 
     def received(encoding: str) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda image: images.from_raw(encoding, *image.shape[:2], image.shape[1] * 3, image[..., ::-1].tobytes())
+        def decoded(image: np.ndarray) -> np.ndarray:
+            height, width, _ = image.shape
+            return images.from_raw(encoding, height, width, width * 3, image[..., ::-1].tobytes())
+
+        return decoded
 
     perception.rehearse(bundle.golden_frames(), received("bgr8"))
     assert "colour order" in refusal(lambda: perception.rehearse(bundle.golden_frames(), received("rgb8")))

@@ -105,7 +105,8 @@ def test_a_base_controller_that_follows_the_object_sees_the_truth_in_training() 
     servo = Behaviour(action, BaseControllerContract(name="servo", parameters={"rate_hz": 4.0, "speed": 0.25}))
     env = ManipulationEnv("reach", profile="none", observation="state", behaviour=servo)
     env.reset(seed=1)
-    ended, info = False, {}
+    ended = False
+    info: dict[str, Any] = {}
     while not ended:
         *_, terminated, truncated, info = env.step(np.zeros(3))
         ended = terminated or truncated
@@ -213,7 +214,8 @@ def test_unknown_options_and_malformed_seeds_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="options has goal, but reset takes none"):
         env.reset(options={"goal": 1})
     env.reset(seed=1, options={})
-    for seed in (-1, 1.5, "7"):
+    wrong: tuple[Any, ...] = (-1, 1.5, "7")
+    for seed in wrong:
         with pytest.raises(gymnasium.error.Error, match=r"[Ss]eed"):
             env.reset(seed=seed)
     env.close()

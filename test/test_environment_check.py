@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -96,7 +97,7 @@ def test_packages_of_another_ros_on_the_python_path_are_named(
 
 
 def test_full_shared_memory_is_found_before_it_kills_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment_check.shutil, "disk_usage", lambda _: Usage(64_000_000, 63_000_000, 1_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64_000_000, 63_000_000, 1_000_000))
     (problem,) = found(tmp_path)
     assert problem.text == "/dev/shm has 1.0 MB free, and the graph needs 16 MB"
 
@@ -109,8 +110,8 @@ def test_ports_that_another_user_left_are_found_in_their_domain_only(
     (memory / "fastrtps_port8412").touch()  # domain 4
     (memory / "fastrtps_0123456789abcdef").touch()  # a segment is no port
     monkeypatch.setattr(environment_check, "SHARED_MEMORY", memory)
-    monkeypatch.setattr(environment_check.os, "getuid", lambda: os.geteuid() + 1)
-    monkeypatch.setattr(environment_check.os, "access", lambda path, mode: "fastrtps" not in str(path))
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    monkeypatch.setattr(os, "access", lambda path, mode: "fastrtps" not in str(path))
     assert stat.S_ISREG((memory / "fastrtps_port8412").stat().st_mode)
     (problem,) = found(tmp_path, ROS_DOMAIN_ID="4")
     assert "1 Fast DDS files of user" in problem.text

@@ -137,7 +137,7 @@ def test_batch_goes_on_behind_a_callback_that_raises(node: Node) -> None:
 def test_polled_subscription_is_left_to_its_node(node: Node) -> None:
     heard: list[str] = []
     subscription = node.create_subscription(Header, "joints", lambda message: heard.append(message.frame_id), 50)
-    node.polled = (subscription,)  # type: ignore[attr-defined]
+    node.polled = (subscription,)
     publisher = node.create_publisher(Header, "joints", 50)
     executor = NodeExecutor(node)
     limit = time.monotonic() + LIMIT_S
@@ -150,7 +150,7 @@ def test_polled_subscription_is_left_to_its_node(node: Node) -> None:
     assert heard == []
     assert take(subscription)[0].frame_id == "a"
     assert take(subscription) is None
-    node.polled = ()  # type: ignore[attr-defined]
+    node.polled = ()
     publisher.publish(Header(frame_id="b"))
     while not heard:
         assert time.monotonic() < limit

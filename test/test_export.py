@@ -12,29 +12,31 @@ import gymnasium
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from rlfp_ros.cli import main as rlfp  # noqa: E402
-from rlfp_ros.contract import Bundle, Evaluation, FeatureStatistics, GoldenFrames, load_bundle, write_bundle  # noqa: E402
-from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
-from rlfp_ros.control.policy import ObservationContract, Observer, Policy  # noqa: E402
-from rlfp_ros.learning.algorithms.networks import ImageEncoder, RelativePoints, Trunk  # noqa: E402
-from rlfp_ros.learning.algorithms.sac import GaussianActor, SacPolicy  # noqa: E402
-from rlfp_ros.learning.encoders import novelty  # noqa: E402
-from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings  # noqa: E402
-from rlfp_ros.learning.encoders.pose_head import INSIDE_90  # noqa: E402
-from rlfp_ros.learning.encoders.spatial import SpatialEncoder  # noqa: E402
-from rlfp_ros.learning.export import export, quantise, trained  # noqa: E402
-from rlfp_ros.learning.export.build import POLICY_OUTPUTS, build_contract, encoder_contract  # noqa: E402
-from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder, in_onnx_runtime  # noqa: E402
-from rlfp_ros.learning.export.reference import golden_frames  # noqa: E402
-from rlfp_ros.learning.export.trained import save_trained  # noqa: E402
-from rlfp_ros.learning.recipes import train  # noqa: E402
-from rlfp_ros.learning.recipes.imitation import ImitationRecipe  # noqa: E402
-from rlfp_ros.perception.encoder import Perception  # noqa: E402
-from rlfp_ros.schema import ConfigurationError  # noqa: E402
-from rlfp_ros.simulation.tasks.reach import Reach  # noqa: E402
-from rlfp_ros.simulation.tasks.task import load_task  # noqa: E402
+import torch
+
+from rlfp_ros.cli import main as rlfp
+from rlfp_ros.contract import Bundle, Evaluation, FeatureStatistics, GoldenFrames, load_bundle, write_bundle
+from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.policy import ObservationContract, Observer, Policy
+from rlfp_ros.learning.algorithms.networks import ImageEncoder, RelativePoints, Trunk
+from rlfp_ros.learning.algorithms.sac import GaussianActor, SacPolicy
+from rlfp_ros.learning.encoders import novelty
+from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings
+from rlfp_ros.learning.encoders.pose_head import INSIDE_90
+from rlfp_ros.learning.encoders.spatial import SpatialEncoder
+from rlfp_ros.learning.export import export, quantise, trained
+from rlfp_ros.learning.export.build import POLICY_OUTPUTS, build_contract, encoder_contract
+from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder, in_onnx_runtime
+from rlfp_ros.learning.export.reference import golden_frames
+from rlfp_ros.learning.export.trained import save_trained
+from rlfp_ros.learning.recipes import train
+from rlfp_ros.learning.recipes.imitation import ImitationRecipe
+from rlfp_ros.perception.encoder import Perception
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.tasks.reach import Reach
+from rlfp_ros.simulation.tasks.task import load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "models" / "reach_panda"

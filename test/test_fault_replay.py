@@ -36,7 +36,9 @@ class Run:
 
     def first(self, since: int, condition: Callable[[State, float, float], bool]) -> float:
         """ms from `since` to the first tick of which it holds."""
-        return next((at - since) * MS for at, *rest in self.states if at >= since and condition(*rest))
+        return next(
+            (at - since) * MS for at, state, gain, speed in self.states if at >= since and condition(state, gain, speed)
+        )
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,11 +195,14 @@ def test_planted_mistake_is_named_by_its_stage(
     assert words in found[stage]
 
 
+def next_of(images: Iterator[np.ndarray], _: np.ndarray) -> np.ndarray:
+    return next(images)
+
+
 def test_images_that_were_cut_or_resized_without_their_lens(taken: Any, tmp_path: Path) -> None:
     frames, _ = taken
     for name, change in (("crop", lambda image: plain_resize(image[:, 20:140])), ("size", plain_resize)):
-        images = iter([change(image) for image, _ in frames])
-        planted = Deployment(change_image=lambda _, images=images: next(images))
+        planted = Deployment(change_image=partial(next_of, iter([change(image) for image, _ in frames])))
         found = diverging(record(tmp_path / name, taken, planted))
         assert list(found) == [name], found
 

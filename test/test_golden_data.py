@@ -166,7 +166,8 @@ def test_a_contract_has_the_goal_of_its_task(task: str, goal: str) -> None:
 def test_a_task_of_ones_own_that_has_a_goal_point_ships_with_it() -> None:
     """Its settings do not say so; its methods do."""
     build = pytest.importorskip("rlfp_ros.learning.export.build")
-    from rlfp_ros.simulation.tasks.task import Task, TaskSettings, load_task
+    from rlfp_ros.simulation.tasks.task import Task, load_task
+    from rlfp_ros.simulation.tasks.task_settings import TaskSettings
 
     class Hover(Task):
         def reward(self, scene: Any, success: bool) -> float:

@@ -93,9 +93,11 @@ def test_rgb8_without_padding_is_not_copied() -> None:
         (("yuv422", 6, 7, 14, bytes(84)), "width is 7, expected an even one"),
     ],
 )
-def test_what_is_not_an_image_is_refused_in_one_sentence(arguments: tuple, field: str) -> None:
+def test_what_is_not_an_image_is_refused_in_one_sentence(
+    arguments: tuple[str, int, int, int, bytes], field: str
+) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(field)) as caught:
-        images.from_raw(*arguments, topic="/cam/image")
+        images.from_raw(*arguments, "/cam/image")
     assert "/cam/image" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from typing import Any
+
 import pytest
 
 from benchmarks import joining
@@ -10,15 +13,15 @@ from rlfp_ros.schema import ConfigurationError
 
 @pytest.mark.graph
 def test_process_that_does_not_start_is_said_and_none_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-    popen = joining.subprocess.Popen
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
 
-    def remember(*arguments: object, **options: object) -> object:
+    def remember(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
         started.append(popen(*arguments, **options))
         return started[-1]
 
     monkeypatch.setattr(joining, "LISTENER", "raise SystemExit(1)")
-    monkeypatch.setattr(joining.subprocess, "Popen", remember)
+    monkeypatch.setattr(subprocess, "Popen", remember)
     with pytest.raises(ConfigurationError, match="ended before it said anything"):
         joining.measure("local", "graph", "graph", joins=1)
     assert len(started) == 2

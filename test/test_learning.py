@@ -9,29 +9,30 @@ import cv2
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import teachers  # noqa: E402
-from rlfp_ros.contract import load_bundle  # noqa: E402
-from rlfp_ros.evaluation.rollout import Rollout  # noqa: E402
-from rlfp_ros.learning.encoders.cnn import CnnSettings  # noqa: E402
-from rlfp_ros.learning.encoders.encoder import EncoderChoice  # noqa: E402
-from rlfp_ros.learning.encoders.exported import ExportedEncoder  # noqa: E402
-from rlfp_ros.learning.encoders.spatial import SpatialEncoder  # noqa: E402
-from rlfp_ros.learning.recipes.appearance import Appearance  # noqa: E402
-from rlfp_ros.learning.recipes.estimator import SceneEstimator  # noqa: E402
-from rlfp_ros.learning.recipes.imitation import SMALLEST_WORK, ImitationRecipe  # noqa: E402
-from rlfp_ros.learning.recipes.train import main  # noqa: E402
-from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_checkpoint  # noqa: E402
-from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
-from rlfp_ros.schema import ConfigurationError  # noqa: E402
-from rlfp_ros.simulation.randomization import load_profile  # noqa: E402
-from rlfp_ros.simulation.scene import load_scene  # noqa: E402
-from rlfp_ros.simulation.tasks.reach import Reach  # noqa: E402
-from rlfp_ros.simulation.tasks.task import ARM_FOOT  # noqa: E402
-from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL  # noqa: E402
+from benchmarks import teachers
+from rlfp_ros.contract import load_bundle
+from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.learning.encoders.cnn import CnnSettings
+from rlfp_ros.learning.encoders.encoder import EncoderChoice
+from rlfp_ros.learning.encoders.exported import ExportedEncoder
+from rlfp_ros.learning.encoders.spatial import SpatialEncoder
+from rlfp_ros.learning.recipes.appearance import Appearance
+from rlfp_ros.learning.recipes.estimator import SceneEstimator
+from rlfp_ros.learning.recipes.imitation import SMALLEST_WORK, ImitationRecipe
+from rlfp_ros.learning.recipes.train import main
+from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_checkpoint
+from rlfp_ros.perception.encoder import OnnxEncoder
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.tasks.reach import Reach
+from rlfp_ros.simulation.tasks.task import ARM_FOOT
+from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL
 
 CAMERA = load_scene().camera.contract()
 

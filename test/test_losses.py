@@ -78,15 +78,14 @@ def test_the_sum_over_publishers_is_right(publishers: int, seed: int, share: flo
         losses.message(int(number), 0.1)
     lost = 0
     for _ in range(400):
-        publisher = generator.integers(publishers)
+        publisher = int(generator.integers(publishers))
         numbers[publisher] += 1
         if generator.random() < share:
             lost += 1
         else:
             losses.message(int(numbers[publisher]), 10.0)
     for publisher in range(publishers):
-        numbers[publisher] += 1
-        losses.message(int(numbers[publisher]), 10.0)
+        losses.message(int(numbers[publisher]) + 1, 10.0)
     if apart or publishers == 1:
         assert losses.lost == lost
     else:  # publishers that count in the same range can hide a few losses of each other

@@ -49,14 +49,14 @@ def shown(terminal: OperatorTerminal) -> str:
 
 def test_heartbeat_ends_with_a_stop_until_the_arm_is_stopped() -> None:
     terminal = OperatorTerminal()
-    assert terminal.beats
+    beats = [terminal.beats]
     terminal.on_state(ACTIVE)
     assert terminal.press(" ", 0.0) is Action.STOP
-    assert not terminal.beats
-    terminal.on_state(ACTIVE)
-    assert not terminal.beats
-    terminal.on_state(STOPPED)
-    assert terminal.beats
+    beats.append(terminal.beats)
+    for state in (ACTIVE, STOPPED):
+        terminal.on_state(state)
+        beats.append(terminal.beats)
+    assert beats == [True, False, False, True]
 
 
 def test_quitting_waits_for_the_disabled_arm_but_not_forever() -> None:

@@ -20,6 +20,7 @@ from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.sim import SIM
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.gymnasium_ids import environment_id
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.tasks.task import TASKS, load_task
@@ -64,7 +65,9 @@ def test_reward_and_distance_are_enough_for_an_environment(write: Write) -> None
     observation, _ = env.reset(seed=1)
     assert observation["state"].shape == (17,)
     *_, info = env.step(env.action_space.sample())
-    world = env.unwrapped.world
+    made = env.unwrapped
+    assert isinstance(made, ManipulationEnv)
+    world = made.world
     expected = world.task.object_pose(world)[0] + (0, 0, 0.08) - world.tool_position()
     assert info["distance_m"] == pytest.approx(float(np.linalg.norm(expected)))
     assert len(world.keypoints()) == 4
@@ -118,7 +121,9 @@ def test_preview_and_rollout_play_it_and_the_graph_takes_it(
     assert resolved.arguments["task"] == name
 
 
-def test_the_recipe_asks_for_a_teacher_in_one_sentence(write: Write, tmp_path: Path, capsys) -> None:
+def test_the_recipe_asks_for_a_teacher_in_one_sentence(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("torch")
     name = write()
     code = cli.main(["train", name, "--work", "0.01", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")])

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Camera:
     def connected(self) -> None:
         self.node.connected(self.image, self.info)
         for topic in (messages.FEATURES, messages.OBJECT_POSE, messages.DOMAIN_SHIFT):
-            self.node.spin_until(lambda name=topic.name: self.node.node.count_publishers(name))
+            self.node.spin_until(partial(self.node.node.count_publishers, topic.name))
         self.node.spin_for(0.2)  # the other direction of the match
 
     def send_info(self, stamp: int = 1, width: int = WIDTH, height: int = HEIGHT, matrix: np.ndarray = K) -> None:

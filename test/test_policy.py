@@ -80,7 +80,9 @@ def test_an_input_that_is_not_finite_is_named_and_not_remembered(
         features = np.full_like(features, value)
     else:
         bad = np.where(np.arange(7) == 3, value, getattr(joint_state, quantity))
-        joint_state = replace(joint_state, **{quantity: bad})
+        joint_state = (
+            replace(joint_state, positions=bad) if quantity == "positions" else replace(joint_state, velocities=bad)
+        )
     with pytest.raises(ConfigurationError, match=named):
         policy.act(features, joint_state, stamp)
     np.testing.assert_array_equal(policy.act(*frame(2)).twist, undisturbed.act(*frame(2)).twist)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Process, TestNode
+from conftest import Process, TestNode, longer_than
 from fixture_bundle import POINTS, make_bundle
 from sensor_msgs.msg import JointState
 
@@ -56,7 +57,7 @@ class Robot:
     def connected(self) -> None:
         self.node.connected(self.joint_states, self.features, self.goal, self.episode)
         for topic in (messages.RESIDUAL, messages.GRIPPER, messages.EPISODE_READY):
-            self.node.spin_until(lambda name=topic.name: self.node.node.count_publishers(name))
+            self.node.spin_until(partial(self.node.node.count_publishers, topic.name))
         self.node.spin_for(0.2)  # the other direction of the match
 
     def move(self, state: arms.JointState) -> None:
@@ -106,7 +107,7 @@ def test_the_residual_is_the_in_process_one_from_the_joints_at_the_image_s_stamp
         expected = policy.act(features(tick), states[tick], stamp)
         assert found_stamp == stamp
         np.testing.assert_array_equal(twist, expected.twist)
-        robot.node.spin_until(lambda count=number: len(robot.grippers) > count)
+        robot.node.spin_until(longer_than(robot.grippers, number))
         assert decode.gripper_from_message(robot.grippers[number]) == (stamp, expected.gripper_width)
 
 

@@ -66,10 +66,10 @@ IN_TIME = ("camera_latency", "camera_jitter", "dropped_frames", "dropped_run", "
 ELSEWHERE = ("fill_azimuth", "arm_tint")
 
 
-def make_world(task: str = "reach", textures: str = "plain", **values: float) -> PybulletWorld:
+def make_world(task: str = "reach", textures: str = "plain", /, **values: float) -> PybulletWorld:
     """A world in which these parameters have these values and all others their nominal ones."""
     ranges = {name: Range(low=value, high=value, unit=PARAMETERS[name].unit) for name, value in values.items()}
-    profile = Profile(name="given", textures=textures, ranges=ranges)  # type: ignore[arg-type]
+    profile = Profile(name="given", textures=textures, ranges=ranges)
     return PybulletWorld(load_arm("panda"), load_task(task), profile, load_scene())
 
 
@@ -105,7 +105,7 @@ def test_the_second_light_comes_from_its_azimuth() -> None:
 
 def test_arms_are_tinted() -> None:
     def colourfulness(tint: float) -> float:
-        world = make_world(textures="train", arm_tint=tint)
+        world = make_world("reach", "train", arm_tint=tint)
         world.reset(5)
         colours = [colour for (body, _), colour in world.renderer.colours.items() if body == world._body and colour]
         world.close()
@@ -117,7 +117,7 @@ def test_arms_are_tinted() -> None:
 
 def test_photographs_and_objects_of_validation_are_not_those_of_training() -> None:
     def pools(textures: str) -> tuple[set[bytes], list[str]]:
-        world = make_world(textures=textures, photographs=1.0, household=1)
+        world = make_world("reach", textures, photographs=1.0, household=1)
         shapes = [world.client.getVisualShapeData(body)[0][4].decode() for body in world.dressing.household]
         photographs = {image.tobytes() for image in world.dressing.photographs}
         world.close()

@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
-torch = pytest.importorskip("torch")
-
-from rlfp_ros.contract import FeatureStatistics, load_bundle  # noqa: E402
-from rlfp_ros.learning.cell import check_encoder_bundle, load_cell  # noqa: E402
-from rlfp_ros.learning.recipes import train  # noqa: E402
-from rlfp_ros.learning.recipes.domain_shift_reference import statistics_of  # noqa: E402
-from rlfp_ros.learning.recipes.imitation import ImitationRecipe  # noqa: E402
-from rlfp_ros.perception.domain_shift import DomainShift  # noqa: E402
-from rlfp_ros.schema import ConfigurationError  # noqa: E402
-from rlfp_ros.simulation.environment import ManipulationEnv  # noqa: E402
+from rlfp_ros.contract import FeatureStatistics, load_bundle
+from rlfp_ros.learning.cell import check_encoder_bundle, load_cell
+from rlfp_ros.learning.recipes import train
+from rlfp_ros.learning.recipes.domain_shift_reference import statistics_of
+from rlfp_ros.learning.recipes.imitation import ImitationRecipe
+from rlfp_ros.perception.domain_shift import DomainShift
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import ManipulationEnv
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -113,7 +112,7 @@ def test_resume_notices_that_task_or_scene_changed(part: str, tmp_path: Path, mo
     run, out, recipe = tmp_path / "run", tmp_path / "bundle", ImitationRecipe("reach")
     with pytest.raises(Stopped):
         train.main(recipe, out, run)
-    right = train.load_cell
+    right = load_cell
 
     def changed(*arguments: Any) -> Any:
         cell = right(*arguments)

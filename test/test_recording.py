@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,12 +69,14 @@ def check_readable_by_others(folder: Path, expected: int) -> None:
         found = [reader.deserialize(raw, connection.msgtype) for connection, _, raw in reader.messages()]
     assert len(found) == expected
     with (folder / name).open("rb") as file:
-        reader = make_reader(file, validate_crcs=True)
-        assert reader.get_header().profile == "ros2"
-        assert sum(1 for _ in reader.iter_messages()) == expected
-        assert [record.name for record in reader.iter_metadata()] == ["rosbag2"]
-        statistics = reader.get_summary().statistics
-        assert statistics.message_count == expected
+        records = make_reader(file, validate_crcs=True)
+        assert records.get_header().profile == "ros2"
+        assert sum(1 for _ in records.iter_messages()) == expected
+        assert [record.name for record in records.iter_metadata()] == ["rosbag2"]
+        summary = records.get_summary()
+        assert summary is not None
+        assert summary.statistics is not None
+        assert summary.statistics.message_count == expected
 
 
 def test_a_bag_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -138,6 +141,7 @@ def test_channels_and_schemas_are_those_of_rosbag2(tmp_path: Path) -> None:
     folder = write_bag(tmp_path / "bag")
     with (folder / "bag_0.mcap").open("rb") as file:
         summary = make_reader(file).get_summary()
+    assert summary is not None
     channels = {channel.topic: channel for channel in summary.channels.values()}
     schema = summary.schemas[channels["/camera/image_raw"].schema_id]
     assert (schema.name, schema.encoding) == (IMAGE, "ros2msg")
@@ -444,7 +448,7 @@ def test_rolling_over_splits_where_it_was_asked_for(tmp_path: Path) -> None:
     writer = BackgroundWriter()
     answered: list[int] = []
     for episode in range(3):
-        writer.roll(tmp_path / f"episode_{episode}", then=lambda number=episode: answered.append(number))
+        writer.roll(tmp_path / f"episode_{episode}", then=partial(answered.append, episode))
         for number in range(5):
             writer.write("/episode", STRING, (), string(f"{episode}.{number}"), START + number, START + number)
     wait_until(lambda: len(answered) == 3)

@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch import Tensor  # noqa: E402
+import torch
+from torch import Tensor
 
-from rlfp_ros import cli  # noqa: E402
-from rlfp_ros.learning.algorithms.augmentation import shifted  # noqa: E402
-from rlfp_ros.learning.cell import load_cell  # noqa: E402
-from rlfp_ros.learning.encoders.encoder import ENCODERS, Encoder, EncoderChoice  # noqa: E402
-from rlfp_ros.learning.encoders.exported import ExportedEncoder  # noqa: E402
-from rlfp_ros.learning.encoders.spatial import SpatialSettings  # noqa: E402
-from rlfp_ros.learning.encoders.vit import VitEncoder, VitSettings  # noqa: E402
-from rlfp_ros.learning.export.networks import export_encoder  # noqa: E402
-from rlfp_ros.learning.objectives.autoencoder import Autoencoder  # noqa: E402
-from rlfp_ros.learning.objectives.curl import Curl, contrast  # noqa: E402
-from rlfp_ros.learning.objectives.deep_spatial_autoencoder import DeepSpatialAutoencoder, roughness  # noqa: E402
-from rlfp_ros.learning.objectives.depth_prediction import BANDS, DepthPrediction  # noqa: E402
-from rlfp_ros.learning.objectives.inverse_dynamics import InverseDynamics  # noqa: E402
-from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of  # noqa: E402
-from rlfp_ros.learning.objectives.pixel_control import PixelControl, pixel_change  # noqa: E402
-from rlfp_ros.learning.objectives.reward_prediction import RewardPrediction  # noqa: E402
-from rlfp_ros.learning.objectives.variational_autoencoder import (  # noqa: E402
+from rlfp_ros import cli
+from rlfp_ros.learning.algorithms.augmentation import shifted
+from rlfp_ros.learning.cell import load_cell
+from rlfp_ros.learning.encoders.encoder import ENCODERS, Encoder, EncoderChoice
+from rlfp_ros.learning.encoders.exported import ExportedEncoder
+from rlfp_ros.learning.encoders.spatial import SpatialSettings
+from rlfp_ros.learning.encoders.vit import VitEncoder, VitSettings
+from rlfp_ros.learning.export.networks import export_encoder
+from rlfp_ros.learning.objectives.autoencoder import Autoencoder
+from rlfp_ros.learning.objectives.curl import Curl, contrast
+from rlfp_ros.learning.objectives.deep_spatial_autoencoder import DeepSpatialAutoencoder, roughness
+from rlfp_ros.learning.objectives.depth_prediction import BANDS, DepthPrediction
+from rlfp_ros.learning.objectives.inverse_dynamics import InverseDynamics
+from rlfp_ros.learning.objectives.objective import OBJECTIVES, Batch, Objective, Sizes, pixels_of
+from rlfp_ros.learning.objectives.pixel_control import PixelControl, pixel_change
+from rlfp_ros.learning.objectives.reward_prediction import RewardPrediction
+from rlfp_ros.learning.objectives.variational_autoencoder import (
     L1VariationalAutoencoder,
     VariationalAutoencoder,
     divergence,
 )
-from rlfp_ros.learning.recipes.frames import MOVE_S, Frames, FrameSource, discrete_actions  # noqa: E402
-from rlfp_ros.learning.recipes.representation import objectives_of  # noqa: E402
-from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder  # noqa: E402
-from rlfp_ros.perception.encoder import OnnxEncoder  # noqa: E402
-from rlfp_ros.schema import ConfigurationError  # noqa: E402
-from rlfp_ros.simulation.scene import load_scene  # noqa: E402
-from rlfp_ros.simulation.tasks.task import TOOL_ACTION  # noqa: E402
+from rlfp_ros.learning.recipes.frames import MOVE_S, Frames, FrameSource, discrete_actions
+from rlfp_ros.learning.recipes.representation import objectives_of
+from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder
+from rlfp_ros.perception.encoder import OnnxEncoder
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.tasks.task import TOOL_ACTION
 
 SCENE = load_scene(image_size=24)
 CAMERA = SCENE.camera.contract()
@@ -63,12 +66,18 @@ def batch_of(encoder: Encoder, images: Tensor, **given: Tensor) -> Batch:
     return Batch(images, seen[0], encoder.describe(*seen)[0].flatten(1), **(nothing | given))
 
 
-def learn(encoder: Encoder, objective: Objective, draw: object, steps: int, rate: float = 3e-3) -> list[float]:
+def draw_spots(encoder: Encoder) -> Batch:
+    return batch_of(encoder, spots(32)[0][:, None])
+
+
+def learn(
+    encoder: Encoder, objective: Objective, draw: Callable[[], Batch], steps: int, rate: float = 3e-3
+) -> list[float]:
     parameters = [*encoder.parameters(), *(value for value in objective.parameters() if value.requires_grad)]
     optimizer = torch.optim.Adam(parameters, rate)
     losses = []
     for _ in range(steps):
-        loss = objective.loss(encoder, draw())  # type: ignore[operator]
+        loss = objective.loss(encoder, draw())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -164,7 +173,7 @@ def test_a_larger_beta_brings_the_posterior_closer_to_the_prior() -> None:
         encoder = small("cnn")
         objective = VariationalAutoencoder(encoder, SIZES)
         objective.settings = replace(objective.settings, beta=beta)
-        learn(encoder, objective, lambda encoder=encoder: batch_of(encoder, spots(32)[0][:, None]), 40)
+        learn(encoder, objective, partial(draw_spots, encoder), 40)
         with torch.no_grad():
             batch = batch_of(encoder, spots(64)[0][:, None])
             found.append(divergence(batch.code, objective.log_variance(batch.seen)).mean().item())
@@ -203,7 +212,9 @@ def test_the_temperature_of_the_spatial_softmax_is_learnt() -> None:
     encoder = small("spatial")
     objective = DeepSpatialAutoencoder(encoder, SIZES)
     objective.loss(encoder, batch_of(encoder, spots(6)[0].unflatten(0, (2, 3)))).backward()
-    assert encoder.log_sharpness.grad.abs().sum() > 0
+    gradient = encoder.get_parameter("log_sharpness").grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
 
 
 def test_crops_are_the_image_shifted() -> None:
@@ -231,7 +242,7 @@ def test_curl_finds_the_other_crop_of_an_image_and_its_keys_follow_slowly() -> N
         return batch_of(encoder, tones[torch.randperm(64)[:16]])
 
     assert np.mean(learn(encoder, objective, draw, 80)[-10:]) < 0.5 * math.log(16)
-    assert objective.momentum_encoder.projection.weight.grad is None
+    assert objective.momentum_encoder.get_parameter("projection.weight").grad is None
     assert any(
         (one - other).abs().max() > 0
         for one, other in zip(before, objective.momentum_encoder.parameters(), strict=True)
@@ -242,10 +253,11 @@ def test_the_momentum_encoder_goes_a_twentieth_of_the_way() -> None:
     encoder = small("cnn")
     objective = Curl(encoder, SIZES)
     with torch.no_grad():
-        encoder.projection.bias += 1.0
-    start = objective.momentum_encoder.projection.bias.clone()
+        encoder.get_parameter("projection.bias").add_(1.0)
+    followed = objective.momentum_encoder.get_parameter("projection.bias")
+    start = followed.clone()
     objective.follow(encoder)
-    torch.testing.assert_close(objective.momentum_encoder.projection.bias, start + 0.05)
+    torch.testing.assert_close(followed, start + 0.05)
 
 
 def moving_spots(count: int, length: int) -> tuple[Tensor, Tensor]:
@@ -421,9 +433,11 @@ def test_every_representation_trains_resumes_and_leaves_the_pose_head_a_probe(
     kind = "spatial" if name == "dsae" else "cnn"
     training = EncoderTraining(frames=90, updates=4, batch=9, first_frames=60, frames_per_update=5)
     said: list[str] = []
-    encoder, report = train_encoder(
-        source, tmp_path, training, EncoderChoice(kind), lambda update, text, **_: said.append(text), name, images
-    )
+
+    def show(done: int, text: str, **figures: float) -> None:
+        said.append(text)
+
+    encoder, report = train_encoder(source, tmp_path, training, EncoderChoice(kind), show, name, images)
     assert np.isfinite(report.position_error_mm)
     assert (len(report.keypoint_error_px) > 0) == (kind == "spatial")
     again, _ = train_encoder(source, tmp_path, training, EncoderChoice(kind), lambda *_, **__: None, name, images)
@@ -472,7 +486,7 @@ def test_without_supervision_labels_do_not_reach_the_features(
             "autoencoder",
             images,
         )
-        trunks.append(encoder.projection.weight)
-        heads.append(encoder.pose_head[0].weight)
+        trunks.append(encoder.get_parameter("projection.weight"))
+        heads.append(encoder.get_parameter("pose_head.0.weight"))
     assert (trunks[0] - trunks[1]).abs().max() < 1e-6
     assert (heads[0] - heads[1]).abs().max() > 1e-6

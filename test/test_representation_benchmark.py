@@ -51,7 +51,7 @@ def test_the_table_goes_between_the_marks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cnn/supervised", "spatial/nothing"])
 def test_a_cell_learns_is_probed_and_plays(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = representations.TRAINING.model_copy(update={"frames": 120, "updates": 20, "batch": 24, "first_frames": 120})
+    tiny = representations.TRAINING.changed("tiny", frames=120, updates=20, batch=24, first_frames=120)
     monkeypatch.setattr(representations, "IMAGES", {"train": (120, 41_000_000), "validation": (30, 43_000_000)})
     for setting, value in (
         ("TRAINING", tiny),

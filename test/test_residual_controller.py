@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -91,6 +91,14 @@ class Rig:
                 self.line.accept(command.trajectory, self.now)
         return self
 
+    def state(self) -> State:
+        """Return the controller's state; a call, because mypy takes an asserted attribute to keep its value."""
+        return self.controller.state
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Return why the controller is not fully active."""
+        return self.controller.reasons
+
     @property
     def speed(self) -> float:
         """Largest joint speed that the arm is told, rad/s."""
@@ -104,8 +112,8 @@ class Rig:
 
 def test_the_residual_moves_the_tool_as_asked_once_the_gain_has_ramped() -> None:
     rig = Rig().run(1.0)
-    assert rig.controller.state is State.ACTIVE
-    assert rig.controller.reasons == ()
+    assert rig.state() is State.ACTIVE
+    assert rig.reasons() == ()
     before = rig.tool
     rig.run(0.5)
     assert rig.tool - before == pytest.approx([0.0, 0.05, 0.0], abs=2e-3)
@@ -139,11 +147,11 @@ def test_the_same_inputs_give_the_same_commands_whatever_the_absolute_time() -> 
 
 def test_on_hardware_nothing_is_sent_before_enable() -> None:
     rig = Rig(ControllerSettings()).run(0.5)
-    assert rig.controller.state is State.DISABLED
+    assert rig.state() is State.DISABLED
     assert all(command.trajectory is None for command in rig.commands)
     assert rig.controller.enable() == (True, "enabled")
     rig.run(0.5)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
     assert rig.speed > 0.01
 
 
@@ -153,8 +161,8 @@ def test_a_dead_policy_loses_its_gain_within_100_ms_and_the_base_goes_on() -> No
     rig.run(0.105)
     assert rig.controller.gain == 0.0
     rig.run(0.5)
-    assert rig.controller.state is State.ACTIVE
-    assert rig.controller.reasons == (Reason.RESIDUAL_STALE,)
+    assert rig.state() is State.ACTIVE
+    assert rig.reasons() == (Reason.RESIDUAL_STALE,)
     assert rig.speed < 1e-3
     rig.twist = PUSH
     rig.run(0.3)
@@ -177,11 +185,11 @@ def test_a_bad_residual_is_refused_and_counts_nothing(twist: np.ndarray, reason:
     rig.run(0.05)
     assert rig.applied.tolist() == [0.0] * 6
     assert rig.controller.gain == 0.0
-    assert rig.controller.reasons == (reason,)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.reasons() == (reason,)
+    assert rig.state() is State.ACTIVE
     rig.twist = PUSH
     rig.run(0.4)
-    assert rig.controller.reasons == ()
+    assert rig.reasons() == ()
 
 
 def test_future_and_repeated_stamps_are_refused() -> None:
@@ -209,12 +217,12 @@ def test_a_dead_camera_holds_and_clears_itself() -> None:
     rig = Rig().run(1.0)
     rig.camera_alive, rig.twist = False, None
     rig.run(1.0)
-    assert rig.controller.state is State.HOLDING
-    assert Reason.PERCEPT_STALE in rig.controller.reasons
+    assert rig.state() is State.HOLDING
+    assert Reason.PERCEPT_STALE in rig.reasons()
     assert rig.speed < 1e-9
     rig.camera_alive, rig.twist = True, PUSH
     rig.run(0.3)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
     assert rig.controller.gain > 0.5
 
 
@@ -226,7 +234,7 @@ def test_a_scene_unlike_training_slows_down_before_it_holds() -> None:
     rig.shift = 1.0
     rig.run(0.2)
     assert rig.controller.gain == 0.0
-    assert Reason.DOMAIN_SHIFT in rig.controller.reasons
+    assert Reason.DOMAIN_SHIFT in rig.reasons()
 
 
 def test_one_image_that_looks_odd_changes_nothing() -> None:
@@ -263,22 +271,22 @@ def test_robot_faults_stop_the_arm_and_latch(fault: str, reason: Reason) -> None
     elif fault == "estop":
         rig.controller.estop()
     rig.run(0.4)
-    assert rig.controller.state is State.STOPPED
-    assert reason in rig.controller.reasons
+    assert rig.state() is State.STOPPED
+    assert reason in rig.reasons()
     assert rig.speed == 0.0
     assert 0.0 < np.linalg.norm(rig.tool - before) < 0.06
     rig.joints_alive, rig.offset = True, np.zeros(7)
     rig.run(0.5)
-    assert rig.controller.state is State.STOPPED
+    assert rig.state() is State.STOPPED
     assert rig.commands[-1].trajectory is None
     assert not rig.controller.enable()[0]
     assert rig.controller.reset()[0]
-    assert rig.controller.state is State.STOPPED or rig.controller.state is State.DISABLED
+    assert rig.state() in (State.STOPPED, State.DISABLED)
     rig.run(0.05)
-    assert rig.controller.state is State.DISABLED
+    assert rig.state() is State.DISABLED
     assert rig.controller.enable()[0]
     rig.run(0.6)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
     assert rig.speed > 0.01
 
 
@@ -290,7 +298,7 @@ def test_a_frozen_measurement_is_noticed_although_it_is_fresh() -> None:
         rig.run(1 / 240)
         state = JointState(rig.now, frozen.positions, frozen.velocities, frozen.efforts, 0.04)
         rig.controller.on_joint_state(state, rig.now)
-    assert Reason.JOINT_STATE_FROZEN in rig.controller.reasons
+    assert Reason.JOINT_STATE_FROZEN in rig.reasons()
 
 
 def test_a_lost_heartbeat_stops_where_one_is_required() -> None:
@@ -298,19 +306,19 @@ def test_a_lost_heartbeat_stops_where_one_is_required() -> None:
     for _ in range(120):
         rig.controller.on_heartbeat(rig.now)
         rig.run(1 / 240)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
     rig.run(1.0)
-    assert rig.controller.reasons == (Reason.HEARTBEAT_LOST,)
+    assert rig.reasons() == (Reason.HEARTBEAT_LOST,)
     assert rig.speed == 0.0
 
 
 def test_disable_comes_to_rest_and_then_sends_nothing() -> None:
     rig = Rig().run(1.0)
     rig.controller.disable()
-    rig.run(0.02)
-    assert rig.commands[-1].trajectory is not None
+    stopping = rig.run(0.02).commands[-1]
+    assert stopping.trajectory is not None
     rig.run(0.4)
-    assert rig.controller.state is State.DISABLED
+    assert rig.state() is State.DISABLED
     assert rig.commands[-1].trajectory is None
     assert rig.speed == 0.0
 
@@ -324,14 +332,14 @@ def test_missed_ticks_let_the_sent_stop_run_and_motion_goes_on_from_there() -> N
         after = rig.line.sample(rig.now)
         jerk = np.abs(after[2] - before[2]) * 240
         assert (jerk <= np.array(ARM.limits.jerk)).all()
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
 
 
 def test_a_clock_that_jumps_back_stops() -> None:
     rig = Rig().run(1.0)
     rig.origin_ns -= 10_000_000_000
     rig.run(0.1)
-    assert Reason.CLOCK_JUMP in rig.controller.reasons
+    assert Reason.CLOCK_JUMP in rig.reasons()
 
 
 def test_a_frozen_clock_does_not_disarm_the_watchdogs() -> None:
@@ -340,7 +348,7 @@ def test_a_frozen_clock_does_not_disarm_the_watchdogs() -> None:
     for _ in range(100):
         steady += 4_166_667
         assert rig.controller.tick(stamp, steady).trajectory is None
-    assert rig.controller.state is State.STOPPED
+    assert rig.state() is State.STOPPED
 
 
 def test_a_new_episode_starts_from_the_measured_joints() -> None:
@@ -352,7 +360,7 @@ def test_a_new_episode_starts_from_the_measured_joints() -> None:
     assert rig.controller.commanded == pytest.approx(elsewhere)
     assert rig.controller.gain == 0.0
     rig.run(1.0)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
 
 
 @pytest.mark.parametrize("good", [0, 3])
@@ -368,7 +376,7 @@ def test_one_joint_state_that_mixes_up_the_joints_is_nothing_to_start_from(good:
     rig.run(2 / 240)
     assert rig.controller.commanded == pytest.approx(np.array(ARM.home), abs=1e-6)
     rig.run(1.0)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
 
 
 def test_a_new_episode_clears_a_stop_only_in_simulation_and_never_an_estop() -> None:
@@ -382,7 +390,7 @@ def test_a_new_episode_clears_a_stop_only_in_simulation_and_never_an_estop() -> 
         rig.run(0.5)
         rig.controller.on_episode_reset(rig.now)
         rig.run(0.5)
-        assert rig.controller.state is state
+        assert rig.state() is state
 
 
 def test_step_lets_one_action_through_at_a_time() -> None:
@@ -391,7 +399,7 @@ def test_step_lets_one_action_through_at_a_time() -> None:
     rig.run(0.5)
     rested = rig.tool
     assert rig.controller.gain == 0.0
-    assert Reason.WAITING_FOR_STEP in rig.controller.reasons
+    assert Reason.WAITING_FOR_STEP in rig.reasons()
     rig.controller.step()
     rig.run(0.5)
     assert 1e-4 < np.linalg.norm(rig.tool - rested) < 0.02
@@ -414,7 +422,7 @@ def test_enabling_waits_for_joints_where_the_last_came_long_ago_whatever_their_s
 
 def test_dry_run_computes_and_sends_nothing() -> None:
     rig = Rig(ControllerSettings(start_enabled=True, dry_run=True)).run(1.0)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
     assert rig.applied == pytest.approx(PUSH)
     assert all(command.trajectory is None for command in rig.commands)
 
@@ -437,7 +445,7 @@ def test_a_fault_inside_stops_the_arm_and_is_kept(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(rig.controller.base, "wanted", broken)
     rig.run(0.5)
-    assert rig.controller.reasons == (Reason.INTERNAL_ERROR,)
+    assert rig.reasons() == (Reason.INTERNAL_ERROR,)
     assert "ZeroDivisionError" in rig.controller.last_error
     assert rig.speed == 0.0
 
@@ -446,7 +454,7 @@ def test_a_fault_inside_stops_the_arm_and_is_kept(monkeypatch: pytest.MonkeyPatc
     ("name", "parameters"),
     [("servo", {}), ("mpc", {}), ("scripted", {"waypoints": (0.45, 0.1, 0.3)}), ("servo", {"target": 1.0})],
 )
-def test_base_controllers_reach_their_target_without_a_policy(name: str, parameters: dict[str, object]) -> None:
+def test_base_controllers_reach_their_target_without_a_policy(name: str, parameters: dict[str, Any]) -> None:
     rig = Rig(made_for=contract(name, **parameters))
     rig.twist = None
     target = np.array([0.45, 0.1, 0.3])
@@ -485,9 +493,9 @@ def test_a_residual_that_keeps_jumping_stays_refused_and_a_steady_one_is_admitte
         rig.twist = np.array([0.28 * (-1) ** swing, 0.0, 0.0, 0.0, 0.0, 0.0])
         refused.append(not rig.run(8 / 240).applied.any())
     assert all(refused[1:])
-    assert rig.controller.reasons == (Reason.RESIDUAL_JUMP,)
+    assert rig.reasons() == (Reason.RESIDUAL_JUMP,)
     rig.run(0.6)
-    assert rig.controller.reasons == ()
+    assert rig.reasons() == ()
     assert rig.controller.gain == 1.0
 
 
@@ -500,9 +508,9 @@ def test_a_camera_that_repeats_its_image_is_as_good_as_dead() -> None:
             rig.controller.on_object_pose(np.array([0.5, 0.0, 0.0]), None, seen, rig.now)
         rig.run(1 / 240)
         if tick == 239:
-            assert rig.controller.state is State.ACTIVE
-    assert rig.controller.state is State.HOLDING
-    assert rig.controller.reasons == (Reason.PERCEPT_STALE,)
+            assert rig.state() is State.ACTIVE
+    assert rig.state() is State.HOLDING
+    assert rig.reasons() == (Reason.PERCEPT_STALE,)
     assert rig.controller.supervisor.counts[Reason.PERCEPT_REPEATED] >= 20
 
 
@@ -513,8 +521,8 @@ def test_percepts_that_are_not_finite_hold_the_arm_even_with_a_sound_domain_shif
             place = np.array([0.5, 0.0, 0.0]) if tick < 240 else np.full(3, np.nan)
             rig.controller.on_object_pose(place, None, rig.now, rig.now)
         rig.run(1 / 240)
-    assert rig.controller.state is State.HOLDING
-    assert Reason.PERCEPT_BAD in rig.controller.reasons
+    assert rig.state() is State.HOLDING
+    assert Reason.PERCEPT_BAD in rig.reasons()
 
 
 @pytest.mark.parametrize("base", ["servo", "mpc"])
@@ -537,12 +545,12 @@ def test_after_a_clock_that_went_back_a_reset_lets_residuals_and_percepts_in_aga
     rig = Rig(SIMULATED, origin_ns=1_000_000_000_000).run(1.0)
     rig.origin_ns = 0
     rig.run(0.5)
-    assert rig.controller.state is State.STOPPED
-    assert Reason.CLOCK_JUMP in rig.controller.reasons
+    assert rig.state() is State.STOPPED
+    assert Reason.CLOCK_JUMP in rig.reasons()
     assert rig.controller.reset()[0]
     assert rig.controller.enable()[0]
     rig.run(1.0)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
     assert rig.controller.gain == 1.0
 
 
@@ -560,7 +568,7 @@ def test_an_arm_that_rests_is_not_told_to_move_by_a_clock_that_stood_still_and_c
             rig.line.accept(replace(command.trajectory, stamp_ns=now), now)
         if tick > 200:
             moving_since_rest.append(np.abs(rig.line.sample(now)[1]).max())
-    assert rig.controller.state is State.STOPPED
+    assert rig.state() is State.STOPPED
     assert max(moving_since_rest) < 1e-6
 
 
@@ -570,13 +578,13 @@ def test_efforts_beyond_the_arms_limit_stop_it_after_a_while_and_shorter_ones_do
     for sign, joint in ((1.0, 3), (-1.0, 5)):
         rig.effort = np.where(np.arange(7) == joint, sign * 1.2 * limits, 0.9 * limits)
         rig.run(SIMULATED.effort_time_s - 0.02)
-        assert rig.controller.state is State.ACTIVE
+        assert rig.state() is State.ACTIVE
         rig.effort = limits  # a simulator saturates at exactly the limit
         rig.run(0.1)
     rig.effort = -1.2 * limits
     rig.run(SIMULATED.effort_time_s + 0.02)
-    assert rig.controller.state is State.STOPPED
-    assert rig.controller.reasons == (Reason.EFFORT,)
+    assert rig.state() is State.STOPPED
+    assert rig.reasons() == (Reason.EFFORT,)
     rig.run(0.4)
     assert rig.speed == 0.0
 
@@ -609,7 +617,7 @@ def test_an_input_that_is_late_slows_the_arm_down_before_it_stops_it(late: str) 
         rig.run(1 / 240)
         gains.append(rig.controller.gain)
         speeds.append(rig.speed)
-        states.append(rig.controller.state)
+        states.append(rig.state())
     half, end = 48, states.index(State.HOLDING if late == "percept" else State.STOPPED)
     assert end == pytest.approx(96, abs=2)
     assert gains[half - 3] == 1.0
@@ -622,11 +630,11 @@ def test_an_input_that_was_late_and_comes_back_lets_the_arm_speed_up_again() -> 
     rig = Rig(ControllerSettings(start_enabled=True, joint_state_timeout_s=0.4, joint_state_max_age_s=0.4)).run(1.0)
     rig.joints_alive = False
     rig.run(0.3)
-    assert rig.controller.reasons == (Reason.INPUT_LATE,)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.reasons() == (Reason.INPUT_LATE,)
+    assert rig.state() is State.ACTIVE
     rig.joints_alive = True
     rig.run(0.5)
-    assert rig.controller.reasons == ()
+    assert rig.reasons() == ()
     assert rig.controller.gain == 1.0
 
 
@@ -638,9 +646,9 @@ def test_percepts_of_an_old_image_hold_the_arm_although_they_keep_coming() -> No
             rig.controller.on_object_pose(np.array([0.5, 0.0, 0.0]), None, rig.now - behind, rig.now)
         rig.run(1 / 240)
         if tick == 240 + 120:
-            assert rig.controller.state is State.ACTIVE
-    assert rig.controller.state is State.HOLDING
-    assert rig.controller.reasons == (Reason.PERCEPT_OLD,)
+            assert rig.state() is State.ACTIVE
+    assert rig.state() is State.HOLDING
+    assert rig.reasons() == (Reason.PERCEPT_OLD,)
 
 
 def test_gaps_and_odd_stamps_are_counted_by_name() -> None:
@@ -657,20 +665,23 @@ def test_gaps_and_odd_stamps_are_counted_by_name() -> None:
     rig.controller.on_joint_state(replace(state, stamp_ns=rig.now + 10**9), rig.now)
     assert (counts[Reason.JOINT_STATE_REPEATED], counts[Reason.JOINT_STATE_FUTURE]) == (1, 1)
     rig.run(0.1)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
 
 
 def test_denormal_residuals_are_as_good_as_none() -> None:
     rig = Rig()
     rig.twist = np.array([5e-324, -5e-324, 5e-324, 0.0, 0.0, 0.0])
     rig.run(1.0)
-    assert rig.controller.reasons == ()
+    assert rig.reasons() == ()
     assert rig.speed < 1e-6
 
 
-def test_a_joint_space_residual_turns_the_joints_that_the_bundle_names_and_no_faster_than_it_says() -> None:
+def test_a_joint_space_residual_turns_the_joints_that_the_bundle_names_and_no_faster_than_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rig = Rig(made_for=joint_contract("hold"))
-    rig.controller.base.wanted = lambda situation, residual: Wanted(np.zeros(6), np.zeros(7))  # the residual alone
+    only_residual = Wanted(np.zeros(6), np.zeros(7))
+    monkeypatch.setattr(rig.controller.base, "wanted", lambda situation, residual: only_residual)
     rig.twist = np.array([0.4, 0.09, 0.0, 0.0, 0.0, -0.1, 0.0])  # the first beyond its 0.3, within residual_range
     rig.run(1.0)
     before = rig.line.sample(rig.now)[0]
@@ -687,8 +698,8 @@ def test_under_a_joint_space_residual_the_base_controller_turns_along_and_goes_o
     assert rig.line.sample(rig.now)[0][0] - before > 0.1
     rig.twist = np.zeros(6)  # a twist is not what this bundle's policy sends
     rig.run(0.5)
-    assert rig.controller.reasons == (Reason.RESIDUAL_SHAPE,)
-    assert rig.controller.state is State.ACTIVE
+    assert rig.reasons() == (Reason.RESIDUAL_SHAPE,)
+    assert rig.state() is State.ACTIVE
 
 
 def test_joint_space_actions_must_name_the_arms_joints() -> None:
@@ -726,7 +737,7 @@ def test_forward_commands_keep_the_limits_and_play_every_stop_to_its_end(
     told = [command.trajectory for command in rig.commands if command.trajectory is not None]
     moving = happens == "missed_ticks"
     states = {"missed_ticks": State.ACTIVE, "disable": State.DISABLED, "episode": State.HOLDING}
-    assert rig.controller.state is states.get(happens, State.STOPPED)
+    assert rig.state() is states.get(happens, State.STOPPED)
     assert moving or not told[-1].velocities[0].any()
     tolerance = 1 + 1e-6
     if output == "forward_position":
@@ -747,7 +758,7 @@ def test_under_a_forward_controller_a_new_episode_starts_once_the_arm_is_at_rest
     rig.run(2.0)
     speeds = [np.abs(command.trajectory.velocities[0]).max() for command in rig.commands[first:] if command.trajectory]
     assert min(speeds) == 0.0
-    assert rig.controller.state is State.ACTIVE
+    assert rig.state() is State.ACTIVE
     assert rig.speed > 0.05
 
 

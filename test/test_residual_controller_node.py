@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import yaml
 
 rclpy = pytest.importorskip("rclpy")
 
-from conftest import Process, TestNode  # noqa: E402
+from conftest import Process, TestNode, longer_than  # noqa: E402
 from fixture_bundle import make_bundle  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -22,9 +23,11 @@ from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.serialization import deserialize_message  # noqa: E402
 from std_msgs.msg import Bool, Float32, Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from rlfp_ros.commissioning.checklist import Report  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
+from rlfp_ros.control.safety.supervisor import Reason  # noqa: E402
 from rlfp_ros.control.trajectory import Residual  # noqa: E402
 from rlfp_ros.episode import Episode, Phase  # noqa: E402
 from rlfp_ros.nodes import messages as m  # noqa: E402
@@ -88,7 +91,9 @@ class Driver:
         state = JointState(stamp(tick), measured, np.zeros(7), np.zeros(7) if efforts is None else efforts, 0.04)
         self.publishers[m.JOINT_STATES.name].publish(m.joint_state_message(state, ARM))
 
-    def tick(self, tick: int, positions: np.ndarray | None = None, efforts: np.ndarray | None = None) -> object:
+    def tick(
+        self, tick: int, positions: np.ndarray | None = None, efforts: np.ndarray | None = None
+    ) -> JointTrajectory:
         """One joint state; the command that answers it."""
         commands = self.seen[m.ARM_COMMAND.name]
         before = len(commands)
@@ -248,7 +253,7 @@ def test_a_message_that_cannot_be_read_is_refused_and_said(start: Callable[..., 
     driver.tick(1)
     driver.tick(2)
     assert driver.node.controller.state.value == "ACTIVE"
-    assert driver.node.controller.supervisor.counts["residual_wrong_width"] == 1
+    assert driver.node.controller.supervisor.counts[Reason.RESIDUAL_SHAPE] == 1
 
 
 def test_dry_run_tells_everything_and_sends_the_arm_nothing(start: Callable[..., Driver]) -> None:
@@ -423,7 +428,7 @@ def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(
         driver.publishers[m.GRIPPER.name].publish(m.gripper_message(stamp(tick) - 1, 0.02, ARM))
         residual = m.joint_residual_message(Residual(stamp(tick) - 1, asked), ARM.joint_names)
         driver.publishers[m.JOINT_RESIDUAL.name].publish(residual)
-        driver.until(lambda b=before: len(applied) > b)
+        driver.until(longer_than(applied, before))
     jacobian = driver.node.controller.kinematics.jacobian(driver.node.controller.commanded)
     told = decode.twist_from_message(applied[-1], ARM.base_frame)  # as the twist that it makes of the tool
     assert told == pytest.approx(jacobian @ asked, abs=1e-4)
@@ -455,8 +460,14 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
     object_pose = driver.client.create_publisher(m.OBJECT_POSE.type, m.OBJECT_POSE.name, m.OBJECT_POSE.qos)
     driver.until(object_pose.get_subscription_count)
     commands = driver.seen[m.ARM_COMMAND.name]
+
+    def has_pose(stamp_ns: int) -> bool:
+        return controller.object_stamp_ns >= stamp_ns
+
     ticks: list[tuple[float, str, float, float]] = []  # s, state, gain, largest speed told
-    poses, residuals, estop, reset = [], [], 0.0, 0
+    poses: list[float] = []
+    residuals: list[float] = []
+    estop, reset = 0.0, 0
     with BagReader(BAG) as bag:
         for recorded in bag.messages():
             topic = recorded.topic.lstrip("/")
@@ -467,13 +478,13 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
                     continue
                 before = len(driver.seen[m.EPISODE_READY.name])
                 driver.publishers[topic].publish(m.episode_message(episode))
-                driver.until(lambda b=before: len(driver.seen[m.EPISODE_READY.name]) > b)
+                driver.until(longer_than(driver.seen[m.EPISODE_READY.name], before))
                 ticks, poses, residuals, reset = [], [], [], episode.stamp
             elif topic == "joint_states":
                 message = deserialize_message(recorded.data, m.JOINT_STATES.type)
                 before = len(commands)
                 driver.publishers[topic].publish(message)
-                driver.until(lambda b=before: len(commands) > b)
+                driver.until(longer_than(commands, before))
                 points = commands[-1].points
                 speed = float(np.abs(points[0].velocities).max()) if points else 0.0
                 at = decode.stamp_ns(message.header.stamp) * 1e-9
@@ -482,7 +493,8 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
                 message = deserialize_message(recorded.data, m.OBJECT_POSE.type)
                 object_pose.publish(message)
                 stamp_ns = decode.stamp_ns(message.header.stamp)
-                driver.until(lambda s=stamp_ns, r=reset: controller.object_stamp_ns >= s or s <= r)
+                if stamp_ns > reset:
+                    driver.until(partial(has_pose, stamp_ns))
                 poses.append(now)
             elif topic == "policy/residual":
                 message = deserialize_message(recorded.data, m.RESIDUAL.type)
@@ -495,7 +507,7 @@ def test_a_recorded_run_replayed_through_the_node_holds_resumes_and_stops_in_tim
                 estop = now
 
     def after(since: float, condition: Callable[[str, float, float], bool]) -> float:
-        return next(at - since for at, *tick in ticks if at > since and condition(*tick))
+        return next(at - since for at, state, gain, speed in ticks if at > since and condition(state, gain, speed))
 
     gap = int(np.argmax(np.diff(poses)))
     dark, light = poses[gap], poses[gap + 1]

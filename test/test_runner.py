@@ -230,7 +230,7 @@ def test_processes_that_a_node_started_end_with_it_even_in_sessions_of_their_own
 
 
 def test_error_in_the_with_block_leaves_no_process() -> None:
-    pids = []
+    pids: list[int] = []
 
     def fail_while_it_runs() -> None:
         with Runner(resolved(node("policy", WELL_BEHAVED)), stream=io.StringIO()) as runner:
@@ -272,8 +272,9 @@ def runner_process() -> Any:
             env={**os.environ, "PYTHONPATH": str(ROOT), "ROS_DOMAIN_ID": str(domain)},
             start_new_session=True,
         )
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            assert process.stdout is not None
             pids = [int(pid) for pid in process.stdout.readline().split()]
             assert len(pids) == 2
             yield process, pids

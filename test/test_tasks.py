@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
-from rlfp_ros.simulation.tasks.push import PushSettings
+from rlfp_ros.simulation.tasks.place import Place
+from rlfp_ros.simulation.tasks.push import Push, PushSettings
 from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import DT
 
@@ -27,7 +29,7 @@ NEW = ("push", "lift", "place")
 
 
 @pytest.fixture(scope="module")
-def environments():
+def environments() -> Iterator[dict[str, ManipulationEnv]]:
     made = {task: ManipulationEnv(task, profile="train", observation="both", image_size=16) for task in NEW}
     yield made
     for env in made.values():
@@ -39,7 +41,7 @@ def settings_of(task: str) -> dict:
 
 
 @pytest.mark.parametrize("task", NEW)
-def test_the_teacher_wins_under_full_randomisation(task: str, environments) -> None:
+def test_the_teacher_wins_under_full_randomisation(task: str, environments: dict[str, ManipulationEnv]) -> None:
     env = environments[task]
     for seed in (1, 2):
         env.reset(seed=seed)
@@ -55,7 +57,7 @@ def test_the_teacher_wins_under_full_randomisation(task: str, environments) -> N
 
 
 @pytest.mark.parametrize("task", NEW)
-def test_standing_still_wins_nothing(task: str, environments) -> None:
+def test_standing_still_wins_nothing(task: str, environments: dict[str, ManipulationEnv]) -> None:
     env = environments[task]
     env.reset(seed=4)
     still = np.zeros(env.action_size)
@@ -74,18 +76,22 @@ def test_every_settings_file_belongs_to_a_task_and_loads() -> None:
         assert task.has_teacher
 
 
-def test_push_is_won_within_three_centimetres_of_the_goal_and_not_outside(environments) -> None:
+def test_push_is_won_within_three_centimetres_of_the_goal_and_not_outside(
+    environments: dict[str, ManipulationEnv],
+) -> None:
     world = environments["push"].world
     for offset, wins in ((0.028, True), (0.034, False)):
         world.reset(0)
-        goal = world.task.goal_position
-        world.place(world.task.block, (goal[0] - offset, goal[1], goal[2]))
+        task = world.task
+        assert isinstance(task, Push)
+        goal = task.goal_position
+        world.place(task.block, (goal[0] - offset, goal[1], goal[2]))
         for _ in range(80):
             world.step(None)
         assert (world.outcome is not None) is wins
 
 
-def test_lift_needs_the_height_for_half_a_second(environments) -> None:
+def test_lift_needs_the_height_for_half_a_second(environments: dict[str, ManipulationEnv]) -> None:
     world = environments["lift"].world
     world.reset(0)
     x, y, z = world.task.object_pose(world)[0]
@@ -98,14 +104,16 @@ def test_lift_needs_the_height_for_half_a_second(environments) -> None:
     assert ticks * DT == pytest.approx(0.5, abs=0.04)
 
 
-def test_place_counts_only_once_the_brick_is_let_go(environments) -> None:
+def test_place_counts_only_once_the_brick_is_let_go(environments: dict[str, ManipulationEnv]) -> None:
     world = environments["place"].world
     world.reset(0)
     home = np.array(world.arm.home)
-    world.place(world.task.block, tuple(world.task.goal_position))
-    assert world.task.distance(world) < world.task.settings.success_distance
-    world.move_arm(home, gripper_width=world.task.settings.block_size[0])
-    assert world.task.distance(world) > world.task.settings.success_distance
+    task = world.task
+    assert isinstance(task, Place)
+    world.place(task.block, tuple(task.goal_position))
+    assert task.distance(world) < task.settings.success_distance
+    world.move_arm(home, gripper_width=task.settings.block_size[0])
+    assert task.distance(world) > task.settings.success_distance
 
 
 def test_the_goal_is_told_as_a_point_or_seen_as_a_disc() -> None:
@@ -130,6 +138,7 @@ def test_the_goal_is_told_as_a_point_or_seen_as_a_disc() -> None:
 
 def test_an_unreachable_goal_is_refused_with_file_and_field() -> None:
     task = load_task("push")
+    assert isinstance(task.settings, PushSettings)
     far = task.settings.goal_region.model_copy(update={"upper": (1.2, 0.2)})
     task.settings = task.settings.model_copy(update={"goal_region": far})
     with pytest.raises(
@@ -161,7 +170,7 @@ def test_an_arm_that_cannot_come_down_to_the_block_is_refused() -> None:
 def test_both_worlds_tell_where_the_arm_touches_the_object(simulator: str) -> None:
     arm, task = load_arm("panda"), load_task("lift")
     if simulator == "pybullet":
-        world = PybulletWorld(arm, task, load_profile("none"), load_scene(image_size=16))
+        world: PybulletWorld | MujocoWorld = PybulletWorld(arm, task, load_profile("none"), load_scene(image_size=16))
     else:
         world = MujocoWorld(arm, task, load_room("twin_near"), load_scene())
     world.reset(1)
@@ -193,7 +202,7 @@ def drive(world: PybulletWorld, ticks: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("task", ["push", "lift"])
-def test_a_restored_world_goes_on_bit_for_bit(task: str, environments) -> None:
+def test_a_restored_world_goes_on_bit_for_bit(task: str, environments: dict[str, ManipulationEnv]) -> None:
     """From the middle of the teacher's work, with the brick in contact; here, and in another world."""
     env = environments[task]
     env.reset(seed=1)
@@ -213,7 +222,7 @@ def test_a_restored_world_goes_on_bit_for_bit(task: str, environments) -> None:
     other.close()
 
 
-def test_memory_stays_flat_over_many_episodes(environments) -> None:
+def test_memory_stays_flat_over_many_episodes(environments: dict[str, ManipulationEnv]) -> None:
     psutil = pytest.importorskip("psutil")
     world = environments["push"].world
     process = psutil.Process()

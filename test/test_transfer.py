@@ -74,7 +74,8 @@ def test_bootstrap_interval_holds_the_figure_and_narrows_with_episodes() -> None
 
 
 def trace(**values: Any) -> Trace:
-    return Trace(0, **({"outcome": Outcome(False, 90, 0.1), "object_errors_m": [0.005] * 90} | values))
+    given: dict[str, Any] = {"outcome": Outcome(False, 90, 0.1), "object_errors_m": [0.005] * 90}
+    return Trace(0, **(given | values))
 
 
 @pytest.mark.parametrize(

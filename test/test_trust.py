@@ -9,37 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import inference, trust
 from rlfp_ros.contract import load_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 CAMERA = load_bundle(ROOT / "models" / "reach_panda").contract.camera
 
 
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 @pytest.mark.parametrize(
     ("unusual", "area"), [([4.0, 5.0], 1.0), ([0.0, 0.5], 0.0), ([1.0, 2.0, 3.0], 0.5), ([2.0], 0.5), ([2.5], 2 / 3)]
 )
 def test_the_area_under_the_roc_is_the_share_of_pairs_in_order(unusual: list[float], area: float) -> None:
-    import trust
-
     assert trust.area_under_roc(np.array([1.0, 2.0, 3.0]), np.array(unusual)) == pytest.approx(area)
 
 
 def test_a_wrong_camera_is_as_wrong_as_it_says() -> None:
-    import trust
-
     T, moved = CAMERA.T_base_camera.matrix(), trust.moved(CAMERA, 0.24, 12.0).T_base_camera.matrix()
     assert np.linalg.norm(moved[:3, 3] - T[:3, 3]) == pytest.approx(0.24)
     assert np.degrees(np.arccos((np.trace(T[:3, :3].T @ moved[:3, :3]) - 1) / 2)) == pytest.approx(12.0)
 
 
 def test_the_camera_across_the_table_looks_at_the_mirrored_place() -> None:
-    import trust
-
     T, mirrored = CAMERA.T_base_camera.matrix(), trust.across(CAMERA).T_base_camera.matrix()
     assert np.linalg.det(mirrored[:3, :3]) == pytest.approx(1.0)
     np.testing.assert_allclose(mirrored[:3, 2], T[:3, 2] * [1, -1, 1], atol=1e-9)  # the optical axis
@@ -47,8 +37,6 @@ def test_the_camera_across_the_table_looks_at_the_mirrored_place() -> None:
 
 
 def test_blackened_pictures_lose_the_half_they_say() -> None:
-    import trust
-
     images = np.full((2, 84, 84, 3), 200, np.uint8)
     left, lower = trust.ALTERED["left half black"](images), trust.ALTERED["lower half black"](images)
     assert left[:, :, :42].max() == 0
@@ -60,8 +48,9 @@ def test_blackened_pictures_lose_the_half_they_say() -> None:
 def test_minutes_to_success_come_from_the_runs_own_log_without_its_pauses(tmp_path: Path) -> None:
     """Forty episodes, ten seconds apart, an hour's pause in the middle, all but the first ten successful."""
     pytest.importorskip("torch")
-    import train as training
     from torch.utils.tensorboard import SummaryWriter
+
+    from benchmarks import train as training
 
     began = time.time() - 1e5
     with SummaryWriter(str(tmp_path)) as board:
@@ -78,8 +67,6 @@ def test_minutes_to_success_come_from_the_runs_own_log_without_its_pauses(tmp_pa
 
 
 def test_inference_times_a_bundle(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    import inference
-
     assert inference.main(["--frames", "20", "--json", str(tmp_path / "figures.json")]) == 0
     text = (tmp_path / "figures.json").read_text()
     assert '"encoder_policy_ms": {' in text

@@ -158,7 +158,7 @@ def test_the_tasks_teacher_succeeds_in_other_physics(task: str) -> None:
     deployment.reset(1)
     going = True
     while going:
-        action = world.task.teacher(world, behaviour.action)  # type: ignore[arg-type]
+        action = world.task.teacher(world, behaviour.action)
         deployment.answer(residual_of(action, behaviour.action, world.image_stamp_ns))
         going = deployment.advance()
     world.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,7 +13,7 @@ from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.vector import make_vector
 
-ARGUMENTS = {"task": "push", "profile": "train", "observation": "pixels", "image_size": 16}
+ARGUMENTS: dict[str, Any] = {"task": "push", "profile": "train", "observation": "pixels", "image_size": 16}
 STEPS = 12
 
 
@@ -51,10 +52,10 @@ def test_an_empty_vector_is_refused() -> None:
 # --- stock vectors ---------------------------------------------------------------------------------------------------
 
 EPISODES, COUNT = 3, 3
-STOCK = {"profile": "train", "observation": "state"}
+STOCK: dict[str, Any] = {"profile": "train", "observation": "state"}
 
 
-def make_stock(kind: str):
+def make_stock(kind: str) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
     if kind == "sync":
         return gymnasium.make_vec("rlfp_ros/Reach-v0", num_envs=COUNT, vectorization_mode="sync", **STOCK)
     return gymnasium.make_vec(
@@ -100,7 +101,7 @@ def test_autoreset_goes_on_with_other_episodes() -> None:
     """SyncVectorEnv resets an ended environment by itself, without a seed."""
     vector = gymnasium.make_vec("rlfp_ros/Reach-v0", num_envs=2, vectorization_mode="sync", **STOCK)
     vector.reset(seed=0)
-    seeds = [set(), set()]
+    seeds: list[set[int]] = [set(), set()]
     for _ in range(330):  # two episodes of 5 s and a little more
         *_, infos = vector.step(np.zeros((2, 3), np.float32))
         for index in range(2):

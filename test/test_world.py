@@ -157,7 +157,7 @@ def test_samples_stay_inside_their_ranges() -> None:
         ("name: x\ntextures: [", "not valid YAML"),
     ],
 )
-def test_a_bad_profile_is_refused_in_one_sentence(text: str, said: str, tmp_path) -> None:
+def test_a_bad_profile_is_refused_in_one_sentence(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "profile.yaml"
     path.write_text(text)
     with pytest.raises(ConfigurationError) as error:

@@ -121,9 +121,9 @@ class Streams:
         if change < 0:
             self._node.get_logger().warning(f"topic {name}: a publisher is gone, {alive} left")
 
-    def values(self) -> dict[str, object]:
+    def values(self) -> dict[str, int]:
         """Return `{topic}_deadlines_missed` and `{topic}_publishers_alive` for a Report."""
-        missed: dict[str, object] = {f"{name}_deadlines_missed": count for name, count in self._missed.items()}
+        missed = {f"{name}_deadlines_missed": count for name, count in self._missed.items()}
         return missed | {f"{name}_publishers_alive": count for name, count in self._alive.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,16 @@ class _Frame:
     optical_frame: str
 
 
+def receive_golden(
+    joint_state: arms.JointState, arm: arms.Arm, matcher: Callable[[JointState], arms.JointState]
+) -> arms.JointState:
+    """Pass golden joints through a message in another order than the arm's, as drivers send them, and `matcher`."""
+    message = messages.joint_state_message(joint_state, arm)
+    for field in ("name", "position", "velocity", "effort"):
+        setattr(message, field, getattr(message, field)[::-1])
+    return matcher(message)
+
+
 class PolicyNode(Node):
     """Messages to arrays and back around `control.policy.Policy`.
 
@@ -75,7 +86,7 @@ class PolicyNode(Node):
         self._features_shape = tuple(self._contract.encoder.outputs["features"][1:])
         self._matcher = decode.JointMatcher(self._arm)
         # Uses the node's own messages, and runs ONNX Runtime once, because its first run is several times slower.
-        self._policy.rehearse(bundle.golden_frames(), self._receive_golden)
+        self._policy.rehearse(bundle.golden_frames(), lambda state: receive_golden(state, self._arm, self._matcher))
 
         self._history: deque[tuple[int, bytes]] = deque()  # oldest first; decoded only if one is used
         self._pending: _Frame | None = None  # features newer than every joint state
@@ -108,13 +119,6 @@ class PolicyNode(Node):
 
     def _publisher(self, topic: messages.Topic) -> Any:
         return self.create_publisher(topic.type, topic.name, topic.qos)
-
-    def _receive_golden(self, joint_state: arms.JointState) -> arms.JointState:
-        """Pass golden joints through a message in another order than the arm's, as drivers send them."""
-        message = messages.joint_state_message(joint_state, self._arm)
-        for field in ("name", "position", "velocity", "effort"):
-            setattr(message, field, getattr(message, field)[::-1])
-        return self._matcher(message)
 
     # ---- subscriptions ----
 
