@@ -27,7 +27,7 @@ from rlfp_ros.contract import BaseControllerContract, Bundle, load_bundle
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.evaluation.episodes import count
 from rlfp_ros.evaluation.results import put_between, write_json
-from rlfp_ros.evaluation.rollout import Episode, Rollout
+from rlfp_ros.evaluation.rollout import PlayedEpisode, Rollout
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.seeds import BENCHMARKS
 from rlfp_ros.simulation.randomization import load_profile
@@ -109,7 +109,7 @@ def exchange(rollout: Rollout) -> None:
         now.append(percept.features)
         return replace(percept, features=before[min(len(now), len(before)) - 1]) if before else percept
 
-    def played(seed: int) -> Episode:
+    def played(seed: int) -> PlayedEpisode:
         before[:] = now
         now.clear()
         return play(seed)

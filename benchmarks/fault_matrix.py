@@ -159,7 +159,7 @@ class Harness:
             node.create_subscription(topic.type, driver(topic.name), relay, topic.qos, raw=True)
         node.create_subscription(TwistStamped, driver(m.RESIDUAL.name), self._on_residual, m.EVENTS)
         node.create_subscription(m.ARM_COMMAND.type, m.ARM_COMMAND.name, self._on_command, m.EVENTS, raw=True)
-        node.create_subscription(m.SAFETY_STATE.type, m.SAFETY_STATE.name, self._on_state, m._qos(50, latched=True))
+        node.create_subscription(m.SAFETY_STATE.type, m.SAFETY_STATE.name, self._on_state, m.qos(50, latched=True))
         node.create_subscription(TwistStamped, m.RESIDUAL_APPLIED.name, self._on_applied, m.EVENTS)
         node.create_subscription(m.EPISODE.type, m.EPISODE.name, self._on_episode, m.EPISODES)
         node.create_timer(0.02, self._beat)

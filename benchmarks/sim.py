@@ -204,7 +204,7 @@ def own_step(profile: str, size: int) -> Step:
         return call
 
     def instrument() -> dict[str, float]:
-        world, controller = env.world, env._deployment.controller
+        world, controller = env.world, env.deployment.controller
         world.step = timed("physics", world.step)  # type: ignore[method-assign]
         world.dressing.move = timed("render", world.dressing.move)  # type: ignore[method-assign]
         world.renderer.render = timed("render", world.renderer.render)  # type: ignore[method-assign]

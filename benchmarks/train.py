@@ -109,7 +109,7 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
     """Labelled images per second of the renderer's time under `train`, and an encoder update on them."""
     source = FrameSource(load_cell("reach", "panda", "train"), BENCHMARKS.first, IMAGE_COUNT)
     with Frames(source, folder) as frames:
-        renderer = psutil.Process(frames._process.pid)
+        renderer = psutil.Process(frames.process.pid)
         frames.wait_for(IMAGE_COUNT // 8)  # it has loaded everything by then
         began, before = frames.available, sum(renderer.cpu_times()[:2])
         frames.wait_for(IMAGE_COUNT - 3)  # it ends with the last ones
@@ -127,8 +127,8 @@ def rendering(folder: Path) -> tuple[float, Callable[[], None]]:
         images, keypoints, positions = (torch.from_numpy(array[picks]) for array in arrays)
         maps, log_weights = encoder.see(images)
         features, position, factor, _ = encoder.describe(maps, log_weights)
-        loss = train_encoder._keypoint_loss(encoder, training, log_weights, features, keypoints)
-        loss = loss + train_encoder._pose_loss(training, position, factor, positions)
+        loss = train_encoder.keypoint_loss(encoder, training, log_weights, features, keypoints)
+        loss = loss + train_encoder.pose_loss(training, position, factor, positions)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

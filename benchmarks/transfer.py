@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigurationError(f"--jobs is {options.jobs}, expected at least 1")
     played = _read(path)
     rows = {_key(row): row for row in played}
-    policies = list(_policies(options, played))
+    policies = list(policies_of(options, played))
     places = [place for place in PLACES if not options.places or place[1] in options.places]
     games = [_Game(policy, *place, options.episodes, options.seed) for policy in policies for place in places]
     missing = [game for game in games if game.key not in rows and game.policy.bundle is not None]
@@ -196,8 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [rows[game.key] for game in games if game.key in rows]
     tables, marks = [_success_rows(wanted), _failure_rows(wanted)], MARKS
     if options.ablations:
-        tables, marks = [_matrix_rows(wanted), _correlation_rows(wanted)], ABLATION_MARKS
-    worth = _ablation_rows(wanted, len(options.seeds))
+        tables, marks = [matrix_rows(wanted), correlation_rows(wanted)], ABLATION_MARKS
+    worth = ablation_rows(wanted, len(options.seeds))
     for title, header, cells in [*tables, worth]:
         if cells:
             console.print(_table(title, header, cells))
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- policies of other quality ---------------------------------------------------------------------------------------
 
 
-def _policies(options: argparse.Namespace, played: list[dict[str, Any]]) -> Iterator[Policy]:
+def policies_of(options: argparse.Namespace, played: list[dict[str, Any]]) -> Iterator[Policy]:
     """The bundles as they ship; then their ablations, each trained when it is asked for and not there yet."""
     for bundle in options.bundles:
         name = load_bundle(bundle).contract.name
@@ -248,7 +248,9 @@ def _ablated(
     there = (out / "bundle.yaml").exists()
     known = [row["identity"] for row in played if row["policy"] == name]
     if not there and not known and may_train:
-        _train(ablation, contract.task, str(load_bundle(bundle).arm_file or contract.arm.name), out, folder, work, seed)
+        train_policy(
+            ablation, contract.task, str(load_bundle(bundle).arm_file or contract.arm.name), out, folder, work, seed
+        )
         there = True
     if there:
         yield Policy(name, ablation.what, str(out), contract.name, identity_of(str(out)), seed)
@@ -256,7 +258,7 @@ def _ablated(
         yield Policy(name, ablation.what, None, contract.name, known[-1], seed)
 
 
-def _train(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, seed: int) -> None:
+def train_policy(ablation: Ablation, task: str, arm: str, out: Path, folder: Path, work: float, seed: int) -> None:
     """Train an ablation by the recipe that the task's own bundle is trained by, but for what it lacks."""
     from rlfp_ros.learning.recipes import train  # torch loads only if it is used
     from rlfp_ros.learning.recipes.imitation import ImitationRecipe
@@ -330,14 +332,14 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 def _play_all(games: list[_Game], jobs: int, images: Path) -> Iterator[tuple[_Game, dict[str, Any]]]:
     """Each game and its row, as they end; `jobs` at a time, each in a process."""
     if jobs == 1:
-        yield from ((game, _play(game, images)) for game in games)
+        yield from ((game, play_row(game, images)) for game in games)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        playing = {pool.submit(_play, game, images): game for game in games}
+        playing = {pool.submit(play_row, game, images): game for game in games}
         yield from ((playing[ended], ended.result()) for ended in as_completed(playing))
 
 
-def _play(game: _Game, images: Path) -> dict[str, Any]:
+def play_row(game: _Game, images: Path) -> dict[str, Any]:
     policy, world, profile = game.policy, game.world, game.profile
     assert policy.bundle is not None
     bundle = load_bundle(policy.bundle)
@@ -400,7 +402,7 @@ def _failure_rows(rows: list[dict[str, Any]]) -> Rows:
     return "failed episodes by mode", ("policy", "profile or room", *modes), made
 
 
-def _matrix_rows(rows: list[dict[str, Any]]) -> Rows:
+def matrix_rows(rows: list[dict[str, Any]]) -> Rows:
     """Success of each policy in each place, and its interval."""
     profiles = [name for _, name in PLACES if any(row["profile"] == name for row in rows)]
     made = []
@@ -416,7 +418,7 @@ def _matrix_rows(rows: list[dict[str, Any]]) -> Rows:
     return "success and its 95 % interval (Wilson)", ("policy", *profiles), made
 
 
-def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
+def correlation_rows(rows: list[dict[str, Any]]) -> Rows:
     """PyBullet's scores against each room's and all rooms' mean, over a bundle and its ablations that have both."""
     header = ("bundle", "PyBullet", "room", "policies", "Pearson r", "95 %", "MMRV", "95 %")
     rooms = [name for world, name in PLACES if world == "mujoco" and any(row["profile"] == name for row in rows)]
@@ -446,7 +448,7 @@ def _correlation_rows(rows: list[dict[str, Any]]) -> Rows:
     return "does the PyBullet score predict the score in each room?", header, made
 
 
-def _ablation_rows(rows: list[dict[str, Any]], seeds: int) -> Rows:
+def ablation_rows(rows: list[dict[str, Any]], seeds: int) -> Rows:
     """Success by what was left out: the interquartile mean over trainings and its 95 % bootstrap interval."""
     rows = [row for row in rows if any(row["what"] == ablation.what for ablation in ABLATIONS)]
     profiles = tuple(name for _, name in PLACES if any(row["profile"] == name for row in rows))

@@ -19,6 +19,7 @@ from python_process import run_python
 pytest.importorskip("torch")
 
 import torch
+from torch import Tensor
 
 from rlfp_ros import cli
 from rlfp_ros.contract import load_bundle
@@ -116,10 +117,10 @@ def test_ppo_values_what_comes_after_a_time_limit_and_not_after_a_terminal_step(
     env = LearningObservation(Cut())
     network = ActorCritic(shapes(env)[0], 1, 8, 0.0)
     settings = ppo.PpoSettings(reward_scale=1.0)
-    rollout = ppo._Player(env, settings, TrainingLog(), itertools.count(), 0).play(network, 8)
+    rollout = ppo.Collector(env, settings, TrainingLog(), itertools.count(), 0).play(network, 8)
     assert rollout.ended.tolist() == [False, False, True, False, False, True, False, False]
     assert {step: seen["vector"].item() for step, seen in rollout.after.items()} == {2: 3.0, 7: 8.0}
-    _, advantage, wanted = ppo._assess(network, rollout, settings.changed(trace=0.0))
+    _, advantage, wanted = ppo.assess(network, rollout, settings.changed(trace=0.0))
     with torch.no_grad():
         value = network.evaluate({"vector": torch.arange(9.0)[:, None]})[1]
     # With lambda 0 what is wanted is the reward and the discounted value of what came next; 0 after step 5.
@@ -287,9 +288,14 @@ def test_drq_averages_targets_over_augmented_copies() -> None:
     settings = sac.SacSettings(hidden=8, target_augmentations=3, augmentation="noise")
     learner = sac.SoftActorCritic(IMAGE_SHAPES, ACTIONS, settings)
     batch = batch_of(IMAGE_SHAPES, 4, torch.rand(4, ACTIONS))
-    seen: list[Any] = []
-    noise = learner._augment
-    learner._augment = lambda images: seen.append(noise(images)) or seen[-1]  # type: ignore[func-returns-value]
+    seen: list[Tensor] = []
+    noise = learner.augment
+
+    def noted(images: Tensor) -> Tensor:
+        seen.append(noise(images))
+        return seen[-1]
+
+    learner.augment = noted
     torch.manual_seed(1)
     found = learner.targets(batch)
     assert seen[0].shape[0] == 12
@@ -524,9 +530,9 @@ def test_features_come_from_a_bundles_encoder_and_hold_nothing_of_the_simulators
     observation, _ = env.reset(seed=5)
     assert list(observation) == ["vector"]
     world: Any = env.unwrapped
-    before = world._observe()
+    before = world.observe()
     world.world.task.privileged_state = lambda _: 1 / 0  # a use of it raises
-    after = world._observe()
+    after = world.observe()
     np.testing.assert_array_equal(before["features"], after["features"])
     proprioception = 7 + 7 + 1 + 3 + 3  # joints, their speeds, gripper, tool, where the tool points
     assert observation["vector"].shape == (2 * 16 * 3 + proprioception + 3 + 1,)

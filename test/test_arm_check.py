@@ -10,7 +10,7 @@ import yaml
 from image_file import read_image
 
 from rlfp_ros import cli
-from rlfp_ros.commissioning.arm_check import Level, check, concerns
+from rlfp_ros.commissioning.arm_check import Severity, check, concerns
 from rlfp_ros.commissioning.capsules import fit_arm, fit_capsule, link_triangles, outside, surface_points
 from rlfp_ros.control.arm import Arm, Capsule, load_arm
 from rlfp_ros.control.policy import residual_of
@@ -32,7 +32,7 @@ def example_or_skip() -> Arm:
     return arm
 
 
-def found(arm: Arm, level: Level) -> str:
+def found(arm: Arm, level: Severity) -> str:
     return "\n".join(f"{finding.part}: {finding.text}" for finding in check(arm) if finding.level is level)
 
 
@@ -43,7 +43,7 @@ def limits(**changes: object) -> Arm:
 def test_the_default_arm_passes_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "panda.png"
     assert cli.main(["arm", "check", "panda", "--out", str(image)]) == 0
-    assert found(PANDA, Level.WARNING) == found(PANDA, Level.ERROR) == ""
+    assert found(PANDA, Severity.WARNING) == found(PANDA, Severity.ERROR) == ""
     pixels = read_image(image)
     assert pixels.shape == (480, 960, 3)
     assert np.mean((pixels != 235).any(axis=2)) > 0.05  # the arm, not only the background
@@ -52,37 +52,37 @@ def test_the_default_arm_passes_and_is_drawn(tmp_path: Path, capsys: pytest.Capt
 
 def test_ten_turns_and_degrees_are_pointed_out() -> None:
     upper = (31.4 / 2, *PANDA.limits.upper[1:])
-    turns = found(limits(lower=(-31.4 / 2, *PANDA.limits.lower[1:]), upper=upper), Level.WARNING)
+    turns = found(limits(lower=(-31.4 / 2, *PANDA.limits.lower[1:]), upper=upper), Severity.WARNING)
     assert "panda_joint1 may turn from -15.7 to 15.7 rad, 5.0 turns: a cable or hose winds up" in turns
     assert "panda_joint1 may go from -15.7 to 15.7 rad, but panda.urdf allows" in turns
     assert "velocity of panda_joint3 is 180 rad/s; is it in degrees?" in found(
-        limits(velocity=(2.0, 2.0, 180.0, 2.0, 2.0, 2.0, 2.0)), Level.WARNING
+        limits(velocity=(2.0, 2.0, 180.0, 2.0, 2.0, 2.0, 2.0)), Severity.WARNING
     )
 
 
 def test_a_home_whose_tool_is_not_straight_is_pointed_out() -> None:
     tilted = PANDA.model_copy(update={"home": (*PANDA.home[:5], PANDA.home[5] - 0.2, PANDA.home[6])})
-    assert "home: the tool points 11 degrees away from straight down" in found(tilted, Level.WARNING)
+    assert "home: the tool points 11 degrees away from straight down" in found(tilted, Severity.WARNING)
     wrong = PANDA.model_copy(update={"home": (*PANDA.home[:5], PANDA.home[5] - 1.2, PANDA.home[6])})
-    assert "degrees away from straight down; the z axis of tool_frame must point" in found(wrong, Level.ERROR)
+    assert "degrees away from straight down; the z axis of tool_frame must point" in found(wrong, Severity.ERROR)
     assert any("away from straight down" in line for line in concerns(tilted))
     assert concerns(PANDA) == []
 
 
 def test_missing_capsules_are_pointed_out() -> None:
     none = PANDA.model_copy(update={"capsules": ()})
-    assert "capsules: none: nothing keeps the arm from itself and from the table" in found(none, Level.WARNING)
+    assert "capsules: none: nothing keeps the arm from itself and from the table" in found(none, Severity.WARNING)
     assert any("rlfp arm capsules" in line for line in concerns(none))
     some = PANDA.model_copy(update={"capsules": PANDA.capsules[-4:]})
-    assert "but none on panda_link0, panda_link1" in found(some, Level.WARNING)
+    assert "but none on panda_link0, panda_link1" in found(some, Severity.WARNING)
 
 
 def test_a_home_in_collision_and_a_tool_outside_its_box_are_errors() -> None:
     fat = PANDA.model_copy(update={"capsules": tuple(c.model_copy(update={"radius": 0.3}) for c in PANDA.capsules)})
-    assert "the arm would not be enabled" in found(fat, Level.ERROR)
+    assert "the arm would not be enabled" in found(fat, Severity.ERROR)
     low = PANDA.model_copy(update={"tool_limits": PANDA.tool_limits.model_copy(update={"upper": (0.75, 0.35, 0.2)})})
     assert "home: the tool is at z = 0.235 m, outside 0.014 to 0.2 m; correct home or tool_limits" in found(
-        low, Level.ERROR
+        low, Severity.ERROR
     )
 
 
@@ -94,9 +94,9 @@ def test_regions_out_of_reach_and_unknown_tasks_are_pointed_out() -> None:
         }
     )
     assert "task reach: out of reach with the tool straight: region (1.4, -0.1, 0.035) m and 1 more" in found(
-        wide, Level.WARNING
+        wide, Severity.WARNING
     )
-    assert "tasks has 'juggle', expected names out of: " in found(wide, Level.ERROR)
+    assert "tasks has 'juggle', expected names out of: " in found(wide, Severity.ERROR)
 
 
 def test_a_wrong_joint_ends_the_check_with_one_error(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_wrong_joint_ends_the_check_with_one_error(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(document))
     assert cli.main(["arm", "check", str(path)]) == 1
-    assert "joint_names has 'elbow', but panda.urdf has" in found(load_arm(path), Level.ERROR)
+    assert "joint_names has 'elbow', but panda.urdf has" in found(load_arm(path), Severity.ERROR)
 
 
 # --- capsules --------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _volume(capsule: Capsule) -> float:
 def test_the_example_arm_passes_its_check(tmp_path: Path) -> None:
     arm = example_or_skip()
     assert cli.main(["arm", "check", str(EXAMPLE), "--out", str(tmp_path / "my_arm.png")]) == 0
-    assert found(arm, Level.WARNING) == found(arm, Level.ERROR) == ""
+    assert found(arm, Severity.WARNING) == found(arm, Severity.ERROR) == ""
     points = {link: surface_points(each, spacing=0.02) for link, each in link_triangles(arm).items()}
     for link, on_link in points.items():
         assert outside(on_link, [capsule for capsule in arm.capsules if capsule.link == link]).max() <= 0.0

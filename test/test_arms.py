@@ -241,7 +241,7 @@ def test_a_pointer_that_does_not_fit_the_arm_is_refused_by_field() -> None:
 def test_moments_that_no_body_can_have_become_their_mean(capfd: pytest.CaptureFixture[str]) -> None:
     """Two links of the stock xArm6; PyBullet would say so on every load and turn them without inertia."""
     world = PybulletWorld(load_arm("xarm6"), load_task("reach"), load_profile("none"), load_scene(image_size=16))
-    inertias = [world.client.getDynamicsInfo(world._body, link)[2] for link in world._links[1:]]
+    inertias = [world.client.getDynamicsInfo(world.arm_body, link)[2] for link in world.arm_links[1:]]
     world.close()
     assert np.array(inertias).min() > 0
     assert "inertia" not in capfd.readouterr().err

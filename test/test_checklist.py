@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Line
+from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Flow, Line
 from rlfp_ros.contract import Contract, load_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.schema import ConfigurationError
@@ -44,9 +44,10 @@ def checklist(contract: Contract) -> Checklist:
 
 def feed(made: Checklist, camera_hz: float = 30.0, joints_hz: float = 240.0, ahead_s: float = 0.0) -> None:
     """Two seconds of messages up to NOW, each 10 ms old on arrival, stamped by a clock that is `ahead_s` ahead."""
-    rates = {made.features: camera_hz, made.residual: camera_hz, made.joint_states: joints_hz, made.heartbeat: 10.0}
-    for flow, rate in rates.items():
-        flow._seen.clear()
+    rates = {"features": camera_hz, "residual": camera_hz, "joint_states": joints_hz, "heartbeat": 10.0}
+    for name, rate in rates.items():
+        flow = Flow(getattr(made, name).topic)
+        setattr(made, name, flow)
         for back in np.arange(2.0, 0.0, -1.0 / rate) * 1e9:
             stamp = CLOCK - int(back) + int(ahead_s * 1e9) - 10_000_000
             flow.saw(stamp, NOW - int(back), CLOCK - int(back))

@@ -262,18 +262,18 @@ def test_doctor_finds_this_environment_healthy(tmp_path: Path) -> None:
 
 
 def test_doctor_names_the_missing_package_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "daqp" else real(name))
-    core = next(finding for finding in doctor._requirements() if finding.part == "core")
+    real = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "daqp" else real(name))
+    core = next(finding for finding in doctor.requirement_findings() if finding.part == "core")
     assert core.health is doctor.Health.BAD
     assert "daqp is not there" in core.text
     assert "-m pip install 'daqp" in core.fix
 
 
 def test_doctor_names_a_version_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: "1.9" if name == "pydantic" else real(name))
-    core = next(finding for finding in doctor._requirements() if finding.part == "core")
+    real = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "1.9" if name == "pydantic" else real(name))
+    core = next(finding for finding in doctor.requirement_findings() if finding.part == "core")
     assert "pydantic is 1.9" in core.text
 
 
@@ -284,7 +284,7 @@ def test_doctor_takes_the_other_builds_of_opencv(monkeypatch: pytest.MonkeyPatch
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    assert doctor._version("opencv-python-headless") == "4.10.0"
+    assert doctor.installed_version("opencv-python-headless") == "4.10.0"
 
 
 def test_doctor_reports_every_problem_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,8 +223,8 @@ def test_feature_stack_starting_with_zeros(shipped: Path, monkeypatch: Patch) ->
     right = Observer.observe
 
     def padded(self: Observer, features: np.ndarray, *arguments: Any) -> dict[str, np.ndarray]:
-        if not self._stack:
-            self._stack.extend([np.zeros_like(features)] * 2)
+        if not self.stack:
+            self.stack = [np.zeros_like(features)] * 2
         return right(self, features, *arguments)
 
     monkeypatch.setattr(Observer, "observe", padded)
@@ -331,7 +331,7 @@ def test_lost_frames_are_no_other_rate(shipped: Path) -> None:
     for lost in rng.uniform(size=36_000) < 0.1:
         stamp += 33_333_333
         if not lost:
-            policy._check_rate(stamp)
+            policy.check_rate(stamp)
 
 
 # --- mixed-up files --------------------------------------------------------------------------------------------------

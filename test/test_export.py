@@ -293,9 +293,9 @@ def test_int8_is_kept_only_if_faster_and_no_worse(
         np.save(tmp_path / f"{name}.npy", np.zeros((30, *width), np.uint8))
     network = (SHIPPED / "encoder.onnx").read_bytes()
     monkeypatch.setattr(quantise, "int8_encoder", lambda file, images: network)
-    monkeypatch.setattr(quantise, "_times", lambda *given: dict(zip(("float", "int8"), times, strict=True)))
+    monkeypatch.setattr(quantise, "times_of", lambda *given: dict(zip(("float", "int8"), times, strict=True)))
     found = iter(errors)
-    monkeypatch.setattr(quantise, "_errors", lambda *given: next(found))
+    monkeypatch.setattr(quantise, "errors_of", lambda *given: next(found))
     verdict = quantise.trial(network, tmp_path)
     assert verdict is not None
     assert verdict.kept is kept
@@ -383,7 +383,7 @@ def test_nominal_90_percent_regions_hold_90_percent_whatever_the_pose_head_says(
 
     marks, errors = Usual(4, 4, 2), 0.01 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
     nothing = np.zeros((2000, 1), np.float32)
-    novelty._fit_covariance(marks, Head(), nothing, nothing, errors[:2000].numpy())  # type: ignore[arg-type]
+    novelty.fit_covariance(marks, Head(), nothing, nothing, errors[:2000].numpy())  # type: ignore[arg-type]
     covariance = marks.widened((0.01 * said) ** 2 * torch.eye(3)[None], torch.zeros(1, 1))[0]
     squares = (errors[2000:] @ torch.linalg.inv(covariance) * errors[2000:]).sum(dim=1)
     assert 0.87 < float((squares < INSIDE_90).float().mean()) < 0.93

@@ -102,7 +102,7 @@ def test_the_bound_that_saves_computing_never_exceeds_the_distance(arm: Arm, kin
     for q in configurations(arm, 50, seed=5):
         distances.closing(q, 4)
         near = q + random.normal(0, 0.05, len(q))
-        assert distances._at_least(near) <= distances.spare(near).min() + 1e-6
+        assert distances.at_least(near) <= distances.spare(near).min() + 1e-6
 
 
 def test_pairs_that_were_far_off_are_looked_at_again_in_time(arm: Arm, kinematics: Kinematics) -> None:
@@ -119,7 +119,7 @@ def test_pairs_that_were_far_off_are_looked_at_again_in_time(arm: Arm, kinematic
         expected_rows, expected_left = Distances(kinematics, **margins).closing(q, 4)
         np.testing.assert_array_equal(left, expected_left)
         np.testing.assert_array_equal(rows, expected_rows)
-        assert distances._at_least(q) <= distances.spare(q).min()
+        assert distances.at_least(q) <= distances.spare(q).min()
         pairs_met.add(len(left))
     assert pairs_met == {0, 1, 2, 3, 4}
 

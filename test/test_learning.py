@@ -152,7 +152,7 @@ def test_the_estimator_finds_the_object_through_a_displaced_camera() -> None:
     way = inputs[0, estimator.inputs["object_to_goal"]]
     np.testing.assert_allclose(way, goal[0, :2] - state[0, estimator.state["object"]], atol=1e-6)
     sight, height = seen_through(camera, points)[:, 0, 0, :2], torch.tensor([[0.017]])
-    unaided = estimator._on_plane(sight.double(), torch.zeros(1, 7).double(), height.double())
+    unaided = estimator.on_plane(sight.double(), torch.zeros(1, 7).double(), height.double())
     assert float(np.linalg.norm(unaided[0].numpy() - block[:2])) > 0.03
 
 

@@ -23,7 +23,7 @@ from conftest import TestNode
 from rich.console import Console
 
 from rlfp_ros import cli
-from rlfp_ros.commissioning.checklist import Line, Report
+from rlfp_ros.commissioning.checklist import ChecklistReport, Line
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.supervisor import State
 from rlfp_ros.graph.real_arm import REAL_ARM
@@ -78,7 +78,7 @@ def test_view_shows_state_reasons_red_lines_and_answers() -> None:
     assert terminal.press("x", 0.0) is None
     terminal.on_state(STOPPED)
     lines = (Line(name="camera", ok=True, found="84x84"), Line(name="home", ok=False, found="far", fix="bring it home"))
-    terminal.on_checklist(Report(lines=lines))
+    terminal.on_checklist(ChecklistReport(lines=lines))
     terminal.on_answer(Action.ENABLE, False, "stopped by estop")
     text = shown(terminal)
     for words in ("STOPPED  estop", "1 not green", "home: far; bring it home", "enable refused: stopped by estop"):

@@ -95,7 +95,7 @@ def test_the_plan_is_made_once_for_a_camera(contract: Contract, monkeypatch: pyt
     K = np.array([[430.0, 0, 320], [0, 430.0, 240], [0, 0, 1]])
     image = np.zeros((480, 640, 3), np.uint8)
     preprocess(image, CameraModel(640, 480, K))
-    monkeypatch.setattr(preprocess, "_plan", lambda *_: pytest.fail("planned again"))
+    monkeypatch.setattr(preprocess, "plan", lambda *_: pytest.fail("planned again"))
     preprocess(image, CameraModel(640, 480, K.copy()))
 
 

@@ -107,7 +107,7 @@ def test_arms_are_tinted() -> None:
     def colourfulness(tint: float) -> float:
         world = make_world("reach", "train", arm_tint=tint)
         world.reset(5)
-        colours = [colour for (body, _), colour in world.renderer.colours.items() if body == world._body and colour]
+        colours = [colour for (body, _), colour in world.renderer.colours.items() if body == world.arm_body and colour]
         world.close()
         return max(max(colour) - min(colour) for colour in colours)
 

@@ -328,7 +328,7 @@ class FullDisk:
         from rlfp_ros.recording import writer
 
         disk = self
-        original = writer._Stream.write
+        original = writer.DiskStream.write
 
         def write(stream: object, data: object) -> int:
             size = len(memoryview(data).cast("B"))  # type: ignore[arg-type]
@@ -339,7 +339,7 @@ class FullDisk:
             disk.room -= size
             return original(stream, data)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(writer._Stream, "write", write)
+        monkeypatch.setattr(writer.DiskStream, "write", write)
 
 
 @pytest.mark.parametrize("room", [3_000, 60_000, 200_001])

@@ -25,7 +25,7 @@ from std_msgs.msg import Bool, Float32, Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
-from rlfp_ros.commissioning.checklist import Report  # noqa: E402
+from rlfp_ros.commissioning.checklist import ChecklistReport  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
 from rlfp_ros.control.safety.supervisor import Reason  # noqa: E402
 from rlfp_ros.control.trajectory import Residual  # noqa: E402
@@ -191,7 +191,7 @@ def test_estop_topic_latches_until_reset_and_enable(start: Callable[..., Driver]
 
 
 def test_a_checklist_from_before_its_start_enables_nothing(start: Callable[..., Driver], bundle: Path) -> None:
-    green = String(data=Report(lines=()).model_dump_json())
+    green = String(data=ChecklistReport(lines=()).model_dump_json())
     first = start("tick_on:=joint_states")  # stands for a controller that was enabled and died: the list is silent then
     checklist = first.client.create_publisher(m.CHECKLIST.type, m.CHECKLIST.name, m.CHECKLIST.qos)
     checklist.publish(green)
@@ -438,7 +438,7 @@ def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(
 def test_dds_reports_a_residual_that_stays_away_and_its_publishers_end(start: Callable[..., Driver]) -> None:
     driver = start("tick_on:=joint_states")
     name = m.RESIDUAL.name
-    values = driver.node._streams.values
+    values = driver.node.streams.values
     driver.publishers[name].publish(m.residual_message(Residual(1, np.zeros(6)), ARM.base_frame))
     driver.until(lambda: values()[f"{name}_publishers_alive"] == 1)
     driver.until(lambda: values()[f"{name}_deadlines_missed"] >= 2)

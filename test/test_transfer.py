@@ -118,8 +118,11 @@ def test_command_beyond_a_limit_is_counted(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(rollout, "load_task", short_task)
     bundle = load_bundle("reach_panda")
     played = Rollout(bundle, load_profile("none"))
-    traced = TracedRollout(bundle, played)
-    traced._limits._velocity = traced._limits._velocity * 1e-4
+    arm = played.world.arm
+    slow = arm.limits.model_copy(update={"velocity": tuple(1e-4 * np.array(arm.limits.velocity))})
+    with monkeypatch.context() as patch:  # the controller keeps the arm's own limits
+        patch.setattr(played.world, "arm", arm.model_copy(update={"limits": slow}))
+        traced = TracedRollout(bundle, played)
     assert traced.play(5).limits_exceeded > 10
     played.close()
 
@@ -163,7 +166,7 @@ def test_script_plays_once_resumes_and_writes_its_tables(
     assert "old" not in text
     failed = any(row["failure_pictures"] for row in document["rows"])
     assert (tmp_path / "page_failures.png").exists() == failed
-    monkeypatch.setattr(transfer, "_play", lambda *_: pytest.fail("a row that is there was played again"))
+    monkeypatch.setattr(transfer, "play_row", lambda *_: pytest.fail("a row that is there was played again"))
     assert transfer.main(arguments) == 0
     capsys.readouterr()
     with pytest.raises(ConfigurationError, match="--jobs is 0, expected at least 1"):
@@ -182,7 +185,7 @@ def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType
             won = "".join("1" if place < 20 * rate else "0" for place in range(20))
             rows.append({"of": "a", "identity": str(number), "world": world, "profile": profile, "won": won})
             rows.append({"of": "b", "identity": f"b{number % 2}", "world": world, "profile": profile, "won": won})
-    _, header, made = transfer._correlation_rows(rows)
+    _, header, made = transfer.correlation_rows(rows)
     rooms = [row[header.index("room")] for row in made]
     assert rooms == ["twin_near", "twin_dim", transfer.ALL_ROOMS]
     for row in made:
@@ -193,7 +196,7 @@ def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType
 
 def test_policies_by_places_with_what_is_missing(transfer: ModuleType) -> None:
     row = {"policy": "a", "profile": "train", "success_rate": 0.5, "wilson95": [0.2, 0.8]}
-    _, header, made = transfer._matrix_rows([row, {**row, "policy": "b", "profile": "twin_dim"}])
+    _, header, made = transfer.matrix_rows([row, {**row, "policy": "b", "profile": "twin_dim"}])
     assert header == ("policy", "train", "twin_dim")
     assert made == [("a", "0.50 (0.20 to 0.80)", "missing"), ("b", "missing", "0.50 (0.20 to 0.80)")]
 
@@ -206,29 +209,29 @@ def test_ablations_are_told_over_trainings_and_what_is_missing_is_said(transfer:
     ]
     shipped = {"of": "a", "what": "as it ships", "identity": "s", "profile": "twin_near", "success_rate": 0.1}
     base = {"of": "a", "what": "the base controller alone", "identity": "b", "profile": "train", "success_rate": 0.0}
-    _, header, made = transfer._ablation_rows([*rows, shipped, base], 3)
+    _, header, made = transfer.ablation_rows([*rows, shipped, base], 3)
     assert header == ("bundle", "policy", "trainings", "train")
     table = {row[1]: row[2:] for row in made}
     assert set(table) == {ablation.what for ablation in transfer.ABLATIONS}
     assert table["nothing is left out"] == ("3 of 3", "0.900 (0.800 to 1.000)")
     assert table["the base controller alone"] == ("1 of 1", "0.000")
     assert table["without delays"] == ("0 of 3", "missing")
-    assert transfer._ablation_rows([shipped], 3)[2] == []
+    assert transfer.ablation_rows([shipped], 3)[2] == []
 
 
 def test_no_training_is_started_after_the_time(transfer: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
     """What needs no training still comes, and what was trained before."""
-    monkeypatch.setattr(transfer, "_train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(transfer, "train_policy", lambda *_: pytest.fail("trained"))
     trained = tmp_path / "models" / "reach_panda_no_noise_0.5_1"
     shutil.copytree(ROOT / "models" / "reach_panda", trained)
     options = argparse.Namespace(
         bundles=["reach_panda"], ablations=True, seeds=[0, 1], minutes=0, only_table=False, folder=tmp_path, work=0.5
     )
-    found = [(policy.what, policy.training_seed, policy.residual_gain) for policy in transfer._policies(options, [])]
+    found = [(policy.what, policy.training_seed, policy.residual_gain) for policy in transfer.policies_of(options, [])]
     base = ("the base controller alone", None, 0.0)
     assert found == [("as it ships", None, 1.0), base, ("without noise and blur", 1, 1.0)]
     played = [{"policy": "reach_panda_whole_0.5_0", "identity": "gone"}]
-    gone = [policy for policy in transfer._policies(options, played) if policy.bundle is None]
+    gone = [policy for policy in transfer.policies_of(options, played) if policy.bundle is None]
     assert [(policy.what, policy.identity) for policy in gone] == [("nothing is left out", "gone")]
 
 

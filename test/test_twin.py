@@ -90,7 +90,7 @@ def test_gravity_torques_are_pinocchios_and_pybullets(world: MujocoWorld, postur
     for posture in postures:
         fingers = [0.02, 0.02]
         world.move_arm(posture, 0.04)
-        mine = world.data.qfrc_bias[world._index.dofs]
+        mine = world.data.qfrc_bias[world.arm_index.dofs]
         theirs = pinocchio.computeGeneralizedGravity(model, data, np.concatenate([posture, fingers]))[:count]
         still = [0.0] * (count + 2)
         bullet = client.calculateInverseDynamics(body, [*posture, *fingers], still, still)[:count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from rlfp_ros.control.arm import Arm, Pointer, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
+from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.mujoco_arm import arm_spec
-from rlfp_ros.simulation.urdf import read_urdf
+from rlfp_ros.simulation.urdf import load_arm_body, read_urdf
 
 FR3 = load_arm("fr3")
 TEXT = FR3.urdf_path.read_text()
@@ -79,7 +81,12 @@ def test_a_mesh_that_is_missing_is_one_sentence_in_align_and_in_both_simulators(
 ) -> None:
     assert old in TEXT
     arm = arm_with(TEXT.replace(old, new), tmp_path)
-    for use in (lambda: ArmRenderer(arm), lambda: ArmRenderer(arm, "collision"), lambda: arm_spec(arm)):
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: ArmRenderer(arm),
+        lambda: ArmRenderer(arm, "collision"),
+        lambda: arm_spec(arm),
+    )
+    for use in uses:
         with pytest.raises(ConfigurationError, match=message) as refused:
             use()
         assert "\n" not in str(refused.value)
@@ -141,12 +148,13 @@ def test_a_pointer_stands_along_any_direction(direction: tuple[float, float, flo
     assert end[:3, 2] == pytest.approx(along)
     assert end[:3, 3] == pytest.approx(mount[:3, 3] + 0.1 * along)
     assert np.linalg.det(end[:3, :3]) == pytest.approx(1.0)
-    renderer = ArmRenderer(arm, "collision")
-    client, body = renderer._client, renderer._body
-    for joint, angle in zip(renderer._joints, joints, strict=True):
-        client.resetJointState(body, joint, angle)
-    state = client.getLinkState(body, client.getNumJoints(body) - 1, computeForwardKinematics=True)
-    renderer.close()
+    client = connect()
+    loaded = load_arm_body(client, arm)
+    for name, angle in zip(arm.joint_names, joints, strict=True):
+        client.resetJointState(loaded.body, loaded.joints[name], angle)
+    last = client.getNumJoints(loaded.body) - 1
+    state = client.getLinkState(loaded.body, last, computeForwardKinematics=True)
+    client.disconnect()
     assert state[4] == pytest.approx(end[:3, 3], abs=1e-5)
     x, y, z, w = state[5]
     assert [2 * (x * z + y * w), 2 * (y * z - x * w), 1 - 2 * (x * x + y * y)] == pytest.approx(end[:3, 2], abs=1e-5)

@@ -184,7 +184,7 @@ def test_coarse_visuals_have_fewer_triangles_in_the_same_place() -> None:
     rough = PybulletWorld(arm, load_task("reach"), load_profile("none"), load_scene())
     triangles = []
     for world in (fine, rough):
-        shapes = [shape[4].decode() for shape in world.client.getVisualShapeData(world._body)]
+        shapes = [shape[4].decode() for shape in world.client.getVisualShapeData(world.arm_body)]
         triangles.append(sum(Path(shape).read_text().count("\nf ") for shape in shapes if shape))
         world.reset(2)
     assert triangles[1] < 0.65 * triangles[0]

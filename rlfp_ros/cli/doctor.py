@@ -102,7 +102,7 @@ def examine() -> Iterator[Finding]:
     wrong = [_of_environment(problem) for problem in problems(child_environment({}))]
     yield from wrong or [Finding("environment", Health.OK, "no variable keeps nodes from hearing each other")]
     yield from _ros()
-    yield from _requirements()
+    yield from requirement_findings()
     yield _cv_bridge()
     yield _opengl()
     yield _shared_memory()
@@ -164,7 +164,7 @@ def _ros() -> Iterator[Finding]:
         )
 
 
-def _requirements() -> Iterator[Finding]:
+def requirement_findings() -> Iterator[Finding]:
     optional = {
         "arms": "the models of ur5e and so101; ./rlfp test",
         "train": "./rlfp train, export and test",
@@ -175,7 +175,7 @@ def _requirements() -> Iterator[Finding]:
             continue
         versions, missing = [], []
         for requirement in requirements:
-            found = _version(requirement.name)
+            found = installed_version(requirement.name)
             if found is None or not requirement.specifier.contains(found.partition("+")[0], prereleases=True):
                 missing.append((requirement, found))
             else:
@@ -191,7 +191,7 @@ def _requirements() -> Iterator[Finding]:
             yield Finding(name, Health.OK, ", ".join(versions))
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     # The window-system build of OpenCV does just as well, and a distribution's carries no metadata under pip's name.
     names = [name, "opencv-python", "opencv-contrib-python", "opencv"] if name == "opencv-python-headless" else [name]
     for candidate in names:

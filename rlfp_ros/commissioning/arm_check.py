@@ -35,7 +35,7 @@ STEPS = 200  # iterations of the inverse kinematics
 IMAGE_PX = 480  # edge of the drawn image
 
 
-class Level(Enum):
+class Severity(Enum):
     """Severity of a finding."""
 
     OK = "ok"
@@ -44,23 +44,23 @@ class Level(Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class ArmFinding:
     """One line of the table."""
 
     part: str
-    level: Level
+    level: Severity
     text: str
 
 
-def check(arm: Arm) -> Iterator[Finding]:
+def check(arm: Arm) -> Iterator[ArmFinding]:
     """Check an arm without moving anything; ends after an error that makes the other checks impossible."""
     try:
         kinematics = Kinematics(arm)
     except ConfigurationError as error:
-        yield Finding("joints", Level.ERROR, str(error))
+        yield ArmFinding("joints", Severity.ERROR, str(error))
         return
     count = f"{len(arm.joint_names)} joints, {arm.base_frame} to {arm.tool_frame}"
-    yield Finding("joints", Level.OK, f"{count}, all in {arm.urdf_path.name}")
+    yield ArmFinding("joints", Severity.OK, f"{count}, all in {arm.urdf_path.name}")
     yield from _limits(arm, kinematics)
     yield from _home(arm, kinematics)
     yield from _capsules(arm)
@@ -70,7 +70,9 @@ def check(arm: Arm) -> Iterator[Finding]:
         yield _task(arm, kinematics, name)
     unknown = [name for name in arm.tasks if name not in TASKS]
     if unknown:
-        yield Finding("tasks", Level.ERROR, f"tasks has {unknown[0]!r}, expected names out of: {', '.join(TASKS)}")
+        yield ArmFinding(
+            "tasks", Severity.ERROR, f"tasks has {unknown[0]!r}, expected names out of: {', '.join(TASKS)}"
+        )
 
 
 def concerns(arm: Arm) -> list[str]:
@@ -82,10 +84,10 @@ def concerns(arm: Arm) -> list[str]:
     found = [*_limits(arm, kinematics), *_home(arm, kinematics)]
     if not arm.capsules:
         found.append(_no_capsules())
-    return [f"{arm.origin}: {finding.part}: {finding.text}" for finding in found if finding.level is not Level.OK]
+    return [f"{arm.origin}: {finding.part}: {finding.text}" for finding in found if finding.level is not Severity.OK]
 
 
-def _limits(arm: Arm, kinematics: Kinematics) -> Iterator[Finding]:
+def _limits(arm: Arm, kinematics: Kinematics) -> Iterator[ArmFinding]:
     found = []
     limits, model = arm.limits, kinematics.model
     order = range(len(arm.joint_names)) if kinematics.order is None else kinematics.order
@@ -107,12 +109,12 @@ def _limits(arm: Arm, kinematics: Kinematics) -> Iterator[Finding]:
         longest = limits.velocity[number] / limits.acceleration[number]
         if longest > 3.0:
             found.append(f"{joint} needs {longest:.1f} s to its velocity; is acceleration in rad/s^2?")
-    yield from (Finding("limits", Level.WARNING, text) for text in found)
+    yield from (ArmFinding("limits", Severity.WARNING, text) for text in found)
     if not found:
-        yield Finding("limits", Level.OK, f"inside those of {arm.urdf_path.name}; source: {limits.source[:70]}")
+        yield ArmFinding("limits", Severity.OK, f"inside those of {arm.urdf_path.name}; source: {limits.source[:70]}")
 
 
-def _home(arm: Arm, kinematics: Kinematics) -> Iterator[Finding]:
+def _home(arm: Arm, kinematics: Kinematics) -> Iterator[ArmFinding]:
     pose = kinematics.forward(np.array(arm.home))
     tilt = float(np.arccos(np.clip(-pose[2, 2], -1, 1)))
     place = ", ".join(f"{value:.3f}" for value in pose[:3, 3])
@@ -124,49 +126,49 @@ def _home(arm: Arm, kinematics: Kinematics) -> Iterator[Finding]:
             if tilt > WRONG_WAY
             else "tasks keep the direction that it has at home: correct home, unless this is meant"
         )
-        level = Level.ERROR if tilt > WRONG_WAY else Level.WARNING
-        yield Finding("home", level, f"the tool points {degrees:.0f} degrees away from straight down; {advice}")
+        level = Severity.ERROR if tilt > WRONG_WAY else Severity.WARNING
+        yield ArmFinding("home", level, f"the tool points {degrees:.0f} degrees away from straight down; {advice}")
     outside = [
         f"{axis} = {value:.3f} m, outside {low:g} to {high:g} m"
         for axis, value, low, high in zip("xyz", pose[:3, 3], arm.tool_limits.lower, arm.tool_limits.upper, strict=True)
         if not low < value < high
     ]
     if outside:
-        yield Finding("home", Level.ERROR, f"the tool is at {outside[0]}; correct home or tool_limits")
+        yield ArmFinding("home", Severity.ERROR, f"the tool is at {outside[0]}; correct home or tool_limits")
     smallest = float(np.linalg.svd(kinematics.jacobian(np.array(arm.home)), compute_uv=False)[-1])
     if len(arm.home) >= 6 and smallest < 0.02:
-        yield Finding(
-            "home", Level.WARNING, f"near a singularity (smallest singular value {smallest:.3f}); bend the arm"
+        yield ArmFinding(
+            "home", Severity.WARNING, f"near a singularity (smallest singular value {smallest:.3f}); bend the arm"
         )
     away = np.array(arm.home) + 0.1 * np.where(np.arange(len(arm.home)) % 2, 1, -1)
     if not _reaches(arm, kinematics, pose[:3, 3], pose[:3, 2], away):
-        yield Finding(
-            "home", Level.WARNING, "inverse kinematics does not find back to it from 0.1 rad away; bend the arm"
+        yield ArmFinding(
+            "home", Severity.WARNING, "inverse kinematics does not find back to it from 0.1 rad away; bend the arm"
         )
     elif tilt <= TILTED and not outside:
-        yield Finding("home", Level.OK, f"tool at ({place}) m, straight down; inverse kinematics finds it")
+        yield ArmFinding("home", Severity.OK, f"tool at ({place}) m, straight down; inverse kinematics finds it")
 
 
-def _no_capsules() -> Finding:
-    return Finding(
+def _no_capsules() -> ArmFinding:
+    return ArmFinding(
         "capsules",
-        Level.WARNING,
+        Severity.WARNING,
         "none: nothing keeps the arm from itself and from the table; `rlfp arm capsules` fits them to the meshes",
     )
 
 
-def _capsules(arm: Arm) -> Iterator[Finding]:
+def _capsules(arm: Arm) -> Iterator[ArmFinding]:
     try:
         triangles = link_triangles(arm)
     except ConfigurationError as error:
-        yield Finding("meshes", Level.ERROR, str(error))
+        yield ArmFinding("meshes", Severity.ERROR, str(error))
         return
     number = sum(len(each) for each in triangles.values())
     if number > MANY_TRIANGLES and arm.visuals != "low_polygon":
         text = f"{number} triangles make images slow; add `visuals: low_polygon`"
-        yield Finding("meshes", Level.WARNING, text)
+        yield ArmFinding("meshes", Severity.WARNING, text)
     else:
-        yield Finding("meshes", Level.OK, f"{number} triangles on {len(triangles)} links")
+        yield ArmFinding("meshes", Severity.OK, f"{number} triangles on {len(triangles)} links")
     if not arm.capsules:
         yield _no_capsules()
         return
@@ -174,12 +176,12 @@ def _capsules(arm: Arm) -> Iterator[Finding]:
     bare = [link for link in triangles if link not in {capsule.link for capsule in arm.capsules}]
     if len(bare) > len(fingers):
         text = f"{len(arm.capsules)}, but none on {', '.join(bare)}; `rlfp arm capsules` fits them to the meshes"
-        yield Finding("capsules", Level.WARNING, text)
+        yield ArmFinding("capsules", Severity.WARNING, text)
     else:
-        yield Finding("capsules", Level.OK, f"{len(arm.capsules)}")
+        yield ArmFinding("capsules", Severity.OK, f"{len(arm.capsules)}")
 
 
-def _distances(arm: Arm, kinematics: Kinematics) -> Iterator[Finding]:
+def _distances(arm: Arm, kinematics: Kinematics) -> Iterator[ArmFinding]:
     if not arm.capsules:
         return
     settings = ControllerSettings()
@@ -192,42 +194,44 @@ def _distances(arm: Arm, kinematics: Kinematics) -> Iterator[Finding]:
             settings.obstacle_margin_m,
         )
     except ConfigurationError as error:
-        yield Finding("collision", Level.ERROR, str(error))
+        yield ArmFinding("collision", Severity.ERROR, str(error))
         return
     spare = distances.spare(np.array(arm.home))
     if not len(spare):
-        yield Finding("collision", Level.WARNING, "no pair of capsules is checked; add capsules to more links")
+        yield ArmFinding("collision", Severity.WARNING, "no pair of capsules is checked; add capsules to more links")
         return
     nearest = int(np.argmin(spare))
     text = f"{1e3 * spare[nearest]:.0f} mm to spare at home, between {' and '.join(distances.names[nearest])}"
     if spare[nearest] <= 0:
-        yield Finding("collision", Level.ERROR, f"{text}: the arm would not be enabled; correct home or the capsules")
+        yield ArmFinding(
+            "collision", Severity.ERROR, f"{text}: the arm would not be enabled; correct home or the capsules"
+        )
     else:
-        yield Finding("collision", Level.WARNING if spare[nearest] < NEAR else Level.OK, text)
+        yield ArmFinding("collision", Severity.WARNING if spare[nearest] < NEAR else Severity.OK, text)
 
 
-def _gripper(arm: Arm) -> Iterator[Finding]:
+def _gripper(arm: Arm) -> Iterator[ArmFinding]:
     if arm.gripper is None:
-        yield Finding("gripper", Level.OK, "none" + (", a pointer" if arm.pointer else ""))
+        yield ArmFinding("gripper", Severity.OK, "none" + (", a pointer" if arm.pointer else ""))
         return
     gripper = arm.gripper
     if gripper.closed_width >= gripper.open_width:
         text = f"closed_width {gripper.closed_width:g} m is not below open_width {gripper.open_width:g} m"
-        yield Finding("gripper", Level.ERROR, text)
+        yield ArmFinding("gripper", Severity.ERROR, text)
     else:
-        yield Finding("gripper", Level.OK, f"{gripper.closed_width:g} to {gripper.open_width:g} m wide")
+        yield ArmFinding("gripper", Severity.OK, f"{gripper.closed_width:g} to {gripper.open_width:g} m wide")
 
 
-def _task(arm: Arm, kinematics: Kinematics, name: str) -> Finding:
+def _task(arm: Arm, kinematics: Kinematics, name: str) -> ArmFinding:
     part = f"task {name}"
     task = load_task(name)
     if task.grips and arm.gripper is None:
-        return Finding(part, Level.OK, "needs a gripper, which the arm does not have")
+        return ArmFinding(part, Severity.OK, "needs a gripper, which the arm does not have")
     try:
         given = fit_settings(task.settings, arm, task.source)
         task.fit_to(arm)
     except ConfigurationError as error:
-        return Finding(part, Level.WARNING, str(error))
+        return ArmFinding(part, Severity.WARNING, str(error))
     home = np.array(arm.home)
     down = kinematics.forward(home)[:3, 2]
     height = max(task.settings.block_size[2], arm.tool_limits.lower[2])
@@ -240,8 +244,8 @@ def _task(arm: Arm, kinematics: Kinematics, name: str) -> Finding:
     if missed:
         more = f" and {len(missed) - 1} more corners" if len(missed) > 1 else ""
         advice = f"make the region smaller: in this file, tasks: {{{name}: ...}}"
-        return Finding(part, Level.WARNING, f"out of reach with the tool straight: {missed[0]}{more}; {advice}")
-    return Finding(part, Level.OK, "reaches the corners of " + ", ".join(given.regions()))
+        return ArmFinding(part, Severity.WARNING, f"out of reach with the tool straight: {missed[0]}{more}; {advice}")
+    return ArmFinding(part, Severity.OK, "reaches the corners of " + ", ".join(given.regions()))
 
 
 def _reaches(arm: Arm, kinematics: Kinematics, position: np.ndarray, direction: np.ndarray, start: np.ndarray) -> bool:
@@ -317,13 +321,13 @@ def run(name_or_path: str, out: Path | None = None) -> int:
     table = Table(title=f"arm {arm.name} ({arm.origin})", title_justify="left")
     for name in ("part", "", "found"):
         table.add_column(name)
-    colours = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+    colours = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "red"}
     findings = list(check(arm))
     for finding in findings:
         table.add_row(finding.part, f"[{colours[finding.level]}]{finding.level.value}[/]", finding.text)
     console.print(table)
-    failed = any(finding.level is Level.ERROR for finding in findings)
-    if not any(finding.part in ("joints", "meshes") and finding.level is Level.ERROR for finding in findings):
+    failed = any(finding.level is Severity.ERROR for finding in findings)
+    if not any(finding.part in ("joints", "meshes") and finding.level is Severity.ERROR for finding in findings):
         console.print(
             f"{draw(arm, out or Path('runs') / f'arm_check_{arm.name}.png')}: the arm at home, with its capsules"
         )

@@ -56,7 +56,7 @@ class Line(Schema):
         return f"{self.name}: {self.found}" + (f"; {self.fix}" if self.fix and not self.ok else "")
 
 
-class Report(Schema):
+class ChecklistReport(Schema):
     """The whole list at one time: `safety/checklist` as JSON."""
 
     lines: tuple[Line, ...]
@@ -133,9 +133,9 @@ class Checklist:
         self.joints_fault = ""  # why the last joint_states message could not be read
         self.command = CommandTaker(())
 
-    def report(self, now_ns: int) -> Report:
+    def report(self, now_ns: int) -> ChecklistReport:
         """Return all lines as of now."""
-        return Report(
+        return ChecklistReport(
             lines=(
                 self._camera_line(),
                 self._features_line(now_ns),

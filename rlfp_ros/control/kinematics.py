@@ -227,7 +227,7 @@ class Distances:
         """Return an upper bound (m) on how much two points of the arm can have approached from `since` to `q`."""
         return float(np.abs(q - since).dot(self.reach))
 
-    def _at_least(self, q: np.ndarray) -> float:
+    def at_least(self, q: np.ndarray) -> float:
         """Return a lower bound on the smallest spare distance at q, from the last one that was computed."""
         if not self._results:
             return np.inf
@@ -235,7 +235,7 @@ class Distances:
 
     def clear(self, q: np.ndarray) -> bool:
         """Return whether every pair is farther apart than its margin at q [J] rad."""
-        if self._at_least(q) > 0.0:
+        if self.at_least(q) > 0.0:
             return True
         kinematics = self._kinematics
         return not pin.computeCollisions(
@@ -259,7 +259,7 @@ class Distances:
         spare
             [n] m, distance of each pair beyond its margin.
         """
-        if self._at_least(q) > self._influence:
+        if self.at_least(q) > self._influence:
             return self._none
         near = [(spare, pair) for spare, pair in self._nearest(q, most) if spare < self._influence]
         if not near:

@@ -272,7 +272,7 @@ class Policy:
         ConfigurationError
             If frames come at another rate than in training.
         """
-        self._check_rate(stamp_ns)
+        self.check_rate(stamp_ns)
         return self.step(features, joint_state, stamp_ns, goal).residual
 
     def step(
@@ -307,7 +307,7 @@ class Policy:
         residual = residual_of(action, self.contract.action, stamp_ns, self.contract.arm.joint_names)
         return PolicyStep(observation, action, residual)
 
-    def _check_rate(self, stamp_ns: int) -> None:
+    def check_rate(self, stamp_ns: int) -> None:
         """Compare the rate of the stamps with training's, because a policy derives speed from consecutive frames."""
         self._stamps_ns.append(stamp_ns)
         if len(self._stamps_ns) <= RATE_FRAMES:

@@ -22,7 +22,7 @@ Watch = Callable[[Percept], None]
 
 
 @dataclass(frozen=True)
-class Episode:
+class PlayedEpisode:
     """One played episode. `residuals[i]` answers the i-th image that was delivered."""
 
     seed: int
@@ -59,7 +59,7 @@ class Rollout:
         self.world = make_world(chosen, load_task(contract.task), conditions, contract.camera)
         self._deployment = Deployment(self.world, contract, settings)
 
-    def play(self, seed: int, watch: Watch = lambda percept: None) -> Episode:
+    def play(self, seed: int, watch: Watch = lambda percept: None) -> PlayedEpisode:
         """Play one episode. `watch` is called with the percept of each image before the world continues."""
         self._deployment.reset(seed)
         self.policy.reset()
@@ -74,7 +74,7 @@ class Rollout:
             self._deployment.answer(residual, percept)
             going = self._deployment.advance()
         assert world.outcome is not None
-        return Episode(seed, world.outcome, residuals)
+        return PlayedEpisode(seed, world.outcome, residuals)
 
     @property
     def controller(self) -> ResidualController:

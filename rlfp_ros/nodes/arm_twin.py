@@ -50,7 +50,7 @@ CATCH_UP_TICKS = (
 STILL = float(np.finfo(np.float32).eps)  # rad/s; JTC treats a larger last velocity as non-zero
 
 
-class Settings(Schema):
+class ArmTwinSettings(Schema):
     """Parameters of the twin."""
 
     bundle: str = Field(description="policy bundle, for its task and its camera's place: a folder or a name in models/")
@@ -119,7 +119,7 @@ class ArmTwin(Node):
 
     def __init__(self) -> None:
         super().__init__("arm_twin")
-        self.settings = settings = declare(self, Settings, self._on_parameters)
+        self.settings = settings = declare(self, ArmTwinSettings, self._on_parameters)
         bundle = load_bundle(settings.bundle)
         contract = bundle.contract
         self._arm = arm = choose_arm(bundle, settings.arm)
@@ -152,7 +152,7 @@ class ArmTwin(Node):
         self.diagnostics = Diagnostics(self, self._report, "MuJoCo")
         self.create_timer(DT, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def _on_parameters(self, settings: Settings) -> None:
+    def _on_parameters(self, settings: ArmTwinSettings) -> None:
         if settings.stalled_joint and settings.stalled_joint not in self._arm.joint_names:
             names = ", ".join(self._arm.joint_names)
             raise ConfigurationError(

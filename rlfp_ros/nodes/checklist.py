@@ -37,7 +37,7 @@ QUIET_S = 4.0  # after the start, while the other nodes start, a list that is no
 LISTENERS = ("recorder", "observer")  # nodes that subscribe to commands without moving anything
 
 
-class Settings(ChecklistSettings):
+class ChecklistNodeSettings(ChecklistSettings):
     """Parameters of this node."""
 
     bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
@@ -57,7 +57,7 @@ class ChecklistNode(Node):
 
     def __init__(self) -> None:
         super().__init__("checklist")
-        self._settings = settings = declare(self, Settings)
+        self._settings = settings = declare(self, ChecklistNodeSettings)
         bundle = load_bundle(settings.bundle)
         contract, arm = bundle.contract, choose_arm(bundle, settings.arm)
         self._matcher = decode.JointMatcher(arm, self.resolve_topic_name(arm.topics.joint_states))

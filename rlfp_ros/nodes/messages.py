@@ -35,7 +35,7 @@ from rlfp_ros.recording.decode import FLOAT32, LATENT_FIELDS, NANOSECONDS, POINT
 # ---- topics -----------------------------------------------------------------------------------------------------
 
 
-def _qos(depth: int, reliable: bool = True, latched: bool = False, **policies: Any) -> QoSProfile:
+def qos(depth: int, reliable: bool = True, latched: bool = False, **policies: Any) -> QoSProfile:
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,
@@ -50,10 +50,10 @@ LEASE = Duration(seconds=1.0)  # liveliness lease, which DDS renews as long as t
 
 
 # Camera publishers are reliable (REP-2003). Several images are kept for the recorder, which subscribes reliably.
-CAMERA_PUBLISHER = _qos(5)
+CAMERA_PUBLISHER = qos(5)
 # Our own image subscriptions: only the newest image is worth an inference, and best effort matches every driver.
-CAMERA_SUBSCRIPTION = _qos(1, reliable=False)
-LATEST = _qos(1)  # reliable, only the newest: gripper, commands
+CAMERA_SUBSCRIPTION = qos(1, reliable=False)
+LATEST = qos(1)  # reliable, only the newest: gripper, commands
 # Our own nodes' topics at the camera's rate: DDS reports if one stops. A subscription with deadline and lease does not
 # match a publisher without them, so drivers' topics have neither.
 _ALIVE: dict[str, Any] = {
@@ -61,18 +61,18 @@ _ALIVE: dict[str, Any] = {
     "liveliness": LivelinessPolicy.AUTOMATIC,
     "liveliness_lease_duration": LEASE,
 }
-STREAM = _qos(1, **_ALIVE)  # features, object pose, shift; and every subscription of ours to such a topic
-STREAM_QUEUE = _qos(10, **_ALIVE)  # residuals: the recorder needs them all
-LATCHED = _qos(1, latched=True)  # a late joiner gets the last value: goal, safety/state
-BEST_EFFORT = _qos(1, reliable=False)  # overlay
+STREAM = qos(1, **_ALIVE)  # features, object pose, shift; and every subscription of ours to such a topic
+STREAM_QUEUE = qos(10, **_ALIVE)  # residuals: the recorder needs them all
+LATCHED = qos(1, latched=True)  # a late joiner gets the last value: goal, safety/state
+BEST_EFFORT = qos(1, reliable=False)  # overlay
 # Also latched; deeper because the end of an episode, the next reset and its start may come within a millisecond.
-EPISODES = _qos(10, latched=True)
-EVENTS = _qos(10)  # none may be lost: episode/ready, e-stop, diagnostics
+EPISODES = qos(10, latched=True)
+EVENTS = qos(10)  # none may be lost: episode/ready, e-stop, diagnostics
 # Joint states: the controller wants the newest. A publisher keeps some, because the policy and the recorder need all:
 # the policy looks up the joints at the image's stamp, and a missing one would make lock step depend on the scheduler.
-JOINT_STATES_PUBLISHER = _qos(32)
-JOINT_STATES_LATEST = _qos(1)
-JOINT_STATES_HISTORY = _qos(256)  # a little more than 1 s at 240 Hz
+JOINT_STATES_PUBLISHER = qos(32)
+JOINT_STATES_LATEST = qos(1)
+JOINT_STATES_HISTORY = qos(256)  # a little more than 1 s at 240 Hz
 
 
 @dataclass(frozen=True)

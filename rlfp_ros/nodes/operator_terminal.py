@@ -20,7 +20,7 @@ from rich.live import Live
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from rlfp_ros.commissioning.checklist import Report
+from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
@@ -93,7 +93,7 @@ class OperatorTerminalNode(Node):
         self._draw()
 
     def _on_checklist(self, message: String) -> None:
-        self._terminal.on_checklist(Report.model_validate_json(message.data))
+        self._terminal.on_checklist(ChecklistReport.model_validate_json(message.data))
 
     def _draw(self) -> None:
         self._live.update(self._terminal.view(), refresh=True)

@@ -101,7 +101,7 @@ class PolicyNode(Node):
         self._acting, self._transfer = Durations(), Durations()
         self._last_features_at = time.monotonic()
 
-        self._streams = Streams(self)
+        self.streams = Streams(self)
         self._in_joint_space = self._contract.action.kind == "joint_velocity"
         self._residual = self._publisher(messages.JOINT_RESIDUAL if self._in_joint_space else messages.RESIDUAL)
         self._gripper = self._publisher(messages.GRIPPER)
@@ -113,7 +113,7 @@ class PolicyNode(Node):
         self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self.create_subscription(PointStamped, messages.GOAL.name, self._on_goal, messages.LATCHED)
         features = messages.FEATURES
-        events = self._streams.watch(features.name)
+        events = self.streams.watch(features.name)
         self.create_subscription(features.type, features.name, self._on_features, features.qos, event_callbacks=events)
         self.get_logger().info(f"bundle {self._contract.name} on arm {self._arm.name}")
 
@@ -253,7 +253,7 @@ class PolicyNode(Node):
         values = {
             **self._acting.values("acting"),
             **self._transfer.values("transfer"),
-            **self._streams.values(),
+            **self.streams.values(),
             "skipped": self._skipped,
             "joint_states_kept": len(self._history),
         }

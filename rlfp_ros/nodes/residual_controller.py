@@ -25,7 +25,7 @@ from std_msgs.msg import Bool, Float32, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from rlfp_ros.commissioning.checklist import Report as ChecklistReport
+from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
@@ -47,7 +47,7 @@ from rlfp_ros.schema import ConfigurationError
 CHECKLIST_MAX_AGE_S = 2.0  # it comes twice a second
 
 
-class Settings(ControllerSettings):
+class ResidualControllerSettings(ControllerSettings):
     """Parameters of this node: those of the controller, and the files to load."""
 
     bundle: str = Field(description="policy bundle: a folder, or the name of one in models/")
@@ -71,7 +71,7 @@ class ResidualControllerNode(Node):
     def __init__(self, **options: Any) -> None:
         """`options` go to rclpy's Node (tests give it a context of its own)."""
         super().__init__("residual_controller", **options)
-        self.settings = settings = declare(self, Settings, self._on_parameters)
+        self.settings = settings = declare(self, ResidualControllerSettings, self._on_parameters)
         bundle = load_bundle(settings.bundle)
         contract = bundle.contract
         self.arm = arm = choose_arm(bundle, settings.arm, self.get_logger().info)
@@ -92,7 +92,7 @@ class ResidualControllerNode(Node):
         self._last_tick = 0.0
         self._leaving = False
 
-        self._streams = Streams(self)
+        self.streams = Streams(self)
         self._open_publishers(settings)
         self._open_subscriptions()
         controller = self.controller
@@ -110,7 +110,7 @@ class ResidualControllerNode(Node):
             self._timer = self.create_timer(1.0 / settings.control_rate_hz, self._on_timer, clock=steady)
         self._publish_state(0)
 
-    def _open_publishers(self, settings: Settings) -> None:
+    def _open_publishers(self, settings: ResidualControllerSettings) -> None:
         topics = self.arm.topics
         if settings.output == "joint_trajectory":
             command = messages.ARM_COMMAND
@@ -144,7 +144,7 @@ class ResidualControllerNode(Node):
         for topic, callback in subscriptions:
             qos, events = topic.qos, None
             if qos.deadline == messages.DEADLINE:  # only the newest message of a stream is used
-                qos, events = messages.STREAM, self._streams.watch(topic.name)
+                qos, events = messages.STREAM, self.streams.watch(topic.name)
             self.create_subscription(topic.type, topic.name, callback, qos, event_callbacks=events)
         DriverSubscription(
             self, JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
@@ -167,7 +167,7 @@ class ResidualControllerNode(Node):
         """Return the present of the ticks' stamps, for messages without a stamp."""
         return self._stamp_now if self._lock_step else self._timeline.reached(time.monotonic_ns())
 
-    def _on_parameters(self, settings: Settings) -> None:
+    def _on_parameters(self, settings: ResidualControllerSettings) -> None:
         self.controller.set_residual_gain(settings.residual_gain)
 
     def _on_joint_states(self, message: JointState) -> None:
@@ -340,7 +340,7 @@ class ResidualControllerNode(Node):
         ):
             level = Level.WARN
         values: dict[str, object] = dict(controller.diagnostics())
-        values |= self._ticks.values("tick") | self._periods.values("period") | self._streams.values()
+        values |= self._ticks.values("tick") | self._periods.values("period") | self.streams.values()
         return Report(level, f"{controller.state.value}{': ' if reasons else ''}{reasons}", values)
 
 

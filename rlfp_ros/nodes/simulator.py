@@ -52,7 +52,7 @@ ANSWER_S = 5.0  # wall time; longest wait of lock step for an answer
 REPEAT_S = 1.0  # time after which lock step publishes an image again, because best-effort images may get lost
 
 
-class Settings(Schema):
+class SimulatorSettings(Schema):
     """Parameters of the simulator."""
 
     task: str = Field("reach", description="task to play, a file in sim/tasks/")
@@ -86,7 +86,7 @@ class Simulator(Node):
 
     def __init__(self) -> None:
         super().__init__("simulator")
-        self.settings = settings = declare(self, Settings)
+        self.settings = settings = declare(self, SimulatorSettings)
         bundle = load_bundle(settings.bundle)
         arm = choose_arm(bundle, settings.arm)
         camera = _camera(bundle.contract.camera, settings)
@@ -346,7 +346,7 @@ class Simulator(Node):
         self._world.close()
 
 
-def _camera(contract: CameraContract, settings: Settings) -> CameraContract:
+def _camera(contract: CameraContract, settings: SimulatorSettings) -> CameraContract:
     """Return the bundle's camera, or one at the same place with another image size and rate."""
     width, height = settings.image_width or contract.width, settings.image_height or contract.height
     rate = settings.image_rate_hz or contract.rate_hz

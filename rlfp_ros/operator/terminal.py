@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from rlfp_ros.commissioning.checklist import Report
+from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.supervisor import State
 
@@ -56,7 +56,7 @@ class OperatorTerminal:
 
     def __init__(self) -> None:
         self.state: SafetyState | None = None
-        self.checklist: Report | None = None
+        self.checklist: ChecklistReport | None = None
         self.notes: deque[str] = deque(maxlen=NOTES)
         self._stopping = False
         self._quit_at: float | None = None
@@ -91,7 +91,7 @@ class OperatorTerminal:
         if not state.enabled:
             self._stopping = False
 
-    def on_checklist(self, report: Report) -> None:
+    def on_checklist(self, report: ChecklistReport) -> None:
         """Handle a message of the topic safety/checklist."""
         self.checklist = report
 

@@ -93,7 +93,7 @@ class Preprocessor:
         """
         if self._live is not None and self._live.same(camera):
             return
-        transform, description = self._plan(camera, source)
+        transform, description = self.plan(camera, source)
         self._live, self._transform, self.description = camera, transform, description
 
     def _like_own(self, width: int, height: int, source: str) -> CameraModel:
@@ -106,7 +106,8 @@ class Preprocessor:
             )
         return CameraModel(width, height, scaled_intrinsics(self._own_K, width / own.width, height / own.height))
 
-    def _plan(self, live: CameraModel, source: str) -> tuple[Transform, str]:
+    def plan(self, live: CameraModel, source: str) -> tuple[Transform, str]:
+        """Return how images of `live` become images of the bundle's camera, and a description of it."""
         own = self._camera
         live_pixels = self._project(self._grid, live, source)
         self._check_coverage(live_pixels, live, source)

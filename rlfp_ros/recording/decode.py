@@ -65,7 +65,7 @@ class JointMatcher:
         self._arm_index = np.empty(0, dtype=np.intp)
         self._gripper_index = np.empty(0, dtype=np.intp)
 
-    def __call__(self, message: fields.JointState) -> arms.JointState:
+    def __call__(self, message: fields.JointStateFields) -> arms.JointState:
         """Decode one message.
 
         An empty `velocity` is refused: with zeros instead the policy would see an arm at rest. An empty `effort` reads
@@ -121,7 +121,7 @@ class JointMatcher:
         return np.asarray(values, dtype=np.float64)
 
 
-def gripper_from_message(message: fields.JointState) -> tuple[int, float]:
+def gripper_from_message(message: fields.JointStateFields) -> tuple[int, float]:
     """Decode a JointState of the topic policy/gripper to (stamp in ns, opening width in m).
 
     Raises ConfigurationError if the message is not one position called `gripper_width`.

@@ -35,8 +35,8 @@ class Stamped(Protocol):
     header: Header
 
 
-class JointState(Stamped, Protocol):
-    """sensor_msgs/JointState."""
+class JointStateFields(Stamped, Protocol):
+    """sensor_msgs/JointStateFields."""
 
     name: list[str]
     position: Numbers
@@ -71,8 +71,8 @@ class TwistStamped(Stamped, Protocol):
     twist: Twist
 
 
-class Pose(Protocol):
-    """geometry_msgs/Pose."""
+class PoseFields(Protocol):
+    """geometry_msgs/PoseFields."""
 
     position: Vector
     orientation: Quaternion
@@ -81,7 +81,7 @@ class Pose(Protocol):
 class PoseWithCovariance(Protocol):
     """geometry_msgs/PoseWithCovariance."""
 
-    pose: Pose
+    pose: PoseFields
     covariance: Numbers
 
 

@@ -65,7 +65,7 @@ class BagWriter:
         except OSError as error:
             raise ConfigurationError(f"{directory}: cannot be made ({error.strerror}); choose another folder") from None
         try:
-            self._stream = _Stream(self.path)
+            self._stream = DiskStream(self.path)
             with (directory / RESERVE_NAME).open("wb") as reserve:
                 os.posix_fallocate(reserve.fileno(), 0, RESERVE_BYTES)
             stream: Any = self._stream
@@ -198,7 +198,7 @@ class BagWriter:
         self.directory.rmdir()
 
 
-class _Stream:
+class DiskStream:
     """The file, unbuffered, and the offset up to which it is whole."""
 
     def __init__(self, path: Path) -> None:

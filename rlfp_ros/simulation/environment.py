@@ -124,7 +124,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.world = PybulletWorld(arm, task, profile, load_scene(image_size=image_size, arm=arm))
         self.behaviour = behaviour or task
-        self._deployment = Deployment(self.world, self.behaviour, SIMULATION_SETTINGS)
+        self.deployment = Deployment(self.world, self.behaviour, SIMULATION_SETTINGS)
         self._observed = observed or ObservationContract()
         self._observer = Observer(arm, self._observed)
         self._kind = observation
@@ -153,7 +153,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         super().reset(seed=seed)
         self._begin(self._episode_seed(seed))
         self._phase = _Phase.RUNNING
-        return self._observe(), self._info()
+        return self.observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Answer the newest frame with `action` [A] and run to the next one.
@@ -175,14 +175,14 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         residual = residual_of(
             np.clip(action, -1, 1), self.behaviour.action, self.world.image_stamp_ns, self.world.arm.joint_names
         )
-        self._deployment.answer(residual, self._true_percept() if self._guided else None)
-        ended = not self._deployment.advance()
+        self.deployment.answer(residual, self._true_percept() if self._guided else None)
+        ended = not self.deployment.advance()
         if ended:
             self._phase = _Phase.ENDED
         outcome = self.world.outcome
         success = outcome is not None and outcome.success
         reward = self.world.task.reward(self.world, success)
-        return self._observe(), reward, success, ended and not success, self._info()
+        return self.observe(), reward, success, ended and not success, self._info()
 
     def render(self) -> np.ndarray:
         """Return the newest image, uint8 [H, W, 3] rgb."""
@@ -194,7 +194,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     @property
     def joint_state(self) -> JointState:
         """The measured joints at the time of the newest image, as in the last observation."""
-        return self._deployment.frame_joint_state
+        return self.deployment.frame_joint_state
 
     def close(self) -> None:
         """Free the simulator's memory. Closing again does nothing."""
@@ -214,7 +214,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return seed
 
     def _begin(self, seed: int) -> None:
-        self._deployment.reset(seed)
+        self.deployment.reset(seed)
         self._observer.reset()
         if self._error_model is not None:
             self._errors = FeatureErrors(self._error_model, stream(seed, "features"))
@@ -232,7 +232,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         pose[:3], pose[6] = T_camera_base[:3, :3] @ position + T_camera_base[:3, 3], 1.0
         return Percept(NO_IMAGE, NO_FEATURES, pose, np.zeros((6, 6), np.float32), np.zeros(0, np.float32), 0.0)
 
-    def _observe(self) -> dict[str, np.ndarray]:
+    def observe(self) -> dict[str, np.ndarray]:
         world = self.world
         observation = self._observer.observe(self._features(), self.joint_state, world.task.goal(world))
         if self._kind != "features":

@@ -70,17 +70,17 @@ class MujocoWorld(TickedWorld):
 
     def tool_position(self) -> np.ndarray:
         """True tool centre point, [3] m, base frame."""
-        return np.array(self.data.xpos[self._index.tool])
+        return np.array(self.data.xpos[self.arm_index.tool])
 
     def hand_position(self) -> np.ndarray:
         """True point [3] m, base frame, `HAND_BEHIND_TOOL` behind the tool centre point."""
-        direction = self.data.xmat[self._index.tool].reshape(3, 3)[:, 2]
+        direction = self.data.xmat[self.arm_index.tool].reshape(3, 3)[:, 2]
         return self.tool_position() - HAND_BEHIND_TOOL * direction
 
     def tool_velocity(self) -> np.ndarray:
         """True velocity of the tool centre point, [3] m/s, base frame."""
         velocity = np.zeros(6)
-        mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, self._index.tool, velocity, 0)
+        mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_XBODY, self.arm_index.tool, velocity, 0)
         return velocity[3:]
 
     def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +91,7 @@ class MujocoWorld(TickedWorld):
     def gripper_width(self) -> float:
         """True opening, m."""
         gripper = self.arm.gripper
-        return 0.0 if gripper is None else gripper.width(self.data.qpos[self._index.finger_positions])
+        return 0.0 if gripper is None else gripper.width(self.data.qpos[self.arm_index.finger_positions])
 
     def contacts(self, body: Body) -> np.ndarray:
         """Points [N, 3] m, base frame, at which the arm touches a body now."""
@@ -167,7 +167,7 @@ class MujocoWorld(TickedWorld):
 
     def move_arm(self, positions: np.ndarray, gripper_width: float) -> None:
         """Teleport the arm, at rest; positions [J] rad, width in m."""
-        index, data = self._index, self.data
+        index, data = self.arm_index, self.data
         data.qpos[index.positions] = positions
         data.qvel[index.dofs] = 0
         if self.arm.gripper is not None:
@@ -176,9 +176,9 @@ class MujocoWorld(TickedWorld):
         self._width_target = self._width_setpoint = gripper_width
         self._target = np.array(positions, dtype=float), np.zeros(len(index.positions))
         self._stalled_at: float | None = None
-        self._controller.reset(np.asarray(positions, dtype=float))
+        self.arm_controller.reset(np.asarray(positions, dtype=float))
         mujoco.mj_forward(self.model, data)
-        self._episode.measured = None
+        self.episode_state.measured = None
 
     def render(self) -> np.ndarray:
         """Return an image of the present state, uint8 [H, W, 3] rgb."""
@@ -217,7 +217,7 @@ class MujocoWorld(TickedWorld):
         except ValueError as error:
             raise ConfigurationError(f"{self.arm.urdf} in room {room.name}: MuJoCo says {error}") from None
         self.data = mujoco.MjData(self.model)
-        self._index = MujocoArm(self.arm, self.model)
+        self.arm_index = MujocoArm(self.arm, self.model)
         block_bodies = [self.model.body(name).id for name in self._things if name.startswith("block")]
         self._block_geoms = [g for g in range(self.model.ngeom) if self.model.geom_bodyid[g] in block_bodies]
         self._block_bodies = block_bodies
@@ -236,7 +236,7 @@ class MujocoWorld(TickedWorld):
     def _prepare(self, seed: int) -> None:
         drawn, model = self.sample, self.model
         mujoco.mj_resetData(model, self.data)
-        dofs = self._index.dofs
+        dofs = self.arm_index.dofs
         model.dof_frictionloss[dofs], model.dof_damping[dofs] = drawn["friction"], drawn["damping"]
         model.dof_armature[dofs] = drawn["armature"]
         for body in self._block_bodies:
@@ -244,7 +244,7 @@ class MujocoWorld(TickedWorld):
             model.body_mass[body] *= ratio
             model.body_inertia[body] *= ratio
         model.geom_friction[self._block_geoms, 0] = drawn["block_friction"]
-        model.body_gravcomp[self._index.bodies] = drawn["gravity_compensation"]
+        model.body_gravcomp[self.arm_index.bodies] = drawn["gravity_compensation"]
         mujoco.mj_setConst(model, self.data)
         limits, offset = self.arm.limits, self.room.dynamics.home_offset
         start = np.array(self.arm.home) + stream(seed, "room home").uniform(-offset, offset, len(self.arm.home))
@@ -265,7 +265,7 @@ class MujocoWorld(TickedWorld):
         """Set stiffness [J] N m/rad and damping [J] of the position loop from bandwidth and each joint's inertia."""
         inertia = np.zeros((self.model.nv, self.model.nv))
         mujoco.mj_fullM(self.model, self.data, inertia)
-        seen = np.diag(inertia)[self._index.dofs]
+        seen = np.diag(inertia)[self.arm_index.dofs]
         rate = 2 * np.pi * self.sample["bandwidth_hz"]
         self._stiffness, self._damping = seen * rate**2, 2 * self.sample["damping_ratio"] * seen * rate
 
@@ -298,7 +298,7 @@ class MujocoWorld(TickedWorld):
             self._clutter.append((int(body.mocapid[0]), rest, swing, speed / 0.04))
 
     def _move_clutter(self) -> None:
-        elapsed = (self.tick - self._episode.start_tick) * DT
+        elapsed = (self.tick - self.episode_state.start_tick) * DT
         for mocap, rest, swing, rate in self._clutter:
             self.data.mocap_pos[mocap] = rest + swing * np.sin(rate * elapsed)
 
@@ -307,7 +307,7 @@ class MujocoWorld(TickedWorld):
     def _simulate(self, setpoint: tuple[np.ndarray, np.ndarray] | None, gripper_width: float | None) -> None:
         if setpoint is not None:
             self._target = setpoint
-        gripper, index, data, model = self.arm.gripper, self._index, self.data, self.model
+        gripper, index, data, model = self.arm.gripper, self.arm_index, self.data, self.model
         self.extra_dropped_frames = self.faults.dropped_frames
         self._set_gains(self._stiffness * self.faults.stiffness, self._damping * np.sqrt(self.faults.stiffness))
         position, velocity = self._target
@@ -333,19 +333,19 @@ class MujocoWorld(TickedWorld):
             return None
         joint = self.arm.joint_names.index(name)
         if self._stalled_at is None:
-            self._stalled_at = float(self.data.qpos[self._index.positions[joint]])
+            self._stalled_at = float(self.data.qpos[self.arm_index.positions[joint]])
         return joint
 
     def _set_gains(self, stiffness: np.ndarray, damping: np.ndarray) -> None:
-        drives, model = self._index.drives, self.model
+        drives, model = self.arm_index.drives, self.model
         model.actuator_gainprm[drives, 0] = stiffness
         model.actuator_biasprm[drives, 1], model.actuator_biasprm[drives, 2] = -stiffness, -damping
 
     def _measure(self) -> JointState:
-        index, data, noise = self._index, self.data, self.sample["joint_noise"]
+        index, data, noise = self.arm_index, self.data, self.sample["joint_noise"]
         positions, velocities = data.qpos[index.positions].copy(), data.qvel[index.dofs].copy()
         if noise > 0:
-            positions += self._episode.sensors.normal(0, noise, len(positions))
-            velocities += self._episode.sensors.normal(0, 10 * noise, len(positions))
+            positions += self.episode_state.sensors.normal(0, noise, len(positions))
+            velocities += self.episode_state.sensors.normal(0, 10 * noise, len(positions))
         torque = data.qfrc_actuator[index.dofs] + data.qfrc_gravcomp[index.dofs]
         return JointState(self.stamp_ns, positions, velocities, torque, self.gripper_width())

@@ -113,8 +113,8 @@ class PybulletWorld(TickedWorld):
             positions=self._reset_positions,
             tick=self.tick,
             commands=tuple(self._commands),
-            episode=copy.deepcopy(self._episode),
-            controller=copy.deepcopy(self._controller),
+            episode=copy.deepcopy(self.episode_state),
+            controller=copy.deepcopy(self.arm_controller),
             electronics=copy.deepcopy(self.camera.electronics),
             task=copy.deepcopy(self.task.state),
         )
@@ -129,8 +129,8 @@ class PybulletWorld(TickedWorld):
         for setpoint, width in state.commands:
             self._simulate(setpoint, width)
         self.tick = state.tick
-        self._episode = copy.deepcopy(state.episode)
-        self._controller = copy.deepcopy(state.controller)
+        self.episode_state = copy.deepcopy(state.episode)
+        self.arm_controller = copy.deepcopy(state.controller)
         self.camera.electronics = copy.deepcopy(state.electronics)
         self.task.state = copy.deepcopy(state.task)
 
@@ -148,17 +148,17 @@ class PybulletWorld(TickedWorld):
 
     def tool_position(self) -> np.ndarray:
         """True tool centre point, [3] m, base frame."""
-        return np.array(self.client.getLinkState(self._body, self._tool, computeForwardKinematics=1)[4])
+        return np.array(self.client.getLinkState(self.arm_body, self._tool, computeForwardKinematics=1)[4])
 
     def hand_position(self) -> np.ndarray:
         """True point [3] m, base frame, `HAND_BEHIND_TOOL` behind the tool centre point: a second point on the arm."""
-        state = self.client.getLinkState(self._body, self._tool, computeForwardKinematics=1)
+        state = self.client.getLinkState(self.arm_body, self._tool, computeForwardKinematics=1)
         direction = np.array(self.client.getMatrixFromQuaternion(state[5])).reshape(3, 3)[:, 2]
         return np.array(state[4]) - HAND_BEHIND_TOOL * direction
 
     def tool_velocity(self) -> np.ndarray:
         """True velocity of the tool centre point, [3] m/s, base frame."""
-        return np.array(self.client.getLinkState(self._body, self._tool, 1, computeForwardKinematics=1)[6])
+        return np.array(self.client.getLinkState(self.arm_body, self._tool, 1, computeForwardKinematics=1)[6])
 
     def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """True position [3] m and quaternion xyzw [4], base frame."""
@@ -167,7 +167,7 @@ class PybulletWorld(TickedWorld):
 
     def contacts(self, body: Body) -> np.ndarray:
         """Points [N, 3] m, base frame, at which the arm touches a body now."""
-        points = [contact[5] for contact in self.client.getContactPoints(self._body, body)]
+        points = [contact[5] for contact in self.client.getContactPoints(self.arm_body, body)]
         return np.array(points, dtype=float).reshape(-1, 3)
 
     def keypoints(self) -> np.ndarray:
@@ -178,7 +178,7 @@ class PybulletWorld(TickedWorld):
 
     def gripper_width(self) -> float:
         """True opening, m."""
-        fingers = self.client.getJointStates(self._body, self._fingers) if self._fingers else ()
+        fingers = self.client.getJointStates(self.arm_body, self._fingers) if self._fingers else ()
         return self._width([state[0] for state in fingers])
 
     def _width(self, positions: Sequence[float]) -> float:
@@ -230,12 +230,12 @@ class PybulletWorld(TickedWorld):
     def move_arm(self, positions: np.ndarray, gripper_width: float) -> None:
         """Teleport the arm, at rest; positions [J] rad, width in m."""
         for joint, position in zip(self._joints, positions, strict=True):
-            self.client.resetJointState(self._body, joint, position, 0.0)
+            self.client.resetJointState(self.arm_body, joint, position, 0.0)
         if self.arm.gripper is not None:
             for finger, position in zip(self._fingers, self.arm.gripper.positions(gripper_width), strict=True):
-                self.client.resetJointState(self._body, finger, position, 0.0)
-        self._controller.reset(np.asarray(positions, dtype=float))
-        self._episode.measured = None
+                self.client.resetJointState(self.arm_body, finger, position, 0.0)
+        self.arm_controller.reset(np.asarray(positions, dtype=float))
+        self.episode_state.measured = None
 
     def render(self) -> np.ndarray:
         """Return an image of the present state, uint8 [H, W, 3], outside the camera's schedule."""
@@ -254,20 +254,22 @@ class PybulletWorld(TickedWorld):
         client.setGravity(0, 0, -9.81)
         client.setTimeStep(DT)
         loaded = load_bullet_arm(client, self.arm, gripping=self.task.grips)
-        self._body, self._joints, self._fingers = loaded.body, loaded.joints, loaded.fingers
-        self._tool, self._links = loaded.tool, loaded.links
+        self.arm_body, self._joints, self._fingers = loaded.body, loaded.joints, loaded.fingers
+        self._tool, self.arm_links = loaded.tool, loaded.links
         self._sensed = self._joints + self._fingers
         self._table = self._surface(self.scene.table)
         self._blocks: list[Body] = []
         self._markers: list[Body] = []
         drawn_as_collision = self.arm.visuals != "visual"
         cullable = [
-            link for link in self._links[1:] if drawn_as_collision and client.getCollisionShapeData(self._body, link)
+            link
+            for link in self.arm_links[1:]
+            if drawn_as_collision and client.getCollisionShapeData(self.arm_body, link)
         ]
-        self.renderer = SceneRenderer(client, self.camera, self._body, cullable)
+        self.renderer = SceneRenderer(client, self.camera, self.arm_body, cullable)
         self.task.build(self)
         self.dressing = Dressing(client, self.renderer, self.profile, self.scene, texture_pool)
-        self.renderer.stand_still([(self._body, -1), (self._table, -1), *((body, -1) for body in self._markers)])
+        self.renderer.stand_still([(self.arm_body, -1), (self._table, -1), *((body, -1) for body in self._markers)])
         self._pristine = client.saveState()
 
     def _surface(self, box: Box) -> Body:
@@ -292,11 +294,11 @@ class PybulletWorld(TickedWorld):
         self._reset_arm(self._reset_positions)
         self.task.reset(self, stream(seed, "task"))
         blocks = {block: self.body_pose(block)[0] for block in self._blocks}
-        self.dressing.arrange(self.sample, (self._body, self._links), self._table, blocks, self._markers)
+        self.dressing.arrange(self.sample, (self.arm_body, self.arm_links), self._table, blocks, self._markers)
         contract = self.camera.contract
         self.camera.reset(self.sample, self.dressing.background(self.sample, (contract.height, contract.width)))
         self.renderer.forget_backdrop()
-        self._episode.measured = None
+        self.episode_state.measured = None
         self._exposure_ticks = round(self.sample["motion_blur"] * TICKS_PER_SECOND)
 
     def _reset_arm(self, positions: np.ndarray | None) -> None:
@@ -309,7 +311,7 @@ class PybulletWorld(TickedWorld):
         start = np.clip(positions, limits.lower, limits.upper)
         self.move_arm(start, width)
         for joint in self._joints:
-            client.changeDynamics(self._body, joint, jointDamping=drawn["joint_damping"])
+            client.changeDynamics(self.arm_body, joint, jointDamping=drawn["joint_damping"])
         self._forces = [effort * drawn["motor_strength"] for effort in limits.effort]
         self._position_gains = [POSITION_GAIN * drawn["motor_gain"]] * len(self._joints)
         self._velocity_gains = [VELOCITY_GAIN] * len(self._joints)
@@ -318,7 +320,7 @@ class PybulletWorld(TickedWorld):
             self._command_gripper(width)
         client.changeDynamics(self._table, -1, lateralFriction=drawn["table_friction"])
         for finger in self._fingers:
-            client.changeDynamics(self._body, finger, lateralFriction=drawn["finger_friction"])
+            client.changeDynamics(self.arm_body, finger, lateralFriction=drawn["finger_friction"])
         for block in self._blocks:
             client.changeDynamics(
                 block, -1, mass=BLOCK_MASS * drawn["object_mass"], lateralFriction=drawn["object_friction"]
@@ -335,7 +337,7 @@ class PybulletWorld(TickedWorld):
     def _drive(self, position: np.ndarray, velocity: np.ndarray) -> None:
         """Give the joint motors a setpoint, [J] rad and rad/s."""
         self.client.setJointMotorControlArray(
-            self._body,
+            self.arm_body,
             self._joints,
             self.client.POSITION_CONTROL,
             targetPositions=position.tolist(),
@@ -353,7 +355,7 @@ class PybulletWorld(TickedWorld):
         fastest = gripper.velocity / (gripper.width_per_position * len(self._fingers))
         for finger, target in zip(self._fingers, targets, strict=True):
             self.client.setJointMotorControl2(
-                self._body,
+                self.arm_body,
                 finger,
                 self.client.POSITION_CONTROL,
                 targetPosition=target,
@@ -363,14 +365,14 @@ class PybulletWorld(TickedWorld):
 
     def _measure(self) -> JointState:
         count = len(self._joints)
-        values = list(zip(*self.client.getJointStates(self._body, self._sensed), strict=True))
+        values = list(zip(*self.client.getJointStates(self.arm_body, self._sensed), strict=True))
         positions, velocities = np.array(values[0][:count]), np.array(values[1][:count])
         efforts = np.array(values[3][:count])
-        if self.tick == self._episode.start_tick:
+        if self.tick == self.episode_state.start_tick:
             efforts[:] = 0  # PyBullet still reports those of the last step, in the previous episode
         noise = self.sample["joint_noise"]
         if noise > 0:
-            drawn = self._episode.sensors.standard_normal(2 * count)
+            drawn = self.episode_state.sensors.standard_normal(2 * count)
             positions += noise * drawn[:count]
             velocities += 10 * noise * drawn[count:]
         return JointState(self.stamp_ns, positions, velocities, efforts, self._width(values[0][count:]))
@@ -381,17 +383,17 @@ class PybulletWorld(TickedWorld):
         if self.blind:
             contract = self.camera.contract
             return np.zeros((contract.height, contract.width, 3), np.uint8)
-        rendered, exposures = self._render(), self._episode.exposures
+        rendered, exposures = self._render(), self.episode_state.exposures
         if exposures:
             rendered = np.asarray(np.mean([*exposures, rendered], axis=0, dtype=np.float32)).astype(np.uint8)
         return self.camera.expose(rendered)
 
     def _expose(self, ticks_left: int) -> None:
         if ticks_left == self.ticks_per_frame - 1:
-            self._episode.exposures = []
+            self.episode_state.exposures = []
         if ticks_left <= self._exposure_ticks and not self.blind:
-            self._episode.exposures.append(self._render())
+            self.episode_state.exposures.append(self._render())
 
     def _render(self) -> np.ndarray:
-        self.dressing.move((self.tick - self._episode.start_tick) * DT)
+        self.dressing.move((self.tick - self.episode_state.start_tick) * DT)
         return self.renderer.render()

@@ -128,8 +128,8 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         self.judged = True  # if False, nothing ends the episode, as before a run is enabled
         self.extra_dropped_frames = 0.0  # probability, in addition to the sample's; a simulated fault
         self.frame_stride = 1  # only every n-th frame has an image, for a renderer slower than the camera's rate
-        self._controller = TrajectoryController(len(arm.home))
-        self._episode = self._new_episode(0)
+        self.arm_controller = TrajectoryController(len(arm.home))
+        self.episode_state = self._new_episode(0)
 
     def _new_episode(self, seed: int) -> EpisodeState:
         return EpisodeState(self.tick, stream(seed, "timing"), stream(seed, self.sensor_stream))
@@ -140,7 +140,7 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         """Start an episode. Time continues by a few ticks: stamps never repeat and never jump back."""
         self.sample = self._draw(seed)
         self.tick += STAMP_CYCLE - self.tick % STAMP_CYCLE
-        self._episode = self._new_episode(seed)
+        self.episode_state = self._new_episode(seed)
         self._command_delay = round(self.sample["command_latency"] * TICKS_PER_SECOND)
         self._prepare(seed)
         self._capture()
@@ -149,22 +149,22 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
     @property
     def outcome(self) -> Outcome | None:
         """The outcome of the episode, or None while it runs."""
-        return self._episode.outcome
+        return self.episode_state.outcome
 
     @property
     def captured(self) -> bool:
         """Whether the last step took an image."""
-        return self._episode.captured
+        return self.episode_state.captured
 
     @property
     def image(self) -> np.ndarray:
         """The newest image, uint8 [H, W, 3] rgb."""
-        return self._episode.image
+        return self.episode_state.image
 
     @property
     def image_stamp_ns(self) -> int:
         """Time of the newest image, ns."""
-        return self._episode.image_stamp_ns
+        return self.episode_state.image_stamp_ns
 
     @property
     def stamp_ns(self) -> int:
@@ -178,25 +178,27 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
     def delivered_frames(self) -> list[Frame]:
         """Return the frames whose modelled latency ends at this tick, oldest first, each once."""
         delivered = []
-        while self._episode.pending and self._episode.pending[0][0] <= self.tick:
-            delivered.append(self._episode.pending.popleft()[1])
+        while self.episode_state.pending and self.episode_state.pending[0][0] <= self.tick:
+            delivered.append(self.episode_state.pending.popleft()[1])
         return delivered
 
     def restamp_frames(self) -> None:
         """Set the stamps of pending images and of the newest one to the present tick, after `origin_ns` changed."""
-        self._episode.pending = deque((due, Frame(self.stamp_ns, frame.image)) for due, frame in self._episode.pending)
-        self._episode.image_stamp_ns = self.stamp_ns
-        self._episode.measured = None
+        self.episode_state.pending = deque(
+            (due, Frame(self.stamp_ns, frame.image)) for due, frame in self.episode_state.pending
+        )
+        self.episode_state.image_stamp_ns = self.stamp_ns
+        self.episode_state.measured = None
 
     def joint_state(self) -> JointState:
         """Return the joint measurement of this tick."""
-        if self._episode.measured is None:
-            self._episode.measured = self._measure()
-        return self._episode.measured
+        if self.episode_state.measured is None:
+            self.episode_state.measured = self._measure()
+        return self.episode_state.measured
 
     def commanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the commanded positions, velocities and accelerations at this tick, each [J]."""
-        return self._controller.sample(self.stamp_ns)
+        return self.arm_controller.sample(self.stamp_ns)
 
     def step(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
         """Apply the command of this tick (None: the last one continues) and move to the next tick.
@@ -204,9 +206,9 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
         `captured` is true if this step took an image, which is then in `image`; `outcome` is set if the episode ended.
         """
         if trajectory is not None:
-            self._controller.accept(trajectory, self.stamp_ns)
-        position, velocity, _ = self._controller.sample(self.stamp_of(self.tick + 1))
-        episode = self._episode
+            self.arm_controller.accept(trajectory, self.stamp_ns)
+        position, velocity, _ = self.arm_controller.sample(self.stamp_of(self.tick + 1))
+        episode = self.episode_state
         episode.setpoints.append((position, velocity))
         setpoint = episode.setpoints.popleft() if len(episode.setpoints) > self._command_delay else None
         self._simulate(setpoint, gripper_width)
@@ -252,13 +254,13 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
     def run_on(self) -> None:
         """Continue after the episode's end without judging, because an arm that is not enabled plays no episode."""
         self.judged = False
-        self._episode.outcome = None
+        self.episode_state.outcome = None
 
     # --- the camera's schedule --------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
         """Count a frame and decide whether the episode ended with it."""
-        episode = self._episode
+        episode = self.episode_state
         episode.frames += 1
         if not self.judged:
             return
@@ -270,7 +272,7 @@ class TickedWorld(TaskScene, SceneBuilder, ABC):
 
     def _capture(self) -> None:
         """Take an image, unless this frame is dropped, and schedule its delivery."""
-        episode = self._episode
+        episode = self.episode_state
         lost = self.sample["dropped_frames"] + self.extra_dropped_frames
         dropped = episode.timing.uniform() < lost and episode.frames > 0
         if episode.dropping > 0:

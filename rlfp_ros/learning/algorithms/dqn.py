@@ -93,12 +93,12 @@ class DeepQLearner:
         self.target.trunk.normaliser = self.network.trunk.normaliser  # one, for both
         self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate, fused=True)
         self.updates = 0
-        self._augment = augmentation(settings.augmentation)
+        self.augment = augmentation(settings.augmentation)
 
     def update(self, batch: TransitionBatch) -> dict[str, float]:
         """Take one gradient step. Every `copy_every`-th ends with a copy to the target network."""
         target = self.targets(batch)
-        values = self.network.values(augmented(batch.observation, self._augment))
+        values = self.network.values(augmented(batch.observation, self.augment))
         chosen = values.gather(1, batch.action[:, None]).squeeze(1)
         loss = functional.smooth_l1_loss(chosen, target)
         self.optimizer.zero_grad()
@@ -113,7 +113,7 @@ class DeepQLearner:
     @torch.no_grad()
     def targets(self, batch: TransitionBatch) -> Tensor:
         """Return the n-step return plus the target network's value of the best action after it, [B]."""
-        observation = augmented(batch.next_observation, self._augment)
+        observation = augmented(batch.next_observation, self.augment)
         values = self.target.values(observation)
         if self.settings.double:
             best = self.network.values(observation).argmax(dim=-1, keepdim=True)

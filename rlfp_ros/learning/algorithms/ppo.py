@@ -94,12 +94,12 @@ def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: i
         optimizer.load_state_dict(log.resumed["optimizer"])
         begin = int(log.resumed["step"])
         torch.manual_seed(seed + begin)
-    player = _Player(env, settings, log, episode_seeds(seed, begin), begin)
+    player = Collector(env, settings, log, episode_seeds(seed, begin), begin)
     while player.step < steps:
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - player.step / steps)
         rollout = player.play(network, min(settings.rollout, steps - player.step))
         network.trunk.normaliser.observe(rollout.observation["vector"])
-        old_likelihood, advantage, wanted = _assess(network, rollout, settings)
+        old_likelihood, advantage, wanted = assess(network, rollout, settings)
         for _ in range(settings.epochs):
             for picks in torch.randperm(len(advantage)).split(settings.batch):
                 seen = {name: value[picks] for name, value in rollout.observation.items()}
@@ -129,7 +129,7 @@ def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: i
 
 
 @torch.no_grad()
-def _assess(network: ActorCritic, rollout: PpoRollout, settings: PpoSettings) -> tuple[Tensor, Tensor, Tensor]:
+def assess(network: ActorCritic, rollout: PpoRollout, settings: PpoSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-likelihoods of the played actions, advantages and target values, each [T], in one pass."""
     policy, value = network.evaluate(rollout.observation)
     next_value = torch.zeros_like(value)
@@ -144,7 +144,7 @@ def _assess(network: ActorCritic, rollout: PpoRollout, settings: PpoSettings) ->
     return policy.log_prob(rollout.action), advantage, advantage + value
 
 
-class _Player:
+class Collector:
     """Plays one environment. Each rollout continues where the last one ended."""
 
     def __init__(

@@ -212,7 +212,7 @@ class SoftActorCritic:
         self.policy = SacPolicy(self.encoder, self.actor)
         self.log_temperature = torch.tensor(math.log(settings.initial_temperature), requires_grad=True)
         self.target_entropy = -float(action_size) if settings.target_entropy is None else settings.target_entropy
-        self._augment = augmentation(settings.augmentation)
+        self.augment = augmentation(settings.augmentation)
         self.augment_vector = augment_vector or (lambda vector: vector)
         rate, decay = settings.learning_rate, settings.weight_decay
         self._actor_rate = settings.actor_learning_rate or rate
@@ -269,7 +269,7 @@ class SoftActorCritic:
 
         temperature = self.log_temperature.exp().detach()
         target = self.targets(batch).repeat(settings.critic_augmentations)
-        observation = augmented(batch.observation, self._augment, settings.critic_augmentations)
+        observation = augmented(batch.observation, self.augment, settings.critic_augmentations)
         maps, action = self.encoder(observation), batch.action.repeat(settings.critic_augmentations, 1)
         first, second = self.critic(maps, observation[self.critic_input], action)
         critic_loss = functional.mse_loss(first, target) + functional.mse_loss(second, target)
@@ -301,7 +301,7 @@ class SoftActorCritic:
     def targets(self, batch: TransitionBatch) -> Tensor:
         """Return the critics' targets [B]: n-step return plus the smaller target critic's soft value after it."""
         copies = self.settings.target_augmentations
-        observation = augmented(batch.next_observation, self._augment, copies)
+        observation = augmented(batch.next_observation, self.augment, copies)
         maps = self.encoder(observation)
         policy, _ = self.actor(maps, observation["vector"], observation.get(MEMORY))
         action, likelihood = policy.sample()
@@ -320,7 +320,7 @@ class SoftActorCritic:
         frames["vector"] = self.augment_vector(frames["vector"])
         sequences = dataclasses.replace(sequences, observation=frames)
         if "image" in frames:  # the update augments the images of each step anew
-            frames = frames | {"image": together(frames["image"], self._augment)}
+            frames = frames | {"image": together(frames["image"], self.augment)}
         flat = {name: values.flatten(0, 1) for name, values in frames.items()}
         with torch.no_grad():
             maps = self.encoder(flat)

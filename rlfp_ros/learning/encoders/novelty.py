@@ -144,7 +144,7 @@ def learn_novelty(
         rare = torch.quantile(raw, RARE, dim=0)
         novelty.rare.copy_(torch.maximum(rare, novelty.usual + torch.tensor(SMALLEST_SPREAD)))
     degraded = np.stack([_degrade(image, rng, K) for image in fresh])
-    _fit_covariance(novelty, encoder, fresh, degraded, positions[known:])
+    fit_covariance(novelty, encoder, fresh, degraded, positions[known:])
     return novelty
 
 
@@ -191,7 +191,7 @@ def _fit_network(novelty: Novelty, clean: Tensor, changed: Tensor, training: Nov
 
 
 @torch.no_grad()
-def _fit_covariance(
+def fit_covariance(
     novelty: Novelty, encoder: PointEncoder, usual: np.ndarray, degraded: np.ndarray, positions: np.ndarray
 ) -> None:
     """Fit the spread, then the inflation of the covariance.

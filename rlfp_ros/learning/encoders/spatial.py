@@ -45,7 +45,7 @@ def convolution_block(
     return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
 
 
-class Residual(nn.Sequential):
+class ResidualBlock(nn.Sequential):
     """A residual block (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class SpatialEncoder(PointEncoder):
             *convolution_block(3, channels // 2, 5, stride=2, padding=2),
             *convolution_block(channels // 2, channels, 3, stride=2, padding=1),
             *(
-                Residual(*convolution_block(channels, channels, 3, padding=dilation, dilation=dilation))
+                ResidualBlock(*convolution_block(channels, channels, 3, padding=dilation, dilation=dilation))
                 for dilation in settings.dilations
             ),
         )

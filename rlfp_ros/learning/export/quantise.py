@@ -24,7 +24,7 @@ WORSE = 1.01  # largest ratio to the float encoder's median errors
 
 
 @dataclass(frozen=True)
-class Verdict:
+class QuantisationVerdict:
     """Result of a trial."""
 
     file: bytes  # encoder.onnx, int8
@@ -63,7 +63,7 @@ def int8_encoder(file: bytes, images: np.ndarray) -> bytes:
         return done.read_bytes()
 
 
-def trial(file: bytes, frames: Path) -> Verdict | None:
+def trial(file: bytes, frames: Path) -> QuantisationVerdict | None:
     """Compare both on the labelled frames that the encoder was not trained on.
 
     Returns None if there are no frames, or if the features are not points: there are no labels for a latent.
@@ -77,9 +77,9 @@ def trial(file: bytes, frames: Path) -> Verdict | None:
     small = int8_encoder(file, images[:CALIBRATION_FRAMES])
     sessions = {"float": onnx_session(file), "int8": onnx_session(small)}
     figures = {}
-    times = _times(sessions, images[held_out])
+    times = times_of(sessions, images[held_out])
     for name, session in sessions.items():
-        errors, points = _errors(session, images[held_out], positions[held_out], keypoints[held_out])
+        errors, points = errors_of(session, images[held_out], positions[held_out], keypoints[held_out])
         figures[name] = (times[name], errors, points)
     (float_ms, float_mm, float_points), (int8_ms, int8_mm, int8_points) = figures["float"], figures["int8"]
     no_worse = int8_mm <= WORSE * float_mm and int8_points <= WORSE * float_points
@@ -89,10 +89,10 @@ def trial(file: bytes, frames: Path) -> Verdict | None:
         f"points {1e3 * int8_points:.2f} mrad against {1e3 * float_points:.2f} mrad; "
         + ("kept" if kept else "not kept")
     )
-    return Verdict(small, kept, text)
+    return QuantisationVerdict(small, kept, text)
 
 
-def _times(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
+def times_of(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
     """Measure the median processor time per image, ms, of both in turns, so that the machine's load affects both."""
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     for number in range(TIMED_FRAMES):
@@ -104,7 +104,7 @@ def _times(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
     return {name: 1e3 * float(np.median(values)) for name, values in taken.items()}
 
 
-def _errors(session: Any, images: np.ndarray, positions: np.ndarray, keypoints: np.ndarray) -> tuple[float, float]:
+def errors_of(session: Any, images: np.ndarray, positions: np.ndarray, keypoints: np.ndarray) -> tuple[float, float]:
     """Measure the median error of the object's position, m, and of the keypoints on the plane z = 1."""
     found = [session.run(("features", "object_pose"), {"image": image[None]}) for image in images]
     features, poses = (np.concatenate(part) for part in zip(*found, strict=True))

@@ -173,8 +173,8 @@ class SceneEstimator(nn.Module):
         )
         seen = newest[:, self.keypoints.index("object")]
         sight, sure = seen[:, :2], self._confidence(seen)
-        place = self._on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
-        at_tool = self._on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
+        place = self.on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
+        at_tool = self.on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
         before = state[:, self.state["object"]].clamp(-MAX_DISTANCE, MAX_DISTANCE)
         weight = state[:, self.state["weight"]].clamp(0.0, SMOOTHING)
         if self.pushes:
@@ -199,7 +199,7 @@ class SceneEstimator(nn.Module):
             thing = torch.where(closed & (beside_tool < HELD_NEAR), between, on_table)
         if "goal" in self.keypoints:
             marker = newest[:, self.keypoints.index("goal"), :2]
-            target = self._on_plane(marker, estimate, torch.zeros_like(tool[:, :1]))
+            target = self.on_plane(marker, estimate, torch.zeros_like(tool[:, :1]))
             present = torch.ones_like(goal_mask)
         else:
             target, present = goal[:, :2], goal_mask
@@ -285,7 +285,7 @@ class SceneEstimator(nn.Module):
         """Return the weight [B, 1] in (0, 1] of a feature point [B, 3], from its confidence."""
         return (point[:, 2:] / CONFIDENT).clamp(0.1, 1.0).pow(4)
 
-    def _on_plane(self, sight: Tensor, estimate: Tensor, height: Tensor) -> Tensor:
+    def on_plane(self, sight: Tensor, estimate: Tensor, height: Tensor) -> Tensor:
         """Intersect the ray through a point [B, 2] with a horizontal plane at [B, 1] m: [B, 2] m in the base frame."""
         turn, shift, zoom = estimate[:, :3], estimate[:, 3:6], estimate[:, 6:]
         ray = torch.cat([sight / (1 + zoom), torch.ones_like(zoom)], dim=1)

@@ -117,19 +117,19 @@ class Frames:
             setattr(self, name, array)
         context = multiprocessing.get_context("spawn")
         self._ready = context.Value("q", done)
-        self._process = context.Process(target=_render, args=(source, directory, self._ready), daemon=True)
+        self.process = context.Process(target=_render, args=(source, directory, self._ready), daemon=True)
 
     def __enter__(self) -> Frames:
         if self.available < self.source.count:
-            self._process.start()
+            self.process.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.pid is not None:
-            self._process.terminate()
-            self._process.join()
+        if self.process.pid is not None:
+            self.process.terminate()
+            self.process.join()
 
     @property
     def available(self) -> int:
@@ -139,9 +139,9 @@ class Frames:
     def wait_for(self, count: int) -> None:
         """Block until that many frames are finished. Raises RuntimeError if the renderer died."""
         while self.available < min(count, self.source.count):
-            self._process.join(timeout=0.02)
-            if self._process.exitcode not in (None, 0):
-                raise RuntimeError(f"the rendering process died with exit code {self._process.exitcode}")
+            self.process.join(timeout=0.02)
+            if self.process.exitcode not in (None, 0):
+                raise RuntimeError(f"the rendering process died with exit code {self.process.exitcode}")
 
 
 def held_out_count(count: int) -> int:

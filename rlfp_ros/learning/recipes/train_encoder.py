@@ -232,8 +232,8 @@ class _Learner:
         if not representation.supervised:
             position, factor = encoder.pose(features.detach())
         elif isinstance(encoder, PointEncoder):
-            loss = loss + _keypoint_loss(encoder, training, seen[1], features, batch.keypoints)
-        return loss + _pose_loss(training, position, factor, batch.positions)
+            loss = loss + keypoint_loss(encoder, training, seen[1], features, batch.keypoints)
+        return loss + pose_loss(training, position, factor, batch.positions)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
@@ -259,18 +259,18 @@ def _batch(frames: Frames, picks: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(keypoints), torch.from_numpy(positions)
 
 
-def _keypoint_loss(
+def keypoint_loss(
     encoder: PointEncoder, training: EncoderTraining, log_weights: Tensor, features: Tensor, keypoints: Tensor
 ) -> Tensor:
     count = keypoints.shape[1]
     scale = training.keypoint_scale
-    keypoint_loss = functional.smooth_l1_loss(features[:, :count, :2] / scale, keypoints / scale)
+    point_loss = functional.smooth_l1_loss(features[:, :count, :2] / scale, keypoints / scale)
     # Cross-entropy on the heat maps has gradients everywhere; those of the point vanish at a distance.
     heat_loss = -(encoder.cell_weights(keypoints) * log_weights[:, :count]).sum(dim=-1).mean()
-    return training.heat_weight * heat_loss + training.keypoint_weight * keypoint_loss
+    return training.heat_weight * heat_loss + training.keypoint_weight * point_loss
 
 
-def _pose_loss(training: EncoderTraining, position: Tensor, factor: Tensor, positions: Tensor) -> Tensor:
+def pose_loss(training: EncoderTraining, position: Tensor, factor: Tensor, positions: Tensor) -> Tensor:
     position_loss = functional.smooth_l1_loss(position / training.position_scale, positions / training.position_scale)
     # The covariance learns from the errors without changing them: the likelihood's gradient on the position is weak
     # for uncertain images.
