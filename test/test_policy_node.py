@@ -301,10 +301,12 @@ def test_a_bundle_of_another_arm_is_refused_in_one_line(
     start_node: Callable[..., Process], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     panda = Path(__file__).parent.parent / "config" / "arms" / "panda.yaml"
-    (tmp_path / "other.yaml").write_text(panda.read_text().replace("panda_joint", "arm_joint"))
+    text = panda.read_text().replace("name: panda\n", "name: other\n", 1).replace("panda_joint", "arm_joint")
+    (tmp_path / "other.yaml").write_text(text)
     process = start_node("policy", {"bundle": tiny_bundle, "arm": tmp_path / "other.yaml"})
     assert process.wait() == 2
-    assert "arm.joint_names" in process.output
+    assert "arm is 'other'" in process.output
+    assert "panda_joint7; leave the arm out, or choose another bundle" in process.output
     assert len(process.output.strip().splitlines()) == 1
 
 

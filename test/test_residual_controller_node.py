@@ -344,7 +344,7 @@ def test_efforts_beyond_the_arms_limit_stop_it(start: Callable[..., Driver]) -> 
 def test_forward_controllers_get_plain_numbers_and_a_stop_to_its_end(
     start: Callable[..., Driver], output: str, tmp_path: Path
 ) -> None:
-    named = ARM.model_dump(mode="json")
+    named = ARM.model_dump(mode="json") | {"name": "left"}
     named["topics"][output] = "left_arm/commands"
     (tmp_path / "left.yaml").write_text(yaml.safe_dump(named))
     driver = start(

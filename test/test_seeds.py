@@ -15,6 +15,7 @@ from rlfp_ros.seeds import (
     MAX_TRAINING_SEED,
     MAX_WORKERS,
     RANGES,
+    SeedRange,
     check_seed,
     check_training_seed,
 )
@@ -27,18 +28,16 @@ def test_no_two_purposes_share_a_seed() -> None:
 
 
 @pytest.mark.parametrize("seeds", [FRAMES, EXPERIENCE], ids=lambda seeds: seeds.name)
-def test_every_training_and_worker_has_seeds_of_its_own_inside_the_range(seeds: object) -> None:
-    assert seeds in (FRAMES, EXPERIENCE)
-    part = FRAMES if seeds is FRAMES else EXPERIENCE
+def test_every_training_and_worker_has_seeds_of_its_own_inside_the_range(seeds: SeedRange) -> None:
     used = [
-        part.of_training(seed, worker)
+        seeds.of_training(seed, worker)
         for seed in (0, 1, MAX_TRAINING_SEED - 1, MAX_TRAINING_SEED)
         for worker in (0, 1, MAX_WORKERS - 1)
     ]
     for before, after in itertools.pairwise(used):
         assert before.stop <= after.start
-    assert part.first <= used[0].start
-    assert used[-1].stop == part.stop
+    assert seeds.first <= used[0].start
+    assert used[-1].stop == seeds.stop
 
 
 def test_seeds_that_would_reach_into_another_range_are_refused() -> None:
