@@ -7,6 +7,6 @@ from collections.abc import Iterable
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """Return a Markdown table."""
-    lines = [list(header), *(list(row) for row in rows)]
+    lines: list[list[object]] = [list(header), *(list(row) for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
