@@ -45,6 +45,14 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("source", metavar="RUN", type=Path, help="a run folder of `rlfp train`, or a bundle folder")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, for example models/NAME")
+    command.add_argument(
+        "--trust-images",
+        type=natural,
+        metavar="N",
+        default=0,
+        help="images from which the domain-shift score trust.onnx is learnt anew, for example 8000, which takes some "
+        "minutes; 0: keep the score that there is (default: %(default)s)",
+    )
     _add_evaluation_episodes(command)
 
 
@@ -175,8 +183,10 @@ def _arm_name(name_or_path: str) -> str:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from rlfp_ros.learning.encoders.trust import TrustTraining
     from rlfp_ros.learning.export.export import export_bundle
 
-    bundle = export_bundle(options.source, options.out, options.evaluation_episodes)
+    trust = TrustTraining().shortened(options.trust_images) if options.trust_images else None
+    bundle = export_bundle(options.source, options.out, options.evaluation_episodes, trust=trust)
     print(f"wrote {bundle.directory}")
     return 0

@@ -1,6 +1,6 @@
 """The contract between training and deployment: the policy bundle."""
 
-from rlfp_ros.contract.bundle import ARM_FILE, ARM_FILES, FILES, Bundle, load_bundle, sha256
+from rlfp_ros.contract.bundle import ARM_FILE, ARM_FILES, FILES, TRUST_FILE, Bundle, load_bundle, sha256
 from rlfp_ros.contract.contract import (
     TWIST_COMPONENTS,
     ActionContract,
@@ -19,6 +19,7 @@ from rlfp_ros.contract.contract import (
     Normalisation,
     PolicyContract,
     Tolerance,
+    TrustContract,
 )
 from rlfp_ros.contract.golden import GOLDEN_TOLERANCE, GoldenFrames
 from rlfp_ros.contract.onnx import METADATA_PREFIX, description, onnx_session
@@ -30,6 +31,7 @@ __all__ = [
     "FILES",
     "GOLDEN_TOLERANCE",
     "METADATA_PREFIX",
+    "TRUST_FILE",
     "TWIST_COMPONENTS",
     "ActionContract",
     "ArmContract",
@@ -49,6 +51,7 @@ __all__ = [
     "Normalisation",
     "PolicyContract",
     "Tolerance",
+    "TrustContract",
     "check_replaceable",
     "description",
     "load_bundle",

@@ -1,8 +1,9 @@
 """A policy bundle: loading, and every check that needs no arm and no camera.
 
-A bundle is a folder `models/<name>/` with `bundle.yaml`, `encoder.onnx`, `policy.onnx`, `golden.npz` and `arm.yaml`,
-the arm it was trained with. Everything that runs a policy (training's own evaluation, the simulator, bag replay, the
-live nodes) reads the same bundle and refuses it with one sentence if it is inconsistent.
+A bundle is a folder `models/<name>/` with `bundle.yaml`, `encoder.onnx`, `policy.onnx`, `golden.npz`, `arm.yaml` (the
+arm it was trained with) and `trust.onnx` (the domain-shift score; older bundles have none). Everything that runs a
+policy (training's own evaluation, the simulator, bag replay, the live nodes) reads the same bundle and refuses it with
+one sentence if it is inconsistent.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rlfp_ros.contract.onnx import METADATA_PREFIX, description, onnx_session
 from rlfp_ros.schema import ConfigurationError
 
 FILES = ("encoder.onnx", "policy.onnx", "golden.npz")
+TRUST_FILE: Literal["trust.onnx"] = "trust.onnx"  # the domain-shift score, if bundle.yaml has a section trust
 ARM_FILE = "arm.yaml"  # bundles written before release 0.2 do not have it
 ARM_FILES = (ARM_FILE, "arm.urdf")  # the URDF only if it is a file of the user's own
 
@@ -39,7 +41,7 @@ class Bundle:
         """The description of the arm that the policy was trained with; None for a bundle without one."""
         return self.file(ARM_FILE) if ARM_FILE in self.contract.files else None
 
-    def session(self, name: Literal["encoder.onnx", "policy.onnx"]) -> Any:
+    def session(self, name: Literal["encoder.onnx", "policy.onnx", "trust.onnx"]) -> Any:
         """Open a network in ONNX Runtime.
 
         Raises
@@ -49,21 +51,22 @@ class Bundle:
         """
         session = onnx_session(self.file(name))
         self._check_description(name, session)
-        part = self.contract.encoder if name == "encoder.onnx" else self.contract.policy
+        part_name = name.removesuffix(".onnx")
+        part = getattr(self.contract, part_name)
         for kind, found in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
             declared = getattr(part, kind)
             names = [value.name for value in found]
             if sorted(names) != sorted(declared):
                 raise ConfigurationError(
-                    f"{self.directory / 'bundle.yaml'}: {name.removesuffix('.onnx')}.{kind} is {sorted(declared)}, "
+                    f"{self.directory / 'bundle.yaml'}: {part_name}.{kind} is {sorted(declared)}, "
                     f"but {name} has {sorted(names)}; export the bundle again"
                 )
             if isinstance(declared, dict):
                 for value in found:
                     if tuple(value.shape) != declared[value.name]:
                         raise ConfigurationError(
-                            f"{self.directory / 'bundle.yaml'}: encoder.{kind}.{value.name} is {declared[value.name]}, "
-                            f"but {name} has {tuple(value.shape)}; export the bundle again"
+                            f"{self.directory / 'bundle.yaml'}: {part_name}.{kind}.{value.name} is "
+                            f"{declared[value.name]}, but {name} has {tuple(value.shape)}; export the bundle again"
                         )
         check_network(self.file(name), self.file("golden.npz"), session)
         return session
@@ -125,17 +128,22 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     for name in FILES:
         if name not in contract.files:
             raise ConfigurationError(f"{path}: files.{name} is missing; export the bundle again")
-    for name in ARM_FILES:
+    if (contract.trust is not None) != (TRUST_FILE in contract.files):
+        found, other = ("lists", "has no") if contract.trust is None else ("does not list", "has a")
+        raise ConfigurationError(
+            f"{path}: files {found} {TRUST_FILE}, but it {other} section trust; export the bundle again"
+        )
+    for name in (TRUST_FILE, *ARM_FILES):
         if (directory / name).exists() and name not in contract.files:
             raise ConfigurationError(
                 f"{directory / name}: bundle.yaml does not list this file under files; remove it, or copy the whole "
                 "bundle again"
             )
     for name, expected in contract.files.items():
-        if name not in (*FILES, *ARM_FILES):
+        known = (*FILES, TRUST_FILE, *ARM_FILES)
+        if name not in known:
             raise ConfigurationError(
-                f"{path}: files.{name} is not a known file, expected {', '.join((*FILES, *ARM_FILES))}; export the "
-                "bundle again"
+                f"{path}: files.{name} is not a known file, expected {', '.join(known)}; export the bundle again"
             )
         file = directory / name
         if not file.is_file():

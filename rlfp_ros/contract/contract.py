@@ -155,6 +155,14 @@ class FeatureStatistics(Schema):
         return self
 
 
+class TrustContract(Schema):
+    """`trust.onnx`: a domain-shift score that foretells how far off the object is, from the image and the joints."""
+
+    error_m: float = Positive  # the score foretells errors of the object's position above this
+    inputs: dict[str, tuple[int, ...]]  # names and shapes
+    outputs: dict[str, tuple[int, ...]]
+
+
 class Evaluation(Schema):
     """One measured success rate, as `rlfp evaluate` reports it."""
 
@@ -186,6 +194,7 @@ class Contract(Schema):
     base_controller: BaseControllerContract
     latency: Latency
     feature_statistics: FeatureStatistics
+    trust: TrustContract | None = None  # None: the domain-shift score is that of feature_statistics
     provenance: dict[str, JsonValue]  # how the bundle was made; information for people only
     evaluation: tuple[Evaluation, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)  # name -> sha256; `write_bundle` fills it in

@@ -14,6 +14,7 @@ METADATA_PREFIX = "rlfp_ros."
 # may change it, and the base controller because benchmarks replace it.
 DESCRIBED = {
     "encoder.onnx": ("camera", "image"),
+    "trust.onnx": ("camera", "image", "arm"),
     "policy.onnx": ("task", "arm", "policy", "proprioception", "goal", "action"),
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from rlfp_ros.contract.bundle import ARM_FILES, FILES, Bundle, load_bundle, sha256
+from rlfp_ros.contract.bundle import ARM_FILES, FILES, TRUST_FILE, Bundle, load_bundle, sha256
 from rlfp_ros.contract.contract import Contract
 from rlfp_ros.files import explained, write_whole
 from rlfp_ros.schema import ConfigurationError
@@ -28,7 +28,8 @@ def write_bundle(
     contract
         The contract; its `files` are replaced by the digests of what is written.
     files
-        Contents of each of `FILES`, and of the arm's files if the arm is known.
+        Contents of each of `FILES`, of `TRUST_FILE` if the contract has a trust section, and of the arm's files if the
+        arm is known.
     check
         Called with the finished bundle. If it raises, the older bundle stays as it was.
 
@@ -46,7 +47,7 @@ def write_bundle(
     with explained(directory):
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        names = [*FILES, *(name for name in ARM_FILES if name in files)]
+        names = [*FILES, *(name for name in (TRUST_FILE, *ARM_FILES) if name in files)]
         for name in names:
             write_whole(scratch / name, files[name])
         document = contract.model_copy(update={"files": {name: sha256(scratch / name) for name in names}})

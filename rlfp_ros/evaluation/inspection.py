@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from rlfp_ros.contract import FILES, Bundle, Contract, load_bundle
+from rlfp_ros.contract import FILES, TRUST_FILE, Bundle, Contract, load_bundle
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.perception.encoder import Perception
@@ -35,7 +35,7 @@ def inspect_bundle(name_or_path: str, console: Console | None = None) -> Bundle:
     table.add_column(overflow="fold")
     for label, text in _rows(contract):
         table.add_row(label, text)
-    for file in FILES:
+    for file in (*FILES, *([TRUST_FILE] if contract.trust else [])):
         table.add_row(
             file, f"{bundle.file(file).stat().st_size / 1000:,.1f} kB, sha256 {contract.files[file][:12]} matches"
         )
@@ -58,6 +58,10 @@ def _rows(contract: Contract) -> Iterable[tuple[str, str]]:
     yield "image", f"{image.colour_order} {image.dtype}, stack {image.stack}, resize {image.resize}"
     for side, shapes in (("takes", contract.encoder.inputs), ("gives", contract.encoder.outputs)):
         yield f"encoder {side}", ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    judged = "by how unlike training an image looks"
+    if contract.trust is not None:
+        judged = f"by image and joints: is the object seen more than {1e3 * contract.trust.error_m:g} mm off?"
+    yield "domain shift", judged
     yield "policy takes", f"{', '.join(contract.policy.inputs)}; {contract.policy.feature_stack} feature frames"
     yield "proprioception", ", ".join(contract.proprioception)
     ranges = []

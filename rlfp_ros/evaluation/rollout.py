@@ -54,7 +54,7 @@ class Rollout:
     ) -> None:
         contract = bundle.contract
         chosen = choose_arm(bundle, arm)
-        self.perception = Perception(bundle)
+        self.perception = Perception(bundle, chosen)
         self.policy = Policy(bundle, chosen)
         self.world = make_world(chosen, load_task(contract.task), conditions, contract.camera)
         self._deployment = Deployment(self.world, contract, settings)
@@ -66,9 +66,10 @@ class Rollout:
         world, residuals = self.world, []
         going = True
         while going:
-            percept = self.perception(world.image, world.calibration)
+            joints = self._deployment.frame_joint_state
+            percept = self.perception(world.image, world.calibration, joint_positions=joints.positions)
             goal = world.task.goal(world)
-            residual = self.policy.act(percept.features, self._deployment.frame_joint_state, world.image_stamp_ns, goal)
+            residual = self.policy.act(percept.features, joints, world.image_stamp_ns, goal)
             residuals.append(residual)
             watch(percept)
             self._deployment.answer(residual, percept)

@@ -170,6 +170,7 @@ REAL_ARM = Graph(
             PERCEPTION,
             parameters=lambda a: {
                 "bundle": a["bundle"],
+                "arm": a["arm"],
                 "image_kind": a["image_kind"],
                 "extrinsics": _extrinsics(a),
                 "use_sim_time": a["use_sim_time"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
@@ -12,12 +13,15 @@ import numpy as np
 from pydantic import Field
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Float32
 
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
+from rlfp_ros.nodes.executor import take
+from rlfp_ros.nodes.joint_history import JointHistory
 from rlfp_ros.nodes.messages import CAMERA_SUBSCRIPTION
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception import images, overlay
@@ -40,6 +44,13 @@ class PerceptionSettings(Schema):
     extrinsics: str = Field(
         default="", description="YAML file with T_base_camera of the calibrated camera; empty: the bundle's"
     )
+    arm: str = Field(
+        default="", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle"
+    )
+    history_s: float = Field(default=1.0, ge=0.1, le=10.0, description="joint states kept to look up, s")
+    joint_max_age_s: float = Field(
+        default=0.1, gt=0.0, le=1.0, description="age of the joint state at the image's stamp that is still used, s"
+    )
     image_transport: Literal["auto", "raw", "compressed"] = Field(
         default="auto", description="which images to take; auto: raw if it is published, else compressed"
     )
@@ -48,6 +59,13 @@ class PerceptionSettings(Schema):
         description="whether images still show the lens (raw), or image_proc has removed it (rectified) and p of "
         "camera_info describes them; auto: rectified if the topic is named image_rect...",
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    message: Image | CompressedImage
+    percept: Percept
+    began: float  # time.monotonic()
 
 
 class PerceptionNode(Node):
@@ -60,7 +78,8 @@ class PerceptionNode(Node):
         bundle = load_bundle(settings.bundle)
         self._contract = bundle.contract
         self._T_base_camera = load_extrinsics(settings.extrinsics, self._contract.camera)
-        self._perception = Perception(bundle)
+        arm = choose_arm(bundle, settings.arm)
+        self._perception = Perception(bundle, arm)
         # This also runs ONNX Runtime once, because its first run is slower. Images are in OpenCV's colour order.
         self._perception.rehearse(
             bundle.golden_frames(),
@@ -83,6 +102,9 @@ class PerceptionNode(Node):
         self._stamps: deque[int] = deque(maxlen=31)
         self._last_image_at = time.monotonic()
         self._shift = 0.0
+        self._history = JointHistory(decode.JointMatcher(arm), settings.history_s, settings.joint_max_age_s)
+        self._pending: _Seen | None = None  # a percept that is newer than every joint state
+        self._joints_fault = ""
 
         self._features = self._publisher(messages.FEATURES)
         self._object_pose = self._publisher(messages.OBJECT_POSE)
@@ -92,6 +114,16 @@ class PerceptionNode(Node):
         DriverSubscription(
             self, CameraInfo, messages.CAMERA_INFO.name, self._on_camera_info, CAMERA_SUBSCRIPTION, keeps_latched=True
         )
+        self._joint_states: DriverSubscription | None = None  # only if the domain-shift score depends on the joints
+        if self._perception.uses_joints:
+            self._joint_states = DriverSubscription(
+                self,
+                JointState,
+                messages.JOINT_STATES.name,
+                self._on_joint_state,
+                messages.JOINT_STATES_HISTORY,
+                raw=True,
+            )
         self._image_subscription: Any = None
         self._choose_transport()
         self.create_timer(LOOK_FOR_PUBLISHERS_S, self._choose_transport, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -101,6 +133,11 @@ class PerceptionNode(Node):
         return self.create_publisher(topic.type, topic.name, topic.qos)
 
     # ---- subscriptions ----
+
+    @property
+    def polled(self) -> tuple[Any, ...]:
+        """For the executor: joints are taken with the next image, and wake this node only if a percept waits."""
+        return (self._joint_states.current,) if self._joint_states is not None and self._pending is None else ()
 
     def _choose_transport(self) -> None:
         if self._transport == "auto":
@@ -172,18 +209,53 @@ class PerceptionNode(Node):
                 self.diagnostics.publish()
             return
         self._image_fault = ""
-        self._publish(message, percept)
-        self._processing.add(time.monotonic() - began)
+        if self._pending is not None:
+            held, self._pending = self._pending, None
+            self._judge(held)  # no joint state came since its image
+        self._publish_features(message, percept)
+        seen = _Seen(message, percept, began)
+        if self._joint_states is not None:
+            while (taken := take(self._joint_states.current)) is not None:
+                self._on_joint_state(taken[0])
+            if not self._history.reaches(decode.stamp_ns(message.header.stamp)):
+                self._pending = seen
+                return
+        self._judge(seen)
+
+    def _on_joint_state(self, message: bytes) -> None:
+        self._history.add(decode.serialised_stamp_ns(message), message)
+        if self._pending is not None and self._history.reaches(decode.stamp_ns(self._pending.message.header.stamp)):
+            held, self._pending = self._pending, None
+            self._judge(held)
+
+    def _judge(self, seen: _Seen) -> None:
+        """Judge the domain shift with the joints at the image's time, and publish what was seen."""
+        percept = seen.percept
+        if self._joint_states is not None:
+            try:
+                joints = self._history.at(decode.stamp_ns(seen.message.header.stamp))
+                percept = self._perception.judged_with(percept, joints.positions)
+                self._joints_fault = ""
+            except ConfigurationError as error:
+                if not self._joints_fault:
+                    self.get_logger().warn(f"{error}; until then the domain shift is judged by the images alone")
+                self._joints_fault = str(error)
+        self._publish_pose(seen.message, percept)
+        self._processing.add(time.monotonic() - seen.began)
         self._shift = percept.domain_shift
         if self._overlay.get_subscription_count():
-            self._publish_overlay(message, percept)
+            self._publish_overlay(seen.message, percept)
 
     # ---- publications ----
 
-    def _publish(self, message: Image | CompressedImage, percept: Percept) -> None:
-        # Features first, because the policy waits for them. The pose last, because it completes the percept.
+    def _publish_features(self, message: Image | CompressedImage, percept: Percept) -> None:
+        # At once, because the policy waits for them.
         stamp = decode.stamp_ns(message.header.stamp)
         self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
+
+    def _publish_pose(self, message: Image | CompressedImage, percept: Percept) -> None:
+        # The pose comes last: the controller takes it for the whole percept.
+        stamp = decode.stamp_ns(message.header.stamp)
         found = percept.in_base(self._T_base_camera)
         pose = np.concatenate([found.position, found.orientation])
         base_frame = self._contract.arm.base_frame
@@ -213,6 +285,8 @@ class PerceptionNode(Node):
         if self._camera is None:
             name = self.resolve_topic_name(messages.CAMERA_INFO.name)
             return Report(Level.WARN, f"images come, but no camera_info on {name}", values)
+        if self._joints_fault:
+            return Report(Level.WARN, f"the domain shift is judged by the images alone: {self._joints_fault}", values)
         rate, expected = self._camera_rate_hz(), self._contract.camera.rate_hz
         if len(self._stamps) == self._stamps.maxlen and abs(rate - expected) > RATE_TOLERANCE * expected:
             return Report(Level.WARN, f"the camera runs at {rate:.1f} Hz, but the bundle's at {expected:g} Hz", values)

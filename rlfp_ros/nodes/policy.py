@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 from geometry_msgs.msg import PointStamped
 from pydantic import Field
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, PointCloud2
 from std_msgs.msg import String
 
@@ -26,10 +24,10 @@ from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.nodes.executor import take
+from rlfp_ros.nodes.joint_history import JointHistory
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.recording import decode
-from rlfp_ros.recording.decode import NANOSECONDS
 from rlfp_ros.schema import ConfigurationError, Schema
 
 SILENT_S = 1.0  # without features for this long, diagnostics warn
@@ -88,7 +86,7 @@ class PolicyNode(Node):
         # Uses the node's own messages, and runs ONNX Runtime once, because its first run is several times slower.
         self._policy.rehearse(bundle.golden_frames(), lambda state: receive_golden(state, self._arm, self._matcher))
 
-        self._history: deque[tuple[int, bytes]] = deque()  # oldest first; decoded only if one is used
+        self._history = JointHistory(self._matcher, self._settings.history_s, self._settings.joint_max_age_s)
         self._pending: _Frame | None = None  # features newer than every joint state
         self._answered: Residual | None = None  # answer to the newest frame
         self._reset_stamp_ns = -1  # stamps up to this one belong to the previous episode
@@ -131,14 +129,8 @@ class PolicyNode(Node):
         stamp = decode.serialised_stamp_ns(message)
         if stamp <= self._reset_stamp_ns:
             return
-        if self._history and stamp <= self._history[-1][0]:
-            if stamp == self._history[-1][0]:
-                return
-            self._history.clear()  # time jumped back: another simulator or another bag
-        self._history.append((stamp, message))
-        oldest = stamp - int(self._settings.history_s * NANOSECONDS)
-        while self._history[0][0] < oldest:
-            self._history.popleft()
+        if not self._history.add(stamp, message):
+            return
         if self._pending is not None and stamp >= self._pending.stamp_ns:
             frame, self._pending = self._pending, None
             self._act(frame)
@@ -165,7 +157,7 @@ class PolicyNode(Node):
         frame = _Frame(stamp, features, message.header.frame_id)
         while (taken := take(self._joint_states.current)) is not None:
             self._on_joint_state(taken[0])
-        if self._history and self._history[-1][0] >= stamp:
+        if self._history.reaches(stamp):
             self._pending = None
             self._act(frame)
         else:
@@ -193,7 +185,7 @@ class PolicyNode(Node):
     def _act(self, frame: _Frame) -> None:
         began = time.monotonic()
         try:
-            joints = self._joints_at(frame.stamp_ns)
+            joints = self._history.at(frame.stamp_ns)
             residual = self._policy.act(frame.features, joints, frame.stamp_ns, self._goal_for(frame.optical_frame))
         except ConfigurationError as error:
             self._skipped += 1
@@ -212,21 +204,6 @@ class PolicyNode(Node):
             self._residual.publish(messages.joint_residual_message(residual, self._arm.joint_names))
         else:
             self._residual.publish(messages.residual_message(residual, self._arm.base_frame))
-
-    def _joints_at(self, stamp_ns: int) -> arms.JointState:
-        """Return the newest joint state that is not newer than `stamp_ns`."""
-        for stamp, message in reversed(self._history):
-            if stamp <= stamp_ns:
-                if stamp_ns - stamp > self._settings.joint_max_age_s * NANOSECONDS:
-                    raise ConfigurationError(
-                        f"topic {messages.JOINT_STATES.name}: the joints are {(stamp_ns - stamp) * 1e-9:.3f} s older "
-                        f"than the image, expected at most {self._settings.joint_max_age_s:g} s (joint_max_age_s)"
-                    )
-                return self._matcher(deserialize_message(message, JointState))
-        raise ConfigurationError(
-            f"topic {messages.JOINT_STATES.name}: no joint state is as old as the image; compare the clocks of camera "
-            "and arm, or raise history_s"
-        )
 
     def _goal_for(self, optical_frame: str) -> np.ndarray | None:
         if self._goal_message is None or self._contract.goal == "none":

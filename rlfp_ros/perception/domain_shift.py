@@ -1,4 +1,9 @@
-"""How unlike training a scene looks: a score in [0, 1] from the encoder's embedding.
+"""The domain-shift score in [0, 1]: may what the encoder sees be believed?
+
+A bundle with `trust.onnx` foretells errors of the object's position (`ErrorScore`): a small network reads the
+encoder's outputs and the joints at the image's time, and scores above the hold threshold if the object is probably seen
+at a wrong place (`learning/encoders/trust.py`). Older bundles, and images without joints, are scored by how unlike
+training they look (`DomainShift`), from the encoder's embedding.
 
 The Mahalanobis distance d of the embedding from its mean over training is compared with the distances that training's
 own frames have. Embeddings are not normally distributed: both marks are measured when a bundle is made, not derived.
@@ -16,15 +21,24 @@ learnt a mark of novelty (learning/encoders/novelty.py), that one number is the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rlfp_ros.contract import FeatureStatistics
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.schema import ConfigurationError
 
 # Directions in which training hardly moved would blow rounding up into novelty: variances are at least this share of
 # the largest.
 SMALLEST_VARIANCE = 1e-4
+
+
+# Inputs of trust.onnx: the encoder's outputs, the joints, and the tool's position and axis in the base frame.
+TRUST_INPUTS = ("features", "object_pose", "pose_cov", "embedding", "joint_positions", "tool")
+TRUST_OUTPUT = "domain_shift"
 
 
 class DomainShift:
@@ -58,3 +72,35 @@ class DomainShift:
         if not math.isfinite(distance):
             return 1.0
         return min(1.0, max(0.0, 0.5 * (distance - self._usual) / (self._rare - self._usual)))
+
+
+class ErrorScore:
+    """The score of `trust.onnx`, as a function of the encoder's outputs and the joints at the image's time.
+
+    Parameters
+    ----------
+    session
+        `trust.onnx` in ONNX Runtime.
+    arm
+        The arm that is in the image.
+    """
+
+    def __init__(self, session: Any, arm: Arm) -> None:
+        self._session = session
+        self._kinematics = Kinematics(arm)
+
+    def __call__(self, encoded: Sequence[np.ndarray], joint_positions: np.ndarray) -> float:
+        """Return the score in [0, 1]; 1 if it is not finite.
+
+        Parameters
+        ----------
+        encoded
+            Features, object_pose, pose_cov and embedding of one image.
+        joint_positions
+            [J] rad, when the image was taken.
+        """
+        position, rotation, _ = self._kinematics.evaluate(joint_positions)
+        values = (*encoded, joint_positions, np.concatenate([position, rotation[:, 2]]))
+        inputs = {name: np.asarray(value, np.float32)[None] for name, value in zip(TRUST_INPUTS, values, strict=True)}
+        score = float(np.ravel(self._session.run((TRUST_OUTPUT,), inputs)[0])[0])
+        return min(1.0, max(0.0, score)) if math.isfinite(score) else 1.0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract import GOLDEN_TOLERANCE, Bundle, GoldenFrames
+from rlfp_ros.contract import GOLDEN_TOLERANCE, TRUST_FILE, Bundle, GoldenFrames
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.perception.camera import CameraModel
-from rlfp_ros.perception.domain_shift import DomainShift
+from rlfp_ros.perception.domain_shift import DomainShift, ErrorScore
 from rlfp_ros.perception.extrinsics import orientation_in_base
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError
@@ -100,13 +102,24 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 
 
 class Perception:
-    """Preprocessing, encoder and domain-shift score of a bundle. The only way images reach a policy."""
+    """Preprocessing, encoder and domain-shift score of a bundle. The only way images reach a policy.
 
-    def __init__(self, bundle: Bundle) -> None:
+    Parameters
+    ----------
+    bundle
+        The bundle.
+    arm
+        The arm that is in the images; None: the one that the bundle was trained with.
+    """
+
+    def __init__(self, bundle: Bundle, arm: Arm | None = None) -> None:
         self.contract = bundle.contract
         self._preprocessor = Preprocessor(bundle.contract)
         self._encoder = OnnxEncoder(bundle.session("encoder.onnx"))
         self.domain_shift = DomainShift(bundle.contract.feature_statistics)
+        self._error_score: ErrorScore | None = None
+        if bundle.contract.trust is not None:
+            self._error_score = ErrorScore(bundle.session(TRUST_FILE), arm or trained_arm(bundle))
         self._source = bundle.directory
         self.rehearse(bundle.golden_frames())
 
@@ -114,6 +127,11 @@ class Perception:
     def preprocessing(self) -> str:
         """Description of the preprocessing for the log; empty before the first camera."""
         return self._preprocessor.description
+
+    @property
+    def uses_joints(self) -> bool:
+        """Whether the domain-shift score depends on the joints at the image's time."""
+        return self._error_score is not None
 
     def use_camera(self, camera: CameraModel, source: str = "camera_info") -> None:
         """Plan the preprocessing of a camera before its first image comes.
@@ -143,7 +161,7 @@ class Perception:
             If features or domain shift differ by more than `GOLDEN_TOLERANCE`.
         """
         for number, image in enumerate(golden.images):
-            percept = self(receive(enlarged(image)))
+            percept = self(receive(enlarged(image)), joint_positions=golden.positions[number])
             for name, found, expected in (
                 ("features", percept.features, golden.features[number]),
                 ("domain_shift", percept.domain_shift, golden.domain_shifts[number]),
@@ -156,7 +174,13 @@ class Perception:
                         "the encoder's normalisation is not training's: use the rlfp_ros that wrote the bundle"
                     )
 
-    def __call__(self, image: np.ndarray, camera: CameraModel | None = None, source: str = "camera") -> Percept:
+    def __call__(
+        self,
+        image: np.ndarray,
+        camera: CameraModel | None = None,
+        source: str = "camera",
+        joint_positions: np.ndarray | None = None,
+    ) -> Percept:
         """Find features, object and domain shift in an image.
 
         Parameters
@@ -167,15 +191,25 @@ class Perception:
             The camera that took it; None: the bundle's own, at any resolution of its aspect ratio.
         source
             What to name in an error: a topic or a file.
+        joint_positions
+            [J] rad when the image was taken, in the arm's order; None: the domain shift is judged by the image alone.
 
         Raises
         ------
         ConfigurationError
             If the image is not of the camera's size, or the camera does not see what the bundle's camera saw.
         """
-        return self.encode(self._preprocessor(image, camera, source))
+        return self.encode(self._preprocessor(image, camera, source), joint_positions)
 
-    def encode(self, image: np.ndarray) -> Percept:
+    def encode(self, image: np.ndarray, joint_positions: np.ndarray | None = None) -> Percept:
         """Find features, object and domain shift in the network's own input, uint8 [h, w, 3], without preprocessing."""
         features, object_pose, pose_cov, embedding = self._encoder(image)
-        return Percept(image, features, object_pose, pose_cov, embedding, self.domain_shift(embedding))
+        percept = Percept(image, features, object_pose, pose_cov, embedding, self.domain_shift(embedding))
+        return percept if joint_positions is None else self.judged_with(percept, joint_positions)
+
+    def judged_with(self, percept: Percept, joint_positions: np.ndarray) -> Percept:
+        """Judge the domain shift of a percept with the joints [J] rad at the image's time, if the bundle can."""
+        if self._error_score is None:
+            return percept
+        encoded = (percept.features, percept.object_pose, percept.pose_cov, percept.embedding)
+        return replace(percept, domain_shift=self._error_score(encoded, joint_positions))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from rich.console import Console
 from rlfp_ros import __version__
 from rlfp_ros.contract import (
     METADATA_PREFIX,
+    TRUST_FILE,
     Bundle,
     Contract,
     Evaluation,
@@ -30,6 +31,7 @@ from rlfp_ros.contract import (
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.trained_arm import trained_arm
+from rlfp_ros.learning.encoders.trust import TrustTraining
 from rlfp_ros.learning.export import quantise
 from rlfp_ros.learning.export.networks import Networks, deployed
 from rlfp_ros.learning.export.reference import (
@@ -43,6 +45,7 @@ from rlfp_ros.learning.export.reference import (
     play,
 )
 from rlfp_ros.learning.export.trained import load_trained
+from rlfp_ros.learning.export.trust import golden_trust, make_trust
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
 
@@ -57,7 +60,7 @@ class Candidate:
 
     contract: Contract
     arm: Arm
-    files: dict[str, bytes]  # encoder.onnx and policy.onnx
+    files: dict[str, bytes]  # encoder.onnx, policy.onnx, and trust.onnx if there is one
     networks: Networks  # those files in ONNX Runtime
     tensors: dict[str, np.ndarray]  # golden inputs and outputs of the networks
     played: list[PlayedFrame]
@@ -69,6 +72,7 @@ def export_bundle(
     evaluation_episodes: int = 100,
     observations: int = OBSERVATIONS,
     console: Console | None = None,
+    trust: TrustTraining | None = None,
 ) -> Bundle:
     """Write the bundle `out` from a run folder of `rlfp train`, or again from an older bundle, its networks unchanged.
 
@@ -84,6 +88,8 @@ def export_bundle(
         Number of random and of real observations on which PyTorch and ONNX Runtime are compared.
     console
         Shows the progress.
+    trust
+        How long the domain-shift score `trust.onnx` is learnt, anew; None: an older bundle keeps the one that it has.
 
     Raises
     ------
@@ -97,11 +103,22 @@ def export_bundle(
     candidate = _from_bundle(source) if older else _from_run(source, observations, console)
     contract = candidate.contract
     check_goal_is_used(contract, candidate.networks, candidate.played)
+    files, tensors = dict(candidate.files), candidate.tensors
+    if trust is not None:
+        console.print(
+            f"domain-shift score: learns from {trust.images} images and {trust.altered} altered copies of each"
+        )
+        files[TRUST_FILE], learnt = make_trust(contract, candidate.arm, files["encoder.onnx"], trust)
+        contract = contract.model_copy(update={"trust": learnt})
     frames, covered = choose_golden_frames(candidate.networks, candidate.played)
-    golden = golden_arrays(candidate.tensors, golden_frames(contract, frames, covered))
+    recorded = golden_frames(contract, frames, covered)
+    if TRUST_FILE in files:
+        scored = golden_trust(files[TRUST_FILE], candidate.arm, frames)
+        tensors, recorded = tensors | scored.tensors, replace(recorded, domain_shifts=scored.scores)
+    golden = golden_arrays(tensors, recorded)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **golden)  # type: ignore[arg-type]  # numpy's stub takes them for allow_pickle
-    files = {name: _described(contract, name, data) for name, data in candidate.files.items()}
+    files = {name: _described(contract, name, data) for name, data in files.items()}
     files |= {"golden.npz": buffer.getvalue()} | candidate.arm.files()
     if evaluation_episodes and not older:
         contract = _evaluated(contract, files, evaluation_episodes, console)
@@ -121,7 +138,8 @@ def check_deployment(bundle: Bundle) -> None:
 
 def _from_bundle(source: Path) -> Candidate:
     bundle = load_bundle(source)
-    files = {name: bundle.file(name).read_bytes() for name in ("encoder.onnx", "policy.onnx")}
+    names = ("encoder.onnx", "policy.onnx", *([TRUST_FILE] if bundle.contract.trust else []))
+    files = {name: bundle.file(name).read_bytes() for name in names}
     with np.load(bundle.file("golden.npz")) as arrays:
         tensors = {name: arrays[name] for name in arrays if not name.startswith("frames/")}
     networks, arm = deployed(files), trained_arm(bundle)
