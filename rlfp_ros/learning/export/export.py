@@ -169,6 +169,9 @@ def _from_run(source: Path, observations: int, console: Console) -> Candidate:
 def _described(contract: Contract, name: str, data: bytes) -> bytes:
     """An ONNX file with metadata that states what it was trained for."""
     model = onnx.load_from_string(data)
+    stated = {entry.key: entry.value for entry in model.metadata_props}
+    if description(contract, name).items() <= stated.items():
+        return data  # of an older bundle: the file stays byte for byte what it was
     model.producer_name, model.producer_version = "rlfp_ros", __version__
     notes = {METADATA_PREFIX + "commit": str(contract.provenance.get("commit", "unknown"))}
     onnx.helper.set_model_props(model, description(contract, name) | notes)
