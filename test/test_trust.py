@@ -72,3 +72,65 @@ def test_inference_times_a_bundle(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert '"encoder_policy_ms": {' in text
     assert "p99" in text
     assert str(sys.prefix) not in text
+
+
+# --- the score that foretells errors ----------------------------------------------------------------------------------
+
+
+def encoded_scene(rng: np.random.Generator, count: int, shift: np.ndarray) -> tuple[np.ndarray, ...]:
+    """An encoder's outputs, right but for a `shift` [count, 2] of all points on the plane z = 1; joints and errors."""
+    T = CAMERA.T_base_camera.matrix()
+    T_camera_base = np.linalg.inv(T)
+    tool = np.column_stack(
+        [rng.uniform([0.3, -0.2, 0.1], [0.6, 0.2, 0.3], (count, 3)), np.tile([0, 0, -1], (count, 1))]
+    )
+    block = np.column_stack([rng.uniform([0.35, -0.2], [0.6, 0.2], (count, 2)), np.full(count, 0.02)])
+    points = np.zeros((count, 16, 3))
+    for number, place in enumerate((block, tool[:, :3], tool[:, :3] + [0, 0, 0.105], np.tile([0, 0, 0.1], (count, 1)))):
+        in_camera = place @ T_camera_base[:3, :3].T + T_camera_base[:3, 3]
+        points[:, number, :2] = in_camera[:, :2] / in_camera[:, 2:] + shift
+    points[..., 2] = 0.3
+    ray = np.column_stack([points[:, 0, :2], np.ones(count)]) @ T[:3, :3].T
+    found = T[:3, 3] + ray * ((0.02 - T[2, 3]) / ray[:, 2])[:, None]
+    in_camera = (found - block) @ T_camera_base[:3, :3].T
+    pose = np.column_stack([found @ T_camera_base[:3, :3].T + T_camera_base[:3, 3], np.tile([0, 0, 0, 1], (count, 1))])
+    covariance = np.tile(1e-4 * np.eye(6), (count, 1, 1))
+    return points, pose, covariance, np.zeros((count, 1)), np.zeros((count, 7)), tool, in_camera
+
+
+def test_the_score_finds_wrong_positions_by_where_the_arm_must_appear() -> None:
+    """Nothing but the arm's own points says that everything is seen too far to the side."""
+    pytest.importorskip("torch")
+    import torch
+
+    from rlfp_ros.learning.encoders.trust import HOLD, Encoded, TrustTraining, learn_trust
+
+    rng = np.random.default_rng(0)
+
+    def images(count: int) -> Encoded:
+        size = np.where(rng.uniform(size=count) < 0.5, rng.uniform(0, 0.01, count), rng.uniform(0.06, 0.2, count))
+        angle = rng.uniform(0, 2 * np.pi, count)
+        return Encoded(*encoded_scene(rng, count, size[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])))
+
+    training = TrustTraining(updates=300, hidden=32)
+    trust = learn_trust(CAMERA, images(2000), {"all": images(1000)}, 0, training)
+    fresh = images(1000)
+    with torch.no_grad():
+        scores = trust(*fresh.inputs)[:, 0].numpy()
+    assert 0 <= scores.min() <= scores.max() <= 1
+    assert np.mean(scores[~fresh.is_wrong] >= HOLD) < 0.03
+    assert np.mean(scores[fresh.is_wrong] >= HOLD) > 0.9
+
+
+def test_alterations_keep_size_and_type_and_change_the_image() -> None:
+    pytest.importorskip("torch")
+    from rlfp_ros.learning.encoders.alterations import CORRUPTIONS, ENCODINGS, UNSEEN, VIEWS
+
+    rng = np.random.default_rng(1)
+    image = np.random.default_rng(0).integers(0, 256, (84, 84, 3), dtype=np.uint8)
+    before = image.copy()
+    for name, alter in {**ENCODINGS, **CORRUPTIONS, **VIEWS, **UNSEEN}.items():
+        altered = alter(image, rng)
+        assert (altered.shape, altered.dtype) == (image.shape, image.dtype), name
+        assert not np.array_equal(altered, image), name
+        np.testing.assert_array_equal(image, before, err_msg=name)
