@@ -6,14 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from rlfp_ros.contract import Bundle
 from rlfp_ros.control.safety.supervisor import State
-from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.perception.images import write_image
@@ -108,16 +106,15 @@ class _Limits:
     """Counts ticks at which the setpoint of the arm's controller exceeds a published limit."""
 
     def __init__(self, rollout: Rollout) -> None:
-        world: Any = rollout.world
+        world = rollout.world
         limits = world.arm.limits
         self.exceeded = 0
         self._lower, self._upper = np.array(limits.lower), np.array(limits.upper)
         self._velocity, self._acceleration = np.array(limits.velocity), np.array(limits.acceleration)
-        self._world, self._step = world, world.step
-        world.step = self._stepped
+        self._world = world
+        rollout.deployment.on_tick = self._look
 
-    def _stepped(self, trajectory: Trajectory | None, gripper_width: float | None = None) -> None:
-        self._step(trajectory, gripper_width)
+    def _look(self) -> None:
         position, velocity, acceleration = self._world.commanded()
         inside = (
             (position >= self._lower).all()

@@ -57,30 +57,30 @@ class Rollout:
         self.perception = Perception(bundle, chosen)
         self.policy = Policy(bundle, chosen)
         self.world = make_world(chosen, load_task(contract.task), conditions, contract.camera)
-        self._deployment = Deployment(self.world, contract, settings)
+        self.deployment = Deployment(self.world, contract, settings)
 
     def play(self, seed: int, watch: Watch = lambda percept: None) -> PlayedEpisode:
         """Play one episode. `watch` is called with the percept of each image before the world continues."""
-        self._deployment.reset(seed)
+        self.deployment.reset(seed)
         self.policy.reset()
         world, residuals = self.world, []
         going = True
         while going:
-            joints = self._deployment.frame_joint_state
+            joints = self.deployment.frame_joint_state
             percept = self.perception(world.image, world.calibration, joint_positions=joints.positions)
             goal = world.task.goal(world)
             residual = self.policy.act(percept.features, joints, world.image_stamp_ns, goal)
             residuals.append(residual)
             watch(percept)
-            self._deployment.answer(residual, percept)
-            going = self._deployment.advance()
+            self.deployment.answer(residual, percept)
+            going = self.deployment.advance()
         assert world.outcome is not None
         return PlayedEpisode(seed, world.outcome, residuals)
 
     @property
     def controller(self) -> ResidualController:
         """The safety controller on the arm."""
-        return self._deployment.controller
+        return self.deployment.controller
 
     def close(self) -> None:
         """Free the simulator's memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlfp_ros.contract import ActionContract, BaseControllerContract
@@ -29,11 +30,17 @@ class Deployment:
 
     In every tick, due frames are delivered, the residual for each takes effect, the controller ticks on the measured
     joints, and its command goes to the arm. The simulator node does the same through topics.
+
+    Attributes
+    ----------
+    on_tick : callable or None
+        Called after every tick, when the command has taken effect in the world; for measurements.
     """
 
     def __init__(self, world: ArmWorld, behaviour: ActionAndBase, settings: ControllerSettings) -> None:
         self.world = world
         self.controller = ResidualController(world.arm, behaviour, settings)
+        self.on_tick: Callable[[], None] | None = None
         self._T_base_camera = world.camera.contract.T_base_camera.matrix()
         self._answers: deque[tuple[Residual, Percept | None]] = deque()
         self._residuals = CompleteResiduals(self.controller.has_gripper, waits_for_percepts=True)
@@ -71,6 +78,8 @@ class Deployment:
             controller.on_joint_state(world.joint_state(), now)
             command = controller.tick(now, now)
             world.step(command.trajectory, command.gripper_width)
+            if self.on_tick is not None:
+                self.on_tick()
             if world.outcome is not None:
                 return False
             if world.captured:
