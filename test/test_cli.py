@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import load_or_skip
 from python_process import run_python
 
@@ -39,7 +40,12 @@ def rlfp(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         (["calibrate", "board", "--squares", "7"], "--squares is '7', expected COLUMNSxROWS such as 7x5"),
         (["calibrate", "extrinsics", "--bag", "nothing"], "nothing: holds no bag, expected a folder with an .mcap"),
         (["align", "--bag", "nothing"], "nothing: holds no bag"),
+        (["align", "image_kind:=bent", "--bag", "nothing"], "image_kind is 'bent'; it can be: auto, raw, rectified"),
         (["gap", "--bag", "nothing"], "nothing: holds no bag"),
+        (["train", "reach", "--recipe", "magic"], "recipe is 'magic', expected one of: imitation"),
+        (["train", "reach", "--feature-stack", "9"], "feature_stack is 9, expected 1 to 8"),
+        (["demo", "--arm", "no_such.yaml"], "no_such.yaml: no such file; give the YAML file of an arm"),
+        (["demo", "--arm", "examples/my_arm/my_arm.yaml"], "no such file, and models/ has no 'reach_my_arm'"),
         (["bench", "astrology"], "'astrology' is not a script in benchmarks/"),
     ],
 )
@@ -87,6 +93,39 @@ def test_launch_lists_every_argument_with_its_default(which: Any, capsys: pytest
     shown = capsys.readouterr().out
     for argument in which.arguments:
         assert f"  {argument.name}:={argument.default}\n      {argument.description}" in shown
+
+
+@pytest.mark.parametrize(("words", "kind"), [(["image_kind:=rectified"], "rectified"), ([], "auto")])
+def test_align_takes_the_kind_of_images_as_the_graph_does(
+    words: list[str], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlfp_ros.commissioning import calibrate
+
+    kinds: list[str] = []
+    monkeypatch.setattr(calibrate, "overlay", lambda *given: kinds.append(given[-1].image_kind) or 0)
+    assert cli.main(["align", *words, "--bag", str(tmp_path)]) == 0
+    assert kinds == [kind]
+
+
+@pytest.mark.parametrize("command", ["preview", "launch"])
+def test_a_doubtful_arm_is_pointed_out(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlfp_ros.evaluation import preview
+    from rlfp_ros.graph import runner
+
+    document = yaml.safe_load((ROOT / "config" / "arms" / "panda.yaml").read_text())
+    file = tmp_path / "bare.yaml"
+    file.write_text(yaml.safe_dump(document | {"name": "bare", "capsules": []}))
+    monkeypatch.setattr(preview, "preview", lambda *given, **named: [])
+    monkeypatch.setattr(runner.Runner, "__enter__", lambda self: self)
+    monkeypatch.setattr(runner.Runner, "__exit__", lambda *_: None)
+    monkeypatch.setattr(runner.Runner, "wait", lambda self: 0)
+    words = {"preview": ["--arm", str(file)], "launch": ["sim.launch.py", "bundle:=reach_panda", f"arm:={file}"]}
+    assert cli.main([command, *words[command]]) == 0
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"warning: {file}: capsules: none")
+    assert shown.count("\n") == 1
 
 
 @pytest.mark.parametrize("wrong", ["0", "-3", "many"])

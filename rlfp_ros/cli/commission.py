@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,12 +149,16 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 def _align(options: argparse.Namespace) -> int:
     from rlfp_ros.commissioning import calibrate
+    from rlfp_ros.graph.arguments import parse_arguments, parse_assignments
     from rlfp_ros.graph.live_bag import record_live
+    from rlfp_ros.graph.real_arm import REAL_ARM
 
+    choice = _choice(options)
+    arguments = parse_arguments(REAL_ARM, parse_assignments(options.topics, "align"))
+    if choice.image_kind == "auto":  # image_kind:= is an argument of the graph, like the topics
+        choice = dataclasses.replace(choice, image_kind=arguments["image_kind"])
     bag = options.bag or record_live(options.arm or "", options.topics, options.out)
-    return calibrate.overlay(
-        bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out, _choice(options)
-    )
+    return calibrate.overlay(bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out, choice)
 
 
 def _gap(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlfp_ros.cli.arm_warnings import named_arm
 from rlfp_ros.cli.parsing import ARMS, PROFILES, ROOMS, TASKS, Commands, add_command, positive
 
 if TYPE_CHECKING:
@@ -97,7 +98,12 @@ def _preview(options: argparse.Namespace) -> int:
 
     EVALUATION.episodes(options.seed, 36)
     for path in preview(
-        options.task, options.profile, arm=options.arm, out=options.out, sweep=options.sweep, seed=options.seed
+        options.task,
+        options.profile,
+        arm=named_arm(options.arm),
+        out=options.out,
+        sweep=options.sweep,
+        seed=options.seed,
     ):
         print(path)
     return 0

@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rlfp_ros.cli.parsing import ROOMS, TASKS, Commands, add_command, positive
+from rlfp_ros.cli.parsing import ARMS, ROOMS, TASKS, Commands, add_command, positive
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this file's commands."""
     command = add_command(commands, "demo", _demo, "run episodes on the real ROS 2 graph and show what happened")
     command.add_argument("--task", default="reach", help=f"{TASKS} (default: %(default)s)")
+    command.add_argument(
+        "--bundle",
+        metavar="BUNDLE",
+        help="the bundle: a folder, or the name of one in models/ (default: <task>_<arm>)",
+    )
+    command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: panda, or the bundle's own)")
     command.add_argument(
         "--episodes", type=positive, default=10, metavar="N", help="number of episodes (default: %(default)s)"
     )
@@ -56,6 +62,8 @@ def _demo(options: argparse.Namespace) -> int:
     EVALUATION.episodes(options.seed, options.episodes)
     return demo.run(
         task=options.task,
+        bundle_name=options.bundle,
+        arm=options.arm,
         episodes=options.episodes,
         seed=options.seed,
         json_path=options.json,
@@ -66,6 +74,9 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _launch(options: argparse.Namespace) -> int:
+    from rlfp_ros.cli.arm_warnings import warned_about
+    from rlfp_ros.contract import load_bundle
+    from rlfp_ros.control.trained_arm import choose_arm
     from rlfp_ros.graph.arguments import parse_assignments
     from rlfp_ros.graph.catalogue import GRAPHS, find_graph
     from rlfp_ros.graph.description import describe
@@ -81,6 +92,7 @@ def _launch(options: argparse.Namespace) -> int:
         print(describe(graph))
         return 0
     resolved = resolve(graph, parse_assignments(options.arguments, f"{graph.name}.launch.py"))
+    warned_about(choose_arm(load_bundle(resolved.arguments["bundle"]), resolved.arguments["arm"]))
     with Runner(resolved, log_file=options.log_file) as runner:
         return runner.wait()
 

@@ -7,11 +7,11 @@ no default here: an option that was not given is absent, and the default of the 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlfp_ros.cli.arm_warnings import named_arm
 from rlfp_ros.cli.parsing import ARMS, PROFILES, TASKS, Commands, add_command, fraction, natural, positive
 
 
@@ -35,7 +35,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--resume", action="store_true", help="continue the training in the run folder")
     _add_evaluation_episodes(command)
     command.add_argument(
-        "--algorithm", metavar="NAME", help="run one algorithm instead of the recipe; `rlfp plugins` lists them"
+        "--algorithm", metavar="NAME", help="run one algorithm instead of a recipe; `rlfp plugins` lists them"
     )
     recipe, algorithm = _recipe_options(command), _algorithm_options(command)
     command.set_defaults(recipe_options=recipe, algorithm_options=algorithm)
@@ -69,6 +69,9 @@ def _add_evaluation_episodes(command: argparse.ArgumentParser) -> None:
 def _recipe_options(command: argparse.ArgumentParser) -> Sequence[argparse.Action]:
     group = command.add_argument_group("the recipe", "without --algorithm", argument_default=argparse.SUPPRESS)
     return (
+        group.add_argument(
+            "--recipe", metavar="NAME", help="the recipe; `rlfp plugins` lists them (default: imitation)"
+        ),
         group.add_argument("--encoder", metavar="KIND", help="the encoder; `rlfp plugins` lists them"),
         group.add_argument(
             "--representation",
@@ -147,8 +150,9 @@ def _train_by_recipe(options: argparse.Namespace) -> int:
     from rlfp_ros.learning.recipes import train
 
     given = _given(options, options.recipe_options)
-    recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed).with_options(**given)
-    name = f"{options.task}_{_arm_name(options.arm)}"
+    chosen = given.pop("recipe", train.DEFAULT)
+    recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed, chosen).with_options(**given)
+    name = f"{options.task}_{named_arm(options.arm).name}"
     out = options.out or Path("models") / name
     run = options.run_folder or Path("runs") / f"train_{name}"
     train.main(recipe, out, run, resume=options.resume, evaluation_episodes=options.evaluation_episodes)
@@ -165,21 +169,10 @@ def _train_by_algorithm(options: argparse.Namespace) -> int:
     for option in ("algorithm", "task", "arm", "profile", "seed"):
         given[option] = getattr(options, option)
     plan = validate(given, algorithms.Plan, "rlfp train")
-    name = f"{options.algorithm}_{plan.observation}_{options.task}_{_arm_name(options.arm)}"
+    name = f"{options.algorithm}_{plan.observation}_{options.task}_{named_arm(options.arm).name}"
     run = options.run_folder or Path("runs") / name
     algorithms.main(plan, run, options.out, options.resume, options.evaluation_episodes)
     return 0
-
-
-def _arm_name(name_or_path: str) -> str:
-    """The arm's own name, for names of folders. Prints what a person should know about the arm."""
-    from rlfp_ros.commissioning.arm_check import concerns
-    from rlfp_ros.control.arm import load_arm
-
-    arm = load_arm(name_or_path)
-    for concern in concerns(arm):
-        print(f"warning: {concern}", file=sys.stderr)
-    return arm.name
 
 
 def _export(options: argparse.Namespace) -> int:

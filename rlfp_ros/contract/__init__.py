@@ -2,6 +2,7 @@
 
 from rlfp_ros.contract.bundle import ARM_FILE, ARM_FILES, FILES, TRUST_FILE, Bundle, load_bundle, sha256
 from rlfp_ros.contract.contract import (
+    MOST_FEATURE_FRAMES,
     TWIST_COMPONENTS,
     ActionContract,
     ArmContract,
@@ -32,6 +33,7 @@ __all__ = [
     "GOLDEN_TOLERANCE",
     "METADATA_PREFIX",
     "TRUST_FILE",
+    "MOST_FEATURE_FRAMES",
     "TWIST_COMPONENTS",
     "ActionContract",
     "ArmContract",

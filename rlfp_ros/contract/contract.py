@@ -12,6 +12,7 @@ from rlfp_ros.schema import Pose, Schema
 Positive = Field(gt=0)
 JointQuantity = Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position", "tool_direction"]
 Goal = Literal["none", "point", "marker"]  # marker: the policy gets no goal point; it sees the goal in the image
+MAX_FEATURE_STACK = 8
 TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 
@@ -78,7 +79,7 @@ class PolicyContract(Schema):
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    feature_stack: int = Field(default=1, ge=1, le=8)  # frames of features, newest last
+    feature_stack: int = Field(default=1, ge=1, le=MAX_FEATURE_STACK)  # frames of features, newest last
     state_size: int = Field(default=1, ge=1)  # 1 and always zero for a policy without memory
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rlfp_ros.control.arm import Arm
 from rlfp_ros.perception.images import write_image
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
@@ -19,14 +20,19 @@ LATER_FRAMES = 45  # each tile shows a random frame below this, so that arm and 
 
 
 def preview(
-    task: str, profile: str, arm: str | Path = "panda", out: Path | None = None, sweep: str | None = None, seed: int = 0
+    task: str,
+    profile: str,
+    arm: str | Path | Arm = "panda",
+    out: Path | None = None,
+    sweep: str | None = None,
+    seed: int = 0,
 ) -> list[Path]:
     """Write a sheet of 36 episodes and, with `sweep`, one with that parameter from low to high.
 
     Parameters
     ----------
     task, profile, arm
-        Names, or paths of files for profile and arm.
+        Names, or paths of files for profile and arm, or an arm.
     out
         File of the first sheet; the other one gets the parameter's name too.
     sweep

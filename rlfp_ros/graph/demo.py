@@ -16,8 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlfp_ros.contract import Bundle, load_bundle
+from rlfp_ros.control.arm import load_arm
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.graph.arguments import DEFAULT_ARM
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.rollout import latency_summary, observe_graph, outcome_of
 from rlfp_ros.graph.sim import SIM
@@ -36,16 +38,46 @@ def run(
     seed: int = 0,
     json_path: Path | None = None,
     out: Path | None = None,
-    arm: str = "panda",
+    arm: str | None = None,
     profile: str = "train",
     hardware: str = "none",
     room: str = "twin_near",
+    bundle_name: str | None = None,
 ) -> int:
-    """With `hardware` "mock", the real-arm graph against the MuJoCo twin in `room`; else the simulation graph.
+    """Play episodes, show a line for each, and leave images, figures and a bag in a folder.
 
-    Play, show a line per episode, leave images, figures and a bag in `out`. Exit code 0 if the graph did not fail."""
+    Parameters
+    ----------
+    task
+        The task; a bundle that is given has its own.
+    episodes, seed
+        Number of episodes, and the seed of the first.
+    json_path
+        Also gets the figures.
+    out
+        The folder; by default one below runs/ that is named after the time.
+    arm
+        Name or file of an arm, by default panda, or the bundle's own if one is given.
+    profile
+        Randomisation of the simulation graph.
+    hardware
+        "mock": the real-arm graph against the MuJoCo twin in `room`; "none": the simulation graph.
+    bundle_name
+        Name or folder of a bundle; by default the one in models/ for the task and the arm.
+
+    Returns
+    -------
+    int
+        The exit code, 0.
+
+    Raises
+    ------
+    ConfigurationError
+        If an argument does not fit, or the graph failed.
+    """
     console = Console(highlight=False)
-    bundle = load_bundle(f"{task}_{arm}")
+    bundle = load_bundle(bundle_name or f"{task}_{load_arm(arm).name if arm else DEFAULT_ARM}")
+    task = bundle.contract.task
     folder = (out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()
     _make(folder)
     mock = hardware == "mock"
@@ -72,7 +104,7 @@ def run(
 
     started = time.monotonic()
     arguments: dict[str, Any] = {
-        "arm": arm,
+        "arm": arm or "",
         "bundle": str(bundle.directory),
         "transport": "local",
         "record": str(folder / "bags"),

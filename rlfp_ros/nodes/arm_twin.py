@@ -122,7 +122,7 @@ class ArmTwin(Node):
         self.settings = settings = declare(self, ArmTwinSettings, self._on_parameters)
         bundle = load_bundle(settings.bundle)
         contract = bundle.contract
-        self._arm = arm = choose_arm(bundle, settings.arm)
+        self._arm = arm = choose_arm(bundle, settings.arm, self.get_logger().info)
         self._joint_names = arm.driver_names(arm.joint_names)
         self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
         self._world = MujocoWorld(

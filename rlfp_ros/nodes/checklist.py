@@ -59,7 +59,7 @@ class ChecklistNode(Node):
         super().__init__("checklist")
         self._settings = settings = declare(self, ChecklistNodeSettings)
         bundle = load_bundle(settings.bundle)
-        contract, arm = bundle.contract, choose_arm(bundle, settings.arm)
+        contract, arm = bundle.contract, choose_arm(bundle, settings.arm, self.get_logger().info)
         self._matcher = decode.JointMatcher(arm, self.resolve_topic_name(arm.topics.joint_states))
         name, self._command_type = m.command_topic(settings.output, arm)
         self._command_topic = self.resolve_topic_name(name)

@@ -78,7 +78,7 @@ class PolicyNode(Node):
         self._settings = parameters.declare(self, PolicySettings)
         bundle = load_bundle(self._settings.bundle)
         self._contract = bundle.contract
-        self._arm = choose_arm(bundle, self._settings.arm)
+        self._arm = choose_arm(bundle, self._settings.arm, self.get_logger().info)
         self._policy = Policy(bundle, self._arm)
         self._T_base_camera = load_extrinsics(self._settings.extrinsics, self._contract.camera)
         self._features_shape = tuple(self._contract.encoder.outputs["features"][1:])

@@ -88,7 +88,7 @@ class Simulator(Node):
         super().__init__("simulator")
         self.settings = settings = declare(self, SimulatorSettings)
         bundle = load_bundle(settings.bundle)
-        arm = choose_arm(bundle, settings.arm)
+        arm = choose_arm(bundle, settings.arm, self.get_logger().info)
         camera = _camera(bundle.contract.camera, settings)
         self._arm = arm
         self._joint_names = arm.driver_names(arm.joint_names)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
+from rlfp_ros.contract import MOST_FEATURE_FRAMES
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.files import RESUME, write_whole
 from rlfp_ros.learning.algorithms.environments import TaskEnvironment
@@ -68,6 +69,12 @@ class ImitationRecipe(Recipe):
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
     dagger: DaggerTraining | None = field(default_factory=DaggerTraining)  # None: never through the estimator
     reinforcement: ReinforcementSettings = field(default_factory=ReinforcementSettings)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.feature_stack <= MOST_FEATURE_FRAMES:
+            raise ConfigurationError(
+                f"feature_stack is {self.feature_stack}, expected 1 to {MOST_FEATURE_FRAMES}, which a bundle can hold"
+            )
 
     @classmethod
     def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:

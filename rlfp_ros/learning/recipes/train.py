@@ -69,7 +69,7 @@ def main(
     check_training_seed(recipe.seed)
     cell = load_cell(recipe.task, recipe.arm, recipe.profile, recipe.image_size)
     recipe.check(cell)
-    claim_run(run, "recipe.json", recipe.document() | cell.contents(), resume)
+    claim_run(run, "recipe.json", {"recipe": type(recipe).__qualname__} | recipe.document() | cell.contents(), resume)
     console = Console()
     console.print(
         f"training [bold]{recipe.task}[/] for {cell.arm.name} in {run} (seed {recipe.seed}); "
