@@ -13,6 +13,8 @@ import pytest
 from bootstrap_script import load_bootstrap
 from source_copy import copy_source
 
+from rlfp_ros.requirements import requirement_sets
+
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-colcon"  # colcon needs an older setuptools than torch: an environment of its own
 DATA = ("launch", "config", "models", "sim")
@@ -129,3 +131,13 @@ def test_versions_agree() -> None:
     import rlfp_ros
 
     assert ElementTree.parse(ROOT / "package.xml").getroot().findtext("version") == rlfp_ros.__version__
+
+
+def test_package_xml_names_every_requirement_of_a_robot_and_of_the_simulators() -> None:
+    """By its rosdep key, or in the comment that lists what has none."""
+    keys = {"PyYAML": "python3-yaml", "pin": "pinocchio", "opencv-python-headless": "opencv", "pillow": "python3-pil"}
+    text = (ROOT / "package.xml").read_text()
+    sets = requirement_sets()
+    names = [requirement.name for name in ("core", "sim") for requirement in sets[name]]
+    assert {"zstandard", "mujoco", "numpy"} <= set(names)
+    assert [name for name in names if keys.get(name, name) not in text] == []
