@@ -12,7 +12,8 @@ from image_file import read_image
 from rlfp_ros import cli
 from rlfp_ros.commissioning.arm_check import Severity, check, concerns
 from rlfp_ros.commissioning.capsules import fit_arm, fit_capsule, link_triangles, outside, surface_points
-from rlfp_ros.control.arm import Arm, Capsule, load_arm
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm_parts import Capsule
 from rlfp_ros.control.policy import residual_of
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv

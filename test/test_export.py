@@ -20,8 +20,8 @@ from rlfp_ros.cli import main as rlfp
 from rlfp_ros.contract import Bundle, Evaluation, FeatureStatistics, GoldenFrames, load_bundle, write_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy
-from rlfp_ros.learning.algorithms.networks import ImageEncoder, RelativePoints, Trunk
-from rlfp_ros.learning.algorithms.sac import GaussianActor, SacPolicy
+from rlfp_ros.learning.algorithms.networks import GaussianActor, ImageEncoder, RelativePoints, Trunk
+from rlfp_ros.learning.algorithms.sac import SacPolicy
 from rlfp_ros.learning.encoders import novelty
 from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings
 from rlfp_ros.learning.encoders.pose_head import INSIDE_90

@@ -25,7 +25,7 @@ from rich.console import Console
 from rlfp_ros import cli
 from rlfp_ros.commissioning.checklist import ChecklistReport, Line
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.control.safety.supervisor import State
+from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner

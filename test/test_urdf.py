@@ -11,7 +11,8 @@ import yaml
 from conftest import load_or_skip
 
 from rlfp_ros import paths
-from rlfp_ros.control.arm import Arm, Pointer, load_arm
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm_parts import Pointer
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer

@@ -15,7 +15,8 @@ import numpy as np
 import pinocchio as pin
 import yaml
 
-from rlfp_ros.control.arm import Arm, Capsule, load_arm
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm_parts import Capsule
 from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.urdf import read_urdf

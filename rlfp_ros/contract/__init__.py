@@ -2,7 +2,7 @@
 
 from rlfp_ros.contract.bundle import ARM_FILE, ARM_FILES, FILES, TRUST_FILE, Bundle, load_bundle, sha256
 from rlfp_ros.contract.contract import (
-    MOST_FEATURE_FRAMES,
+    MAX_FEATURE_STACK,
     TWIST_COMPONENTS,
     ActionContract,
     ArmContract,
@@ -31,6 +31,7 @@ __all__ = [
     "ARM_FILES",
     "FILES",
     "GOLDEN_TOLERANCE",
+    "MAX_FEATURE_STACK",
     "METADATA_PREFIX",
     "TRUST_FILE",
     "MOST_FEATURE_FRAMES",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rlfp_ros.control.arm import Gripper
+from rlfp_ros.control.arm_parts import Gripper
 
 
 class GripperMotion:

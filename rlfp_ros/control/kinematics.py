@@ -9,7 +9,8 @@ import coal
 import numpy as np
 import pinocchio as pin
 
-from rlfp_ros.control.arm import Arm, Pointer
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.arm_parts import Pointer
 from rlfp_ros.control.robot_description import pointer_end, read_description
 from rlfp_ros.schema import ConfigurationError
 

@@ -29,8 +29,9 @@ from rlfp_ros.control.safety.filter import SafetyFilter
 from rlfp_ros.control.safety.motion import Located
 from rlfp_ros.control.safety.robot_watch import RobotWatch
 from rlfp_ros.control.safety.sent_motion import SentMotion
-from rlfp_ros.control.safety.supervisor import Answer, Reason, State, Supervisor, Verdict
+from rlfp_ros.control.safety.supervisor import Supervisor
 from rlfp_ros.control.safety.tick_clock import NEVER, TickClock
+from rlfp_ros.control.safety.verdict import Answer, Reason, State, Verdict
 from rlfp_ros.control.trajectory import NOTHING, Command, Residual
 from rlfp_ros.schema import ConfigurationError
 

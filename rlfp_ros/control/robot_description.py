@@ -10,7 +10,8 @@ from xml.parsers import expat
 
 import numpy as np
 
-from rlfp_ros.control.arm import Arm, Pointer, data_folder
+from rlfp_ros.control.arm import Arm, data_folder
+from rlfp_ros.control.arm_parts import Pointer
 from rlfp_ros.schema import ConfigurationError
 
 # Variables with folders in which ROS and Gazebo look for packages and models.

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from rlfp_ros.contract import Bundle
-from rlfp_ros.control.safety.supervisor import State
+from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.perception.images import write_image

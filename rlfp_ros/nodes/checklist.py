@@ -22,7 +22,7 @@ from std_msgs.msg import Float32, Header, String
 from rlfp_ros.commissioning.checklist import Checklist, ChecklistSettings, CommandTaker, Flow
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.control.safety.supervisor import State
+from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin

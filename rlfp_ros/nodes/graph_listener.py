@@ -21,7 +21,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.control.safety.supervisor import State
+from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.executor import NodeExecutor

@@ -6,13 +6,11 @@ slow disk never delays a callback; messages may be lost, and are then counted an
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +21,16 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import String
 
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
+from rlfp_ros.nodes.recorded_topic import Offer, RecordedSubscriptions, message_class, quality_of_service, type_name
 from rlfp_ros.recording import decode, recovery
 from rlfp_ros.recording.background_writer import BackgroundWriter
 from rlfp_ros.recording.decode import IMAGE_TYPES
-from rlfp_ros.recording.losses import LossCounter
-from rlfp_ros.recording.metadata import QualityOfService
 from rlfp_ros.schema import ConfigurationError, Schema
 
 DISCOVERY_S = 0.25  # between searches for publishers
@@ -44,7 +40,6 @@ NICENESS = 10  # the nodes that move the arm run first; the queues of the subscr
 PERCEPTION = "perception"  # name of the node whose images are recorded
 NO_IMAGES_S = 3.0  # a recording that has been running this long without an image is reported
 KEY_BYTES = 64  # of a message that tell it from another one
-REMEMBERED = 1024  # messages of a topic by which one that arrives by two subscriptions is recognised
 
 # What is recorded unless `topics` is set; compressed images instead of raw ones if perception takes those. Not: the
 # overlay, which is only made while something subscribes to it, and /clock, which playing back makes anew.
@@ -84,37 +79,6 @@ class RecorderSettings(Schema):
     )
 
 
-@dataclass(frozen=True)
-class _Offer:
-    """The part of a publisher's quality of service that decides which subscriptions match it."""
-
-    reliable: bool = True
-    latched: bool = False
-
-
-@dataclass
-class _Recorded:
-    """One topic and its subscriptions: one for each QoS of its publishers, so that all of them match."""
-
-    name: str  # absolute
-    type: str  # "" until a publisher is found
-    subscriptions: dict[_Offer, Subscription] = field(default_factory=dict)
-    qos: tuple[QualityOfService, ...] = ()
-    losses: LossCounter = field(default_factory=LossCounter)
-    recent: deque[tuple[int, int, bytes]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    recent_set: set[tuple[int, int, bytes]] = field(default_factory=set)
-
-    def is_new(self, message: tuple[int, int, bytes]) -> bool:
-        """Return whether this message (published at, number, first bytes) has not come by another subscription."""
-        if message in self.recent_set:
-            return False
-        if len(self.recent) == REMEMBERED:
-            self.recent_set.discard(self.recent[0])
-        self.recent.append(message)
-        self.recent_set.add(message)
-        return True
-
-
 class RecorderNode(Node):
     """The recorder node; see the module."""
 
@@ -152,7 +116,7 @@ class RecorderNode(Node):
         for topic in self._topics.values():
             if topic.name in known:
                 latched = known[topic.name].qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-                self._subscribe(topic, _Offer(latched=latched))
+                self._subscribe(topic, Offer(latched=latched))
         if self._episode_topic not in self._topics:  # not recorded, but followed all the same
             self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self._discover()
@@ -176,10 +140,11 @@ class RecorderNode(Node):
 
     # ---- what is recorded ----
 
-    def _chosen_topics(self) -> dict[str, _Recorded]:
+    def _chosen_topics(self) -> dict[str, RecordedSubscriptions]:
         known = {self.resolve_topic_name(topic.name): topic for topic in DEFAULT_TOPICS}
         names = [self._resolved(name) for name in self._settings.topics] or list(known)
-        chosen = {name: _Recorded(name, _typename(known[name].type) if name in known else "") for name in names}
+        types = {name: type_name(topic.type) for name, topic in known.items()}
+        chosen = {name: RecordedSubscriptions(name, types.get(name, "")) for name in names}
         if not self._settings.images:
             return {name: topic for name, topic in chosen.items() if topic.type not in IMAGE_TYPES}
         return chosen
@@ -223,7 +188,7 @@ class RecorderNode(Node):
         taken = [name for name in published if self._perception_takes(name)]
         for name in (taken or published)[:1]:
             if name not in self._topics:
-                self._topics[name] = _Recorded(name, "")
+                self._topics[name] = RecordedSubscriptions(name, "")
                 self.get_logger().info(f"recording the images of {name}")
         for name in published:
             if taken and name not in taken and name in self._topics:
@@ -235,21 +200,21 @@ class RecorderNode(Node):
             for endpoint in self.get_subscriptions_info_by_topic(name)
         )
 
-    def _unsubscribe(self, topic: _Recorded) -> None:
+    def _unsubscribe(self, topic: RecordedSubscriptions) -> None:
         for subscription in topic.subscriptions.values():
             self.destroy_subscription(subscription)
         topic.subscriptions.clear()
 
-    def _follow(self, topic: _Recorded, publishers: Sequence[TopicEndpointInfo]) -> None:
+    def _follow(self, topic: RecordedSubscriptions, publishers: Sequence[TopicEndpointInfo]) -> None:
         types = sorted({publisher.topic_type for publisher in publishers})
         if topic.type not in types:  # residuals are twists or joint trajectories, depending on the bundle
             self._unsubscribe(topic)
             topic.type = types[0]
         if topic.type in IMAGE_TYPES and not self._settings.images:
             return
-        topic.qos = tuple(_quality(publisher.qos_profile) for publisher in publishers)
+        topic.qos = tuple(quality_of_service(publisher.qos_profile) for publisher in publishers)
         for publisher in publishers:
-            offer = _Offer(
+            offer = Offer(
                 reliable=publisher.qos_profile.reliability != ReliabilityPolicy.BEST_EFFORT,
                 latched=publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
             )
@@ -261,9 +226,9 @@ class RecorderNode(Node):
                 "of the publishers use another name"
             )
 
-    def _subscribe(self, topic: _Recorded, offer: _Offer) -> None:
+    def _subscribe(self, topic: RecordedSubscriptions, offer: Offer) -> None:
         try:
-            message_type = _message_class(topic.type)
+            message_type = message_class(topic.type)
         except (ImportError, AttributeError):
             raise ConfigurationError(
                 f"topic {topic.name}: type {topic.type} is not installed here, so it is not recorded; "
@@ -287,7 +252,7 @@ class RecorderNode(Node):
 
     # ---- messages ----
 
-    def _receive(self, topic: _Recorded, data: bytes, info: dict[str, Any]) -> None:
+    def _receive(self, topic: RecordedSubscriptions, data: bytes, info: dict[str, Any]) -> None:
         received = info.get("received_timestamp") or time.time_ns()
         published = info.get("source_timestamp") or received
         sequence = info.get("publication_sequence_number") or 0
@@ -408,26 +373,6 @@ class RecorderNode(Node):
         if dropped:
             return Report(Level.WARN, f"{sum(dropped.values())} messages dropped so far", values)
         return Report(Level.OK, "recording", values)
-
-
-def _message_class(typename: str) -> Any:
-    package, _, name = typename.partition("/msg/")
-    return getattr(importlib.import_module(f"{package}.msg"), name)
-
-
-def _typename(message_type: Any) -> str:
-    package = message_type.__module__.split(".")[0]
-    return f"{package}/msg/{message_type.__name__}"
-
-
-def _quality(qos: QoSProfile) -> QualityOfService:
-    known = qos.history in (HistoryPolicy.KEEP_LAST, HistoryPolicy.KEEP_ALL)
-    return QualityOfService(
-        depth=int(qos.depth),
-        history=("keep_last" if qos.history == HistoryPolicy.KEEP_LAST else "keep_all") if known else "unknown",
-        reliability="best_effort" if qos.reliability == ReliabilityPolicy.BEST_EFFORT else "reliable",
-        durability="transient_local" if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL else "volatile",
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:

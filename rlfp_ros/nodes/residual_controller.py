@@ -31,7 +31,7 @@ from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.control.safety.supervisor import POLICY_FAULTS, Answer, Reason, State
+from rlfp_ros.control.safety.verdict import POLICY_FAULTS, Answer, Reason, State
 from rlfp_ros.control.tick_timeline import TickTimeline
 from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Command, Residual, Trajectory

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.control.safety.supervisor import State
+from rlfp_ros.control.safety.verdict import State
 
 NOTES = 6  # number of event lines, the newest last
 QUIT_S = 2.0  # longest wait at the end for the arm to come to rest after `disable`

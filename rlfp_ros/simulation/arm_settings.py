@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rlfp_ros import schema
-from rlfp_ros.control.arm import Arm, CameraPlace
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.arm_parts import CameraPlace
 from rlfp_ros.simulation.tasks.task_settings import Region, TaskSettings
 
 REFERENCE_LOWER, REFERENCE_UPPER = (0.25, -0.35), (0.75, 0.35)  # m, x and y of the Panda's tool box

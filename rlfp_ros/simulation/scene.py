@@ -9,7 +9,8 @@ from pydantic import Field
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
-from rlfp_ros.control.arm import Arm, CameraPlace
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.arm_parts import CameraPlace
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
 from rlfp_ros.simulation.arm_settings import camera_place
 

@@ -13,8 +13,8 @@ import numpy as np
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.motion import largest
-from rlfp_ros.control.safety.supervisor import Reason
 from rlfp_ros.control.safety.tick_clock import NEVER, TickClock
+from rlfp_ros.control.safety.verdict import Reason
 from rlfp_ros.control.trajectory import Residual
 
 LARGEST_COORDINATE_M = (

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlfp_ros.control.arm import Arm, JointLimits
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.arm_parts import JointLimits
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.motion import ROUNDING, everywhere, propagation
 

@@ -10,8 +10,8 @@ import numpy as np
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.safety.motion import largest
-from rlfp_ros.control.safety.supervisor import Reason
 from rlfp_ros.control.safety.tick_clock import NEVER
+from rlfp_ros.control.safety.verdict import Reason
 
 FROZEN_MOTION_RAD = 0.02  # after this much commanded motion, a measurement must have changed
 TRACKING_STRIKES = 3  # consecutive joint states with a tracking error; a single one may be a glitch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from rlfp_ros import schema
-from rlfp_ros.control.safety.supervisor import State
+from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.episode import parse_json
 from rlfp_ros.schema import Schema
 

@@ -14,7 +14,8 @@ import daqp
 import eigenpy
 import numpy as np
 
-from rlfp_ros.control.arm import Arm, JointLimits
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.arm_parts import JointLimits
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Distances
 from rlfp_ros.control.safety.limits import Box

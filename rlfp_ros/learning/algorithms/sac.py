@@ -33,12 +33,13 @@ from rlfp_ros.learning.algorithms.augmentation import AugmentationName, augmenta
 from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seeds, shapes
 from rlfp_ros.learning.algorithms.networks import (
     CLIP,
+    GaussianActor,
     ImageEncoder,
     SquashedGaussian,
     TensorObservation,
     Trunk,
+    TwinCritic,
     batch_of_one,
-    layers,
     vector_size,
 )
 from rlfp_ros.learning.algorithms.recurrent import MEMORY, transitions, unroll
@@ -82,64 +83,6 @@ class SacSettings(TrainingSettings):
         if self.memory and self.return_steps > 1:
             raise ValueError(f"return_steps is {self.return_steps}, expected 1 with memory")
         return self
-
-
-class GaussianActor(nn.Module):
-    """Feature maps, vector and memory to a squashed Gaussian over actions.
-
-    Parameters
-    ----------
-    trunk
-        Joins feature maps and vector.
-    action_size
-        A, the number of action components.
-    hidden
-        Units in each of two hidden layers.
-    memory
-        Units of a gated recurrent unit; 0 for none.
-    """
-
-    def __init__(self, trunk: Trunk, action_size: int, hidden: int, memory: int = 0) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.state_size = max(1, memory)  # without memory one value, which stays zero
-        self.cell = nn.GRUCell(trunk.size, memory) if memory else None
-        self.layers = layers(trunk.size + memory, hidden, 2 * action_size)
-
-    def forward(self, maps: Tensor, vector: Tensor, state: Tensor | None = None) -> tuple[SquashedGaussian, Tensor]:
-        """Return the action distribution and the next state [B, S]; a state of None is the start of an episode."""
-        if state is None:
-            state = vector.new_zeros(len(vector), self.state_size)
-        inputs = self.trunk(maps, vector)
-        if self.cell is None:
-            return SquashedGaussian(self.layers(inputs)), state * 1.0
-        state = self.cell(inputs, state)
-        return SquashedGaussian(self.layers(torch.cat([inputs, state], dim=-1))), state
-
-
-class TwinCritic(nn.Module):
-    """Two estimates of the return that share the trunk.
-
-    Parameters
-    ----------
-    trunk
-        Joins feature maps and vector.
-    action_size
-        A, the number of action components.
-    hidden
-        Units in each of two hidden layers.
-    """
-
-    def __init__(self, trunk: Trunk, action_size: int, hidden: int) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.first = layers(trunk.size + action_size, hidden, 1)
-        self.second = layers(trunk.size + action_size, hidden, 1)
-
-    def forward(self, maps: Tensor, vector: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Return two values, each [B]."""
-        inputs = torch.cat([self.trunk(maps, vector), action], dim=-1)
-        return self.first(inputs).squeeze(-1), self.second(inputs).squeeze(-1)
 
 
 class SacPolicy(nn.Module):

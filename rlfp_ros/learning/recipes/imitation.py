@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from rlfp_ros.contract import MOST_FEATURE_FRAMES
+from rlfp_ros.contract import MAX_FEATURE_STACK
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.files import RESUME, write_whole
 from rlfp_ros.learning.algorithms.environments import TaskEnvironment
@@ -71,9 +71,9 @@ class ImitationRecipe(Recipe):
     reinforcement: ReinforcementSettings = field(default_factory=ReinforcementSettings)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.feature_stack <= MOST_FEATURE_FRAMES:
+        if not 1 <= self.feature_stack <= MAX_FEATURE_STACK:
             raise ConfigurationError(
-                f"feature_stack is {self.feature_stack}, expected 1 to {MOST_FEATURE_FRAMES}, which a bundle can hold"
+                f"feature_stack is {self.feature_stack}, expected 1 to {MAX_FEATURE_STACK}, which a bundle can hold"
             )
 
     @classmethod
