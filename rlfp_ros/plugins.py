@@ -22,7 +22,8 @@ import importlib.util
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ from typing import Generic, TypeVar
 from rlfp_ros.schema import ConfigurationError
 
 ENTRY_POINTS = "rlfp_ros.plugins"
+MODULE_PREFIX = "rlfp_plugin_"  # before the stem of a plugin's file
 VARIABLE = "RLFP_PLUGINS"  # files, separated like the entries of PATH
 
 Entry = TypeVar("Entry")
@@ -46,12 +48,21 @@ class Registry(Generic[Entry]):
         What an entry is, for messages: "task", "encoder".
     builtin
         Package whose modules register the entries that ship.
+    entry_type
+        Base class of entries that are classes, type of other entries.
+    members
+        Attributes and methods that an entry must have.
     """
 
-    def __init__(self, kind: str, builtin: str) -> None:
+    def __init__(
+        self, kind: str, builtin: str, entry_type: type | tuple[type, ...] = object, members: Sequence[str] = ()
+    ) -> None:
         self.kind = kind
         self._builtin = builtin
+        self._entry_type = entry_type if isinstance(entry_type, tuple) else (entry_type,)
+        self._members = members
         self._entries: dict[str, Entry] = {}
+        self._places: dict[str, str] = {}  # name -> where it was registered
         self._complete = False
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
@@ -70,13 +81,33 @@ class Registry(Generic[Entry]):
         return decorate
 
     def add(self, name: str, entry: Entry) -> None:
-        """Make `entry` selectable as `name`. Raises ConfigurationError if another entry has this name."""
+        """Make `entry` selectable as `name`.
+
+        Raises
+        ------
+        ConfigurationError
+            If another entry has this name, or if this one is of another type or lacks a method.
+        """
+        place = _place()
+        self._check(name, entry, place)
         before = self._entries.get(name)
-        if before is not None and _origin(before) != _origin(entry):
+        if before is not None and (self._places[name], _label(before)) != (place, _label(entry)):
             raise ConfigurationError(
-                f"{self.kind} {name!r} is registered twice, by {_origin(before)} and {_origin(entry)}; rename one"
+                f"{self.kind} {name!r} is registered twice, in {self._places[name]} and in {place}; rename one"
             )
         self._entries[name] = entry
+        self._places[name] = place
+
+    def _check(self, name: str, entry: object, place: str) -> None:
+        found = f"{place}: {self.kind} {name!r} is {_label(entry)}"
+        fits = issubclass(entry, self._entry_type) if isinstance(entry, type) else isinstance(entry, self._entry_type)
+        if not fits:
+            expected = " or ".join(each.__name__ for each in self._entry_type)
+            raise ConfigurationError(f"{found}, expected {expected} or a subclass of it")
+        lacking = [member for member in self._members if not hasattr(entry, member)]
+        lacking += sorted(getattr(entry, "__abstractmethods__", ()))
+        if lacking:
+            raise ConfigurationError(f"{found}, which lacks {', '.join(lacking)}; add what is missing")
 
     def names(self) -> list[str]:
         """All names, those of plugins included, in alphabetical order."""
@@ -126,7 +157,7 @@ def load_plugins() -> None:
 def load_file(path: Path) -> ModuleType:
     """Import one plugin file, once. Raises ConfigurationError if it is missing or cannot be imported."""
     path = path.expanduser().resolve()
-    name = f"rlfp_plugin_{path.stem}"
+    name = f"{MODULE_PREFIX}{path.stem}"
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path):
         return loaded
@@ -143,8 +174,10 @@ def load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, ConfigurationError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             raise
+        if isinstance(error, ConfigurationError):
+            raise error if str(path) in str(error) else ConfigurationError(f"{path}: {error}") from None
         raise ConfigurationError(f"{path}: {_cause(error, path)}") from error
     return module
 
@@ -170,8 +203,30 @@ def _load_installed() -> None:
             ) from error
 
 
-def _origin(entry: object) -> str:
-    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+class _PluginFinder:
+    """Imports a plugin file by its module's name: a spawned process unpickles objects before it looks anything up."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        for file in map(Path, filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))):
+            if name == f"{MODULE_PREFIX}{file.stem}" and file.is_file():
+                return importlib.util.spec_from_file_location(name, file.expanduser().resolve())
+        return None
+
+
+sys.meta_path.append(_PluginFinder())
+
+
+def _place() -> str:
+    """The module that is being imported, or the file of a plugin: what registers something now."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    name = str(frame.f_globals.get("__name__", "?"))
+    return frame.f_code.co_filename if name.startswith(MODULE_PREFIX) else name
+
+
+def _label(entry: object) -> str:
+    return f"class {entry.__qualname__}" if isinstance(entry, type) else f"a {type(entry).__name__}"
 
 
 def _cause(error: Exception, path: Path) -> str:

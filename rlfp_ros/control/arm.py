@@ -178,7 +178,7 @@ def data_folder(package: str) -> Path | None:
 
 
 # An entry is the path of a YAML file, or an `Arm`. The files in config/arms/ are registered by their names.
-ARMS: Registry[Path | Arm] = Registry("arm", builtin="rlfp_ros.control.arms")
+ARMS: Registry[Path | Arm] = Registry("arm", builtin="rlfp_ros.control.arms", entry_type=(Path, Arm))
 
 
 def load_arm(name_or_path: str | Path) -> Arm:

@@ -89,7 +89,11 @@ class BaseControllerClass(Protocol):
         """Make the controller; `parameters` is an instance of `Parameters`."""
 
 
-BASE_CONTROLLERS = Registry[BaseControllerClass]("base controller", builtin="rlfp_ros.control.base_controllers")
+BASE_CONTROLLERS = Registry[BaseControllerClass](
+    "base controller",
+    builtin="rlfp_ros.control.base_controllers",
+    members=("Parameters", "follows_object", "start", "wanted"),
+)
 
 
 def make_base_controller(

@@ -13,6 +13,7 @@ An algorithm is one file: settings, networks, loss, and a function `train`, regi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,7 @@ from rlfp_ros.learning.algorithms.environments import EnvironmentMaker
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.plugins import Registry
+from rlfp_ros.schema import ConfigurationError
 
 
 class Train(Protocol):
@@ -81,6 +83,13 @@ def algorithm(name: str, settings: TrainingSettings, steps: int) -> Callable[[Tr
     """
 
     def decorate(train: Trainer) -> Trainer:
+        try:
+            inspect.signature(train).bind("make_env", "settings", "steps", "seed", "log")
+        except TypeError as error:
+            raise ConfigurationError(
+                f"algorithm {name!r}: {train.__qualname__} cannot be called with make_env, settings, steps, seed and "
+                f"log ({error}); give it these parameters"
+            ) from None
         ALGORITHMS.add(name, Algorithm(settings, train, steps))
         return train
 

@@ -87,7 +87,7 @@ class PointEncoder(Encoder):
         """Compute weights [B, P, cells] on the cells around each point [B, P, 2] whose mean is that point."""
 
 
-ENCODERS: Registry[type[Encoder]] = Registry("encoder", builtin="rlfp_ros.learning.encoders")
+ENCODERS: Registry[type[Encoder]] = Registry("encoder", builtin="rlfp_ros.learning.encoders", entry_type=Encoder)
 
 
 @dataclass(frozen=True)

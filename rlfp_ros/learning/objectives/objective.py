@@ -75,7 +75,9 @@ class Objective(nn.Module, ABC):
         """Update slowly moving copies; called after each gradient step."""
 
 
-OBJECTIVES: Registry[type[Objective]] = Registry("objective", builtin="rlfp_ros.learning.objectives")
+OBJECTIVES: Registry[type[Objective]] = Registry(
+    "objective", builtin="rlfp_ros.learning.objectives", entry_type=Objective
+)
 
 
 def pixels_of(images: Tensor, height: int, width: int) -> Tensor:

@@ -81,4 +81,4 @@ def _plain(value: Any) -> JsonValue:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-RECIPES: Registry[type[Recipe]] = Registry("recipe", builtin="rlfp_ros.learning.recipes")
+RECIPES: Registry[type[Recipe]] = Registry("recipe", builtin="rlfp_ros.learning.recipes", entry_type=Recipe)

@@ -207,7 +207,7 @@ class _TaskRegistry(Registry[type[Task]]):
         gymnasium_ids.register([name])
 
 
-TASKS = _TaskRegistry("task", builtin="rlfp_ros.simulation.tasks")
+TASKS = _TaskRegistry("task", builtin="rlfp_ros.simulation.tasks", entry_type=Task)
 
 
 def load_task(name: str) -> Task:
