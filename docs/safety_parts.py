@@ -8,7 +8,7 @@ from typing import Any
 
 from page_tables import table
 
-from rlfp_ros.control.safety.supervisor import Reason
+from rlfp_ros.control.safety.verdict import Reason
 
 MEASURED = Path(__file__).resolve().parent / "measured"
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs"))
 import safety_parts
 
 from benchmarks import fault_matrix
-from rlfp_ros.control.safety.supervisor import Reason
+from rlfp_ros.control.safety.verdict import Reason
 
 
 def test_every_reason_is_explained() -> None:
