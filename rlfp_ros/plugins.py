@@ -149,9 +149,20 @@ def load_plugins() -> None:
     ConfigurationError
         If a plugin cannot be imported; the message names the plugin and the cause.
     """
+    if _being_imported():
+        return  # a plugin would find that module half made; it is loaded at the next look-up
     _load_installed()
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         load_file(Path(name))
+
+
+def _being_imported() -> bool:
+    """Whether a module of this package is being imported right now: importing Gymnasium there looks up all tasks."""
+    return any(
+        getattr(getattr(module, "__spec__", None), "_initializing", False)
+        for name, module in list(sys.modules.items())
+        if name.startswith("rlfp_ros.")
+    )
 
 
 def load_file(path: Path) -> ModuleType:

@@ -113,6 +113,20 @@ def test_encoder_objective_and_algorithm_are_listed_with_their_file(tmp_path: Pa
         assert name in done.stdout
 
 
+def test_a_plugin_is_not_loaded_into_a_module_that_is_being_imported(tmp_path: Path) -> None:
+    """As in a spawned worker, whose first import is a module that the plugin needs, and that imports Gymnasium."""
+    pytest.importorskip("torch")
+    file = tmp_path / "own_learning.py"
+    file.write_text(LEARNING)
+    program = (
+        "import rlfp_ros.learning.algorithms.environments\n"
+        "from rlfp_ros.learning.encoders.encoder import ENCODERS\n"
+        "print('own_encoder' in ENCODERS)"
+    )
+    done = run_python("-P", "-W", "error::RuntimeWarning", "-c", program, environment={plugins.VARIABLE: str(file)})
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr[-2000:]
+
+
 TASK = "from rlfp_ros.simulation.tasks.task import TASKS, Task\n"
 WRONG = {
     "raises": ("x = 1\nx / 0\n", "line 2: ZeroDivisionError"),

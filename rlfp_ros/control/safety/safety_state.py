@@ -14,7 +14,7 @@ class SafetyState(Schema):
     """The content of topic `safety/state`."""
 
     state: State
-    reasons: tuple[str, ...] = ()  # codes of `supervisor.Reason`; empty if all is well
+    reasons: tuple[str, ...] = ()  # codes of `verdict.Reason`; empty if all is well
     gain: float = Field(default=0.0, ge=0.0, le=1.0)  # share of the residual that is applied
     stamp: int = 0  # stamp of the tick, ns
 
