@@ -13,7 +13,8 @@ from conftest import load_or_skip
 
 from benchmarks.safety import contract_of, run_hostile
 from rlfp_ros import paths
-from rlfp_ros.control.arm import Arm, Capsule, load_arm
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm_parts import Capsule
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import Distances, Kinematics
 from rlfp_ros.control.policy import residual_of

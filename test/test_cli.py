@@ -102,7 +102,12 @@ def test_align_takes_the_kind_of_images_as_the_graph_does(
     from rlfp_ros.commissioning import calibrate
 
     kinds: list[str] = []
-    monkeypatch.setattr(calibrate, "overlay", lambda *given: kinds.append(given[-1].image_kind) or 0)
+
+    def overlay(*given: Any) -> int:
+        kinds.append(given[-1].image_kind)
+        return 0
+
+    monkeypatch.setattr(calibrate, "overlay", overlay)
     assert cli.main(["align", *words, "--bag", str(tmp_path)]) == 0
     assert kinds == [kind]
 

@@ -27,7 +27,7 @@ from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from rlfp_ros.commissioning.checklist import ChecklistReport  # noqa: E402
 from rlfp_ros.control.arm import JointState, load_arm  # noqa: E402
-from rlfp_ros.control.safety.supervisor import Reason  # noqa: E402
+from rlfp_ros.control.safety.verdict import Reason  # noqa: E402
 from rlfp_ros.control.trajectory import Residual  # noqa: E402
 from rlfp_ros.episode import Episode, Phase  # noqa: E402
 from rlfp_ros.nodes import messages as m  # noqa: E402
