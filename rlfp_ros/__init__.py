@@ -17,17 +17,21 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-    from rlfp_ros.contract import Bundle, load_bundle
-    from rlfp_ros.control.arm import Arm, load_arm
-    from rlfp_ros.control.policy import Policy
-    from rlfp_ros.evaluation.evaluate import evaluate
-    from rlfp_ros.evaluation.rollout import Rollout
-    from rlfp_ros.perception.encoder import Perception
-    from rlfp_ros.recording.reader import BagReader
-    from rlfp_ros.schema import ConfigurationError
-    from rlfp_ros.simulation.environment import ManipulationEnv
-    from rlfp_ros.simulation.tasks.task import TASKS, Task, load_task
-    from rlfp_ros.simulation.vector import make_vector
+    from rlfp_ros.contract import Bundle as Bundle
+    from rlfp_ros.contract import load_bundle as load_bundle
+    from rlfp_ros.control.arm import Arm as Arm
+    from rlfp_ros.control.arm import load_arm as load_arm
+    from rlfp_ros.control.policy import Policy as Policy
+    from rlfp_ros.evaluation.evaluate import evaluate as evaluate
+    from rlfp_ros.evaluation.rollout import Rollout as Rollout
+    from rlfp_ros.perception.encoder import Perception as Perception
+    from rlfp_ros.recording.reader import BagReader as BagReader
+    from rlfp_ros.schema import ConfigurationError as ConfigurationError
+    from rlfp_ros.simulation.environment import ManipulationEnv as ManipulationEnv
+    from rlfp_ros.simulation.tasks.task import TASKS as TASKS
+    from rlfp_ros.simulation.tasks.task import Task as Task
+    from rlfp_ros.simulation.tasks.task import load_task as load_task
+    from rlfp_ros.simulation.vector import make_vector as make_vector
 
 _MODULES = {
     "TASKS": "simulation.tasks.task",
@@ -47,24 +51,7 @@ _MODULES = {
     "make_vector": "simulation.vector",
 }
 
-__all__ = [
-    "TASKS",
-    "Arm",
-    "BagReader",
-    "Bundle",
-    "ConfigurationError",
-    "ManipulationEnv",
-    "Perception",
-    "Policy",
-    "Rollout",
-    "Task",
-    "__version__",
-    "evaluate",
-    "load_arm",
-    "load_bundle",
-    "load_task",
-    "make_vector",
-]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

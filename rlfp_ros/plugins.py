@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import sys
@@ -229,7 +230,8 @@ sys.meta_path.append(_PluginFinder())
 
 def _place() -> str:
     """The module that is being imported, or the file of a plugin: what registers something now."""
-    frame = sys._getframe()
+    frame = inspect.currentframe()
+    assert frame is not None
     while frame.f_back is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     name = str(frame.f_globals.get("__name__", "?"))
