@@ -34,7 +34,6 @@ __all__ = [
     "MAX_FEATURE_STACK",
     "METADATA_PREFIX",
     "TRUST_FILE",
-    "MOST_FEATURE_FRAMES",
     "TWIST_COMPONENTS",
     "ActionContract",
     "ArmContract",
