@@ -348,7 +348,14 @@ def test_forward_controllers_get_plain_numbers_and_a_stop_to_its_end(
     named["topics"][output] = "left_arm/commands"
     (tmp_path / "left.yaml").write_text(yaml.safe_dump(named))
     driver = start(
-        "tick_on:=timer", "start_enabled:=true", "settle_s:=0.0", f"output:={output}", f"arm:={tmp_path}/left.yaml"
+        "tick_on:=timer",
+        "start_enabled:=true",
+        "settle_s:=0.0",
+        # Only the e-stop is to stop the arm, on a loaded machine too.
+        "joint_state_timeout_s:=5.0",
+        "joint_state_max_age_s:=5.0",
+        f"output:={output}",
+        f"arm:={tmp_path}/left.yaml",
     )
     controller = driver.node.controller
     told: list[Float64MultiArray] = []
