@@ -196,3 +196,12 @@ def tiny_goal_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fixture_bundle import make_bundle
 
     return make_bundle(tmp_path_factory.mktemp("bundles"), name="tiny_goal", goal="point").directory
+
+
+@pytest.fixture
+def seeded_torch() -> None:
+    """Make torch draw the same numbers in every run, on one thread."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import yaml
 import zstandard
 from mcap.writer import CompressionType, Writer
+from message_type import type_name
 from rclpy.serialization import serialize_message
 
 from rlfp_ros.recording.message_types import definition
@@ -27,8 +28,7 @@ class Row(NamedTuple):
 
 def row(topic: str, message: object, log_time_ns: int) -> Row:
     """A message as ROS itself serialises it."""
-    kind = type(message)
-    return Row(topic, f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}", log_time_ns, serialize_message(message))
+    return Row(topic, type_name(message), log_time_ns, serialize_message(message))
 
 
 def write_mcap(path: Path, rows: Sequence[Row], compression: CompressionType = CompressionType.NONE) -> None:
@@ -104,7 +104,9 @@ def write_metadata(folder: Path, files: Sequence[str], rows: Sequence[Row], comp
     (folder / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": document}))
 
 
-def write_bag(folder: Path, rows: Sequence[Row], kind: str = "mcap", files: int = 1, compressed: str = "") -> Path:
+def write_foreign_bag(
+    folder: Path, rows: Sequence[Row], kind: str = "mcap", files: int = 1, compressed: str = ""
+) -> Path:
     """A folder of `files` files of `kind` (mcap or db3), plain or compressed (`FILE` or `MESSAGE`)."""
     folder.mkdir(parents=True)
     names = []

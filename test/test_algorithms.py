@@ -40,10 +40,7 @@ SPACE, ACTIONS = shapes(MakePointMass()())
 IMAGE_SHAPES, _ = shapes(MakePointMass(pixels=True, frame_stack=2)())
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def batch_of(space: gymnasium.spaces.Dict, size: int, action: Any) -> TransitionBatch:

@@ -29,9 +29,7 @@ from rlfp_ros.schema import ConfigurationError
 SIZE = 32
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def image_stacks(batch: int = 64, stack: int = 2) -> torch.Tensor:

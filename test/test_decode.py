@@ -13,10 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from foreign_bags import row, write_bag
+from foreign_bags import row, write_foreign_bag
 from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from message_type import type_name
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, PointCloud2, PointField
 from std_msgs.msg import Float32, String
@@ -41,11 +42,6 @@ NAMES = [*PANDA.joint_names, *PANDA.gripper.joint_names]
 RGB = np.random.default_rng(5).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 START = 1_790_000_000_000_000_000
 STEP = 10_000_000  # ns between joint states
-
-
-def type_name(message: object) -> str:
-    kind = type(message)
-    return f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
 
 
 def outcome(decoder: Callable[[Any], Any], message: Any) -> Any:
@@ -361,7 +357,7 @@ def recording(
         if number % 5 == 0:
             image = messages.image_message(stamp(time_ns), np.full((8, 8, 3), number, np.uint8), "camera")
             rows.append(row("/camera/image_raw", image, time_ns + 1))
-    return write_bag(folder, rows, kind)
+    return write_foreign_bag(folder, rows, kind)
 
 
 def still(number: int, **fields: Any) -> JointState:
@@ -438,7 +434,7 @@ def test_the_report_shows_the_colours_that_the_node_saw(tmp_path: Path, message:
     name = "/camera/image_raw" + ("/compressed" if isinstance(message, CompressedImage) else "")
     episode = Episode(id=0, seed=1, task="reach", phase="running", stamp=1)
     finished = episode.model_copy(update={"phase": Phase.FINISHED, "outcome": {"success": True}})
-    folder = write_bag(
+    folder = write_foreign_bag(
         tmp_path / "bag",
         [
             row("/episode", messages.episode_message(episode), START),
@@ -463,7 +459,7 @@ def test_two_images_that_swapped_places_do_not_make_stamps_unusable(
 def test_a_bag_of_compressed_images_gives_the_same_images(tmp_path: Path) -> None:
     message = CompressedImage(format="rgb8; png compressed bgr8", data=PNG)
     message.header.stamp.sec = 1
-    folder = write_bag(tmp_path / "bag", [row("/camera/image_raw/compressed", message, START)])
+    folder = write_foreign_bag(tmp_path / "bag", [row("/camera/image_raw/compressed", message, START)])
     (snapshot,) = read_snapshots(folder)
     np.testing.assert_array_equal(snapshot.image, RGB)
     with BagReader(folder) as bag:

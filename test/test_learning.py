@@ -37,10 +37,7 @@ from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL
 CAMERA = load_scene().camera.contract()
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def test_feature_points_are_where_the_heat_is() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from foreign_bags import WRITERS, Row, row, write_bag, write_db3, write_mcap
+from foreign_bags import WRITERS, Row, row, write_db3, write_foreign_bag, write_mcap
 from mcap.writer import CompressionType, IndexType, Writer
 from std_msgs.msg import String
 
@@ -30,7 +30,7 @@ def texts(path: Path) -> list[str]:
 @pytest.mark.parametrize("kind", ["mcap", "db3"])
 @pytest.mark.parametrize("compressed", ["", "FILE", "MESSAGE"])
 def test_split_bags_are_read_in_the_order_of_recording(tmp_path: Path, kind: str, compressed: str) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS, kind, files=12, compressed=compressed)
+    folder = write_foreign_bag(tmp_path / "bag", ROWS, kind, files=12, compressed=compressed)
     names = sorted(path.name for path in folder.iterdir())
     assert names[1].startswith("bag_1.")
     assert names[2].startswith("bag_10.")  # the trap: in the order of their names, file 10 follows file 1
@@ -51,7 +51,7 @@ def test_files_that_overlap_in_time_are_merged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["mcap", "db3"])
 @pytest.mark.parametrize("suffix", ["", ".zstd"])
 def test_a_single_file_is_a_bag(tmp_path: Path, kind: str, suffix: str) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS, kind, compressed="FILE" if suffix else "")
+    folder = write_foreign_bag(tmp_path / "bag", ROWS, kind, compressed="FILE" if suffix else "")
     assert texts(folder / f"bag_0.{kind}{suffix}") == TEXTS
 
 
@@ -65,7 +65,7 @@ def test_compressed_chunks_are_read(tmp_path: Path, compression: CompressionType
 def test_a_bag_without_metadata_is_read_and_reindexing_advised(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS, kind)
+    folder = write_foreign_bag(tmp_path / "bag", ROWS, kind)
     assert texts(folder) == TEXTS
     assert caplog.messages == []
     (folder / "metadata.yaml").unlink()
@@ -75,14 +75,14 @@ def test_a_bag_without_metadata_is_read_and_reindexing_advised(
 
 
 def test_a_file_that_metadata_lists_but_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS, files=3)
+    folder = write_foreign_bag(tmp_path / "bag", ROWS, files=3)
     (folder / "bag_1.mcap").unlink()
     assert texts(folder) == TEXTS[:16] + TEXTS[32:]
     assert "lists bag_1.mcap, which is not there; its messages are missing" in caplog.text
 
 
 def test_a_decompressed_copy_beside_the_compressed_file_is_not_read_twice(tmp_path: Path) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS, compressed="FILE")
+    folder = write_foreign_bag(tmp_path / "bag", ROWS, compressed="FILE")
     (folder / "bag_0.mcap").write_bytes(zstandard.decompress((folder / "bag_0.mcap.zstd").read_bytes()))
     assert texts(folder) == TEXTS
 
@@ -107,7 +107,7 @@ def test_the_write_ahead_log_of_a_killed_recorder_is_read(tmp_path: Path) -> Non
 
 
 def test_a_cut_last_file_gives_what_is_whole(tmp_path: Path) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS, files=3)
+    folder = write_foreign_bag(tmp_path / "bag", ROWS, files=3)
     last = folder / "bag_2.mcap"
     last.write_bytes(last.read_bytes()[:400])
     with BagReader(folder) as bag:
@@ -117,7 +117,7 @@ def test_a_cut_last_file_gives_what_is_whole(tmp_path: Path) -> None:
 
 def test_a_compressed_file_that_was_cut_is_read_up_to_the_cut_or_refused(tmp_path: Path) -> None:
     for kind in ("mcap", "db3"):
-        folder = write_bag(tmp_path / kind, ROWS, kind, compressed="FILE")
+        folder = write_foreign_bag(tmp_path / kind, ROWS, kind, compressed="FILE")
         (file,) = folder.glob("*.zstd")
         content = zstandard.decompress(file.read_bytes())
         compressor = zstandard.ZstdCompressor().compressobj()
@@ -221,7 +221,7 @@ def test_types_of_the_user_s_own_are_learnt_from_the_bag(tmp_path: Path, encodin
 
 
 def test_folders_with_odd_names_and_files_of_old_distributions_are_read(tmp_path: Path) -> None:
-    folder = write_bag(tmp_path / "a b#c%20?d", ROWS, "db3")
+    folder = write_foreign_bag(tmp_path / "a b#c%20?d", ROWS, "db3")
     assert texts(folder) == TEXTS
     database = sqlite3.connect(folder / "a b#c%20?d_0.db3")
     database.execute("ALTER TABLE topics DROP COLUMN offered_qos_profiles")  # as in Dashing and Foxy
@@ -232,7 +232,7 @@ def test_folders_with_odd_names_and_files_of_old_distributions_are_read(tmp_path
 
 @pytest.mark.parametrize("kind", list(WRITERS))
 def test_a_filter_that_matches_no_topic_gives_no_message(tmp_path: Path, kind: str) -> None:
-    with BagReader(write_bag(tmp_path / "bag", ROWS, kind)) as bag:
+    with BagReader(write_foreign_bag(tmp_path / "bag", ROWS, kind)) as bag:
         assert list(bag.messages({"/other"})) == []
         assert list(bag.messages(set())) == []
 

@@ -34,10 +34,7 @@ SAC = RECIPE_SAC.changed(
 SETTINGS = ReinforcementSettings(sac=SAC, camera_turn=0.0)
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def episodes(count: int, length: int, rng: np.random.Generator) -> ReplayBuffer:

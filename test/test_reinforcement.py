@@ -39,10 +39,7 @@ SPACE = gymnasium.spaces.Dict(
 )
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def test_turning_the_camera_moves_points_as_projection_does() -> None:

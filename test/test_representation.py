@@ -50,10 +50,7 @@ CAMERA = SCENE.camera.contract()
 SIZES = Sizes(CAMERA.height, CAMERA.width, 3, 36)
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def small(name: str) -> Encoder:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from message_type import type_name
 from rclpy.serialization import serialize_message
 
 from rlfp_ros.nodes import messages as m
@@ -29,9 +30,8 @@ def write_bag(
         counts[topic.name] += numbered
         if not keep(topic, message):
             continue
-        kind = type(message)
         name = topic.name if topic.name.startswith("/") else f"/{topic.name}"
-        writer.add_topic(name, f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}")
+        writer.add_topic(name, type_name(message))
         writer.write(name, serialize_message(message), received_ns, received_ns, counts[topic.name])
     writer.close()
     return folder
