@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from source_copy import copy_source
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -18,6 +20,24 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "index.html").is_file()
+
+
+def test_generated_parts_are_those_of_the_code_and_of_the_measurements() -> None:
+    command = [sys.executable, "docs/generate.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"  # names the pages that are out of date
+
+
+def test_a_page_that_is_out_of_date_is_named_and_not_changed(tmp_path: Path) -> None:
+    copy_source(tmp_path / "clone")
+    page = tmp_path / "clone" / "docs" / "reference" / "reason-codes.md"
+    changed = page.read_text(encoding="utf-8").replace("| `estop` |", "| `stop` |")
+    page.write_text(changed, encoding="utf-8")
+    command = [sys.executable, "docs/generate.py", "--check"]
+    done = subprocess.run(command, cwd=tmp_path / "clone", capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == "docs/reference/reason-codes.md: out of date; run docs/generate.py\n"
+    assert page.read_text(encoding="utf-8") == changed
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
