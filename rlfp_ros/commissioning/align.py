@@ -53,13 +53,13 @@ class _Outline:
 
 def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: np.ndarray) -> Alignment:
     """Fit the camera's pose to images of the arm. Raises ConfigurationError if too little of it is in view."""
-    seen = [_undistorted(snapshot) for snapshot in snapshots]
-    gradients = [_gradient(image) for image, _ in seen]
+    undistorted = [_undistorted(snapshot) for snapshot in snapshots]
+    gradients = [_gradient(image) for image, _ in undistorted]
     given, T = np.array(T_base_camera, dtype=float), np.array(T_base_camera, dtype=float)
     found, left = 0, np.inf
-    for reach in np.geomspace(SEARCH_WIDTH * seen[0][1].width, MIN_SEARCH_PX, ROUNDS):
+    for reach in np.geomspace(SEARCH_WIDTH * undistorted[0][1].width, MIN_SEARCH_PX, ROUNDS):
         rows, gaps = [], []
-        for snapshot, (_, camera), gradient in zip(snapshots, seen, gradients, strict=True):
+        for snapshot, (_, camera), gradient in zip(snapshots, undistorted, gradients, strict=True):
             outline = _outline(_draw(renderer, camera, T, snapshot), camera, T)
             picks, distances = _edges(gradient, outline, float(reach))
             rows.append(_sensitivity(outline, camera, T, picks))
@@ -79,7 +79,7 @@ def align(snapshots: Sequence[Snapshot], renderer: ArmRenderer, T_base_camera: n
             weights = np.clip(1 - (off / (4.7 * 1.48 * left + 1e-6)) ** 2, 0, 1)
         T = T @ _motion(change)
     errors = []
-    for snapshot, (_, camera) in zip(snapshots, seen, strict=True):
+    for snapshot, (_, camera) in zip(snapshots, undistorted, strict=True):
         points = _outline(_draw(renderer, camera, T, snapshot), camera, T).points
         ends = [camera.project(points, np.linalg.inv(place)) for place in (given, T)]
         errors.append(np.linalg.norm(ends[0] - ends[1], axis=1))

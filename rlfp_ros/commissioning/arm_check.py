@@ -285,8 +285,8 @@ def draw(arm: Arm, path: Path) -> Path:
             model = CameraModel(IMAGE_PX, IMAGE_PX, contract.intrinsics.matrix())
             T_base_camera = contract.T_base_camera.matrix()
             width = arm.gripper.open_width if arm.gripper else 0.0
-            seen = renderer(model, T_base_camera, np.array(arm.home), width)
-            image = np.where(seen.mask[..., None], seen.image, 235).astype(np.uint8)
+            rendering = renderer(model, T_base_camera, np.array(arm.home), width)
+            image = np.where(rendering.mask[..., None], rendering.image, 235).astype(np.uint8)
             _outline_capsules(image, arm, model.K, T_base_camera)
             views.append(image)
     finally:

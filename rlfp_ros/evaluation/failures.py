@@ -94,8 +94,8 @@ class TracedRollout:
         tool = world.tool_position()
         if not trace.object_errors_m:
             self._start_height = float(position[2])
-        seen = percept.in_base(self._T_base_camera).position
-        trace.object_errors_m.append(float(np.linalg.norm(seen - position)))
+        perceived_position = percept.in_base(self._T_base_camera).position
+        trace.object_errors_m.append(float(np.linalg.norm(perceived_position - position)))
         waiting = len(trace.object_errors_m) <= 15  # the first half second: the gain is still ramping up
         trace.distrusted += not waiting and (controller.state is not State.ACTIVE or controller.gain == 0.0)
         trace.nearest_m = min(trace.nearest_m, float(np.linalg.norm(tool - position)))

@@ -237,10 +237,12 @@ class Runner:
                 delay = spec.respawn.delay(child.attempts)
                 child.restart_at = time.monotonic() + delay
                 self.restarts[spec.name] = self.restarts.get(spec.name, 0) + 1
-                self._say(f"{spec.name} {how}; restart {child.attempts} of {spec.respawn.attempts} in {delay:g} s")
+                self._print_line(
+                    f"{spec.name} {how}; restart {child.attempts} of {spec.respawn.attempts} in {delay:g} s"
+                )
                 return None
         if spec.on_exit is OnExit.CONTINUE:
-            self._say(f"{spec.name} {how}; the graph continues without it")
+            self._print_line(f"{spec.name} {how}; the graph continues without it")
             return None
         self.failure = f"{spec.name} {how}, and the graph cannot continue without it"
         self._failed = child
@@ -319,7 +321,7 @@ class Runner:
     def _send(self, child: _Child, number: signal.Signals, sent: list[str]) -> None:
         assert child.process
         if number is signal.SIGKILL:
-            self._say(f"{child.spec.name} did not end after {' and '.join(sent)} and was killed")
+            self._print_line(f"{child.spec.name} did not end after {' and '.join(sent)} and was killed")
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.process.pid, signal.SIGKILL)
         child.process.send_signal(number)
@@ -357,13 +359,13 @@ class Runner:
             if self._on_line is not None:
                 self._on_line(name, line)
 
-    def _say(self, text: str, always: bool = False) -> None:
+    def _print_line(self, text: str, always: bool = False) -> None:
         self._write("rlfp", text, always=always)
 
     def _report(self) -> None:
         child = self._failed
-        self._say(self.failure or "", always=True)
+        self._print_line(self.failure or "", always=True)
         if child is not None and child.tail:
-            self._say(f"the last lines of {child.spec.name}:", always=True)
+            self._print_line(f"the last lines of {child.spec.name}:", always=True)
             for line in list(child.tail)[-TAIL_LINES:]:
-                self._say(f"  {line}", always=True)
+                self._print_line(f"  {line}", always=True)

@@ -4,7 +4,7 @@ import sys
 from types import TracebackType
 
 
-def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _report_missing_package(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A package that is not installed is found while a node's module is imported, before any of its code runs."""
     if isinstance(error, KeyboardInterrupt):
         pass  # a launcher ended the node before it had started
@@ -15,4 +15,4 @@ def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace:
         sys.__excepthook__(kind, error, trace)
 
 
-sys.excepthook = _say_what_is_missing
+sys.excepthook = _report_missing_package

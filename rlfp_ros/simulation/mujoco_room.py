@@ -47,7 +47,7 @@ def add_materials(spec: mujoco.MjSpec, name: str, surface: Surface) -> int:
 
 def furnish(spec: mujoco.MjSpec, room: Room, scene: Scene) -> dict[str, list[str]]:
     """Add table, floor, walls and clutter; return the names of the geoms of each surface."""
-    world, box, seen = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX, {"contype": 0, "conaffinity": 0}
+    world, box, visual_only = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX, {"contype": 0, "conaffinity": 0}
     table = scene.table
     world.add_geom(
         name="table",
@@ -58,7 +58,9 @@ def furnish(spec: mujoco.MjSpec, room: Room, scene: Scene) -> dict[str, list[str
         contype=THING_CONTACT,
         conaffinity=THING_CONTACT | 1,
     )
-    world.add_geom(name="floor", type=box, pos=[0, 0, FLOOR_HEIGHT], size=[3, 3, 0.01], material="floor_0", **seen)
+    world.add_geom(
+        name="floor", type=box, pos=[0, 0, FLOOR_HEIGHT], size=[3, 3, 0.01], material="floor_0", **visual_only
+    )
     walls = []
     for number, (middle, along) in enumerate(WALLS):
         walls.append(f"wall_{number}")
@@ -71,14 +73,16 @@ def furnish(spec: mujoco.MjSpec, room: Room, scene: Scene) -> dict[str, list[str
             material="wall_0",
             # x along the wall, y up, z out of it: a texture lies in a box's x and y
             quat=_quaternion(np.column_stack([(*along, 0.0), (0.0, 0.0, 1.0), normal])),
-            **seen,
+            **visual_only,
         )
     clutter, rng = room.clutter, stream(0, f"clutter {room.name}")
     shapes = (mujoco.mjtGeom.mjGEOM_SPHERE, box, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID)
     for number in range(clutter.count):
         body = world.add_body(name=f"clutter_{number}", mocap=True, pos=FAR_AWAY)
         size = rng.uniform(*clutter.size, 3)
-        body.add_geom(name=f"clutter_{number}", type=shapes[number % len(shapes)], size=size, rgba=[1, 1, 1, 1], **seen)
+        body.add_geom(
+            name=f"clutter_{number}", type=shapes[number % len(shapes)], size=size, rgba=[1, 1, 1, 1], **visual_only
+        )
     return {"table": ["table"], "floor": ["floor"], "wall": walls}
 
 

@@ -265,9 +265,9 @@ class MujocoWorld(TickedWorld):
         """Set stiffness [J] N m/rad and damping [J] of the position loop from bandwidth and each joint's inertia."""
         inertia = np.zeros((self.model.nv, self.model.nv))
         mujoco.mj_fullM(self.model, self.data, inertia)
-        seen = np.diag(inertia)[self.arm_index.dofs]
+        inertias = np.diag(inertia)[self.arm_index.dofs]
         rate = 2 * np.pi * self.sample["bandwidth_hz"]
-        self._stiffness, self._damping = seen * rate**2, 2 * self.sample["damping_ratio"] * seen * rate
+        self._stiffness, self._damping = inertias * rate**2, 2 * self.sample["damping_ratio"] * inertias * rate
 
     def _dress(self, seed: int) -> None:
         """Choose materials, lamps and clutter of the episode."""

@@ -65,16 +65,16 @@ class SceneRenderer:
         if not self._camera.casts_shadows:
             if not self._backdrop_kept:
                 self._keep_backdrop()
-            seen = self._camera.sees(np.array([self._client.getAABB(self._arm, link) for link in self._cullable]))
+            visible = self._camera.sees(np.array([self._client.getAABB(self._arm, link) for link in self._cullable]))
             for index, link in enumerate(self._cullable):
-                if seen[index] != self._links_shown[index]:
-                    self._show(self._arm, link, seen[index])
-            self._links_shown = seen
+                if visible[index] != self._links_shown[index]:
+                    self._show(self._arm, link, visible[index])
+            self._links_shown = visible
         return self._camera.render(self._client)
 
-    def _show(self, body: Body, link: int, seen: bool) -> None:
+    def _show(self, body: Body, link: int, visible: bool) -> None:
         colour = self._colours[body, link]
-        rgba = (*colour, 1) if seen and colour is not None else UNSEEN
+        rgba = (*colour, 1) if visible and colour is not None else UNSEEN
         self._client.changeVisualShape(body, link, rgbaColor=rgba)
 
     def _keep_backdrop(self) -> None:

@@ -134,9 +134,9 @@ class Checks:
             return refusal
         # Bounds on how far any point of the arm can move, and on how much the changing Jacobian can add to the tool's
         # speed. In most cases they are sufficient.
-        way = np.abs(last[0] - here.rows[0])
-        swept, turn = float(fastest.dot(reach)), sum(way.tolist())
-        far = float(way.dot(reach)) + self.shapes.ramp_time * swept
+        travel = np.abs(last[0] - here.rows[0])
+        swept, turn = float(fastest.dot(reach)), sum(travel.tolist())
+        far = float(travel.dot(reach)) + self.shapes.ramp_time * swept
         fast = math.sqrt(linear) + turn * swept > limits.tool_speed
         fast = fast or math.sqrt(angular) + turn * sum(fastest.tolist()) > limits.tool_angular_speed
         x0, y0, z0, x1, y1, z1 = limits.box

@@ -246,9 +246,9 @@ def _player(
 
     def play() -> tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]:
         nonlocal observation
-        seen, actions, rewards, ended, after, infos = [], [], [], [], {}, []
+        observations, actions, rewards, ended, after, infos = [], [], [], [], {}, []
         for index in range(settings.segment):
-            seen.append(observation)
+            observations.append(observation)
             action = network.sample(batch_of_one(observation))[0].numpy()
             observation, reward, terminated, truncated, info = env.step(action.clip(-1, 1))
             actions.append(action)
@@ -260,7 +260,9 @@ def _player(
                 infos.append((index + 1, {"episode": info["episode"], "success": bool(info.get("success", False))}))
                 observation, _ = env.reset(seed=next(seeds))
         segment = {
-            "observation": {name: torch.from_numpy(np.stack([one[name] for one in seen])) for name in seen[0]},
+            "observation": {
+                name: torch.from_numpy(np.stack([one[name] for one in observations])) for name in observations[0]
+            },
             "action": torch.from_numpy(np.stack(actions)),
             "reward": torch.tensor(rewards),
             "ended": torch.tensor(ended),

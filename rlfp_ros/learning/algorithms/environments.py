@@ -110,17 +110,17 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
     def _observation(self, observation: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         if not isinstance(observation, dict):
             return {"vector": np.asarray(observation, np.float32).ravel()}
-        seen = {"vector": np.concatenate([observation[name].ravel() for name in self._parts]).astype(np.float32)}
+        split = {"vector": np.concatenate([observation[name].ravel() for name in self._parts]).astype(np.float32)}
         if self._privileged:
             parts = (info["privileged_state"], observation["proprioception"], self._action)
-            seen["privileged"] = np.concatenate(parts).astype(np.float32)
+            split["privileged"] = np.concatenate(parts).astype(np.float32)
         if "image" in observation:
             if not self._frames:
                 self._frames.extend([observation["image"]] * (self._frames.maxlen or 1))
             else:
                 self._frames.append(observation["image"])
-            seen["image"] = np.concatenate(self._frames, axis=-1)
-        return seen
+            split["image"] = np.concatenate(self._frames, axis=-1)
+        return split
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: i
         old_likelihood, advantage, wanted = assess(network, rollout, settings)
         for _ in range(settings.epochs):
             for picks in torch.randperm(len(advantage)).split(settings.batch):
-                seen = {name: value[picks] for name, value in rollout.observation.items()}
-                policy, value = network.evaluate(seen)
+                observed = {name: value[picks] for name, value in rollout.observation.items()}
+                policy, value = network.evaluate(observed)
                 ratio = (policy.log_prob(rollout.action[picks]) - old_likelihood[picks]).exp()
                 standardised = advantage[picks]
                 if len(picks) > 1:
@@ -113,8 +113,8 @@ def train(make_env: EnvironmentMaker, settings: PpoSettings, steps: int, seed: i
                     + settings.value_weight * (value - wanted[picks]).square().mean()
                     - settings.entropy_weight * policy.entropy().mean()
                 )
-                if settings.augmentation != "none" and "image" in seen:
-                    moved = network.evaluate(augmented(seen, augment))
+                if settings.augmentation != "none" and "image" in observed:
+                    moved = network.evaluate(augmented(observed, augment))
                     regularisation = drac_regularisation(policy, moved[0], value, moved[1])
                     loss = loss + settings.drac_weight * regularisation
                 optimizer.zero_grad()
@@ -155,9 +155,9 @@ class Collector:
         self.step = step  # total number of environment steps
 
     def play(self, network: ActorCritic, steps: int) -> PpoRollout:
-        seen, actions, rewards, ended, after = [], [], [], [], {}
+        observations, actions, rewards, ended, after = [], [], [], [], {}
         for index in range(steps):
-            seen.append(self._observation)
+            observations.append(self._observation)
             action = network.sample(batch_of_one(self._observation))[0].numpy()
             self._observation, reward, terminated, truncated, info = self._env.step(action.clip(-1, 1))
             self.step += 1
@@ -169,7 +169,9 @@ class Collector:
             if ended[-1]:
                 self._log.episode(self.step, info)
                 self._observation, _ = self._env.reset(seed=next(self._seeds))
-        observation = {name: torch.from_numpy(np.stack([one[name] for one in seen])) for name in seen[0]}
+        observation = {
+            name: torch.from_numpy(np.stack([one[name] for one in observations])) for name in observations[0]
+        }
         return PpoRollout(
             observation, torch.from_numpy(np.stack(actions)), torch.tensor(rewards), torch.tensor(ended), after
         )

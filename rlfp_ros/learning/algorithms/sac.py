@@ -106,8 +106,8 @@ class SacPolicy(nn.Module):
     @torch.no_grad()
     def explore(self, observation: dict[str, np.ndarray], state: Tensor | None) -> tuple[np.ndarray, Tensor]:
         """A random action [A] for an environment's observation, and the next state [1, S]."""
-        seen = batch_of_one(observation)
-        policy, state = self.actor(self.encoder(seen), seen["vector"], state)
+        observed = batch_of_one(observation)
+        policy, state = self.actor(self.encoder(observed), observed["vector"], state)
         return policy.sample()[0][0].numpy(), state
 
 
@@ -144,9 +144,9 @@ class SoftActorCritic:
         self.encoder = ImageEncoder(space)
         maps, width = self.encoder.size, settings.hidden
         self.actor = GaussianActor(Trunk(maps, vector_size(space), expand, clip), action_size, width, settings.memory)
-        seen = vector_size(space, self.critic_input)
+        vector_width = vector_size(space, self.critic_input)
         self.critic = TwinCritic(
-            Trunk(maps, seen, expand if self.critic_input == "vector" else None, clip), action_size, width
+            Trunk(maps, vector_width, expand if self.critic_input == "vector" else None, clip), action_size, width
         )
         if self.critic_input == "vector":
             self.critic.trunk.normaliser = self.actor.trunk.normaliser  # one for all

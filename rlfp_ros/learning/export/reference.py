@@ -46,11 +46,11 @@ def play(contract: Contract, arm: Arm, networks: Networks, count: int) -> Iterat
         If the scene's camera is not the contract's, or the task's goal is not what the contract declares.
     """
     camera = contract.camera
-    seen: list[tuple[np.ndarray, ...]] = []
+    encoded_frame: list[tuple[np.ndarray, ...]] = []
 
     def perceive(image: np.ndarray) -> np.ndarray:
-        seen[:] = [networks.encode({"image": np.ascontiguousarray(image)[None]})]
-        return seen[0][0][0]
+        encoded_frame[:] = [networks.encode({"image": np.ascontiguousarray(image)[None]})]
+        return encoded_frame[0][0][0]
 
     env = ManipulationEnv(
         contract.task,
@@ -75,7 +75,9 @@ def play(contract: Contract, arm: Arm, networks: Networks, count: int) -> Iterat
     for _ in range(count):
         inputs = {name: observation[name][None] for name in POLICY_INPUTS if name != "state"} | {"state": state}
         acted = networks.act(inputs)
-        yield PlayedFrame(env.render().copy(), env.joint_state, env.world.image_stamp_ns, first, seen[0], inputs, acted)
+        yield PlayedFrame(
+            env.render().copy(), env.joint_state, env.world.image_stamp_ns, first, encoded_frame[0], inputs, acted
+        )
         state, first = acted[1], False
         observation, _, terminated, truncated, _ = env.step(acted[0][0])
         if terminated or truncated:

@@ -179,24 +179,24 @@ def image_inputs(encoder: Encoder, lessons: DaggerLessons, frames: Path) -> tupl
         inputs = torch.empty(len(features), estimator.input_size)
         state = torch.zeros(len(features[::POSTURES_PER_EPISODE]), estimator.state_size)
         for place in range(POSTURES_PER_EPISODE):  # images of one episode share a camera
-            seen = features[place::POSTURES_PER_EPISODE]
+            features_at_place = features[place::POSTURES_PER_EPISODE]
             # The previous frame is missing and is replaced by the same frame with the encoder's noise.
-            earlier = [seen + TREMBLING * torch.randn_like(seen) for _ in range(stack - 1)]
+            earlier = [features_at_place + TREMBLING * torch.randn_like(features_at_place) for _ in range(stack - 1)]
             goal = arrays["goal"][place::POSTURES_PER_EPISODE]
-            inputs[place::POSTURES_PER_EPISODE], state[: len(seen)] = estimator(
-                torch.stack([*earlier, seen], dim=1),
+            inputs[place::POSTURES_PER_EPISODE], state[: len(features_at_place)] = estimator(
+                torch.stack([*earlier, features_at_place], dim=1),
                 arrays["proprioception"][place::POSTURES_PER_EPISODE],
                 goal[:, :3],
                 goal[:, 3:],
-                state[: len(seen)],
+                state[: len(features_at_place)],
             )
     teacher: np.ndarray = arrays["teacher"].numpy()
     if lessons.teacher_sees == "estimate":
         task, action = lessons.cell.make_task(), lessons.cell.action
-        for row, (seen, goal) in enumerate(zip(inputs.numpy(), arrays["goal"].numpy(), strict=True)):
+        for row, (actor_inputs, goal) in enumerate(zip(inputs.numpy(), arrays["goal"].numpy(), strict=True)):
             if isinstance(task, GoalTask):
                 task.goal_position = goal[:3].astype(float)
-            teacher[row] = task.teacher(Belief(estimator, seen), action)
+            teacher[row] = task.teacher(Belief(estimator, actor_inputs), action)
     return inputs.numpy(), teacher
 
 

@@ -171,47 +171,54 @@ class SceneEstimator(nn.Module):
             state[:, self.state["camera"]].clamp(-MAX_DISPLACEMENT, MAX_DISPLACEMENT),
             self.prior + state[:, self.state["root"]].reshape(-1, 7, 7).clamp(-LARGEST, LARGEST),
         )
-        seen = newest[:, self.keypoints.index("object")]
-        sight, sure = seen[:, :2], self._confidence(seen)
-        place = self.on_plane(sight, estimate, torch.full_like(tool[:, :1], self.plane))
-        at_tool = self.on_plane(sight, estimate, tool[:, 2:].clamp(min=self.plane))
+        object_point = newest[:, self.keypoints.index("object")]
+        image_point, confidence = object_point[:, :2], self._confidence(object_point)
+        place = self.on_plane(image_point, estimate, torch.full_like(tool[:, :1], self.plane))
+        at_tool = self.on_plane(image_point, estimate, tool[:, 2:].clamp(min=self.plane))
         before = state[:, self.state["object"]].clamp(-MAX_DISTANCE, MAX_DISTANCE)
         weight = state[:, self.state["weight"]].clamp(0.0, SMOOTHING)
         if self.pushes:
             before = self._taken_along(before, tool, state[:, self.state["tool"]])
         jumps = ((place - before).norm(dim=1, keepdim=True) > JUMP).double()
-        weight = (1 - jumps * sure) * weight
-        smooth = (weight * before + sure * place) / (weight + sure)
+        weight = (1 - jumps * confidence) * weight
+        smooth = (weight * before + confidence * place) / (weight + confidence)
         next_state = self.state.join(
             camera=estimate,
             root=(root - self.prior).flatten(1),
             object=smooth,
-            weight=(weight + sure).clamp(max=SMOOTHING),
+            weight=(weight + confidence).clamp(max=SMOOTHING),
             tool=tool[:, :2],
         )
         on_table = torch.cat([smooth, torch.full_like(tool[:, :1], self.plane)], dim=1)
-        thing = on_table
+        object_position = on_table
         if self.grips:
             opening = proprioception[:, self.joints["gripper_width"]]
             beside_tool = (at_tool - tool[:, :2]).norm(dim=1, keepdim=True)
             closed = (opening > HELD_WIDTH[0] * self.width) & (opening < self.width + HELD_WIDTH[1])
             between = torch.cat([tool[:, :2] + HELD_SHARE * (at_tool - tool[:, :2]), tool[:, 2:]], dim=1)
-            thing = torch.where(closed & (beside_tool < HELD_NEAR), between, on_table)
+            object_position = torch.where(closed & (beside_tool < HELD_NEAR), between, on_table)
         if "goal" in self.keypoints:
             marker = newest[:, self.keypoints.index("goal"), :2]
             target = self.on_plane(marker, estimate, torch.zeros_like(tool[:, :1]))
             present = torch.ones_like(goal_mask)
         else:
             target, present = goal[:, :2], goal_mask
-        way = present * (target - thing[:, :2])
-        distance = way.norm(dim=1, keepdim=True)
-        forward = way / (distance + 1e-4)
-        offset = tool[:, :2] - thing[:, :2]
+        goal_offset = present * (target - object_position[:, :2])
+        distance = goal_offset.norm(dim=1, keepdim=True)
+        forward = goal_offset / (distance + 1e-4)
+        offset = tool[:, :2] - object_position[:, :2]
         along = (offset * forward).sum(dim=1, keepdim=True)
         beside = offset[:, 1:] * forward[:, :1] - offset[:, :1] * forward[:, 1:]
         # The last centimetres are decisive, and a network hardly resolves them in inputs of metres.
         near = torch.cat(
-            [tool - thing, offset.norm(dim=1, keepdim=True), distance, present * along, present * beside, tool[:, 2:]],
+            [
+                tool - object_position,
+                offset.norm(dim=1, keepdim=True),
+                distance,
+                present * along,
+                present * beside,
+                tool[:, 2:],
+            ],
             dim=1,
         )
         close = torch.cat([torch.tanh(near / scale) for scale in CLOSE], dim=1)
@@ -224,18 +231,18 @@ class SceneEstimator(nn.Module):
             tool_from_object=offset,
             tool_from_seen=tool[:, :2] - place,
             tool_from_ray=tool[:, :2] - at_tool,
-            object_to_goal=way,
+            object_to_goal=goal_offset,
             goal_distance=distance,
             goal_direction=forward,
             tool_along=along,
             tool_beside=beside,
             tool_to_goal=present * (target - tool[:, :2]),
             close=close,
-            object=thing,
+            object=object_position,
         )
         return inputs, next_state
 
-    def _filter(self, known: Tensor, seen: Tensor, estimate: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    def _filter(self, known: Tensor, seen_points: Tensor, estimate: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
         """Update the camera's displacement [B, 7] and the square root [B, 7, 7] of its covariance by one image: from
         points [B, N, 3] of the base frame and their feature points [B, N, 3].
 
@@ -254,8 +261,10 @@ class SceneEstimator(nn.Module):
                 seen_root = (root.transpose(1, 2) @ row[:, :, None]).squeeze(-1)
                 gain = (root @ seen_root[:, :, None]).squeeze(-1)
                 spread = seen_root.square().sum(dim=1, keepdim=True)
-                variance = spread + SIGHT**2 / self._confidence(seen[:, index])
-                innovation = (seen[:, index, axis] - expected)[:, None] - (row * estimate).sum(dim=1, keepdim=True)
+                variance = spread + SIGHT**2 / self._confidence(seen_points[:, index])
+                innovation = (seen_points[:, index, axis] - expected)[:, None] - (row * estimate).sum(
+                    dim=1, keepdim=True
+                )
                 # A point that is far off belongs to something else and gets little weight (Geman and McClure 1987).
                 trust = (1 + innovation.square() / (GATE**2 * variance)).pow(-2)
                 weight = trust / variance
@@ -272,13 +281,13 @@ class SceneEstimator(nn.Module):
         reach = self.width / 2 + PUSHED[0]
         motion = tool[:, :2] - tool_before
         length = motion.norm(dim=1, keepdim=True)
-        way = motion / (length + 1e-6)
+        direction = motion / (length + 1e-6)
         away = place - tool[:, :2]
-        ahead = (away * way).sum(dim=1, keepdim=True)
+        ahead = (away * direction).sum(dim=1, keepdim=True)
         apart = away.square().sum(dim=1, keepdim=True)
         touches = (apart < reach**2).double() * (ahead > 0).double() * (tool[:, 2:] < PUSHED[1]).double()
         inside = (reach**2 - (apart - ahead.square())).clamp(min=0.0).sqrt() - ahead
-        return place + touches * inside.clamp(min=0.0).minimum(length) * way
+        return place + touches * inside.clamp(min=0.0).minimum(length) * direction
 
     @staticmethod
     def _confidence(point: Tensor) -> Tensor:

@@ -87,5 +87,5 @@ class Push(GoalTask):
 
     def _direction(self, block: np.ndarray) -> np.ndarray:
         """Return the unit vector [3] on the table from the brick to the goal."""
-        way = (self.goal_position - block) * (1, 1, 0)
-        return way / max(float(np.linalg.norm(way)), 1e-6)
+        offset = (self.goal_position - block) * (1, 1, 0)
+        return offset / max(float(np.linalg.norm(offset)), 1e-6)
