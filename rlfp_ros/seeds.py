@@ -86,7 +86,7 @@ EXPERIENCE = SeedRange(
     100_000_000_000 + MAX_STEPS * MAX_WORKERS * (MAX_TRAINING_SEED + 1),
     MAX_STEPS * MAX_WORKERS,
 )
-DRAWN = SeedRange("episodes of a Gymnasium environment", 2**50, 2**51)  # what `reset()` draws without a seed
+DRAWN = SeedRange("episodes of a Gymnasium environment", 2**50, 2**51)  # drawn by `reset()` without a seed
 RANGES = (EVALUATION, FRAMES, SELECTION, HELD_OUT, GOLDEN, TRUST, BENCHMARKS, EXPERIENCE, DRAWN)
 
 

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _way_to_get(module: str) -> str:
     try:
         from rlfp_ros.requirements import fix_for
-    except ModuleNotFoundError:  # not even what the core needs is installed
+    except ModuleNotFoundError:  # the packages of the core are not installed
         return "`rlfp doctor` shows how to get it"
     return fix_for(module.partition(".")[0])
 

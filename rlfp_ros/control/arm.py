@@ -51,8 +51,8 @@ class Arm(Schema):
     home: tuple[float, ...]  # rad
     limits: JointLimits
     tool_limits: ToolLimits
-    capsules: tuple[Capsule, ...] = ()  # empty: no distances are checked
-    table_height: float | None = 0.0  # m, in the base frame; None: no table
+    capsules: tuple[Capsule, ...] = ()  # without capsules no distances are checked
+    table_height: float | None = 0.0  # m, in the base frame; None if there is no table
     obstacles: tuple[Obstacle, ...] = ()
     gripper: Gripper | None = None
     pointer: Pointer | None = None

@@ -33,7 +33,7 @@ class TickTimeline:
             self._origin_stamp_ns -= ahead
             stamp_ns -= ahead
         elif ahead > RESYNCHRONISE_TICKS * self._dt_ns:
-            # The clock is slow or stands still: stamps must not run away from it, while the watchdogs continue.
+            # The clock is slow or stopped. Stamps must stay near it, while the watchdogs continue.
             self._origin_steady_ns += (number - self._number) * self._dt_ns
             number = self._number
             stamp_ns = self._stamp(number)

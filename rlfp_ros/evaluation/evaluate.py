@@ -32,7 +32,7 @@ class Series:
     arm: str | Path | None = None  # instead of the bundle's own
 
 
-# (what to play, report) -> outcomes, further figures for the result
+# (series, report) -> outcomes, further figures for the result
 Play = Callable[[Series, Report], tuple[list[Outcome], dict[str, Any]]]
 
 
@@ -73,7 +73,7 @@ def evaluate(
     -------
     dict
         bundle, task, world, profile, seed, episodes, successes, success_rate, wilson95, mean_steps, wall_s, commit (of
-        the code that played), trained_at_commit, and what `play` adds.
+        the code that played), trained_at_commit, and the further figures of `play`.
 
     Raises
     ------

@@ -125,7 +125,7 @@ def write_figures(episode: RecordedEpisode, bundle: Bundle, folder: Path) -> lis
     if not stamps:
         raise ConfigurationError(f"{folder}: the bag holds no image with features; see the run's log")
     contract = bundle.contract
-    preprocess = Preprocessor(contract)  # what the network saw of a camera with another size and lens
+    preprocess = Preprocessor(contract)  # shows the network's input, also for cameras with another size and lens
     drawn = []
     for stamp in stamps:
         image = preprocess(episode.images[stamp], episode.camera)

@@ -13,7 +13,7 @@ GRAPHS = {graph.name: graph for graph in (SIM, REAL_ARM)}
 
 
 def find_graph(name: str) -> Graph:
-    """The graph of `sim`, `sim.launch.py` or `launch/sim.launch.py`. Raises ConfigurationError listing what exists."""
+    """Return the graph of `sim`, `sim.launch.py` or `launch/sim.launch.py`. Raises ConfigurationError listing all."""
     graph = GRAPHS.get(Path(name).name.removesuffix(".launch.py"))
     if graph is None:
         files = ", ".join(f"{graph}.launch.py" for graph in GRAPHS)

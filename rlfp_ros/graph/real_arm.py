@@ -220,7 +220,7 @@ REAL_ARM = Graph(
                 "use_sim_time": a["use_sim_time"],
             },
             remappings=_real_topics,
-            # Never restarted by itself: a person looks at the arm first.
+            # Never restarted automatically, because a person has to check the arm first.
         ),
         replace(
             RECORDER,

@@ -35,7 +35,7 @@ from rlfp_ros.graph.environment_check import check_environment
 from rlfp_ros.graph.node_process import child_environment, die_with_parent, node_command
 from rlfp_ros.schema import ConfigurationError
 
-# SIGINT at once, then harder. Every child is gone within 3 s of the first signal, with room for a loaded machine.
+# SIGINT at once, then stronger signals. Every child ends within 3 s of the first one, also on a loaded machine.
 SIGTERM_AFTER_S = 1.5
 SIGKILL_AFTER_S = 2.3
 # A terminal, a parent and `timeout` may each forward one Ctrl-C: signals this close together count as one.
@@ -158,7 +158,7 @@ class Runner:
             self._resources.close()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Block until the run has ended and every child is gone; its exit code. Raises TimeoutError."""
+        """Block until the run and every child have ended; return the exit code. Raises TimeoutError."""
         if not self._ended.wait(timeout):
             raise TimeoutError(f"the graph still runs after {timeout} s")
         assert self._exit_code is not None
@@ -311,7 +311,7 @@ class Runner:
             if kind == "exited":
                 self._finish(child)
                 alive.remove(child)
-            elif self._signals > 1:  # the user's second Ctrl-C: wait no longer
+            elif self._signals > 1:  # after the user's second Ctrl-C, do not wait any longer
                 steps = [step for step in steps if step[1] is signal.SIGKILL]
                 steps = [(0.0, number) for _, number in steps]
         for process in offspring:  # those in sessions of their own

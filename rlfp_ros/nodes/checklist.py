@@ -145,7 +145,9 @@ class ChecklistNode(Node):
                 continue
             if info.topic_type != self._command_type:
                 other_type = info.topic_type
-            elif info.qos_profile.durability != DurabilityPolicy.TRANSIENT_LOCAL:  # such a one would hear nothing
+            elif (
+                info.qos_profile.durability != DurabilityPolicy.TRANSIENT_LOCAL
+            ):  # such a subscription would get no messages
                 takers.append(info.node_name)
         controller = status_name(self.get_namespace(), "residual_controller")  # another robot's is a stranger too
         senders = [

@@ -42,7 +42,7 @@ class NodeExecutor:
         self._batch_at = 0.0
         self._batch: deque[tuple[Subscription, Any]] = deque()  # messages that were taken but not run yet
         self._interrupt = SignalHandlerGuardCondition(node.context)
-        self._entities: tuple[tuple[Any, ...], ...] = ()  # what the wait set has room for
+        self._entities: tuple[tuple[Any, ...], ...] = ()  # entities of the wait set
         self._wait_set: Any = None
         self._events_at = 0.0
 

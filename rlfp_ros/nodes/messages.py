@@ -77,7 +77,7 @@ JOINT_STATES_HISTORY = qos(256)  # a little more than 1 s at 240 Hz
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of the graph: relative name, message type, and what its publisher offers."""
+    """A topic of the graph: relative name, message type, and the publisher's quality of service."""
 
     name: str
     type: Any

@@ -34,15 +34,15 @@ from rlfp_ros.recording.decode import IMAGE_TYPES
 from rlfp_ros.schema import ConfigurationError, Schema
 
 DISCOVERY_S = 0.25  # between searches for publishers
-DEPTH = 200  # of a subscription: nearly a second at 240 Hz while this process does not run
-IMAGE_DEPTH = 30  # images are large
-NICENESS = 10  # the nodes that move the arm run first; the queues of the subscriptions hold what waits
+DEPTH = 200  # queue of a subscription: nearly a second at 240 Hz while this process does not run
+IMAGE_DEPTH = 30  # queue of image topics, whose messages are large
+NICENESS = 10  # the nodes that move the arm run first; meanwhile messages stay in the queues
 PERCEPTION = "perception"  # name of the node whose images are recorded
 NO_IMAGES_S = 3.0  # a recording that has been running this long without an image is reported
-KEY_BYTES = 64  # of a message that tell it from another one
+KEY_BYTES = 64  # bytes of a message that identify it
 
-# What is recorded unless `topics` is set; compressed images instead of raw ones if perception takes those. Not: the
-# overlay, which is only made while something subscribes to it, and /clock, which playing back makes anew.
+# Recorded topics unless `topics` is set; compressed images instead of raw ones if perception uses those. Without the
+# overlay, which is only drawn while it has a subscriber, and without /clock, which playback publishes itself.
 DEFAULT_TOPICS = (
     messages.IMAGE,
     messages.CAMERA_INFO,
@@ -244,7 +244,7 @@ class RecorderNode(Node):
         def receive(data: bytes, info: dict[str, Any]) -> None:
             self._receive(topic, data, info)
 
-        # Without rclpy's warnings about publishers that this subscription does not hear: another one does.
+        # Without rclpy's warnings about publishers that do not match, because another subscription does.
         events = SubscriptionEventCallbacks(use_default_callbacks=False)
         topic.subscriptions[offer] = self.create_subscription(
             message_type, topic.name, receive, qos, raw=True, event_callbacks=events

@@ -95,7 +95,7 @@ def run(build: Callable[[], Node], arguments: Sequence[str] | None = None, prior
     except (KeyboardInterrupt, ExternalShutdownException, ShutdownException):
         _on_signal(lambda *_: None)
     except Exception as error:
-        if rclpy.ok():  # otherwise a signal came while the node was being built, and half of rcl is gone
+        if rclpy.ok():  # otherwise a signal came during construction, and part of rcl is shut down
             code = FAILED
             print(f"{name}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr, flush=True)
             if os.environ.get("RLFP_TRACEBACK"):

@@ -1,4 +1,4 @@
-"""The bundle's encoder on ONNX Runtime: from a camera's image to what the policy is given of it."""
+"""The bundle's encoder on ONNX Runtime: computes features, object pose and domain shift of a camera's image."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Perception:
         Raises
         ------
         ConfigurationError
-            If the camera does not see what the bundle's camera saw; names `source`.
+            If the camera does not cover the bundle's field of view. The message names `source`.
         """
         self._preprocessor.use_camera(camera, source)
 
@@ -188,7 +188,7 @@ class Perception:
         image
             uint8 [H, W, 3], rgb.
         camera
-            The camera that took it; None: the bundle's own, at any resolution of its aspect ratio.
+            The camera that took it; None for the bundle's, at any resolution of its aspect ratio.
         source
             What to name in an error: a topic or a file.
         joint_positions
@@ -197,7 +197,7 @@ class Perception:
         Raises
         ------
         ConfigurationError
-            If the image is not of the camera's size, or the camera does not see what the bundle's camera saw.
+            If the image does not have the camera's size, or the camera does not cover the bundle's field of view.
         """
         return self.encode(self._preprocessor(image, camera, source), joint_positions)
 

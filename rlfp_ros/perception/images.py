@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Encoding:
     channels: int  # bytes per pixel
-    to_rgb: int | None  # OpenCV's conversion code; None: already rgb
+    to_rgb: int | None  # OpenCV's conversion code; None if already rgb
 
 
 _ENCODINGS = {
@@ -128,8 +128,8 @@ def from_compressed(format: str, data: Buffer, topic: str = "camera/image_raw/co
     Raises
     ------
     ConfigurationError
-        If the format is another one, the file is cut or damaged, or it holds what no colour camera sends: 16 bits per
-        channel (depth), or inks (CMYK).
+        If the format is another one, the file is cut or damaged, or the image is not a camera's colour image: 16 bits
+        per channel (depth), or inks (CMYK).
     """
     words = format.lower()
     if "compresseddepth" in words.replace(" ", "") or not any(name in words for name in ("jpeg", "jpg", "png")):

@@ -64,12 +64,12 @@ class Preprocessor:
         Returns
         -------
         numpy.ndarray
-            uint8 [h, w, 3], of the size that the bundle says. It may share memory with `image`.
+            uint8 [h, w, 3], in the bundle's size. It may share memory with `image`.
 
         Raises
         ------
         ConfigurationError
-            If the camera does not see what the bundle's camera saw, or the image is not of the camera's size.
+            If the camera does not cover the bundle's field of view, or the image does not have the camera's size.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ConfigurationError(

@@ -99,7 +99,7 @@ class BackgroundWriter:
         return True
 
     def close(self, timeout_s: float = 30.0) -> bool:
-        """Write what is queued and close the bag. Returns False if the disk did not take it within `timeout_s`."""
+        """Write the queue and close the bag. Returns False if this takes longer than `timeout_s`."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)

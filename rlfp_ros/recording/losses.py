@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 JOINING_S = 2.0  # after a publisher was found, its first message may carry any number
-LEAVING_S = 5.0  # after a publisher has gone, its last messages may still arrive
+LEAVING_S = 5.0  # after a publisher has left, its last messages may still arrive
 REMEMBERED = 10_000  # lost numbers that may still arrive late
 
 

@@ -231,7 +231,7 @@ def _metadata(path: Path, contents: _Contents, custom: dict[str, str]) -> BagMet
 
 
 def _finish(file: IO[bytes], contents: _Contents, metadata: BagMetadata) -> None:
-    """Write what mcap's Writer.finish() writes, from a scan: the end of the data section, the summary, the footer."""
+    """Write the end of a file like mcap's Writer.finish(), from a scan: end of the data section, summary, footer."""
     data: Any = RecordBuilder()  # its methods have no annotations
     if contents.unindexed and contents.chunks:
         chunk = contents.chunks[-1]

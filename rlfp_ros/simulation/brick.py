@@ -12,7 +12,7 @@ STUD_OFFSET = 0.25  # share of the brick's width, from its middle
 def brick(size: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the triangles of a brick with 2 x 2 studs: corners [3 T, 3] m around its box's middle, and normals.
 
-    `size` [m] is the box; the studs stand on top of it.
+    `size` [m] is the box without the studs on top.
     """
     half = np.array(size) / 2
     faces: list[np.ndarray] = []  # convex polygons [N, 3], anticlockwise from outside

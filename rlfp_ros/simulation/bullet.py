@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Discard what C code writes to standard output and error, by redirecting the file descriptors."""
+    """Discard the output of C code by redirecting the file descriptors of standard output and error."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

@@ -14,7 +14,7 @@ from rlfp_ros.schema import ConfigurationError, Schema
 
 
 class JointPdParameters(Schema):
-    """`reference`: joints to go to (rad, in the arm's order; empty: home). `rate_hz`: 1/s. `speed`: rad/s."""
+    """`reference`: target joints (rad, in the arm's order; home if empty). `rate_hz`: 1/s. `speed`: rad/s."""
 
     reference: tuple[float, ...] = ()
     rate_hz: float = Field(default=2.0, gt=0, le=20)

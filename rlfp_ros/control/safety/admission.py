@@ -100,7 +100,7 @@ class JointStateAdmission:
         positions, velocities, efforts = joint_state.positions, joint_state.velocities, joint_state.efforts
         finite = (
             positions.shape == velocities.shape == efforts.shape == self._shape
-            and math.isfinite(positions @ velocities)  # 0 * inf is NaN: one look at both
+            and math.isfinite(positions @ velocities)  # one test for both, because 0 * inf is NaN
         )
         if not finite:
             return JointStateNews(Decision(False, fault=Reason.JOINT_STATE_NOT_FINITE))
@@ -137,7 +137,7 @@ class ResidualAdmission:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the last residual: after a clock that went back its stamp says nothing."""
+        """Forget the last residual, because after a clock jumps back its stamp has no meaning."""
         self._stamp_ns = NEVER
         self._asked: np.ndarray | None = None  # the last finite twist in range, before clipping, admitted or not
 
@@ -169,7 +169,7 @@ class ResidualAdmission:
             return Reason.RESIDUAL_FUTURE
         if (np.abs(twist) > self._range).any():
             return Reason.RESIDUAL_RANGE
-        # Against what was asked for last, even if that was refused: a policy that keeps jumping stays refused.
+        # Compared with the last residual, even if that was refused, so that a policy that keeps jumping stays refused.
         before, self._asked = self._asked, np.array(twist, dtype=float)
         if before is not None and (np.abs(twist - before) > self._jump).any():
             return Reason.RESIDUAL_JUMP
@@ -189,7 +189,7 @@ class PerceptAdmission:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the last object pose: after a clock that went back its stamp says nothing."""
+        """Forget the last object pose, because after a clock jumps back its stamp has no meaning."""
         self._object_stamp_ns = NEVER
 
     @property

@@ -17,9 +17,8 @@ from rlfp_ros.control.safety.limits import CheckedLimits, inside_box, inside_joi
 from rlfp_ros.control.safety.motion import ROUNDING, Located, everywhere
 from rlfp_ros.control.safety.stop import StopPlan, StopShapes
 
-LOOK_EVERY = (
-    4  # ticks between looks at the way of a stop, if the Jacobian turns too much for its ends to bound the speed
-)
+# Ticks between checked points of a stop, if the Jacobian changes too much for its ends to bound the speed.
+CHECK_EVERY = 4
 LINEAR_AND_ANGULAR = np.kron(np.eye(2), np.ones((3, 1)))  # [6, 2]
 
 
@@ -88,7 +87,7 @@ def check_joints(
 
 @dataclass(frozen=True)
 class Checks:
-    """Everything that a step is checked against. Holds no results: each method returns what it finds."""
+    """The checks of a step. Holds no results: each method returns its findings."""
 
     limits: CheckedLimits
     shapes: StopShapes
@@ -150,18 +149,18 @@ class Checks:
                 )
                 if refusal is not None:
                     return refusal
-            if fast or self.shapes.ramp > LOOK_EVERY:
-                return self._way(here, step, stop)
+            if fast or self.shapes.ramp > CHECK_EVERY:
+                return self._path(here, step, stop)
         return None
 
-    def _way(self, here: Located, step: np.ndarray, stop: StopPlan) -> Refusal | None:
+    def _path(self, here: Located, step: np.ndarray, stop: StopPlan) -> Refusal | None:
         """Return why the tool may not follow the stop of `step`, or None. Checks until the tool stays slow.
 
         Fast joints whose motions cancel each other leave the tool slow only while the Jacobian does not change.
         """
         limits, reach, last = self.limits, self.distances.reach, stop.points[-1]
         to_position, to_velocity = self.shapes.samples(stop.plateau)
-        for tick in range(LOOK_EVERY, len(to_position), LOOK_EVERY):
+        for tick in range(CHECK_EVERY, len(to_position), CHECK_EVERY):
             position, velocity = to_position[tick - 1].dot(step), to_velocity[tick - 1].dot(step)
             place, _, jacobian = self.kinematics.evaluate(position)
             vx, vy, vz, wx, wy, wz = jacobian.dot(velocity).tolist()

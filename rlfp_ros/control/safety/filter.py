@@ -62,8 +62,8 @@ class SafetyFilter:
     """Keeps the commanded motion of one arm. Deterministic; uses no clock. SI units, `arm.joint_names` order.
 
     The state is the motion that was promised: `now`, `ahead`, the stop that follows, and the ticks left of standing
-    still after a start. What a tick computes is passed on as values: `locate` gives what `joint_velocity` and `extend`
-    need.
+    still after a start. Results within a tick are passed as values: the result of `locate` is an argument of
+    `joint_velocity` and `extend`.
 
     Attributes
     ----------
@@ -149,7 +149,7 @@ class SafetyFilter:
         return values | {f"refused_{refusal}": count for refusal, count in sorted(counts.refused.items())}
 
     def trajectory(self, stamp_ns: int) -> Trajectory:
-        """Return what to send at `stamp_ns`, the time of `now`."""
+        """Return the trajectory to send at `stamp_ns`, the time of `now`."""
         joints, stop = len(self._zeros), self._stop
         if self.resting:
             time = self.dt * (self._settling or AHEAD)

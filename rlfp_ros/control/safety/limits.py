@@ -93,7 +93,7 @@ class StepLimits:
 
 
 def step_limits(arm: Arm, settings: ControllerSettings) -> StepLimits:
-    """Scale the arm's published acceleration and jerk to what the settings let a step use."""
+    """Scale the arm's published acceleration and jerk by the settings for a step."""
     dt = 1.0 / settings.control_rate_hz
     jerk_dt = settings.jerk_scale * np.array(arm.limits.jerk) * dt
     return StepLimits(

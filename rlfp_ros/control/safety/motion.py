@@ -1,8 +1,8 @@
 """Commanded motion of the joints as values: positions, velocities and accelerations at one time.
 
 Everything is piecewise constant in jerk with changes only on ticks. A quintic through position, velocity and
-acceleration of a piece with constant jerk *is* that piece, so what joint_trajectory_controller interpolates between two
-motions is exactly what was checked.
+acceleration of a piece with constant jerk *is* that piece, so the interpolation of joint_trajectory_controller between
+two motions is exactly the checked motion.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Located(NamedTuple):
     Attributes
     ----------
     rows
-        [3, J], the motion itself; identifies what was located.
+        [3, J], the motion at which the tool was located.
     position
         [3] m, tool in the base frame.
     rotation

@@ -67,7 +67,7 @@ class SentMotion:
         self._running = False
 
     def trajectory(self, stamp_ns: int) -> Trajectory:
-        """Return what to send at `stamp_ns`."""
+        """Return the trajectory to send at `stamp_ns`."""
         self._sent = True
         return self._safety.trajectory(stamp_ns)
 

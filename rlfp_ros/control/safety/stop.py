@@ -54,7 +54,7 @@ class StopMatrices(NamedTuple):
     times
         [`AHEAD` + n] s, of the points of a command whose new step this stop follows.
     ramp_velocities
-        [`RAMP_SAMPLES`, 3]: to velocities while the first ramp sets in.
+        [`RAMP_SAMPLES`, 3]: to velocities during the first ramp.
     """
 
     points: np.ndarray
@@ -78,7 +78,7 @@ class StopPlan(NamedTuple):
     plateau
         Ticks for which the full deceleration lasts.
     matrices
-        The maps that made it.
+        The maps that the stop was computed with.
     points
         [n, 3, J], the motions at which the jerk changes; the last is at rest.
     """
@@ -194,7 +194,7 @@ def plan_stop(shapes: StopShapes, rows: np.ndarray) -> StopPlan | None:
     """
     durations = (shapes.impulse.dot(rows) * shapes.per_deceleration).tolist()
     hardest = max(max(durations), -min(durations))
-    if not math.isfinite(sum(durations)) or hardest >= LONGEST_STOP_S:  # max and min may overlook a NaN
+    if not math.isfinite(sum(durations)) or hardest >= LONGEST_STOP_S:  # the comparison alone may miss a NaN
         return None
     needed = 0.5 * hardest - shapes.ramp_time
     plateau = math.ceil(needed / shapes.dt - ROUNDING) if needed > 0.0 else 0

@@ -95,7 +95,7 @@ def export_bundle(
     ------
     ConfigurationError
         If `source` is damaged or of another version, if PyTorch and ONNX Runtime disagree, if the policy ignores the
-        task's goal, or if the deployed code does not repeat training's frames. An older `out` stays as it was.
+        task's goal, or if the deployed code does not repeat training's frames. An older `out` does not change.
     """
     console = console or Console()
     check_replaceable(out)
@@ -167,7 +167,7 @@ def _from_run(source: Path, observations: int, console: Console) -> Candidate:
 
 
 def _described(contract: Contract, name: str, data: bytes) -> bytes:
-    """An ONNX file with metadata that states what it was trained for."""
+    """Return an ONNX file with metadata that describe its training."""
     model = onnx.load_from_string(data)
     stated = {entry.key: entry.value for entry in model.metadata_props}
     if description(contract, name).items() <= stated.items():

@@ -42,7 +42,7 @@ def pixel_change(images: Tensor, cell: int) -> Tensor:
 
 
 class DuellingHead(nn.Module):
-    """Q-values [B, actions, rows, columns] of features [B, F]: the cell's value, plus what each action adds to it."""
+    """Q-values [B, actions, rows, columns] of features [B, F]: value of the cell plus advantage of the action."""
 
     def __init__(self, features: int, actions: int, rows: int, columns: int, channels: int) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ TREMBLING = 0.003  # on the plane z = 1, noise of the features between two image
 LEARNER_NOISE = 0.15  # standard deviation added to the learner's actions in every second episode
 CHECKPOINT_ROUNDS = 2  # rounds between checkpoints; a resumed training repeats at most these
 
-TeacherSees = Literal["state", "estimate"]  # the simulator's state, or what the estimator makes of the images
+TeacherSees = Literal["state", "estimate"]  # the simulator's state, or the estimate from the images
 
 
 class DaggerTraining(TrainingSettings):

@@ -65,9 +65,9 @@ class ImitationRecipe(Recipe):
 
     feature_stack: int = ObservationContract().feature_stack  # frames of features that the policy sees
     encoder: EncoderChoice = field(default_factory=EncoderChoice)
-    representation: str = SUPERVISED  # what the encoder learns from: names of objectives, joined with +
+    representation: str = SUPERVISED  # the encoder's objectives: names joined with +
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
-    dagger: DaggerTraining | None = field(default_factory=DaggerTraining)  # None: never through the estimator
+    dagger: DaggerTraining | None = field(default_factory=DaggerTraining)  # None for no training with the estimator
     reinforcement: ReinforcementSettings = field(default_factory=ReinforcementSettings)
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class ImitationRecipe(Recipe):
     def _imitate(
         self, cell: Cell, encoder: PointEncoder, dagger: DaggerTraining, run: Path, show: Show
     ) -> TrainedPolicy:
-        """Imitate a teacher that sees what the policy's estimator sees."""
+        """Imitate a teacher that gets the estimates of the policy's estimator."""
         estimator_file = run / "estimator.onnx"
         make_env = self._task_environment(cell, run)
         lessons = DaggerLessons(cell, make_env, estimator_file, encoder.points, dagger.hidden, dagger.teacher_sees)

@@ -182,7 +182,7 @@ def image_demonstrations(encoder: Encoder, frames: Path, stack: int) -> dict[str
     """
     images = np.load(frames / "images.npy", mmap_mode="r")
     features = features_of(encoder, images)
-    # The frame before is missing; the same frame with the encoder's own noise stands for it.
+    # The previous frame is missing and is replaced by the same frame with the encoder's noise.
     earlier = [features + TREMBLING * torch.randn_like(features) for _ in range(stack - 1)]
     parts = [torch.stack([*earlier, features], 1).flatten(1)]
     parts += [torch.from_numpy(np.load(frames / f"{name}.npy")) for name in ("proprioception", "goal")]

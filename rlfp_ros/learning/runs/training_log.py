@@ -72,7 +72,7 @@ class TrainingLog:
                 self._events.scalar(name, value, step)
 
     def checkpoint(self, step: int, state: Callable[[], dict[str, Any]], last: bool = False) -> None:
-        """Save every minute and at the end; `state()` returns what the algorithm resumes from."""
+        """Save a checkpoint every minute and at the end; `state()` returns the algorithm's state."""
         if self._file and (last or time.monotonic() - self._saved > CHECKPOINT_EVERY_S):
             rows = [(episode.step, episode.episode_return, episode.success) for episode in self.episodes]
             save_checkpoint(self._file, self._key, step=step, episodes=rows, **state())
