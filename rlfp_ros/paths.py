@@ -29,15 +29,20 @@ def resolve(name_or_path: str | Path, folder: str, suffix: str = "") -> Path:
     count, so that a folder called `train` is not taken for the profile.
     Raises ConfigurationError that lists the shipped names.
     """
-    given = Path(name_or_path).expanduser()
-    if given.is_file() or (given.exists() and not suffix):
-        return given
     shipped = share_directory() / folder
-    found = shipped / f"{name_or_path}{suffix}"
-    if found.exists():
-        return found
+    try:
+        given = Path(name_or_path).expanduser()
+        if given.is_file() or (given.exists() and not suffix):
+            return given
+        found = shipped / f"{name_or_path}{suffix}"
+        if found.exists():
+            return found
+        wrong = "is a folder" if given.exists() else "no such file"
+    except OSError as error:  # a folder on the way that may not be entered, or a name that is too long
+        raise ConfigurationError(f"{name_or_path}: cannot be read ({error.strerror}); correct that") from None
+    except RuntimeError:  # expanduser
+        raise ConfigurationError(f"{name_or_path}: there is no such user; write the path without ~") from None
     names = sorted(path.name.removesuffix(suffix) for path in shipped.glob(f"*{suffix}"))
-    wrong = "is a folder" if given.exists() else "no such file"
     raise ConfigurationError(
-        f"{given}: {wrong}, and {folder}/ has no {name_or_path!r}; it has: {', '.join(names) or 'nothing'}"
+        f"{given}: {wrong}, and {folder}/ has no {str(name_or_path)!r}; it has: {', '.join(names) or 'nothing'}"
     )

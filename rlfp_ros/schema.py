@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+QUATERNION_TOLERANCE = 0.01  # of its length; numbers with three digits are accepted
 
 
 class ConfigurationError(ValueError):
@@ -26,6 +29,15 @@ class Pose(Schema):
     xyz: tuple[float, float, float]  # m
     quaternion_xyzw: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
 
+    @model_validator(mode="after")
+    def _is_a_rotation(self) -> Pose:
+        length = float(np.linalg.norm(self.quaternion_xyzw))
+        if abs(length - 1.0) > QUATERNION_TOLERANCE:
+            raise ValueError(
+                f"quaternion_xyzw is {list(self.quaternion_xyzw)} of length {length:.3g}, expected length 1; correct it"
+            )
+        return self
+
     def matrix(self) -> np.ndarray:
         """Return the homogeneous transform, 4 x 4."""
         x, y, z, w = np.asarray(self.quaternion_xyzw) / np.linalg.norm(self.quaternion_xyzw)
@@ -42,18 +54,44 @@ class Pose(Schema):
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a field that is given twice is an error: YAML itself takes the last one silently."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if key.value in seen:
+                problem = f"{key.value} is given twice; remove one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file. Raises ConfigurationError with line and column if it does not parse."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror or error}); correct that") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        reason = " ".join(str(getattr(error, "problem", error)).split())
+        raise ConfigurationError(f"{path}{where}: not valid YAML ({reason})") from None
+    except (ValueError, OverflowError) as error:  # a date such as 2020-13-45, or a value that its tag does not allow
+        raise ConfigurationError(f"{path}: has a value that YAML cannot read ({error}); put it in quotes") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: is nested too deeply, expected a configuration file; correct it") from None
 
 
 def load(path: Path, model: type[Model]) -> Model:
@@ -64,11 +102,32 @@ def load(path: Path, model: type[Model]) -> Model:
 def validate(document: Any, model: type[Model], source: str) -> Model:
     """Validate `document` (from YAML or JSON) as `model`; `source` names it in errors."""
     if not isinstance(document, dict):
-        raise ConfigurationError(f"{source}: is {type(document).__name__}, expected a mapping of fields")
+        found = "empty" if document is None else type(document).__name__
+        raise ConfigurationError(f"{source}: is {found}, expected a mapping of fields")
     try:
-        return model.model_validate(document)
+        checked = model.model_validate(document)
     except ValidationError as error:
         raise refusal(error, source) from None
+    for field, value in _booleans_as_numbers(document, checked):
+        raise ConfigurationError(f"{source}: {field} is {str(value).lower()}, expected a number; correct it")
+    return checked
+
+
+def _booleans_as_numbers(given: Any, checked: Any, field: str = "") -> Iterator[tuple[str, bool]]:
+    """Yield the fields that are true, false, yes or no in the document and became 1 or 0 in the model."""
+    if isinstance(given, bool):
+        if isinstance(checked, (int, float)) and not isinstance(checked, bool):
+            yield field, given
+        return
+    parts: Iterable[tuple[Any, Any, Any]] = ()
+    if isinstance(given, dict) and isinstance(checked, BaseModel):
+        parts = ((key, value, getattr(checked, str(key), None)) for key, value in given.items())
+    elif isinstance(given, dict) and isinstance(checked, dict):
+        parts = ((key, value, checked.get(key)) for key, value in given.items())
+    elif isinstance(given, (list, tuple)) and isinstance(checked, (list, tuple)):
+        parts = ((place, *pair) for place, pair in enumerate(zip(given, checked, strict=False)))
+    for key, value, other in parts:
+        yield from _booleans_as_numbers(value, other, f"{field}.{key}" if field else str(key))
 
 
 def refusal(error: ValidationError, source: str) -> ConfigurationError:
@@ -83,6 +142,6 @@ def _sentence(source: str, detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{source}: {field} is missing; add it"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if detail["type"] == "value_error" and not isinstance(detail["input"], (str, int, float)):
+    if detail["type"] == "value_error" and not isinstance(detail["input"], (str, int, float, list, tuple)):
         return f"{source}: {field}: {message}"  # several fields contradict each other; the message names them
     return f"{source}: {field} is {detail['input']!r}, but it {message}"

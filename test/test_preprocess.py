@@ -172,8 +172,8 @@ def test_orientations_turn_with_the_camera(contract: Contract) -> None:
     from rlfp_ros.schema import Pose
 
     for _ in range(50):
-        camera = Pose(xyz=(0, 0, 0), quaternion_xyzw=tuple(generator.normal(size=4)))
-        quaternion = generator.normal(size=4)
+        camera_quaternion, quaternion = (random / np.linalg.norm(random) for random in generator.normal(size=(2, 4)))
+        camera = Pose(xyz=(0, 0, 0), quaternion_xyzw=tuple(camera_quaternion))
         turned = orientation_in_base(camera.matrix(), quaternion)
         expected = camera.matrix() @ Pose(xyz=(0, 0, 0), quaternion_xyzw=tuple(quaternion)).matrix()
         assert np.allclose(Pose(xyz=(0, 0, 0), quaternion_xyzw=tuple(turned)).matrix(), expected)

@@ -12,6 +12,7 @@ from rlfp_ros.schema import Schema
 
 Positive = Field(gt=0)
 Vector = tuple[float, float, float]
+SMALLEST_TILT = 1e-4  # rad; closer to the vertical, rounding decides which side of the image is up
 
 
 class VelocityNearEnds(Schema):
@@ -178,3 +179,18 @@ class CameraPlace(Schema):
 
     position: Vector  # m
     target: Vector  # m
+
+    @model_validator(mode="after")
+    def _has_a_direction(self) -> CameraPlace:
+        check_view(self.position, self.target)
+        return self
+
+
+def check_view(position: Vector, target: Vector) -> None:
+    """Raise ValueError if a camera at `position` that looks at `target` has no defined orientation."""
+    across = np.hypot(target[0] - position[0], target[1] - position[1])
+    if across < SMALLEST_TILT * max(1e-9, abs(target[2] - position[2])) or across == 0.0:
+        raise ValueError(
+            f"the camera at {list(position)} looks straight up or down at {list(target)}, and the upper side of its "
+            "image is undefined; move position or target a millimetre sideways, away from the image's lower side"
+        )

@@ -40,7 +40,31 @@ class Parameter:
     unit: str
     nominal: float
     size: int = 1
+    limits: tuple[float, float] | None = None  # None: those of the unit
 
+    def bounds(self) -> tuple[float, float]:
+        """Return the least and the greatest value that a profile may give."""
+        return self.limits or UNIT_LIMITS[self.unit]
+
+
+# The least and the greatest value of a parameter that a profile may give. Values outside them mean nothing, or stop
+# the simulator in the middle of a training.
+UNIT_LIMITS: dict[str, tuple[float, float]] = {
+    "m": (-10.0, 10.0),
+    "rad": (-3.2, 3.2),
+    "deg": (-360.0, 360.0),
+    "ratio": (0.0, 10.0),
+    "probability": (0.0, 1.0),
+    "count": (0, 20),
+    "m/s": (0.0, 10.0),
+    "stops": (-10.0, 10.0),
+    "counts": (0.0, 255.0),
+    "px": (0.0, 50.0),
+    "percent": (1.0, 100.0),
+    "N m s/rad": (0.0, 1000.0),
+    "s": (0.0, 2.0),
+    "1": (0.0, 10.0),
+}
 
 JOINTS = 8  # draws for `home_offset`; an arm uses as many as it has joints
 OBJECTS = 6  # draws per distractor parameter
@@ -49,7 +73,7 @@ PARAMETERS: dict[str, Parameter] = {
     "camera_position": Parameter("m", 0.0, 3),
     "camera_angle": Parameter("rad", 0.0, 3),
     "field_of_view": Parameter("deg", 0.0),
-    "lens_distortion": Parameter("1", 0.0),
+    "lens_distortion": Parameter("1", 0.0, limits=(-1.0, 1.0)),
     "light_azimuth": Parameter("deg", 40.0),
     "light_elevation": Parameter("deg", 60.0),
     "light_colour": Parameter("ratio", 1.0, 3),
@@ -66,17 +90,17 @@ PARAMETERS: dict[str, Parameter] = {
     "distractor_speed": Parameter("m/s", 0.0, OBJECTS),
     "exposure": Parameter("stops", 0.0),
     "white_balance": Parameter("ratio", 1.0, 3),
-    "gamma": Parameter("1", 1.0),
+    "gamma": Parameter("1", 1.0, limits=(0.1, 10.0)),
     "noise": Parameter("counts", 0.0),
     "blur": Parameter("px", 0.0),
     "jpeg_quality": Parameter("percent", 100.0),
     "glare": Parameter("ratio", 0.0),
-    "object_mass": Parameter("ratio", 1.0),
+    "object_mass": Parameter("ratio", 1.0, limits=(0.01, 100.0)),
     "object_friction": Parameter("1", 0.7),
     "joint_damping": Parameter("N m s/rad", 0.0),
-    "motor_gain": Parameter("ratio", 1.0),
-    "motor_strength": Parameter("ratio", 1.0),
-    "joint_noise": Parameter("rad", 0.0),
+    "motor_gain": Parameter("ratio", 1.0, limits=(0.01, 10.0)),
+    "motor_strength": Parameter("ratio", 1.0, limits=(0.01, 10.0)),
+    "joint_noise": Parameter("rad", 0.0, limits=(0.0, 1.0)),
     "home_offset": Parameter("rad", 0.0, JOINTS),
     "camera_latency": Parameter("s", 0.03),
     "camera_jitter": Parameter("s", 0.0),
@@ -93,7 +117,7 @@ PARAMETERS: dict[str, Parameter] = {
     "lamps": Parameter("count", 0),  # lights beyond the second, from anywhere, of equal weight; one more rendering each
     "household": Parameter("count", 0),  # distractors from pybullet_data's 1000 random objects
     "photographs": Parameter("probability", 0.0),  # of a photograph as table or background
-    "dropped_run": Parameter("count", 1),  # frames lost in a row once one is lost
+    "dropped_run": Parameter("count", 1, limits=(1, 1000)),  # frames lost in a row once one is lost
 }
 
 
@@ -112,6 +136,14 @@ class Profile(Schema):
                 raise ValueError(f"{name} is not a known parameter; there are: {', '.join(PARAMETERS)}")
             if given.unit != known.unit:
                 raise ValueError(f"{name}.unit is {given.unit!r}, expected {known.unit!r}")
+            least, most = known.bounds()
+            if given.low < least or given.high > most:
+                raise ValueError(
+                    f"{name} is {given.low:g} to {given.high:g} {given.unit}, expected values "
+                    f"from {least:g} to {most:g}"
+                )
+            if known.unit == "count" and not (given.low.is_integer() and given.high.is_integer()):
+                raise ValueError(f"{name} is {given.low:g} to {given.high:g}, expected whole numbers")
         return self
 
     def without(self, *names: str) -> Profile:

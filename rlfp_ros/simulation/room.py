@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rlfp_ros import paths, schema
 from rlfp_ros.schema import ConfigurationError, Schema
@@ -25,7 +25,28 @@ def _pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int | float) else value
 
 
-Span = Annotated[tuple[float, float], BeforeValidator(_pair)]  # low, high; or one number
+def _rising(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] > span[1]:
+        raise ValueError("must be low, high, and the low value is above the high one; exchange them")
+    return span
+
+
+def _bounded(least: float, most: float) -> AfterValidator:
+    """Check that both ends of a span are from `least` to `most`."""
+
+    def check(span: tuple[float, float]) -> tuple[float, float]:
+        if span[0] < least or span[1] > most:
+            raise ValueError(f"must be from {least:g} to {most:g}; correct it")
+        return span
+
+    return AfterValidator(check)
+
+
+Span = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_rising)]  # low, high; or one number
+NotNegative = Annotated[Span, _bounded(0.0, 1e6)]
+Positive = Annotated[Span, _bounded(1e-4, 1e6)]
+Fraction = Annotated[Span, _bounded(0.0, 1.0)]
+Delay = Annotated[Span, _bounded(0.0, 2.0)]  # s
 Vector = tuple[float, float, float]
 Colour = tuple[float, float, float]  # rgb, 0..1
 
@@ -47,12 +68,16 @@ class RoomCamera(Schema):
     field_of_view_deg: float = Field(gt=5, lt=120)  # vertical
     distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)  # k1 k2 p1 p2 k3
     moved: Moved = Moved()
-    exposure: Span = (0.0, 0.0)  # error of automatic exposure, stops
-    white_balance: tuple[Span, Span, Span] = ((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))  # gain of r, g, b
-    gamma: Span = (1.0, 1.0)
-    read_noise: Span = (0.0, 0.0)  # counts of 255, standard deviation
-    shot_noise: Span = (0.0, 0.0)  # counts of 255 at white; grows with the root of the signal
-    blur: Span = (0.0, 0.0)  # px, standard deviation
+    exposure: Annotated[Span, _bounded(-10.0, 10.0)] = (0.0, 0.0)  # error of automatic exposure, stops
+    white_balance: tuple[NotNegative, NotNegative, NotNegative] = (
+        (1.0, 1.0),
+        (1.0, 1.0),
+        (1.0, 1.0),
+    )  # gain of r, g, b
+    gamma: Positive = (1.0, 1.0)
+    read_noise: NotNegative = (0.0, 0.0)  # counts of 255, standard deviation
+    shot_noise: NotNegative = (0.0, 0.0)  # counts of 255 at white; grows with the root of the signal
+    blur: NotNegative = (0.0, 0.0)  # px, standard deviation
     vignetting: float = Field(0.0, ge=0, le=1)  # fraction of light lost in the corners
     jpeg_quality: int = Field(100, ge=10, le=100)
 
@@ -84,8 +109,8 @@ class Clutter(Schema):
     """Objects on the table that the task does not need and that have no collision."""
 
     count: int = Field(0, ge=0, le=12)
-    speed: Span = (0.0, 0.0)  # m/s, back and forth
-    size: Span = (0.02, 0.05)  # m, half extent
+    speed: NotNegative = (0.0, 0.0)  # m/s, back and forth
+    size: Positive = (0.02, 0.05)  # m, half extent
     clearance: float = Field(0.1, ge=0)  # m, from the task's objects
 
 
@@ -93,26 +118,26 @@ class Dynamics(Schema):
     """Drives and contacts of the arm, in MuJoCo's terms."""
 
     substeps: int = Field(4, ge=1, le=16)  # of physics in a tick of 1/240 s
-    bandwidth_hz: Span  # of the position loop
-    damping_ratio: Span = (1.0, 1.0)
-    gravity_compensation: Span = (1.0, 1.0)  # fraction of the arm's weight that the drives compensate
-    friction: Span = (0.0, 0.0)  # N m, dry, in the joints
-    damping: Span = (0.0, 0.0)  # N m s/rad, in the joints
-    armature: Span = (0.0, 0.0)  # kg m^2, of the rotors
-    joint_noise: Span = (0.0, 0.0)  # rad, standard deviation of every reading
+    bandwidth_hz: Positive  # of the position loop
+    damping_ratio: NotNegative = (1.0, 1.0)
+    gravity_compensation: NotNegative = (1.0, 1.0)  # fraction of the arm's weight that the drives compensate
+    friction: NotNegative = (0.0, 0.0)  # N m, dry, in the joints
+    damping: NotNegative = (0.0, 0.0)  # N m s/rad, in the joints
+    armature: NotNegative = (0.0, 0.0)  # kg m^2, of the rotors
+    joint_noise: NotNegative = (0.0, 0.0)  # rad, standard deviation of every reading
     home_offset: float = Field(0.0, ge=0)  # rad, per joint and episode
-    block_mass: Span = (0.03, 0.03)  # kg
-    block_friction: Span = (0.7, 0.7)
+    block_mass: Positive = (0.03, 0.03)  # kg
+    block_friction: NotNegative = (0.7, 0.7)
 
 
 class Timing(Schema):
     """Delays, in s."""
 
-    camera_latency: Span
-    camera_jitter: Span = (0.0, 0.0)  # standard deviation per frame
-    dropped_frames: Span = (0.0, 0.0)  # probability
-    dropped_run: Span = (1.0, 1.0)  # frames lost in a row once one is lost
-    command_latency: Span
+    camera_latency: Delay
+    camera_jitter: Delay = (0.0, 0.0)  # standard deviation per frame
+    dropped_frames: Fraction = (0.0, 0.0)  # probability
+    dropped_run: Annotated[Span, _bounded(1.0, 1000.0)] = (1.0, 1.0)  # frames lost in a row once one is lost
+    command_latency: Delay
 
 
 class Room(Schema):
@@ -120,7 +145,7 @@ class Room(Schema):
 
     name: str
     camera: RoomCamera
-    ambient: Span  # light without a direction, ratio
+    ambient: NotNegative  # light without a direction, ratio
     lights: tuple[Light, ...]
     table: Surface
     floor: Surface

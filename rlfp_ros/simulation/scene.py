@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
 from rlfp_ros.control.arm import Arm
-from rlfp_ros.control.arm_parts import CameraPlace
+from rlfp_ros.control.arm_parts import CameraPlace, check_view
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
 from rlfp_ros.simulation.arm_settings import camera_place
 
@@ -27,6 +27,11 @@ class SceneCamera(Schema):
     position: Vector  # m, base frame
     target: Vector  # m, base frame
     rate_hz: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _has_a_direction(self) -> SceneCamera:
+        check_view(self.position, self.target)
+        return self
 
     def contract(self) -> CameraContract:
         """Return the camera as a bundle describes it."""
