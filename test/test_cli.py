@@ -305,6 +305,40 @@ def test_doctor_finds_this_environment_healthy(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_doctor_does_not_advise_a_new_installation_if_a_variable_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_STATIC_PEERS", "127.0.0.1:7400")
+    peers, ros = [f for f in doctor.examine() if f.part in ("ROS_STATIC_PEERS", "ROS 2")]
+    assert peers.health is ros.health is doctor.Health.BAD
+    assert "Unable to resolve peer 127.0.0.1:7400" in ros.text
+    assert ros.fix == "correct the environment as said above, then run ./rlfp doctor again"
+
+
+def test_doctor_names_a_plugin_file_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLFP_PLUGINS", f"{__file__}:/no/such/plugin.py")
+    (plugin,) = doctor.plugin_findings()
+    assert plugin.health is doctor.Health.BAD
+    assert plugin.text == "RLFP_PLUGINS has /no/such/plugin.py, and there is no such file"
+
+
+def test_file_that_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: Path | None) -> int:
+        raise PermissionError(13, "Permission denied", "/somewhere/run")
+
+    monkeypatch.setattr(doctor, "run", refuse)
+    assert cli.main(["doctor"]) == 2
+    assert (
+        capsys.readouterr().err == "rlfp: /somewhere/run: Permission denied; correct that, then run the command again\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~no_such_user/bundle", "/proc/1/root/../x\0y"])
+def test_name_that_is_no_path_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", name]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_doctor_names_the_missing_package_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     real = doctor.installed_version
     monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "daqp" else real(name))

@@ -33,6 +33,7 @@ def free_port() -> int:
 def test_plain_environment_has_no_problem(tmp_path: Path) -> None:
     assert found(tmp_path) == []
     assert found(tmp_path, ROS_DOMAIN_ID="232", RMW_IMPLEMENTATION="rmw_fastrtps_cpp") == []
+    assert found(tmp_path, ROS_STATIC_PEERS="127.0.0.1;localhost", FASTDDS_BUILTIN_TRANSPORTS="LARGE_DATA?x=1") == []
     assert found(tmp_path, ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST", ROS_SECURITY_ENABLE="false") == []
 
 
@@ -47,6 +48,11 @@ def test_plain_environment_has_no_problem(tmp_path: Path) -> None:
         ("ROS_AUTOMATIC_DISCOVERY_RANGE", "EVERYWHERE"),
         ("ROS_SECURITY_ENABLE", "true"),
         ("ROS_LOG_DIR", "/dev/null/logs"),
+        ("ROS_LOG_DIR", "/proc/logs"),
+        ("ROS_HOME", "/proc/ros"),
+        ("ROS_STATIC_PEERS", "127.0.0.1:7400"),
+        ("FASTRTPS_DEFAULT_PROFILES_FILE", "/no/such/profile.xml"),
+        ("FASTDDS_BUILTIN_TRANSPORTS", "UDP"),
     ],
 )
 def test_wrong_value_is_one_sentence_that_names_the_variable(name: str, value: str, tmp_path: Path) -> None:

@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `rlfp inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"rlfp: {error.filename}: {error.strerror}; correct that, then run the command again", file=sys.stderr)
+        return 2
     except (ValueError, ImportError) as error:
         from rlfp_ros.schema import ConfigurationError
 

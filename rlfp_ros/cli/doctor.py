@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from rlfp_ros import __version__, paths
+from rlfp_ros import __version__, paths, plugins
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.files import write_whole
 from rlfp_ros.graph import dds
@@ -101,8 +101,9 @@ def examine() -> Iterator[Finding]:
     yield _machine()
     wrong = [_of_environment(problem) for problem in problems(child_environment({}))]
     yield from wrong or [Finding("environment", Health.OK, "no variable keeps nodes from hearing each other")]
-    yield from _ros()
+    yield from _ros(environment_is_right=not wrong)
     yield from requirement_findings()
+    yield from plugin_findings()
     yield _cv_bridge()
     yield _opengl()
     yield _shared_memory()
@@ -130,7 +131,7 @@ def _of_environment(problem: Problem) -> Finding:
     return Finding(problem.name, Health.BAD, problem.text, problem.fix)
 
 
-def _ros() -> Iterator[Finding]:
+def _ros(environment_is_right: bool = True) -> Iterator[Finding]:
     distro = os.environ.get("ROS_DISTRO")
     source = f"ROS 2 {distro}, sourced" if distro else "ROS 2 Jazzy from PyPI wheels"
     with reserved_domain() as domain:
@@ -144,10 +145,12 @@ def _ros() -> Iterator[Finding]:
                 env=environment,
                 check=False,
             )
-            lines, error = probe.stdout.split(), (probe.stderr.strip().splitlines() or ["no message"])[-1]
+            lines, error = probe.stdout.split(), _last_error(probe.stderr)
         except subprocess.TimeoutExpired:
             lines, error = [], f"a node did not start within {ROS_LIMIT_S:g} s"
     fix = "rosdep install --from-paths . --ignore-src" if distro else "rm .venv/rlfp-installed.json && ./rlfp doctor"
+    if not environment_is_right:
+        fix = "correct the environment as said above, then run ./rlfp doctor again"
     if len(lines) != 3:
         yield Finding("ROS 2", Health.BAD, f"{source}: rclpy does not run ({error})", fix)
     elif lines[1] != "heard":
@@ -162,6 +165,28 @@ def _ros() -> Iterator[Finding]:
             f"RMW_IMPLEMENTATION is {wanted}; transport:= and the large-image profile are Fast DDS's",
             "unset RMW_IMPLEMENTATION",
         )
+
+
+def _last_error(stderr: str) -> str:
+    """Return the message of the last exception in a program's output, without the traceback; it may have two lines."""
+    lines = [line.strip() for line in stderr.strip().splitlines()]
+    message = lines[-1:] or ["no message"]
+    if message[0].startswith(",") and len(lines) > 1:  # rcl continues with ", at FILE"
+        message.insert(0, lines[-2])
+    return " ".join(message)
+
+
+def plugin_findings() -> Iterator[Finding]:
+    """Report the plugin files of RLFP_PLUGINS that are missing: most commands refuse to run then."""
+    for name in filter(None, os.environ.get(plugins.VARIABLE, "").split(os.pathsep)):
+        file = Path(name).expanduser()
+        if not file.is_file():
+            yield Finding(
+                plugins.VARIABLE,
+                Health.BAD,
+                f"{plugins.VARIABLE} has {name}, and there is no such file",
+                f"correct the path or unset {plugins.VARIABLE}",
+            )
 
 
 def requirement_findings() -> Iterator[Finding]:

@@ -26,6 +26,7 @@ DISCOVERY_PORT = 11811  # Fast DDS's default for a discovery server
 SERVER_ANSWER_S = 0.3  # wait for a host's refusal
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_BYTES = 16_000_000  # needed by the graph, about 0.6 MB per participant
+BUILTIN_TRANSPORTS = ("DEFAULT", "DEFAULTv6", "SHM", "UDPv4", "UDPv6", "LARGE_DATA", "LARGE_DATAv6", "P2P")
 ROS_PACKAGES = ("rclpy", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs", "diagnostic_msgs")
 
 
@@ -67,6 +68,8 @@ def problems(environment: Mapping[str, str], transport: str = "lan") -> Iterator
     yield from _middleware(environment)
     yield from _packages(environment)
     yield from _discovery(environment, transport)
+    yield from _static_peers(environment)
+    yield from _transports(environment)
     yield from _security(environment)
     yield from _shared_memory(environment)
 
@@ -91,10 +94,12 @@ def _log_folder(environment: Mapping[str, str]) -> Iterator[Problem]:
             "set HOME, or ROS_LOG_DIR to a folder for them",
         )
         return
-    parent = folder
-    while not parent.exists():
-        parent = parent.parent
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # as ROS 2 does; permissions alone do not tell (/proc, a full disk)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    if not writable:
         text = f"{name} is {environment[name]!r}, and ROS 2 cannot write its log files into {folder}"
         yield Problem(name, text, "set ROS_LOG_DIR to a folder that you may write to")
 
@@ -168,6 +173,32 @@ def _unreachable(server: str) -> str:
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
+
+
+def _static_peers(environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Every peer must be a host that resolves, or no node starts."""
+    peers = environment.get("ROS_STATIC_PEERS", "")
+    for peer in filter(None, peers.split(";")):
+        try:
+            socket.getaddrinfo(peer, None)
+        except (OSError, ValueError) as error:
+            text = f"ROS_STATIC_PEERS is {peers!r}, and {peer!r} is not a host that can be found ({error})"
+            yield Problem(
+                "ROS_STATIC_PEERS", text, "give names or addresses without ports, separated by ;, or unset it"
+            )
+
+
+def _transports(environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Fast DDS takes its defaults instead of a wrong value or a missing file, and loses large images."""
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        file = environment.get(name)
+        if file and not Path(file).is_file():
+            text = f"{name} is {file!r}, and there is no such file, so that nodes run without it"
+            yield Problem(name, text, f"correct the path or unset {name}")
+    given = environment.get("FASTDDS_BUILTIN_TRANSPORTS", "").partition("?")[0]
+    if given and given not in BUILTIN_TRANSPORTS:
+        text = f"FASTDDS_BUILTIN_TRANSPORTS is {given!r}, expected one of {', '.join(BUILTIN_TRANSPORTS)}"
+        yield Problem("FASTDDS_BUILTIN_TRANSPORTS", text, "correct it or unset it")
 
 
 def _security(environment: Mapping[str, str]) -> Iterator[Problem]:

@@ -58,6 +58,9 @@ class BagReader:
             self.close()
             raise
         self.complete = all(file.complete for _, file in self._files)
+        for name, file in self._files:
+            if not file.complete:
+                log.warning("%s: is cut short; everything before the cut is read, what followed is missing", name)
         if self.path.is_dir() and self.complete:
             self._compare_with_metadata()
 

@@ -73,7 +73,9 @@ def bag_files(path: Path) -> list[Path]:
     if path.suffix == ".bag":
         raise ConfigurationError(f"{path}: is a ROS 1 bag; convert it with `rosbags-convert` (pip install rosbags)")
     candidates = [path] if path.is_file() else sorted(path.glob("*"))
-    files = [file for file in candidates if file.name.removesuffix(".zstd").endswith(SUFFIXES)]
+    # "._NAME" beside a file is what macOS keeps of it on foreign disks.
+    seen = [file for file in candidates if file == path or not file.name.startswith(".")]
+    files = [file for file in seen if file.name.removesuffix(".zstd").endswith(SUFFIXES)]
     plain = {file.name for file in files}
     files = [file for file in files if file.suffix != ".zstd" or file.stem not in plain]
     if not files:
