@@ -53,6 +53,23 @@ def replace_whole(path: Path, data: bytes | str) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Check before long work that its result can be written to `path`, whose folder is made.
+
+    Raises
+    ------
+    ConfigurationError
+        If the path is a folder, or the folder cannot be written to.
+    """
+    if path.is_dir():
+        raise ConfigurationError(f"{path}: is a folder, expected a file to write to; choose another name")
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+
+
 @contextlib.contextmanager
 def explained(path: Path, then: str = AGAIN) -> Iterator[None]:
     """Turn every OSError in the block that comes from writing `path`, or below it, into a ConfigurationError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from benchmarks import parity
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.episodes import count, play_episodes
-from rlfp_ros.evaluation.evaluate import evaluate
+from rlfp_ros.evaluation.evaluate import Report, Series, evaluate
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95, wilson95
 from rlfp_ros.graph.demo import complaints
@@ -20,6 +21,7 @@ from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
+from rlfp_ros.simulation.ticked_world import Outcome
 from rlfp_ros.simulation.worlds import SIMULATORS
 
 BUNDLE = "reach_panda"
@@ -171,8 +173,20 @@ def test_bad_requests_are_refused_in_a_sentence(tmp_path: Path) -> None:
         evaluate(BUNDLE, episodes=1, world="gazebo")
     with pytest.raises(ConfigurationError, match="sim/randomization"):
         evaluate(BUNDLE, episodes=1, profile="mars")
-    with pytest.raises(ConfigurationError, match="cannot be written"):
-        evaluate(BUNDLE, episodes=1, profile="none", json_path=Path("/proc/nowhere/result.json"))
+
+
+@pytest.mark.parametrize("name", ["/proc/nowhere/result.json", "."])
+def test_result_that_cannot_be_written_is_refused_before_the_first_episode(name: str, tmp_path: Path) -> None:
+    played: list[Series] = []
+
+    def play(series: Series, _: Report) -> tuple[list[Outcome], dict[str, Any]]:
+        played.append(series)
+        return [], {}
+
+    with pytest.raises(ConfigurationError, match=r"cannot be written|is a folder"):
+        evaluate(BUNDLE, episodes=1, profile="none", json_path=tmp_path / name, play=play)
+    assert not played
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo_shows_what_nodes_complained_of(tmp_path: Path) -> None:

@@ -47,4 +47,7 @@ def onnx_session(file: Path | bytes) -> Any:
         )
     except Exception as error:  # onnxruntime raises its own exceptions for damaged or too new files
         name = "the network" if isinstance(file, bytes) else file
-        raise ConfigurationError(f"{name}: ONNX Runtime cannot load it ({error})") from None
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"{name}: ONNX Runtime cannot load it ({reason}); copy or export the bundle again"
+        ) from None

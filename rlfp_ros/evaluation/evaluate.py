@@ -13,6 +13,7 @@ from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.evaluation.episodes import count
 from rlfp_ros.evaluation.results import code_commit, write_json
 from rlfp_ros.evaluation.rollout import Rollout
+from rlfp_ros.files import check_writable
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.ticked_world import Outcome
 from rlfp_ros.simulation.worlds import load_conditions, simulator
@@ -85,6 +86,8 @@ def evaluate(
         raise ConfigurationError(f"--episodes is {episodes}, expected at least 1")
     series = Series(load_bundle(bundle), world, profile, episodes, seed, arm)
     choose_arm(series.bundle, arm)  # raises before anything starts
+    if json_path is not None:
+        check_writable(json_path)  # before the episodes, whose outcomes would be lost
     started = time.monotonic()
     outcomes, extra = (play or play_in_process)(series, report)
     result = summary(series.bundle, world, profile, seed, outcomes, time.monotonic() - started) | extra

@@ -19,6 +19,7 @@ from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.results import write_json
+from rlfp_ros.files import check_writable
 from rlfp_ros.graph.arguments import DEFAULT_ARM
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.rollout import latency_summary, observe_graph, outcome_of
@@ -102,6 +103,8 @@ def run(
             f"{1e3 * outcome.distance_m:>5.0f} mm  {latency['p50']:.1f} / {latency['p99']:.1f} ms"
         )
 
+    if json_path is not None:
+        check_writable(json_path)
     started = time.monotonic()
     arguments: dict[str, Any] = {
         "arm": arm or "",
