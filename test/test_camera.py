@@ -82,6 +82,28 @@ def test_equidistant_is_opencv_s_fisheye_even_if_all_its_coefficients_are_zero(d
     assert np.abs(found - as_pinhole).max() > 10, "a theta lens differs from a pinhole by many pixels"
 
 
+@pytest.mark.parametrize(
+    "model", ["Inverse Brown Conrady", "Modified Brown Conrady", "Brown Conrady", "None", "none", ""]
+)
+def test_lens_models_under_librealsense_s_names_are_pinholes_only_without_coefficients(model: str) -> None:
+    assert camera_model(info(model, [0.0] * 5)).distortion is None
+    with pytest.raises(ConfigurationError, match="distortion_model is"):
+        camera_model(info(model, PLUMB_BOB))
+
+
+@pytest.mark.parametrize(
+    "k",
+    [
+        [0.66, 0, 0.5, 0, 0.86, 0.5, 0, 0, 1],  # in parts of the image's size
+        [1260.0, 0, 966, 0, 1245, 708, 0, 0, 1],  # calibrated at three times the size
+    ],
+)
+@pytest.mark.parametrize("model", ["plumb_bob", "equidistant"])
+def test_matrix_of_another_image_size_is_refused(model: str, k: list[float]) -> None:
+    with pytest.raises(ConfigurationError, match=r"640 x 480 pixels, which is the matrix of another image size"):
+        camera_model(info(model, [0.0] * 4, k=np.array(k)))
+
+
 def test_points_of_a_body_are_projected_at_its_pose() -> None:
     T = np.eye(4)
     T[:3, :3], T[:3, 3] = cv2.Rodrigues(np.array([0.1, -0.2, 0.3]))[0], [0.05, 0.02, 0.4]

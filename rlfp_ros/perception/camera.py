@@ -14,6 +14,7 @@ from rlfp_ros.schema import ConfigurationError
 
 BROWN_CONRADY_MODELS = ("plumb_bob", "rational_polynomial")
 FISHEYE_MODELS = ("equidistant",)
+LARGEST_WIDTH = 23.0  # of an image, in focal lengths: 170 degrees through a pinhole, more through any fisheye
 NO_LENS_MODELS = ("", "none", "pinhole")  # accepted only without coefficients
 
 
@@ -172,6 +173,8 @@ def camera_model(message: Any, topic: str = "camera/camera_info", rectified: boo
     else:
         lens, distortion = _lens(message, topic)
     _check_matrix(K, "p" if rectified else "k", topic)
+    if not rectified and not message.roi.width:  # with a region, drivers give its size or that of the sensor
+        _check_size(K, width, height, topic)
     if message.roi.width and message.roi.height:
         K[0, 2] -= message.roi.x_offset
         K[1, 2] -= message.roi.y_offset
@@ -209,6 +212,17 @@ def _check_matrix(K: np.ndarray, name: str, topic: str) -> None:
         )
 
 
+def _check_size(K: np.ndarray, width: int, height: int, topic: str) -> None:
+    """Refuse a matrix of another image size, as from a calibration at another resolution, or in parts of the width."""
+    inside = -0.5 <= K[0, 2] <= width and -0.5 <= K[1, 2] <= height
+    if not inside or K[0, 0] < width / LARGEST_WIDTH or K[1, 1] < height / LARGEST_WIDTH:
+        raise ConfigurationError(
+            f"topic {topic}: k has fx {K[0, 0]:g}, fy {K[1, 1]:g}, cx {K[0, 2]:g} and cy {K[1, 2]:g} for an image "
+            f"of {width} x {height} pixels, which is the matrix of another image size; calibrate the camera at this "
+            "size, or scale k and p to it"
+        )
+
+
 def _rectified_matrix(message: Any, K: np.ndarray, topic: str) -> np.ndarray:
     """Return K of the rectified images: the left part of `p`, or `k` if a camera without a lens leaves `p` empty."""
     P = _matrix(message.p, "p", topic)
@@ -236,7 +250,9 @@ def _lens(message: Any, topic: str) -> tuple[Lens, np.ndarray | None]:
                 "as a fisheye (cameracalibrator --fisheye-k-coefficients)"
             )
         return Lens.FISHEYE, coefficients
-    if model not in BROWN_CONRADY_MODELS and (np.any(coefficients) or model not in NO_LENS_MODELS):
+    named = model.lower()
+    no_lens = named in NO_LENS_MODELS or "brown" in named  # RealSense: "Inverse Brown Conrady" or "None" with zeros
+    if model not in BROWN_CONRADY_MODELS and (np.any(coefficients) or not no_lens):
         known = ", ".join((*BROWN_CONRADY_MODELS, *FISHEYE_MODELS))
         raise ConfigurationError(
             f"topic {topic}: distortion_model is {model!r}, expected one of {known}; rectify the images (image_proc) "
