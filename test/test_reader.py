@@ -84,7 +84,7 @@ def test_a_file_that_metadata_lists_but_is_not_there_is_named(tmp_path: Path, ca
 def test_a_file_that_is_cut_short_is_read_to_the_cut_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS, files=3)
+    folder = write_foreign_bag(tmp_path / "bag", ROWS, files=3)
     whole = (folder / "bag_2.mcap").read_bytes()
     (folder / "bag_2.mcap").write_bytes(whole[: len(whole) - 200])
     found = texts(folder)
@@ -95,7 +95,7 @@ def test_a_file_that_is_cut_short_is_read_to_the_cut_and_named(
 
 
 def test_files_that_macos_leaves_beside_a_bag_are_not_read(tmp_path: Path) -> None:
-    folder = write_bag(tmp_path / "bag", ROWS)
+    folder = write_foreign_bag(tmp_path / "bag", ROWS)
     (folder / "._bag_0.mcap").write_bytes(b"\0\5\x16\7" + bytes(100))
     assert texts(folder) == TEXTS
 
