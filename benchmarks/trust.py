@@ -22,16 +22,31 @@ import cv2
 import numpy as np
 
 from rlfp_ros.contract import Bundle, CameraContract, load_bundle
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.evaluation.results import put_between, write_json
+from rlfp_ros.evaluation.statistics import wilson95
 from rlfp_ros.learning.cell import load_cell
+from rlfp_ros.learning.encoders.alterations import CORRUPTIONS, ENCODINGS, UNSEEN, Alteration
+from rlfp_ros.learning.export.trust import one_of, rendered
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import Pose
 from rlfp_ros.seeds import BENCHMARKS
+from rlfp_ros.simulation.mujoco_world import MujocoWorld
+from rlfp_ros.simulation.postures import arrange
+from rlfp_ros.simulation.randomization import stream
+from rlfp_ros.simulation.room import load_room
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.tasks.task import load_task
 
 SEED = BENCHMARKS.first + 1_000_000
 REGIONS = {0.5: 2.366, 0.9: 6.251, 0.99: 11.345}  # share -> chi-square with 3 degrees of freedom
 MARKS = ("<!-- benchmarks/trust.py begins -->", "<!-- benchmarks/trust.py ends -->")
+WRONG_M = 0.03  # an object seen farther off than this is seen wrong
+ROOMS = ("twin_near", "twin_dim", "twin_glare", "twin_clutter", "twin_moved")
+HOLDS = 0.95  # score at which the controller holds the arm
 FALSE_ALARMS = 0.01  # share of training's own images at which detections are counted
 
 
@@ -51,8 +66,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pictures", type=int, default=2000, help="of each kind")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--document", type=Path, help="a page between whose marks the tables are put")
+    parser.add_argument(
+        "--errors",
+        action="store_true",
+        help="instead: does the score foretell that the object is seen more than 30 mm off? 500 images of each family",
+    )
     options = parser.parse_args(argv)
     bundle = load_bundle(options.bundle)
+    if options.errors:
+        return _main_errors(bundle, options)
     result = measure(bundle, options.pictures)
     text = markdown(result)
     print(text)
@@ -187,6 +209,92 @@ def _placed(camera: CameraContract, T_base_camera: np.ndarray) -> CameraContract
     quaternion = Quaternion(T_base_camera[:3, :3]).coeffs()  # xyzw
     pose = Pose(xyz=tuple(T_base_camera[:3, 3].tolist()), quaternion_xyzw=tuple(quaternion.tolist()))
     return camera.model_copy(update={"T_base_camera": pose})
+
+
+# --- does the score foretell errors? ----------------------------------------------------------------------------------
+
+
+def _main_errors(bundle: Bundle, options: argparse.Namespace) -> int:
+    rows = errors_by_family(bundle)
+    print(errors_markdown(rows))
+    if options.json:
+        write_json(options.json, {"bundle": bundle.contract.name, "cores": os.cpu_count(), "families": rows})
+    return 0
+
+
+def errors_by_family(bundle: Bundle, count: int = 500) -> dict[str, dict[str, Any]]:
+    """Judge the bundle's score, and beside it how unlike training an image looks, in each family of images."""
+    perception, arm = Perception(bundle), trained_arm(bundle)
+    rng = np.random.default_rng(SEED)
+    families: dict[str, Alteration] = {
+        "as in training": lambda image, rng: image,
+        "wrong encodings and orientations": one_of(ENCODINGS),
+        "corruptions": one_of(CORRUPTIONS),
+        "a kind that was never learnt from": one_of(UNSEEN),
+    }
+    rows = {"rooms in MuJoCo": errors_in_rooms(bundle, perception, arm, count)}
+    for number, (name, alter) in enumerate(families.items()):
+        scores, plain, errors = [], [], []
+        for part in rendered(bundle.contract, arm, SEED + 10_000 * (number + 1), count):
+            for image, position, joints in zip(part.images, part.positions, part.joint_positions, strict=True):
+                percept = perception.encode(np.ascontiguousarray(alter(image, rng)), joints.astype(np.float64))
+                scores.append(percept.domain_shift)
+                plain.append(perception.domain_shift(percept.embedding))
+                errors.append(float(np.linalg.norm(percept.object_pose[:3] - position)))
+        rows[name] = _foretold(np.array(scores), np.array(plain), np.array(errors))
+    return rows
+
+
+def errors_in_rooms(bundle: Bundle, perception: Perception, arm: Arm, count: int) -> dict[str, Any]:
+    """Judge both scores on `count` images of the rooms that ship, of random postures as in training."""
+    kinematics, scene = Kinematics(arm), load_scene(arm=arm)
+    T_camera_base = np.linalg.inv(bundle.contract.camera.T_base_camera.matrix())
+    scores, plain, errors = [], [], []
+    for number, room in enumerate(ROOMS):
+        task = load_task(bundle.contract.task)
+        world = MujocoWorld(arm, task, load_room(room), scene, bundle.contract.camera)
+        for index in range(count // len(ROOMS)):
+            if index % 3 == 0:
+                seed = SEED + 1000 * number + index
+                world.reset(seed)
+                rng, lying = stream(seed, "postures"), world.task.object_pose(world)[0]
+            found = arrange(world, kinematics, lying, rng)  # type: ignore[arg-type]  # it needs what both worlds have
+            joints = world.joint_state().positions
+            percept = perception(world.render(), world.calibration, joint_positions=joints)
+            scores.append(percept.domain_shift)
+            plain.append(perception.domain_shift(percept.embedding))
+            position = T_camera_base[:3, :3] @ found + T_camera_base[:3, 3]
+            errors.append(float(np.linalg.norm(percept.object_pose[:3] - position)))
+        world.close()
+    return _foretold(np.array(scores), np.array(plain), np.array(errors))
+
+
+def _foretold(scores: np.ndarray, plain: np.ndarray, errors_m: np.ndarray) -> dict[str, Any]:
+    """Areas under ROC, false holds and misses, with 95 % intervals, of the score and of the image-only score."""
+    wrong = errors_m > WRONG_M
+    row: dict[str, Any] = {"images": len(scores), "wrong": _share(wrong)}
+    for label, values in (("score", scores), ("image_only", plain)):
+        holds = values >= HOLDS
+        row[label] = {
+            "auc": round(area_under_roc(values[~wrong], values[wrong]), 3),
+            "false_holds": _share(holds[~wrong]),
+            "false_holds95": wilson95(int(holds[~wrong].sum()), int((~wrong).sum())),
+            "misses": _share(~holds[wrong]),
+            "misses95": wilson95(int((~holds[wrong]).sum()), int(wrong.sum())),
+        }
+    return row
+
+
+def errors_markdown(rows: dict[str, dict[str, Any]]) -> str:
+    """The table of `errors_by_family`; the image-only score in brackets."""
+    lines = [
+        f"| images | more than {1e3 * WRONG_M:g} mm off | area under ROC | false holds | misses |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        cells = [f"{row['score'][key]} ({row['image_only'][key]})" for key in ("auc", "false_holds", "misses")]
+        lines.append(f"| {name} | {row['wrong']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------
