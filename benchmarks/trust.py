@@ -63,7 +63,7 @@ class Seen:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench trust", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="reach_panda", help="a folder, or a name in models/")
-    parser.add_argument("--pictures", type=int, default=2000, help="of each kind")
+    parser.add_argument("--images", type=int, default=2000, help="of each kind")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--document", type=Path, help="a page between whose marks the tables are put")
     parser.add_argument(
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
     bundle = load_bundle(options.bundle)
     if options.errors:
         return _main_errors(bundle, options)
-    result = measure(bundle, options.pictures)
+    result = measure(bundle, options.images)
     text = markdown(result)
     print(text)
     if options.json:
@@ -85,15 +85,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def measure(bundle: Bundle, pictures: int) -> dict[str, Any]:
+def measure(bundle: Bundle, images: int) -> dict[str, Any]:
     """Every figure of the two tables."""
     camera, perception = bundle.contract.camera, Perception(bundle)
-    train = render(bundle, "train", camera, pictures)
+    train = render(bundle, "train", camera, images)
     rendered = {
-        "validation": render(bundle, "validation", camera, pictures),
-        "camera 9 cm and 6 degrees off": render(bundle, "train", moved(camera, 0.09, 6.0), pictures),
-        "camera 24 cm and 12 degrees off": render(bundle, "train", moved(camera, 0.24, 12.0), pictures),
-        "camera across the table": render(bundle, "train", across(camera), pictures),
+        "validation": render(bundle, "validation", camera, images),
+        "camera 9 cm and 6 degrees off": render(bundle, "train", moved(camera, 0.09, 6.0), images),
+        "camera 24 cm and 12 degrees off": render(bundle, "train", moved(camera, 0.24, 12.0), images),
+        "camera across the table": render(bundle, "train", across(camera), images),
     }
     usual = look(perception, *train)
     shifts: dict[str, Seen] = {name: look(perception, *frames) for name, frames in rendered.items()}
@@ -102,7 +102,7 @@ def measure(bundle: Bundle, pictures: int) -> dict[str, Any]:
     threshold = np.quantile(usual.distances, 1 - FALSE_ALARMS)
     return {
         "bundle": bundle.contract.name,
-        "pictures": pictures,
+        "images": images,
         "cores": os.cpu_count(),
         "usual": _alarms(usual),
         "shifts": {
@@ -304,10 +304,10 @@ def markdown(result: dict[str, Any]) -> str:
     """The two tables, with what they were measured on."""
     usual = result["usual"]
     lines = [
-        f"{date.today()}, {result['cores']} cores, bundle `{result['bundle']}`, {result['pictures']} pictures of fresh "
+        f"{date.today()}, {result['cores']} cores, bundle `{result['bundle']}`, {result['images']} images of fresh "
         "episodes for each row.",
         "",
-        "| pictures | area under ROC | detected | above 0.5 | above 0.9 |",
+        "| images | area under ROC | detected | above 0.5 | above 0.9 |",
         "|---|---|---|---|---|",
         f"| as in training | 0.5 | {FALSE_ALARMS} | {usual['score_above_0.5']} | {usual['score_above_0.9']} |",
     ]

@@ -103,7 +103,7 @@ def test_without_its_features_the_policy_is_lost() -> None:
     """The figures come from the image: the same policy on black images does not reach."""
     blind = rollout("none")
     seen = blind.perception
-    blind.perception = lambda image, *camera: seen(np.zeros_like(image), *camera)  # type: ignore[assignment]
+    blind.perception = lambda image, *camera, **joints: seen(np.zeros_like(image), *camera, **joints)  # type: ignore[assignment]
     assert sum(blind.play(seed).outcome.success for seed in range(10)) <= 2
 
 

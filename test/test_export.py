@@ -356,7 +356,7 @@ def test_novelty_marks_altered_images_and_leaves_torchs_random_numbers_alone() -
         40,
         camera.intrinsics.matrix(),
         0,
-        novelty.NoveltyTraining(pictures=120, updates=60, batch=32),
+        novelty.NoveltyTraining(images=120, updates=60, batch=32),
     )
     assert torch.equal(before, torch.get_rng_state())
     with torch.no_grad():

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("rlfp_ros", "benchmarks", "test", "examples", "launch", "config", "sim")
-# These files are being rewritten. Remove them from this set when that has landed.
-LATER = {"benchmarks/trust.py", "rlfp_ros/learning/encoders/novelty.py", "rlfp_ros/learning/encoders/trust.py"}
+FOLDERS = ("rlfp_ros", "benchmarks", "test", "examples", "docs", "launch", "config", "sim")
 FILES = sorted(
     path
-    for path in [ROOT / "rlfp", *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*"))]
-    if (path.suffix in (".py", ".md", ".yaml") or path == ROOT / "rlfp") and str(path.relative_to(ROOT)) not in LATER
+    for path in [ROOT / "rlfp", *ROOT.glob("*.md"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*"))]
+    if path.suffix in (".py", ".md", ".yaml") or path == ROOT / "rlfp"
 )
 
 # What to look for, and what to write instead.

@@ -42,9 +42,9 @@ GRID = 3  # cells in each direction over which the maps are averaged for the net
 
 @dataclass(frozen=True)
 class NoveltyTraining:
-    """How long the marks are learnt, and from how many images."""
+    """Length and data of the training of the marks."""
 
-    pictures: int = 6_000  # number of training's images, and of altered copies
+    images: int = 6_000  # number of training's images, and of altered copies
     updates: int = 2_000
     batch: int = 256
     learning_rate: float = 4e-3
@@ -126,7 +126,7 @@ def learn_novelty(
     training = training or NoveltyTraining()
     rng = np.random.default_rng([seed, 11])
     known = len(images) - held_out
-    usual = np.array(images[np.sort(rng.permutation(known)[: training.pictures])])
+    usual = np.array(images[np.sort(rng.permutation(known)[: training.images])])
     fresh = np.array(images[known:])
     kinds = rng.integers(0, len(ALTERATIONS), len(usual))
     altered = np.stack([ALTERATIONS[kind](image, rng, K) for image, kind in zip(usual, kinds, strict=True)])

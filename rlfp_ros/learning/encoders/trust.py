@@ -56,7 +56,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TrustTraining:
-    """How long the score is learnt, and from how many images."""
+    """Length and data of the training of the score."""
 
     images: int = 8_000
     altered: int = 3  # copies of each image
