@@ -228,7 +228,7 @@ def test_a_best_effort_camera_is_seen_too(
     [
         ({}, "perception parameters: bundle is missing"),
         ({"bundle": "nowhere"}, "nowhere: no such file, and models/ has no 'nowhere'"),
-        ({"bundle": "{tiny}", "rate": 3}, "rate is not a parameter of this node, which has: bundle, extrinsics"),
+        ({"bundle": "{tiny}", "rate": 3}, "rate is not a parameter of this node, which has: arm, bundle, extrinsics"),
         ({"bundle": "{tiny}", "image_transport": "theora"}, "image_transport is 'theora', but it should be 'auto'"),
         ({"bundle": "{tiny}", "extrinsics": "/nowhere.yaml"}, "/nowhere.yaml: no such file"),
     ],
