@@ -275,6 +275,20 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert re.search(named, done.stderr)
 
 
+def test_two_bundles_of_one_task_have_a_run_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlfp_ros.learning.recipes import train
+
+    folders = []
+    monkeypatch.setattr(train, "main", lambda recipe, out, run, **_: folders.append((str(out), str(run))))
+    for out in ([], ["--out", "mine/first"], ["--out", "mine/second"]):
+        assert cli.main(["train", "reach", *out]) == 0
+    assert folders == [
+        ("models/reach_panda", "runs/train_reach_panda"),
+        ("mine/first", "runs/train_first"),
+        ("mine/second", "runs/train_second"),
+    ]
+
+
 def test_bench_alone_lists_the_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench"]) == 0
     assert re.search(r"^safety +\S", capsys.readouterr().out, re.MULTILINE)

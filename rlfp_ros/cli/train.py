@@ -30,7 +30,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         dest="run_folder",
         type=Path,
         metavar="DIR",
-        help="checkpoints and logs (default: runs/train_<task>_<arm>)",
+        help="checkpoints and logs (default: runs/train_ and the name of the bundle's folder)",
     )
     command.add_argument("--resume", action="store_true", help="continue the training in the run folder")
     _add_evaluation_episodes(command)
@@ -154,7 +154,7 @@ def _train_by_recipe(options: argparse.Namespace) -> int:
     recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed, chosen).with_options(**given)
     name = f"{options.task}_{named_arm(options.arm).name}"
     out = options.out or Path("models") / name
-    run = options.run_folder or Path("runs") / f"train_{name}"
+    run = options.run_folder or Path("runs") / f"train_{out.resolve().name}"
     train.main(recipe, out, run, resume=options.resume, evaluation_episodes=options.evaluation_episodes)
     return 0
 
