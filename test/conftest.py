@@ -30,6 +30,15 @@ os.environ["RCUTILS_COLORIZED_OUTPUT"] = "0"
 os.environ.pop("ROS_NAMESPACE", None)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Give every test the processor's own arithmetic: a training in this process flushes denormal numbers to zero."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_flush_denormal(False)
+
+
 def load_or_skip(name: str) -> Arm:
     """An arm that ships; skips the test where its model's package, of the requirement set `arms`, is not installed."""
     arm = load_arm(name)
