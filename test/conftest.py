@@ -39,7 +39,7 @@ def denormal_numbers() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def load_or_skip(name: str) -> Arm:
+def load_or_skip(name: str | Path) -> Arm:
     """An arm that ships; skips the test where its model's package, of the requirement set `arms`, is not installed."""
     arm = load_arm(name)
     try:

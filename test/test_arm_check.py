@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import load_or_skip
 from image_file import read_image
 
 from rlfp_ros import cli
@@ -15,22 +16,10 @@ from rlfp_ros.commissioning.capsules import fit_arm, fit_capsule, link_triangles
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.arm_parts import Capsule
 from rlfp_ros.control.policy import residual_of
-from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "my_arm" / "my_arm.yaml"
 PANDA = load_arm("panda")
-
-
-def example_or_skip() -> Arm:
-    arm = load_arm(EXAMPLE)
-    try:
-        arm.urdf_path  # noqa: B018
-    except ConfigurationError as error:
-        if "requirement set 'arms'" not in str(error):
-            raise
-        pytest.skip(str(error))
-    return arm
 
 
 def found(arm: Arm, level: Severity) -> str:
@@ -154,7 +143,7 @@ def _volume(capsule: Capsule) -> float:
 
 
 def test_the_example_arm_passes_its_check(tmp_path: Path) -> None:
-    arm = example_or_skip()
+    arm = load_or_skip(EXAMPLE)
     assert cli.main(["arm", "check", str(EXAMPLE), "--out", str(tmp_path / "my_arm.png")]) == 0
     assert found(arm, Severity.WARNING) == found(arm, Severity.ERROR) == ""
     points = {link: surface_points(each, spacing=0.02) for link, each in link_triangles(arm).items()}
@@ -164,7 +153,7 @@ def test_the_example_arm_passes_its_check(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["reach", "push"])
 def test_the_example_arm_plays_an_episode(task: str) -> None:
-    example_or_skip()
+    load_or_skip(EXAMPLE)
     env = ManipulationEnv(task, str(EXAMPLE), "none", "state")
     try:
         env.reset(seed=1)
