@@ -75,36 +75,46 @@ def stamp(tick: int) -> int:
 
 
 def segment_distance(p1: np.ndarray, q1: np.ndarray, p2: np.ndarray, q2: np.ndarray) -> float:
-    """Between two line segments (Ericson, Real-Time Collision Detection, 5.1.9)."""
+    """Distance between two line segments, points included (Ericson, Real-Time Collision Detection, 5.1.9)."""
     d1, d2, r = q1 - p1, q2 - p2, p1 - p2
     a, e, f, c, b = d1 @ d1, d2 @ d2, d2 @ r, d1 @ r, d1 @ d2
     denominator = a * e - b * b
     s = np.clip((b * f - c * e) / denominator, 0, 1) if denominator > 1e-12 else 0.0
-    t = (b * s + f) / e
-    if t < 0 or t > 1:
-        t = np.clip(t, 0, 1)
-        s = np.clip((b * t - c) / a, 0, 1)
+    t = np.clip((b * s + f) / e, 0, 1) if e > 0 else 0.0
+    s = np.clip((b * t - c) / a, 0, 1) if a > 0 else 0.0
     return float(np.linalg.norm(p1 + d1 * s - p2 - d2 * t))
 
 
 class Judge:
-    """Holds what the arm is told, sample by sample, against the arm's published numbers."""
+    """Compares every sample that the arm is commanded with the arm's published numbers."""
 
     def __init__(self, arm: Arm) -> None:
         self.arm = arm
-        whole = pin.buildModelFromXML(ElementTree.tostring(read_urdf(arm), encoding="unicode"))
+        robot = read_urdf(arm)
+        for joint in robot.findall("joint"):  # Pinocchio cannot lock joints if one has the same name as a link
+            if joint.get("name") not in arm.joint_names:
+                joint.set("name", f"joint {joint.get('name')}")
+        whole = pin.buildModelFromXML(ElementTree.tostring(robot, encoding="unicode"))
         others = [whole.getJointId(name) for name in list(whole.names)[1:] if name not in arm.joint_names]
         self.model = pin.buildReducedModel(whole, others, pin.neutral(whole))
-        assert tuple(self.model.names)[1:] == arm.joint_names, "the arms here name their joints from base to tool"
+        # Of each of the arm's joints in Pinocchio's vectors.
+        self.places = [self.model.joints[self.model.getJointId(name)].idx_q for name in arm.joint_names]
         self.data = self.model.createData()
-        self.tool = self.model.getFrameId(arm.tool_frame)
-        base = self.model.frames[self.model.getFrameId(arm.base_frame)]
-        assert base.placement.isIdentity(), "the arms here stand in their URDF's origin"
+        self.tool = self.model.getFrameId(arm.tool_frame, pin.FrameType.BODY)
+        base = self.model.frames[self.model.getFrameId(arm.base_frame, pin.FrameType.BODY)]
+        assert base.parentJoint == 0, "the base must not move"
+        self.T_base_root = base.placement.inverse()
         self.limits = {
             name: np.array(getattr(arm.limits, name)) for name in ("lower", "upper", "velocity", "acceleration", "jerk")
         }
         self.before: tuple[int, np.ndarray] | None = None
         self.samples = self.moving = 0
+
+    def in_model(self, values: np.ndarray) -> np.ndarray:
+        """Return values [J] of the arm's joints in Pinocchio's order."""
+        ordered = np.zeros(len(values))
+        ordered[self.places] = values
+        return ordered
 
     def see(self, samples: list[tuple[int, np.ndarray]]) -> None:
         """(time ns, [3, J] position, velocity, acceleration), in order; raises AssertionError."""
@@ -130,9 +140,11 @@ class Judge:
         self.before = int(times[-1]), rows[-1]
         places, twists = [], []
         for joints, speeds in zip(position, velocity, strict=True):
-            jacobian = pin.computeFrameJacobian(self.model, self.data, joints, self.tool, pin.LOCAL_WORLD_ALIGNED)
-            places.append(self.data.oMf[self.tool].translation.copy())
-            twists.append(jacobian @ speeds)
+            jacobian = pin.computeFrameJacobian(
+                self.model, self.data, self.in_model(joints), self.tool, pin.LOCAL_WORLD_ALIGNED
+            )
+            places.append(self.T_base_root.act(self.data.oMf[self.tool].translation))
+            twists.append(jacobian @ self.in_model(speeds))
         assert (places >= np.array(tool.lower) - 1e-4).all(), places
         assert (places <= np.array(tool.upper) + 1e-4).all(), places
         linear, angular = np.linalg.norm(np.array(twists).reshape(-1, 2, 3), axis=2).max(axis=0)
@@ -153,21 +165,24 @@ class Judge:
     def see_distances(self, position: np.ndarray) -> None:
         """Capsules with three or more joints between them stay apart, above the table and off the obstacles."""
         model, data = self.model, self.data
-        pin.forwardKinematics(model, data, position)
+        pin.forwardKinematics(model, data, self.in_model(position))
         placed = []
         for capsule in self.arm.capsules:
-            index = model.getFrameId(capsule.link)
+            index = model.getFrameId(capsule.link, pin.FrameType.BODY)
             frame = model.frames[index]
-            pose = data.oMi[frame.parentJoint] * frame.placement
+            pose = self.T_base_root * data.oMi[frame.parentJoint] * frame.placement
             ends = [pose.rotation @ np.array(end) + pose.translation for end in (capsule.start, capsule.end)]
             placed.append((frame.parentJoint, ends, capsule))
         for index, (joint, (start, end), capsule) in enumerate(placed):
             if joint >= 3 and capsule.table:
-                assert min(start[2], end[2]) - capsule.radius > (self.arm.table_height or 0.0)
+                lowest = min(start[2], end[2]) - capsule.radius
+                assert self.arm.table_height is None or lowest > self.arm.table_height, (
+                    f"{capsule.link} is in the table"
+                )
             for other_joint, (other_start, other_end), other in placed[index + 1 :]:
                 if abs(joint - other_joint) >= 3:
                     distance = segment_distance(start, end, other_start, other_end)
-                    assert distance > capsule.radius + other.radius
+                    assert distance > capsule.radius + other.radius, f"{capsule.link} touches {other.link}"
             for obstacle in self.arm.obstacles if joint else ():
                 box = np.linalg.inv(obstacle.pose.matrix())
                 points = [share * start + (1 - share) * end for share in np.linspace(0, 1, 30)]

@@ -16,6 +16,7 @@ from rlfp_ros.commissioning.capsules import fit_arm, fit_capsule, link_triangles
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.arm_parts import Capsule
 from rlfp_ros.control.policy import residual_of
+from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.simulation.environment import ManipulationEnv
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "my_arm" / "my_arm.yaml"
@@ -90,7 +91,7 @@ def test_regions_out_of_reach_and_unknown_tasks_are_pointed_out() -> None:
 
 
 def test_a_wrong_joint_ends_the_check_with_one_error(tmp_path: Path) -> None:
-    document = yaml.safe_load(PANDA.files()["arm.yaml"])
+    document = yaml.safe_load(carried_files(PANDA)["arm.yaml"])
     document |= {"name": "mine", "joint_names": ["elbow", *PANDA.joint_names[1:]]}
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(document))

@@ -12,6 +12,7 @@ import yaml
 from rlfp_ros.contract import load_bundle, sha256, write_bundle
 from rlfp_ros.control.arm import load_arm, read_arm
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
 
@@ -158,7 +159,7 @@ def test_a_shipped_bundle_carries_its_arm_and_an_older_one_does_not(bundle: Path
 @pytest.mark.parametrize("urdf", [None, b"<robot/>"])
 def test_the_arms_files_are_written_and_checked_like_the_others(bundle: Path, urdf: bytes | None) -> None:
     files = {path.name: path.read_bytes() for path in bundle.iterdir() if path.name != "bundle.yaml"}
-    arm = load_arm("panda").files() | ({} if urdf is None else {"arm.urdf": urdf})
+    arm = carried_files(load_arm("panda")) | ({} if urdf is None else {"arm.urdf": urdf})
     written = write_bundle(bundle, load_bundle(bundle).contract, files | arm)
     assert written.arm_file == bundle / "arm.yaml"
     assert set(written.contract.files) == set(files) | set(arm)
@@ -168,7 +169,7 @@ def test_the_arms_files_are_written_and_checked_like_the_others(bundle: Path, ur
 
 def test_an_arm_file_that_the_bundle_does_not_list_is_refused(bundle: Path) -> None:
     """Such a bundle would fall back on the arm by its name, and nothing would say so."""
-    (bundle / "arm.yaml").write_bytes(load_arm("panda").files()["arm.yaml"])
+    (bundle / "arm.yaml").write_bytes(carried_files(load_arm("panda"))["arm.yaml"])
     assert "arm.yaml: bundle.yaml does not list this file" in refusal(bundle)
 
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from rlfp_ros import paths, plugins
 from rlfp_ros.contract import load_bundle, write_bundle
 from rlfp_ros.control.arm import LIMITS, Arm, differences, load_arm, read_arm
+from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.control.trained_arm import choose_arm, trained_arm, wider_limits
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.urdf import read_urdf
 
 SHIPPED = paths.share_directory() / "config" / "arms"
 PANDA, FR3 = load_arm("panda"), load_arm("fr3")
@@ -171,7 +173,7 @@ def bundle_with(folder: Path, arm: Arm, arm_name: str = "panda") -> Path:
     """The fixture's bundle, made to carry `arm`."""
     plain = load_bundle(make_bundle(folder / "plain", arm_name=arm_name).directory)
     files = {name: plain.file(name).read_bytes() for name in plain.contract.files}
-    return write_bundle(folder / "carrying", plain.contract, files | arm.files()).directory
+    return write_bundle(folder / "carrying", plain.contract, files | carried_files(arm)).directory
 
 
 def scaled(arm: Arm, factor: float) -> Arm:
@@ -259,7 +261,7 @@ def test_a_bundle_carries_the_urdf_of_an_own_arm(tmp_path: Path) -> None:
     urdf = home / "my.urdf"
     urdf.write_bytes(FR3.urdf_path.read_bytes())
     arm = load_arm(own_file(home, "mine", of="fr3", name="mine", urdf="my.urdf"))
-    files = arm.files()
+    files = carried_files(arm)
     assert set(files) == {"arm.yaml", "arm.urdf"}
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -269,5 +271,24 @@ def test_a_bundle_carries_the_urdf_of_an_own_arm(tmp_path: Path) -> None:
     carried = read_arm(moved / "arm.yaml")
     assert not differences(carried, arm.model_copy(update={"urdf": str(moved / "arm.urdf")}))
     assert carried.urdf_path == (moved / "arm.urdf").resolve()
-    assert set(PANDA.files()) == {"arm.yaml"}
-    assert set(FR3.files()) == {"arm.yaml"}
+    assert set(carried_files(PANDA)) == {"arm.yaml"}
+    assert set(carried_files(FR3)) == {"arm.yaml"}
+
+
+@pytest.mark.parametrize("name", ["meshes/", "package://my_description/meshes/"])
+def test_meshes_near_an_own_urdf_are_found_from_the_bundles_copy(name: str, tmp_path: Path) -> None:
+    """A training ended with an error because the copy in its run folder named meshes relative to the original."""
+    home = tmp_path / "my description"
+    home.mkdir()
+    (home / "meshes").symlink_to(PANDA.urdf_path.parent / "meshes" / "collision")
+    text = FR3.urdf_path.read_text()
+    prefix = text.partition('<mesh filename="')[2].partition("link0")[0]
+    (home / "my.urdf").write_text(text.replace(prefix, name))
+    arm = load_arm(own_file(home, "mine", of="fr3", name="mine", urdf="my.urdf"))
+    bundle = load_bundle(bundle_with(tmp_path, arm, arm_name="fr3"))
+    trained = trained_arm(bundle)
+    assert trained.urdf_path.parent == bundle.directory
+    expected, found = ([mesh.get("filename") for mesh in read_urdf(each).iter("mesh")] for each in (arm, trained))
+    assert found == expected
+    assert differences(trained, arm) == []
+    assert carried_files(trained) == carried_files(arm)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rlfp_ros.commissioning.capsules import link_triangles
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.kinematics import Distances, Kinematics
+from rlfp_ros.control.kinematics import LINK, Distances, Kinematics
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.images import write_image
 from rlfp_ros.schema import ConfigurationError
@@ -32,6 +32,7 @@ NEAR = 0.03  # m; a smaller spare distance at home gives a warning
 MANY_TRIANGLES = 50_000  # in the collision meshes; with more, an image of 84 px takes TinyRenderer 12 ms or longer
 REACHED_M, REACHED_RAD = 0.001, 0.01  # accuracy that inverse kinematics must achieve
 STEPS = 200  # iterations of the inverse kinematics
+SUGGESTION_STARTS = 20  # random postures from which a home is searched for
 IMAGE_PX = 480  # edge of the drawn image
 
 
@@ -127,14 +128,16 @@ def _home(arm: Arm, kinematics: Kinematics) -> Iterator[ArmFinding]:
             else "tasks keep the direction that it has at home: correct home, unless this is meant"
         )
         level = Severity.ERROR if tilt > WRONG_WAY else Severity.WARNING
-        yield ArmFinding("home", level, f"the tool points {degrees:.0f} degrees away from straight down; {advice}")
+        text = f"the tool points {degrees:.0f} degrees away from straight down; {advice}"
+        yield ArmFinding("home", level, text + (_suggested_home(arm, kinematics) if level is Severity.ERROR else ""))
     outside = [
         f"{axis} = {value:.3f} m, outside {low:g} to {high:g} m"
         for axis, value, low, high in zip("xyz", pose[:3, 3], arm.tool_limits.lower, arm.tool_limits.upper, strict=True)
         if not low < value < high
     ]
     if outside:
-        yield ArmFinding("home", Severity.ERROR, f"the tool is at {outside[0]}; correct home or tool_limits")
+        text = f"the tool is at {outside[0]}; correct home or tool_limits"
+        yield ArmFinding("home", Severity.ERROR, text + ("" if tilt > WRONG_WAY else _suggested_home(arm, kinematics)))
     smallest = float(np.linalg.svd(kinematics.jacobian(np.array(arm.home)), compute_uv=False)[-1])
     if len(arm.home) >= 6 and smallest < 0.02:
         yield ArmFinding(
@@ -147,6 +150,19 @@ def _home(arm: Arm, kinematics: Kinematics) -> Iterator[ArmFinding]:
         )
     elif tilt <= TILTED and not outside:
         yield ArmFinding("home", Severity.OK, f"tool at ({place}) m, straight down; inverse kinematics finds it")
+
+
+def _suggested_home(arm: Arm, kinematics: Kinematics) -> str:
+    """Return a posture, in words, whose tool points straight down in the middle of the tool box."""
+    middle = 0.5 * (np.array(arm.tool_limits.lower) + np.array(arm.tool_limits.upper))
+    low, high = np.array(arm.limits.lower), np.array(arm.limits.upper)
+    random = np.random.default_rng(0)
+    starts = [np.array(arm.home), 0.5 * (low + high), *random.uniform(low, high, (SUGGESTION_STARTS, len(low)))]
+    for start in starts:
+        found = _inverse_kinematics(arm, kinematics, middle, np.array([0.0, 0.0, -1.0]), start)
+        if found is not None:
+            return f" (for example home: [{', '.join(f'{angle:.3f}' for angle in found)}])"
+    return " (no posture was found with the tool straight down in the middle of tool_limits)"
 
 
 def _no_capsules() -> ArmFinding:
@@ -249,7 +265,13 @@ def _task(arm: Arm, kinematics: Kinematics, name: str) -> ArmFinding:
 
 
 def _reaches(arm: Arm, kinematics: Kinematics, position: np.ndarray, direction: np.ndarray, start: np.ndarray) -> bool:
-    """Return whether damped least squares find joints inside the limits for a tool position and direction."""
+    return _inverse_kinematics(arm, kinematics, position, direction, start) is not None
+
+
+def _inverse_kinematics(
+    arm: Arm, kinematics: Kinematics, position: np.ndarray, direction: np.ndarray, start: np.ndarray
+) -> np.ndarray | None:
+    """Find joints [J] rad inside the limits for a tool position [3] m and direction [3], by damped least squares."""
     low, high = np.array(arm.limits.lower), np.array(arm.limits.upper)
     q = np.clip(start, low, high)
     for _ in range(STEPS):
@@ -261,13 +283,13 @@ def _reaches(arm: Arm, kinematics: Kinematics, position: np.ndarray, direction: 
             and np.linalg.norm(turn) < REACHED_RAD
             and rotation[:, 2] @ direction > 0
         ):
-            return True
+            return q
         # The rotation about the tool's axis is free.
         free = np.eye(3) - np.outer(rotation[:, 2], rotation[:, 2])
         rows = np.vstack([jacobian[:3], free @ jacobian[3:]])
         step = rows.T @ np.linalg.solve(rows @ rows.T + 1e-4 * np.eye(6), error)
         q = np.clip(q + np.clip(step, -0.2, 0.2), low, high)
-    return False
+    return None
 
 
 def draw(arm: Arm, path: Path) -> Path:
@@ -300,9 +322,9 @@ def _outline_capsules(image: np.ndarray, arm: Arm, K: np.ndarray, T_base_camera:
     pin.framesForwardKinematics(kinematics.model, kinematics.data, kinematics.joints(np.array(arm.home)))
     root_camera = np.asarray(kinematics.base_placement.homogeneous) @ T_base_camera
     for capsule in arm.capsules:
-        if not kinematics.model.existFrame(capsule.link):
+        if not kinematics.model.existFrame(capsule.link, LINK):
             continue
-        placement = kinematics.data.oMf[kinematics.model.getFrameId(capsule.link)]
+        placement = kinematics.data.oMf[kinematics.model.getFrameId(capsule.link, LINK)]
         mask = np.zeros(image.shape[:2], np.uint8)
         for share in np.linspace(0, 1, 24):
             point = placement.act((1 - share) * np.array(capsule.start) + share * np.array(capsule.end))

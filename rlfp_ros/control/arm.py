@@ -6,13 +6,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import Field, PrivateAttr, model_validator
 
 from rlfp_ros import paths, requirements, schema
@@ -30,6 +30,7 @@ from rlfp_ros.control.arm_parts import (
 from rlfp_ros.plugins import Registry
 from rlfp_ros.schema import ConfigurationError, Schema
 
+MESH_NAME = re.compile(rb"""(?P<before><mesh\b[^>]*?\bfilename\s*=\s*["'])(?P<name>[^"']*)""")  # in a URDF
 LIMITS = ("lower", "upper", "velocity", "acceleration", "jerk", "effort")
 
 
@@ -146,19 +147,6 @@ class Arm(Schema):
         content = json.dumps(self.model_dump(mode="json", exclude={"urdf"}), sort_keys=True)
         return hashlib.sha256(content.encode() + self.urdf_path.read_bytes()).hexdigest()
 
-    def files(self) -> dict[str, bytes]:
-        """Return the files that a bundle carries, by name.
-
-        `arm.yaml` is the whole arm. If the URDF is a file of the user's own, `arm.urdf` is that file.
-        """
-        document = self.model_dump(mode="json", exclude_defaults=True)
-        carried: dict[str, bytes] = {}
-        if ":" not in self.urdf and not self.urdf_path.is_relative_to(paths.share_directory() / "sim" / "assets"):
-            carried["arm.urdf"] = self.urdf_path.read_bytes()
-            document["urdf"] = "arm.urdf"
-        text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
-        return {"arm.yaml": text.encode(), **carried}
-
 
 def data_folder(package: str) -> Path | None:
     """Find the folder with a Python package's files. Returns None if the package is not installed."""
@@ -252,9 +240,14 @@ def differences(arm: Arm, other: Arm) -> list[str]:
 
     ours, theirs = (flat(each.model_dump(mode="json", exclude={"urdf"})) for each in (arm, other))
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    if arm.urdf != other.urdf and arm.urdf_path.read_bytes() != other.urdf_path.read_bytes():
+    if arm.urdf != other.urdf and _without_folders(arm.urdf_path) != _without_folders(other.urdf_path):
         names.append("urdf")
     return names
+
+
+def _without_folders(urdf: Path) -> bytes:
+    """Return a URDF whose meshes are named without their folders, which differ in the copy that a bundle carries."""
+    return MESH_NAME.sub(lambda found: found["before"] + found["name"].rpartition(b"/")[2], urdf.read_bytes())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from rlfp_ros.control.arm_parts import Pointer
 from rlfp_ros.control.robot_description import pointer_end, read_description
 from rlfp_ros.schema import ConfigurationError
 
+LINK = pin.FrameType.BODY  # an arm's file names links; a joint of the URDF may have the same name as a link
+
 
 class Kinematics:
     """Forward kinematics and Jacobian of the tool centre point, from the arm's URDF.
@@ -33,6 +35,7 @@ class Kinematics:
             raise ConfigurationError(
                 f"{arm.urdf_path}: not a URDF that Pinocchio reads ({error}); correct it or name another in the arm"
             ) from None
+        _rename_joint_frames(whole)
         if arm.pointer is not None:
             _add_pointer(whole, arm, arm.pointer)
         missing = [name for name in arm.joint_names if not whole.existJointName(name)]
@@ -42,7 +45,7 @@ class Kinematics:
                 f"{', '.join(list(whole.names)[1:])}; correct the name"
             )
         for name in (arm.base_frame, arm.tool_frame):
-            if not whole.existFrame(name):
+            if not whole.existFrame(name, LINK):
                 raise ConfigurationError(
                     f"{arm.origin}: frame {name!r} is not a link of {arm.urdf_path.name}; correct the name"
                 )
@@ -57,8 +60,8 @@ class Kinematics:
         order = [self.model.joints[self.model.getJointId(name)].idx_q for name in arm.joint_names]
         # Pinocchio numbers joints along the tree; None means that this is also the arm's order.
         self.order = None if order == list(range(len(order))) else np.array(order)
-        self._tool = self.model.getFrameId(arm.tool_frame)
-        base = self.model.frames[self.model.getFrameId(arm.base_frame)]
+        self._tool = self.model.getFrameId(arm.tool_frame, LINK)
+        base = self.model.frames[self.model.getFrameId(arm.base_frame, LINK)]
         if base.parentJoint != 0:
             raise ConfigurationError(f"{arm.origin}: base_frame {arm.base_frame!r} moves with a joint")
         self.base_placement = base.placement.copy()  # of the base frame in the URDF's root
@@ -112,15 +115,23 @@ class Kinematics:
         return self.evaluate(np.asarray(q, dtype=float))[2]
 
 
+def _rename_joint_frames(model: pin.Model) -> None:
+    """Rename the frames of joints that have the same name as a link: `buildReducedModel` looks frames up by name."""
+    links = {frame.name for frame in model.frames if frame.type == LINK}
+    for frame in model.frames:
+        if frame.type != LINK and frame.name in links:
+            frame.name = f"{frame.name} (joint)"
+
+
 def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
     """Add the frame at the end of the rod on the flange."""
     for field, name, expected in (("pointer.link", pointer.link, True), ("tool_frame", arm.tool_frame, False)):
-        if model.existFrame(name) != expected:
+        if model.existFrame(name, LINK) != expected:
             raise ConfigurationError(
                 f"{arm.origin}: {field} is {name!r}, which is {'not ' * expected}a link of "
                 f"{arm.urdf_path.name}; the pointer stands on a link that it has, and its end, tool_frame, is a new one"
             )
-    index = model.getFrameId(pointer.link)
+    index = model.getFrameId(pointer.link, LINK)
     flange = model.frames[index]
     end = flange.placement * pin.SE3(pointer_end(pointer))
     model.addFrame(pin.Frame(arm.tool_frame, flange.parentJoint, index, end, pin.FrameType.BODY))
@@ -147,12 +158,12 @@ class Distances:
         geometry = pin.GeometryModel()
         placed: list[tuple[int, int]] = []  # (geometry, joint)
         for number, capsule in enumerate(arm.capsules):
-            if not model.existFrame(capsule.link):
+            if not model.existFrame(capsule.link, LINK):
                 raise ConfigurationError(
                     f"{arm.origin}: capsules.{number}.link is {capsule.link!r}, which is not a link of "
                     f"{arm.urdf_path.name}; correct the name"
                 )
-            index = model.getFrameId(capsule.link)
+            index = model.getFrameId(capsule.link, LINK)
             frame = model.frames[index]
             start, end = np.array(capsule.start), np.array(capsule.end)
             length = float(np.linalg.norm(end - start))
@@ -205,10 +216,10 @@ class Distances:
         # A joint moves no point of the arm faster than its rate times the length of the links after it.
         lengths = [float(np.linalg.norm(placement.translation)) for placement in model.jointPlacements]
         ends = [0.0] * len(lengths)
-        tool = model.frames[model.getFrameId(arm.tool_frame)]
+        tool = model.frames[model.getFrameId(arm.tool_frame, LINK)]
         ends[tool.parentJoint] = float(np.linalg.norm(tool.placement.translation))
         for capsule in arm.capsules:
-            frame = model.frames[model.getFrameId(capsule.link)]
+            frame = model.frames[model.getFrameId(capsule.link, LINK)]
             far = max(float(np.linalg.norm(capsule.start)), float(np.linalg.norm(capsule.end)))
             far += float(np.linalg.norm(frame.placement.translation)) + capsule.radius
             ends[frame.parentJoint] = max(ends[frame.parentJoint], far)

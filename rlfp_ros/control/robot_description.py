@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from xml.parsers import expat
 
 import numpy as np
+import yaml
 
-from rlfp_ros.control.arm import Arm, data_folder
+from rlfp_ros.control.arm import MESH_NAME, Arm, data_folder
 from rlfp_ros.control.arm_parts import Pointer
+from rlfp_ros.paths import share_directory
 from rlfp_ros.schema import ConfigurationError
 
 # Variables with folders in which ROS and Gazebo look for packages and models.
@@ -52,6 +55,42 @@ def read_description(arm: Arm) -> ElementTree.Element:
     for joint in robot.findall("joint"):
         if joint.get("type") == "continuous" and joint.get("name") in arm.joint_names:
             _limit(joint, arm)
+    return robot
+
+
+def parent_joints(robot: ElementTree.Element) -> dict[str, tuple[str, ElementTree.Element]]:
+    """Return, for each link that has a parent, the name of the parent and the joint between them."""
+    found = {}
+    for joint in robot.findall("joint"):
+        parent, child = joint.find("parent"), joint.find("child")
+        if parent is not None and child is not None:
+            found[str(child.get("link"))] = str(parent.get("link")), joint
+    return found
+
+
+def with_base_at_origin(robot: ElementTree.Element, arm: Arm) -> ElementTree.Element:
+    """Move the whole robot so that the arm's base frame is at the origin, if the URDF has it elsewhere.
+
+    A URDF of a cell often begins at the floor or in the corner of a table. The simulators' world is the base frame.
+    """
+    above, T_root_base, root = parent_joints(robot), np.eye(4), arm.base_frame
+    for _ in range(len(above)):
+        if root not in above:
+            break
+        root, joint = above[root]
+        T_root_base = _origin(joint) @ T_root_base
+    if np.allclose(T_root_base, np.eye(4), atol=1e-12):
+        return robot
+    name = "origin"
+    while robot.find(f"link[@name='{name}']") is not None:
+        name += "_"
+    ElementTree.SubElement(robot, "link", {"name": name})
+    joint = ElementTree.SubElement(robot, "joint", {"name": f"{name}_fixed", "type": "fixed"})
+    ElementTree.SubElement(joint, "parent", {"link": name})
+    ElementTree.SubElement(joint, "child", {"link": root})
+    place = np.linalg.inv(T_root_base)
+    turn = " ".join(str(value) for value in _roll_pitch_yaw(place[:3, :3]))
+    ElementTree.SubElement(joint, "origin", {"xyz": " ".join(str(value) for value in place[:3, 3]), "rpy": turn})
     return robot
 
 
@@ -118,12 +157,9 @@ def find_mesh(source: Path, link: str, name: str | None) -> Path:
         raise ConfigurationError(f"{here} has the scheme {scheme}://, expected a path, file://, package:// or model://")
     inside = name.removeprefix(f"{scheme}://")
     package, _, path_inside = inside.partition("/")
-    above = [
-        folder / part for folder in (source.parent, *source.parents[:NEAREST_PARENTS]) for part in (inside, path_inside)
-    ]
-    found = next((path for path in above if path.is_file()), None)
+    found = _mesh_nearby(source, name)
     if found is not None:
-        return found.resolve()
+        return found
     data = data_folder(package)
     candidates = [] if data is None else [data / path_inside]
     for variable in PACKAGE_FOLDERS:
@@ -138,6 +174,40 @@ def find_mesh(source: Path, link: str, name: str | None) -> Path:
         f"{here} is in a package {package!r} that is not beside the URDF, not an installed Python package, and not in "
         f"{' or '.join(PACKAGE_FOLDERS[:2])}; put its folder beside the URDF or use file:// names"
     )
+
+
+def _mesh_nearby(source: Path, name: str) -> Path | None:
+    """Find a mesh by a plain name relative to the URDF, or by a package:// name beside the URDF or in folders above."""
+    scheme, colon, inside = name.partition("://")
+    if not colon:
+        candidates = [source.parent / name]
+    elif scheme in ("package", "model"):
+        parts = inside, inside.partition("/")[2]
+        candidates = [folder / part for folder in (source.parent, *source.parents[:NEAREST_PARENTS]) for part in parts]
+    else:
+        candidates = []
+    return next((path.resolve() for path in candidates if path.is_file()), None)
+
+
+def carried_files(arm: Arm) -> dict[str, bytes]:
+    """Return the files that a bundle carries for its arm, by name.
+
+    `arm.yaml` is the whole arm. If the URDF is a file of the user's own, `arm.urdf` is that file; a mesh that is found
+    by its place near that file is named by its full path. The meshes themselves are not carried: no robot needs them.
+    """
+    document = arm.model_dump(mode="json", exclude_defaults=True)
+    carried: dict[str, bytes] = {}
+    if ":" not in arm.urdf and not arm.urdf_path.is_relative_to(share_directory() / "sim" / "assets"):
+        source = arm.urdf_path
+
+        def full_name(found: re.Match[bytes]) -> bytes:
+            path = _mesh_nearby(source, found["name"].decode(errors="replace"))
+            return found["before"] + (found["name"] if path is None else path.as_uri().encode())
+
+        carried["arm.urdf"] = MESH_NAME.sub(full_name, source.read_bytes())
+        document["urdf"] = "arm.urdf"
+    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
+    return {"arm.yaml": text.encode(), **carried}
 
 
 def _prefix(robot: ElementTree.Element, arm: Arm) -> str:
@@ -189,6 +259,22 @@ def _limit(joint: ElementTree.Element, arm: Arm) -> None:
         limit.set(name, str(getattr(limits, name)[number]))
     for name in ("velocity", "effort"):
         limit.attrib.setdefault(name, str(getattr(limits, name)[number]))
+
+
+def _origin(joint: ElementTree.Element) -> np.ndarray:
+    """Return T_parent_child, 4 x 4, of a joint at position 0."""
+    place, origin = np.eye(4), joint.find("origin")
+    if origin is None:
+        return place
+    roll, pitch, yaw = (float(value) for value in origin.get("rpy", "0 0 0").split())
+    (a, b, c), (d, e, f) = np.cos((roll, pitch, yaw)), np.sin((roll, pitch, yaw))
+    place[:3, :3] = [
+        [b * c, d * e * c - a * f, a * e * c + d * f],
+        [b * f, d * e * f + a * c, a * e * f - d * c],
+        [-e, d * b, a * b],
+    ]
+    place[:3, 3] = [float(value) for value in origin.get("xyz", "0 0 0").split()]
+    return place
 
 
 def _roll_pitch_yaw(rotation: np.ndarray) -> tuple[float, float, float]:

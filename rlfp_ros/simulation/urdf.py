@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
-from rlfp_ros.control.robot_description import find_mesh, read_description, with_pointer
+from rlfp_ros.control.robot_description import (
+    find_mesh,
+    parent_joints,
+    read_description,
+    with_base_at_origin,
+    with_pointer,
+)
 from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.low_polygon import FINEST, GRID, cache_directory, make_coarse
@@ -22,7 +28,7 @@ MESH_KINDS = (".stl", ".obj", ".dae")  # the formats that PyBullet reads
 
 
 def read_urdf(arm: Arm) -> ElementTree.Element:
-    """Read an arm's URDF with the arm's pointer and with the absolute path of each mesh.
+    """Read an arm's URDF with its base frame at the origin, its pointer, and the absolute path of each mesh.
 
     Raises
     ------
@@ -39,7 +45,26 @@ def read_urdf(arm: Arm) -> ElementTree.Element:
                     f"expected {', '.join(MESH_KINDS)}; convert it"
                 )
             mesh.set("filename", str(path))
-    return with_pointer(robot, arm)
+    robot = with_pointer(with_base_at_origin(robot, arm), arm)
+    _sort_links(robot)
+    return robot
+
+
+def _sort_links(robot: ElementTree.Element) -> None:
+    """Put each link behind its parent: PyBullet crashes if it must keep an order in which a child comes first."""
+    parents = {child: parent for child, (parent, _) in parent_joints(robot).items()}
+    waiting = {link.get("name"): link for link in robot.findall("link")}
+    ordered: list[ElementTree.Element] = []
+    for name in list(waiting):
+        ancestors = []
+        above: str | None = name
+        while above in waiting:
+            ancestors.append(waiting.pop(above))
+            above = parents.get(above)
+        ordered += reversed(ancestors)
+    for link in ordered:
+        robot.remove(link)
+    robot[:0] = ordered
 
 
 def simulation_urdf(arm: Arm) -> Path:

@@ -30,6 +30,7 @@ from rlfp_ros.contract import (
 )
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.policy import Policy
+from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.learning.encoders.trust import TrustTraining
 from rlfp_ros.learning.export import quantise
@@ -119,7 +120,7 @@ def export_bundle(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **golden)  # type: ignore[arg-type]  # numpy's stub takes them for allow_pickle
     files = {name: _described(contract, name, data) for name, data in files.items()}
-    files |= {"golden.npz": buffer.getvalue()} | candidate.arm.files()
+    files |= {"golden.npz": buffer.getvalue()} | carried_files(candidate.arm)
     if evaluation_episodes and not older:
         contract = _evaluated(contract, files, evaluation_episodes, console)
         if out.exists() and not any(result.success_rate for result in contract.evaluation):

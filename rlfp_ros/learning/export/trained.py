@@ -20,6 +20,7 @@ from rlfp_ros import schema
 from rlfp_ros.contract import ARM_FILE, Contract, sha256
 from rlfp_ros.control.arm import Arm, read_arm
 from rlfp_ros.control.policy import ObservationContract, Observer
+from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.files import explained, write_whole
 from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_INPUTS, POLICY_OUTPUTS
 from rlfp_ros.learning.export.networks import Networks, in_onnx_runtime, in_pytorch, program_to_onnx
@@ -66,7 +67,7 @@ def save_trained(run: Path, contract: Contract, arm: Arm, encoder: nn.Module | b
             write_whole(scratch / name, buffer.getvalue())
         if isinstance(encoder, bytes):
             write_whole(scratch / "encoder.onnx", encoder)
-        for name, data in arm.files().items():
+        for name, data in carried_files(arm).items():
             write_whole(scratch / name, data)
         digests = {path.name: sha256(path) for path in sorted(scratch.iterdir())}
         document = {"version": VERSION, "contract": contract.model_dump(mode="json", by_alias=True), "files": digests}

@@ -185,7 +185,8 @@ class ImitationRecipe(Recipe):
             threads=threads,
         )
         pixels = "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
-        progress.show(updates, f"object {report.position_error_mm:.1f} mm, points {pixels} px")
+        points = f", points {pixels} px" if pixels else ""
+        progress.show(updates, f"object {report.position_error_mm:.1f} mm{points}")
         write_whole(run / "encoder.onnx", export_encoder(encoder, _first_image(run)), RESUME)
         return encoder, report
 
