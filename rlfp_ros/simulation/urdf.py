@@ -53,14 +53,14 @@ def read_urdf(arm: Arm) -> ElementTree.Element:
 def _sort_links(robot: ElementTree.Element) -> None:
     """Put each link behind its parent: PyBullet crashes if it must keep an order in which a child comes first."""
     parents = {child: parent for child, (parent, _) in parent_joints(robot).items()}
-    waiting = {link.get("name"): link for link in robot.findall("link")}
+    waiting = {str(link.get("name")): link for link in robot.findall("link")}
     ordered: list[ElementTree.Element] = []
     for name in list(waiting):
         ancestors = []
-        above: str | None = name
+        above = name
         while above in waiting:
             ancestors.append(waiting.pop(above))
-            above = parents.get(above)
+            above = parents.get(above, "")
         ordered += reversed(ancestors)
     for link in ordered:
         robot.remove(link)
