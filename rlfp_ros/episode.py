@@ -31,6 +31,7 @@ class Episode(Schema):
     seed: int = 0
     task: str = ""
     phase: Phase
+    nodes: tuple[str, ...] = ()  # in phase `reset`: nodes that must be connected with each other before the episode
     stamp: int = 0  # ns; in phase `reset`, the last stamp of the previous episode
     outcome: dict[str, Any] | None = None  # {success, steps, distance_m, ...}, in phase `finished`
     sample: dict[str, Any] | None = None  # the randomisation that was drawn, in phase `running`

@@ -66,7 +66,7 @@ def test_recorder_runs_only_when_told_where_to_record(which: Graph) -> None:
 
 
 def test_simulator_waits_for_the_recorder_only_when_it_runs() -> None:
-    assert parameters(run_of(SIM), "simulator")["wait_for"] == ["policy", "residual_controller"]
+    assert parameters(run_of(SIM), "simulator")["wait_for"] == ["perception", "policy", "residual_controller"]
     assert "recorder" in parameters(run_of(SIM, record="bags"), "simulator")["wait_for"]
 
 

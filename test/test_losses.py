@@ -37,6 +37,24 @@ def test_a_publisher_that_starts_again_counts_from_one() -> None:
     assert losses.lost == 1
 
 
+def test_what_a_publisher_sent_before_its_first_message_arrived_is_lost_if_all_was_expected() -> None:
+    losses = counter()
+    losses.expect_first()
+    for sequence in (47, 48, 50):
+        losses.message(sequence, 5.0)
+    assert losses.lost == 46 + 1
+
+
+def test_a_publisher_that_was_heard_before_all_was_expected_lost_nothing() -> None:
+    losses = counter()
+    losses.message(47, 5.0)
+    losses.expect_first()
+    losses.message(48, 5.1)
+    losses.publishers(2, 6.0)
+    losses.message(700, 6.1)
+    assert losses.lost == 0
+
+
 @pytest.mark.parametrize("first", [1, 7, 9000])
 def test_a_publisher_that_joins_is_no_loss_and_hides_none(first: int) -> None:
     losses = counter()

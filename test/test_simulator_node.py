@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import Process, TestNode
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.control.arm import load_arm
@@ -69,6 +70,7 @@ def test_lock_step_shows_an_unanswered_image_again(
     start_node("simulator", {"bundle": tiny_bundle, "lock_step": True, "profile": "none", "wait_for": ["test"]})
     test_node.connected(command, applied, ready)
     test_node.spin_for(0.2)  # the other direction of the match
+    test_node.publisher(messages.EPISODE_PRESENT).publish(String(data="test"))
     ready.publish(messages.ready_message("test", 0))
     test_node.spin_until(lambda: len(seen) >= 4, what="images")
     assert seen[0] == seen[1] < seen[2] < seen[3]

@@ -24,6 +24,7 @@ from rlfp_ros.graph.arguments import DEFAULT_ARM
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.rollout import latency_summary, observe_graph, outcome_of
 from rlfp_ros.graph.sim import SIM
+from rlfp_ros.recording.metadata import dropped_messages
 from rlfp_ros.schema import ConfigurationError
 
 if TYPE_CHECKING:
@@ -173,6 +174,9 @@ def _summarise(console: Console, result: dict[str, Any], folder: Path, images: l
     console.print(table)
     for sentence, times in complaints(folder / "log.txt").most_common(COMPLAINTS):
         console.print(f"  [yellow]{escape(sentence)}[/]" + (f" ({times} times)" if times > 1 else ""))
+    for bag in sorted((folder / "bags").iterdir()):
+        if lost := dropped_messages(bag):
+            console.print(f"  [yellow]recorder: messages that are not in {bag.name}: {escape(lost)}[/]")
     for path in [*images, folder / "result.json", folder / "log.txt", *sorted((folder / "bags").iterdir())]:
         console.print(f"  {_short(path)}")
 

@@ -49,7 +49,7 @@ ARM = Argument(
 
 def waited_for(arguments: Arguments) -> list[str]:
     """Return the nodes whose answer the simulator awaits before an episode."""
-    waited_for = ["policy", "residual_controller"]
+    waited_for = ["perception", "policy", "residual_controller"]
     waited_for += ["recorder"] if arguments["record"] else []
     return waited_for + (["observer"] if arguments["observed"] else [])
 

@@ -30,6 +30,7 @@ from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import LIVE, declare
 from rlfp_ros.nodes.spin import Finished, run
@@ -139,7 +140,7 @@ class ArmTwin(Node):
         self.create_subscription(String, m.EPISODE_READY.name, self._on_ready, m.EVENTS)
         self.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
 
-        self._referee = Referee(contract.task, settings.seed, settings.episodes, settings.wait_for)
+        self._referee = Referee(contract.task, settings.seed, settings.episodes, settings.wait_for, self.get_name())
         self._active, self._safety_state = False, "not heard yet"
         self._trajectory: Trajectory | None = None
         self._gripper_width: float | None = None
@@ -150,6 +151,7 @@ class ArmTwin(Node):
         self._follow_clock()
         self._world.restamp_frames()
         self.diagnostics = Diagnostics(self, self._report, "MuJoCo")
+        self._attendance = Attendance(self)
         self.create_timer(DT, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_parameters(self, settings: ArmTwinSettings) -> None:
@@ -249,7 +251,8 @@ class ArmTwin(Node):
             )
 
     def _check_ready(self) -> None:
-        missing = self._referee.missing
+        referee = self._referee
+        missing = referee.missing or self._attendance.missing(referee.nodes, referee.waited_s)
         if missing and self._referee.waited_s < READY_S:
             return
         if missing:

@@ -24,13 +24,13 @@ from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.executor import NodeExecutor
 from rlfp_ros.recording import decode
 
 NAME = "observer"
 HEARTBEAT_S = 0.1  # between heartbeats; the controller allows 0.5 s
 BATCH_S = 0.02  # between two reads of the queues, because every wake-up disturbs the measured nodes
-ANSWER_EVERY_S = 0.02  # longest time between answers while a graph starts
 DEPTH, IMAGE_DEPTH = 200, 30  # queue lengths; lock step sends several times as many messages as real time
 ATTEND_EVERY_S = 1.0  # between checks whether the arm is enabled
 
@@ -85,10 +85,7 @@ class GraphListener:
         self._context = Context()
         rclpy.init(context=self._context)
         self._node = node = Node(NAME, context=self._context)
-        self._ready = node.create_publisher(m.EPISODE_READY.type, m.EPISODE_READY.name, m.EPISODE_READY.qos)
         # The large messages stay serialised: only their stamps are read.
-        self._unanswered: int | None = None  # id of an episode that this listener is not ready for yet
-        subscriptions = []
         for topic, callback, qos, raw in (
             (m.EPISODE, self._on_phase, m.EPISODES, False),
             (m.IMAGE, self._on_image, IMAGE_DEPTH, True),
@@ -96,8 +93,7 @@ class GraphListener:
             (m.RESIDUAL_APPLIED, self._on_applied, DEPTH, False),
             (m.ARM_COMMAND, self._on_command, DEPTH, True),
         ):
-            subscriptions.append(node.create_subscription(topic.type, topic.name, callback, qos, raw=raw))
-        self._subscriptions = tuple(subscriptions)
+            node.create_subscription(topic.type, topic.name, callback, qos, raw=raw)
         node.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
         if self._operates:
             self._heartbeat = node.create_publisher(m.HEARTBEAT.type, m.HEARTBEAT.name, m.HEARTBEAT.qos)
@@ -108,6 +104,7 @@ class GraphListener:
                 name: node.create_client(Trigger, f"residual_controller/{name}") for name in ("enable", "reset")
             }
             node.create_timer(ATTEND_EVERY_S, self._attend)
+        self._attendance = Attendance(node)
         self._executor = NodeExecutor(node, BATCH_S)
         return self
 
@@ -124,10 +121,9 @@ class GraphListener:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
-                self._executor.spin_once(min(left, ANSWER_EVERY_S))
+                self._executor.spin_once(left)
             except ExternalShutdownException:
                 return
-            self._answer()
 
     def _beat(self) -> None:
         while not self._leaving.wait(HEARTBEAT_S):
@@ -145,21 +141,14 @@ class GraphListener:
 
     def _on_phase(self, message: String) -> None:
         episode = decode.episode_from_message(message)
-        if episode.phase is Phase.RESET:
-            self._unanswered = episode.id
-        elif episode.phase is Phase.RUNNING:
+        self._attendance.on_episode(episode)
+        if episode.phase is Phase.RUNNING:
             self.current = ObservedEpisode(episode.seed, episode.stamp, sample=episode.sample or {})
         elif episode.phase is Phase.FINISHED and self.current is not None:
             ended, self.current = self.current, None
             ended.outcome = episode.outcome or {}
             self.episodes.append(ended)
             self._on_episode(ended)
-
-    def _answer(self) -> None:
-        """Answer that it is ready for an episode when DDS has matched a publisher of every topic."""
-        if self._unanswered is not None and all(topic.get_publisher_count() for topic in self._subscriptions):
-            self._ready.publish(m.ready_message(NAME, self._unanswered))
-            self._unanswered = None
 
     def _episode_of(self, stamp: int) -> ObservedEpisode | None:
         """Return the episode of a stamp; at the end of an episode, messages of different topics are not in order."""

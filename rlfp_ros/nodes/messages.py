@@ -67,6 +67,7 @@ LATCHED = qos(1, latched=True)  # a late joiner gets the last value: goal, safet
 BEST_EFFORT = qos(1, reliable=False)  # overlay
 # Also latched; deeper because the end of an episode, the next reset and its start may come within a millisecond.
 EPISODES = qos(10, latched=True)
+PRESENCE = qos(20, latched=True)  # latched by each node; a subscription gets one message per node
 EVENTS = qos(10)  # none may be lost: episode/ready, e-stop, diagnostics
 # Joint states: the controller wants the newest. A publisher keeps some, because the policy and the recorder need all:
 # the policy looks up the joints at the image's stamp, and a missing one would make lock step depend on the scheduler.
@@ -102,6 +103,7 @@ ARM_COMMAND = Topic(topics.ARM_COMMAND, JointTrajectory, LATEST)
 GRIPPER_COMMAND = Topic(topics.GRIPPER_COMMAND, JointTrajectory, LATEST)
 EPISODE = Topic(topics.EPISODE, String, EPISODES)
 EPISODE_READY = Topic(topics.EPISODE_READY, String, EVENTS)
+EPISODE_PRESENT = Topic(topics.EPISODE_PRESENT, String, PRESENCE)
 SAFETY_STATE = Topic(topics.SAFETY_STATE, String, LATCHED)
 CHECKLIST = Topic(topics.CHECKLIST, String, LATCHED)
 ESTOP = Topic(topics.ESTOP, Bool, EVENTS)

@@ -14,11 +14,12 @@ from pydantic import Field
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Float32
+from std_msgs.msg import Float32, String
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.nodes import messages, parameters, spin
+from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.executor import take
 from rlfp_ros.nodes.joint_history import JointHistory
@@ -127,6 +128,8 @@ class PerceptionNode(Node):
         self._image_subscription: Any = None
         self._choose_transport()
         self.create_timer(LOOK_FOR_PUBLISHERS_S, self._choose_transport, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
+        self._attendance = Attendance(self)
         self.get_logger().info(f"bundle {self._contract.name}; images convert with {images.cv_bridge_status()}")
 
     def _publisher(self, topic: messages.Topic) -> Any:
@@ -158,6 +161,9 @@ class PerceptionNode(Node):
                 return
             self.destroy_subscription(self._image_subscription)
         self._image_subscription = self.create_subscription(message_type, name, callback, CAMERA_SUBSCRIPTION)
+
+    def _on_episode(self, message: String) -> None:
+        self._attendance.on_episode(decode.episode_from_message(message))  # it keeps no state of an episode
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         if self._camera_info is not None and _same_camera(message, self._camera_info):

@@ -22,6 +22,7 @@ from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
+from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.nodes.executor import take
 from rlfp_ros.nodes.joint_history import JointHistory
@@ -103,7 +104,6 @@ class PolicyNode(Node):
         self._in_joint_space = self._contract.action.kind == "joint_velocity"
         self._residual = self._publisher(messages.JOINT_RESIDUAL if self._in_joint_space else messages.RESIDUAL)
         self._gripper = self._publisher(messages.GRIPPER)
-        self._ready = self._publisher(messages.EPISODE_READY)
         self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
         self._joint_states = DriverSubscription(
             self, JointState, messages.JOINT_STATES.name, self._on_joint_state, messages.JOINT_STATES_HISTORY, raw=True
@@ -113,6 +113,7 @@ class PolicyNode(Node):
         features = messages.FEATURES
         events = self.streams.watch(features.name)
         self.create_subscription(features.type, features.name, self._on_features, features.qos, event_callbacks=events)
+        self._attendance = Attendance(self)
         self.get_logger().info(f"bundle {self._contract.name} on arm {self._arm.name}")
 
     def _publisher(self, topic: messages.Topic) -> Any:
@@ -172,13 +173,12 @@ class PolicyNode(Node):
 
     def _on_episode(self, message: String) -> None:
         episode = decode.episode_from_message(message)
-        if episode.phase is not Phase.RESET:
-            return
-        self._policy.reset()
-        self._history.clear()
-        self._pending = self._answered = None
-        self._reset_stamp_ns = episode.stamp
-        self._ready.publish(messages.ready_message(self.get_name(), episode.id))
+        if episode.phase is Phase.RESET:
+            self._policy.reset()
+            self._history.clear()
+            self._pending = self._answered = None
+            self._reset_stamp_ns = episode.stamp
+        self._attendance.on_episode(episode)
 
     # ---- acting ----
 

@@ -36,6 +36,11 @@ class RecordedSubscriptions:
     recent: deque[tuple[int, int, bytes]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     recent_set: set[tuple[int, int, bytes]] = field(default_factory=set)
 
+    @property
+    def matched(self) -> bool:
+        """Whether DDS has connected a publisher."""
+        return any(subscription.get_publisher_count() for subscription in self.subscriptions.values())
+
     def is_new(self, message: tuple[int, int, bytes]) -> bool:
         """Return whether this message (published at, number, first bytes) has not come by another subscription."""
         if message in self.recent_set:

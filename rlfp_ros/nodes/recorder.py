@@ -26,6 +26,7 @@ from std_msgs.msg import String
 
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, parameters, spin
+from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
 from rlfp_ros.nodes.recorded_topic import Offer, RecordedSubscriptions, message_class, quality_of_service, type_name
 from rlfp_ros.recording import decode, recovery
@@ -104,13 +105,11 @@ class RecorderNode(Node):
         self._without_images: dict[str, str] = {}  # bags that should hold images -> the reason why they do not
         self._no_images = ""  # the reason why the bag holds no images, if it should
         self._no_images_logged = False
+        self._attendance: Attendance | None = None  # None while the first subscriptions are created
         self._make_directory()
         self._writer = BackgroundWriter(self._settings.queue_mb << 20)
         self._begin_bag("run")  # until the first episode, if there are any
 
-        self._ready = self.create_publisher(
-            messages.EPISODE_READY.type, messages.EPISODE_READY.name, messages.EPISODE_READY.qos
-        )
         self.diagnostics = Diagnostics(self, self._report)
         known = {self.resolve_topic_name(topic.name): topic for topic in DEFAULT_TOPICS}
         for topic in self._topics.values():
@@ -120,11 +119,13 @@ class RecorderNode(Node):
         if self._episode_topic not in self._topics:  # not recorded, but followed all the same
             self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self._discover()
+        self._attendance = Attendance(self, self._unmatched, self._expect_all)
         self.create_timer(DISCOVERY_S, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"recording {len(self._topics)} topics into {self._directory}")
 
     def close(self) -> None:
         """Write the queue, close the bag and report lost messages."""
+        self._note_lost()
         if not self._writer.close():
             print(f"recorder: {self._directory} did not take what is queued within 30 s", file=sys.stderr, flush=True)
         if self._writer.failure and not self._failure_logged:
@@ -132,6 +133,8 @@ class RecorderNode(Node):
         self._end_bag()
         for name, reason in self._without_images.items():
             print(f"recorder: {self._directory / name}: {reason}", file=sys.stderr, flush=True)
+        if self._attendance is not None and self._attendance.fault:
+            print(f"recorder: {self._attendance.fault}", file=sys.stderr, flush=True)
         dropped = self._dropped()
         total = sum(self._writer.written.values())
         lost = ", ".join(f"{name} {count}" for name, count in sorted(dropped.items())) or "none"
@@ -210,7 +213,7 @@ class RecorderNode(Node):
         if topic.type not in types:  # residuals are twists or joint trajectories, depending on the bundle
             self._unsubscribe(topic)
             topic.type = types[0]
-        if topic.type in IMAGE_TYPES and not self._settings.images:
+        if self._left_out(topic):
             return
         topic.qos = tuple(quality_of_service(publisher.qos_profile) for publisher in publishers)
         for publisher in publishers:
@@ -249,6 +252,25 @@ class RecorderNode(Node):
         topic.subscriptions[offer] = self.create_subscription(
             message_type, topic.name, receive, qos, raw=True, event_callbacks=events
         )
+        if self._attendance is not None:
+            self._attendance.renew()
+
+    def _unmatched(self) -> list[str]:
+        """Return the topics with publishers that DDS has not connected yet."""
+        return [
+            f"the publisher of {topic.name}"
+            for topic in self._topics.values()
+            if self.count_publishers(topic.name) and not topic.matched and not self._left_out(topic)
+        ]
+
+    def _left_out(self, topic: RecordedSubscriptions) -> bool:
+        return topic.type in IMAGE_TYPES and not self._settings.images
+
+    def _expect_all(self) -> None:
+        """Count what is lost from now on also for publishers that are not connected yet."""
+        for topic in self._topics.values():
+            if not topic.matched and topic.name != self._diagnostics_topic:
+                topic.losses.expect_first()
 
     # ---- messages ----
 
@@ -276,17 +298,13 @@ class RecorderNode(Node):
 
     def _on_episode(self, message: String) -> None:
         episode = decode.episode_from_message(message)
-        if episode.phase is not Phase.RESET:
-            return
-
-        def answer() -> None:
-            self._ready.publish(messages.ready_message(self.get_name(), episode.id))
-
-        if self._settings.per_episode:
+        attendance = self._attendance
+        assert attendance is not None
+        if episode.phase is Phase.RESET and self._settings.per_episode:
             self._end_bag()
-            self._begin_bag(f"episode_{episode.id:04d}", answer)
+            self._begin_bag(f"episode_{episode.id:04d}", lambda: attendance.on_episode(episode))
         else:
-            answer()
+            attendance.on_episode(episode)
 
     # ---- images ----
 
@@ -313,6 +331,7 @@ class RecorderNode(Node):
         return f"no images are recorded: nothing publishes {' or '.join(names)}; start the camera, or set image_topic"
 
     def _begin_bag(self, name: str, then: Callable[[], None] | None = None) -> None:
+        self._note_lost()
         self._folder = self._free_name(name)
         self._bag_began_s = self._bag_ended_s = 0.0
         self._images_in_bag = 0
@@ -350,8 +369,13 @@ class RecorderNode(Node):
 
     def _dropped(self) -> Counter[str]:
         """Return the messages per topic that never arrived or could not be written."""
+        self._note_lost()
+        return self._writer.never_arrived + self._writer.dropped
+
+    def _note_lost(self) -> None:
+        """Give the writer the counts of messages that never arrived, for metadata.yaml."""
         lost = {topic.name: topic.losses.lost for topic in self._topics.values()}
-        return Counter(lost) + self._writer.dropped
+        self._writer.never_arrived = Counter(lost)
 
     def _report(self) -> Report:
         dropped = self._dropped()
@@ -372,6 +396,8 @@ class RecorderNode(Node):
             return Report(Level.WARN, self._no_images, values)
         if dropped:
             return Report(Level.WARN, f"{sum(dropped.values())} messages dropped so far", values)
+        if self._attendance is not None and self._attendance.fault:
+            return Report(Level.WARN, self._attendance.fault, values)
         return Report(Level.OK, "recording", values)
 
 

@@ -37,6 +37,7 @@ from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Command, Residual, Trajectory
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
+from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.subscriptions import DriverSubscription
@@ -108,6 +109,7 @@ class ResidualControllerNode(Node):
         if not self._lock_step:
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._timer = self.create_timer(1.0 / settings.control_rate_hz, self._on_timer, clock=steady)
+        self._attendance = Attendance(self)
         self._publish_state(0)
 
     def _open_publishers(self, settings: ResidualControllerSettings) -> None:
@@ -124,7 +126,6 @@ class ResidualControllerNode(Node):
             self._gripper_command = self.create_publisher(command.type, topics.gripper_trajectory, command.qos)
         self._applied = self._publisher(messages.RESIDUAL_APPLIED)
         self._state = self._publisher(messages.SAFETY_STATE)
-        self._ready = self._publisher(messages.EPISODE_READY)
 
     def _publisher(self, topic: messages.Topic) -> Any:
         return self.create_publisher(topic.type, topic.name, topic.qos)
@@ -230,12 +231,11 @@ class ResidualControllerNode(Node):
 
     def _on_episode(self, message: String) -> None:
         episode = decode.episode_from_message(message)
-        if episode.phase is not Phase.RESET:
-            return
-        self.controller.on_episode_reset(episode.stamp)
-        self._residuals.begin_episode(episode.stamp)
-        self._gripper_sent = None
-        self._ready.publish(messages.ready_message(self.get_name(), episode.id))
+        if episode.phase is Phase.RESET:
+            self.controller.on_episode_reset(episode.stamp)
+            self._residuals.begin_episode(episode.stamp)
+            self._gripper_sent = None
+        self._attendance.on_episode(episode)
 
     def _on_checklist(self, message: String) -> None:
         self._checklist = time.monotonic(), ChecklistReport.model_validate_json(message.data)

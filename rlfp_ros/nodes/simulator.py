@@ -32,6 +32,7 @@ from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.nodes.spin import Finished, run
@@ -112,7 +113,7 @@ class Simulator(Node):
             self.create_subscription(topic.type, topic.name, callback, qos)
         self.create_service(Trigger, "~/reset", self._on_reset)
 
-        self._referee = Referee(settings.task, settings.seed, settings.episodes, settings.wait_for)
+        self._referee = Referee(settings.task, settings.seed, settings.episodes, settings.wait_for, self.get_name())
         self._waiting, self._waiting_since = _Waiting.NOTHING, time.monotonic()
         self._owed: dict[int, Frame] = {}  # by stamp: delivered images whose residual is awaited
         self._shown_at = 0.0  # time at which lock step last published them
@@ -127,6 +128,7 @@ class Simulator(Node):
         steady = RclpyClock(clock_type=ClockType.STEADY_TIME)
         period = 0.02 if settings.lock_step else DT / settings.real_time_factor
         self.create_timer(period, self._on_lock_step_timer if settings.lock_step else self._on_timer, clock=steady)
+        self._attendance = Attendance(self)
         self._announce()
 
     # --- episodes ----------------------------------------------------------------------------------------------------
@@ -250,13 +252,9 @@ class Simulator(Node):
             self._show(self._owed.values())
 
     def _missing(self) -> list[str]:
-        """Return the nodes that are not ready. Perception keeps no state and is ready when it subscribes to images."""
-        missing = self._referee.missing
-        if self._referee.number == 0 and "policy" in self.settings.wait_for:
-            topic = self.resolve_topic_name(m.IMAGE.name)
-            if not any(taker.node_name == "perception" for taker in self.get_subscriptions_info_by_topic(topic)):
-                missing.append("perception")
-        return missing
+        """Return the nodes that have not answered or are not connected."""
+        referee = self._referee
+        return list(dict.fromkeys([*referee.missing, *self._attendance.missing(referee.nodes, referee.waited_s)]))
 
     def _check_ready(self) -> None:
         missing = self._missing()

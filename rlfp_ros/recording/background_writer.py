@@ -47,6 +47,8 @@ class BackgroundWriter:
         The reason why writing ended, in one sentence, or "".
     dropped, written : collections.Counter
         Messages by topic, over all bags.
+    never_arrived : collections.Counter
+        Messages by topic that were lost on the way to the queue, which the owner counts. metadata.yaml has them too.
     refused : dict
         Topics that cannot be recorded -> the reason, in one sentence.
     bags : list of Path
@@ -57,6 +59,7 @@ class BackgroundWriter:
         self.failure = ""
         self.dropped: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
+        self.never_arrived: Counter[str] = Counter()
         self.refused: dict[str, str] = {}
         self.bags: list[Path] = []
         self.bytes_written = 0
@@ -155,8 +158,9 @@ class BackgroundWriter:
         self.dropped[topic] += count
 
     def _close(self, bag: BagWriter) -> None:
-        if self.dropped:
-            bag.custom["dropped"] = ", ".join(f"{topic}: {count}" for topic, count in sorted(self.dropped.items()))
+        lost = self.dropped + self.never_arrived
+        if lost:
+            bag.custom["dropped"] = ", ".join(f"{topic}: {count}" for topic, count in sorted(lost.items()))
         bag.close()
 
     def _open(self, directory: Path) -> BagWriter | None:

@@ -26,6 +26,7 @@ class LossCounter:
         self._last: list[tuple[int, float]] = []  # last number of each publisher and when it came, oldest first
         self._unheard = 0  # publishers that have not sent anything yet
         self._joined_s = 0.0
+        self._expects_first = False
         self._publishers = 0
         self._missing: set[int] = set()
         self._missing_order: deque[int] = deque()
@@ -43,6 +44,10 @@ class LossCounter:
         while len(self._last) > count and now_s - self._last[0][1] > LEAVING_S:
             del self._last[0]
 
+    def expect_first(self) -> None:
+        """Count what the next new publisher sent before its first message that arrived, too."""
+        self._expects_first = not self._last
+
     def message(self, sequence: int, now_s: float) -> None:
         """Record the number of a message that arrived."""
         below = max((entry for entry in self._last if entry[0] < sequence), default=None)
@@ -56,6 +61,9 @@ class LossCounter:
             new = self._unheard and (sequence == 1 or now_s - self._joined_s < JOINING_S)
             if below is None or new:  # a publisher that is new, or that was started again
                 self._unheard = max(0, self._unheard - 1)
+                if self._expects_first:
+                    self._expects_first = False
+                    self._lose(1, sequence)
             else:
                 self._last.remove(below)
                 self._lose(below[0] + 1, sequence)

@@ -136,10 +136,21 @@ def parse_offered_qos_profiles(text: str) -> tuple[QualityOfService, ...]:
 def listed_files(directory: Path) -> list[str] | None:
     """Names of the files that metadata.yaml lists, or None if it is missing or not readable."""
     try:
-        document = yaml.safe_load((directory / FILE_NAME).read_text(encoding="utf-8"))
-        return [Path(name).name for name in document["rosbag2_bagfile_information"]["relative_file_paths"]]
+        return [Path(name).name for name in _information(directory)["relative_file_paths"]]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None
+
+
+def dropped_messages(directory: Path) -> str:
+    """Return what our recorder lost, as `topic: count, ...`; "" if nothing, or if it is not known."""
+    try:
+        return str((_information(directory)["custom_data"] or {}).get("dropped", ""))
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _information(directory: Path) -> Any:
+    return yaml.safe_load((directory / FILE_NAME).read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -22,11 +22,14 @@ class Referee:
         Number of episodes; 0 for no end.
     wait_for
         Names of the nodes that must answer before an episode begins.
+    name
+        Name of the node that has this referee.
     """
 
-    def __init__(self, task: str, seed: int, episodes: int, wait_for: Collection[str]) -> None:
+    def __init__(self, task: str, seed: int, episodes: int, wait_for: Collection[str], name: str = "") -> None:
         self._task, self._first_seed, self._episodes = task, seed, episodes
         self._wait_for = tuple(wait_for)
+        self.nodes = (*self._wait_for, name) if wait_for else ()  # that take part in an episode
         self._ready: set[str] = set()
         self._since = time.monotonic()
         self.number = -1  # number of the episode
@@ -56,7 +59,7 @@ class Referee:
         """Ask the graph to forget the last episode, whose last stamp is `stamp_ns`."""
         self.number += 1
         self._ready.clear()
-        return self._enter(Phase.RESET, stamp_ns)
+        return self._enter(Phase.RESET, stamp_ns, nodes=self.nodes)
 
     def on_ready(self, answer: Ready) -> None:
         """Handle a node's answer; answers to earlier episodes are ignored."""
