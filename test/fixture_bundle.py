@@ -32,17 +32,19 @@ def make_bundle(
     in_joint_space: bool = False,
     arm_name: str = "panda",
     task: str = "reach",
+    past_actions: int = 0,
+    decides_every: int = 1,
 ) -> Bundle:
     """Write the bundle into `directory / name`. Its action is a twist, or velocities of the joints 1, 4 and 6.
 
     Encoder: m = mean red, green, blue of the image in [0, 1]; features[k] = (m_red + 0.01 k, m_green, m_blue);
     object_pose = (m_red, m_green, 0.8, 0, 0, 0, 1); embedding = m.
     Policy: action = tanh(mean of the stacked x, mean of the stacked y, joint 1, goal x * mask) + 0.01 * state, and
-    state counts the frames since `reset`.
+    state counts the decisions since `reset`. With N `past_actions`, row n of them is added times 0.4 / (N - n + 1).
     """
     generator = np.random.default_rng(7)
     arm = load_arm(arm_name)
-    encoder, policy = _encoder(), _policy(arm)
+    encoder, policy = _encoder(), _policy(arm, past_actions)
     joints = len(arm.joint_names)
     image = generator.integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     inputs = {
@@ -52,12 +54,14 @@ def make_bundle(
         "goal_mask": np.ones((1, 1), np.float32),
         "state": np.zeros((1, 1), np.float32),
     }
+    if past_actions:
+        inputs["past_actions"] = generator.uniform(-1, 1, (1, past_actions, len(COMPONENTS))).astype(np.float32)
     golden = {"encoder/image": image}
     golden |= {f"encoder/{key}": value for key, value in _run(encoder, {"image": image}).items()}
     golden |= {f"policy/{key}": value for key, value in (inputs | _run(policy, inputs)).items()}
-    golden |= _frames(arm, generator, goal, in_joint_space)
+    golden |= _frames(arm, generator, goal, in_joint_space, past_actions, decides_every)
     document: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "name": name,
         "task": task,
         "arm": {
@@ -85,10 +89,11 @@ def make_bundle(
             },
         },
         "policy": {
-            "inputs": ["features", "proprioception", "goal", "goal_mask", "state"],
+            "inputs": list(inputs),
             "outputs": ["action", "next_state"],
             "feature_stack": STACK,
             "state_size": 1,
+            "past_actions": past_actions,
         },
         "proprioception": ["joint_positions", "joint_velocities", "gripper_width", "tool_position"],
         "goal": goal,
@@ -101,6 +106,7 @@ def make_bundle(
             "scale": list(SCALE),
             "units": [*["rad/s" if in_joint_space else "m/s"] * 3, "m"],
             "rate_hz": 30.0,
+            "decision_rate_hz": 30.0 / decides_every,
         },
         "base_controller": {"name": "hold"},
         "latency": {"camera_s": 0.03, "command_s": 0.01},
@@ -120,9 +126,16 @@ def make_bundle(
     return write_bundle(directory / name, contract, files)
 
 
-def _frames(arm: Arm, generator: np.random.Generator, goal: str, in_joint_space: bool) -> dict[str, np.ndarray]:
-    """Three golden frames, by the arithmetic that `make_bundle` states."""
-    count, joints = 3, len(arm.joint_names)
+def weights(past_actions: int) -> np.ndarray:
+    """How strongly each row of the past actions moves the policy, newest last and strongest."""
+    return 0.4 / (past_actions - np.arange(past_actions) + 1)
+
+
+def _frames(
+    arm: Arm, generator: np.random.Generator, goal: str, in_joint_space: bool, past_actions: int, decides_every: int
+) -> dict[str, np.ndarray]:
+    """Three golden frames, by the arithmetic that `make_bundle` states; more with past actions or held ones."""
+    count, joints = 3 if past_actions == 0 and decides_every == 1 else 7, len(arm.joint_names)
     images = generator.integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
     means = images.mean(axis=(1, 2)) / 255
     features = np.repeat(means[:, None], POINTS, axis=1)
@@ -133,16 +146,25 @@ def _frames(arm: Arm, generator: np.random.Generator, goal: str, in_joint_space:
     widths = generator.uniform(0, 0.08, count)
     goals = np.tile([0.4, -0.1, 0.05], (count, 1)) if goal == "point" else np.full((count, 3), np.nan)
     tools = [Kinematics(arm).tool_position(row) for row in positions]
+    stamps = 1_000_000_000 + 33_333_333 * np.arange(count)
+    applied = generator.uniform(-1, 1, (count - 1, len(COMPONENTS))).astype(np.float32)
+    received = np.maximum(0, np.arange(count) - 1)  # of the image before, nothing has been received yet
+    past = np.zeros((count, past_actions, len(COMPONENTS)), np.float32)
     actions = np.zeros((count, 4))
     for frame in range(count):
-        stack = features[[max(0, frame - 1), frame]]
+        known = applied[: received[frame]][-past_actions:] if past_actions else applied[:0]
+        past[frame, past_actions - len(known) :] = known
+        if frame % decides_every:
+            actions[frame] = actions[frame - 1]
+            continue
+        stack = features[[max(0, frame - decides_every), frame]]
         wanted = 0.0 if np.isnan(goals[frame, 0]) else goals[frame, 0]
         bounded = np.tanh([stack[..., 0].mean(), stack[..., 1].mean(), positions[frame, 0], wanted])
-        actions[frame] = bounded + 0.01 * frame
+        actions[frame] = bounded + 0.01 * (frame // decides_every) + weights(past_actions) @ past[frame]
     twists = np.zeros((count, joints if in_joint_space else 6))
     twists[:, JOINTS if in_joint_space else (0, 1, 2)] = actions[:, :3] * SCALE[:3]
     arrays: dict[str, Any] = {
-        "stamps_ns": 1_000_000_000 + 33_333_333 * np.arange(count),
+        "stamps_ns": stamps,
         "images": images,
         "joint_names": np.array(arm.joint_names),
         "positions": positions,
@@ -155,6 +177,8 @@ def _frames(arm: Arm, generator: np.random.Generator, goal: str, in_joint_space:
         "twists": twists,
         "gripper_commands": SCALE[3] * (actions[:, 3] + 1),
     }
+    if past_actions:
+        arrays |= {"applied": applied, "applied_stamps_ns": stamps[:-1], "received": received, "past_actions": past}
     return {f"frames/{name}": values for name, values in arrays.items()}
 
 
@@ -224,7 +248,7 @@ def _encoder() -> onnx.ModelProto:
     return _model(nodes, [_value("image", [1, HEIGHT, WIDTH, 3], TensorProto.UINT8)], outputs, constants)
 
 
-def _policy(arm: Arm) -> onnx.ModelProto:
+def _policy(arm: Arm, past_actions: int) -> onnx.ModelProto:
     size = 2 * len(arm.joint_names) + 4
     first_joint = np.zeros((size, 1), np.float32)
     first_joint[0, 0] = 1
@@ -237,7 +261,7 @@ def _policy(arm: Arm) -> onnx.ModelProto:
         helper.make_node("Concat", ["xy", "joint", "wanted"], ["all"], axis=1),
         helper.make_node("Tanh", ["all"], ["bounded"]),
         helper.make_node("Mul", ["state", "small"], ["memory"]),
-        helper.make_node("Add", ["bounded", "memory"], ["action"]),
+        helper.make_node("Add", ["bounded", "memory"], ["remembering" if past_actions else "action"]),
         helper.make_node("Add", ["state", "step"], ["next_state"]),
     ]
     constants = [
@@ -256,4 +280,12 @@ def _policy(arm: Arm) -> onnx.ModelProto:
         _value("goal_mask", [1, 1]),
         _value("state", [1, 1]),
     ]
+    if past_actions:
+        nodes += [
+            helper.make_node("MatMul", ["weights", "past_actions"], ["pushed_rows"]),  # [1, 1, 4]
+            helper.make_node("Squeeze", ["pushed_rows", "axis"], ["pushed"]),
+            helper.make_node("Add", ["remembering", "pushed"], ["action"]),
+        ]
+        constants.append(_constant("weights", weights(past_actions).astype(np.float32)[None, None]))
+        inputs.append(_value("past_actions", [1, past_actions, len(COMPONENTS)]))
     return _model(nodes, inputs, [_value("action", [1, 4]), _value("next_state", [1, 1])], constants)

@@ -96,7 +96,10 @@ def test_a_missing_field_is_refused(bundle: Path) -> None:
         ({"action__rate_hz": 15.0}, "action.rate_hz is 15.0, but camera.rate_hz is"),
         ({"action__units": ["rad/s", "m/s", "m/s", "m"]}, "unit of vx is rad/s, expected m/s"),
         ({"action__components": ["vx", "vx", "vz", "gripper"]}, "repeat"),
-        ({"schema": 2}, "schema is 2"),
+        (
+            {"action__decision_rate_hz": 20.0},
+            "action.decision_rate_hz is 20, expected action.rate_hz (30) divided by a",
+        ),
         ({"camera__width": -3}, "camera.width is -3"),
         ({"camera__width": 17}, "encoder.inputs.image is"),
     ],

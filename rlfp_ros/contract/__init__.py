@@ -3,6 +3,7 @@
 from rlfp_ros.contract.bundle import ARM_FILE, ARM_FILES, FILES, TRUST_FILE, Bundle, load_bundle, sha256
 from rlfp_ros.contract.contract import (
     MAX_FEATURE_STACK,
+    MAX_PAST_ACTIONS,
     TWIST_COMPONENTS,
     ActionContract,
     ArmContract,
@@ -21,17 +22,21 @@ from rlfp_ros.contract.contract import (
     PolicyContract,
     Tolerance,
     TrustContract,
+    read_contract,
 )
 from rlfp_ros.contract.golden import GOLDEN_TOLERANCE, GoldenFrames
+from rlfp_ros.contract.migrate import VERSION as CONTRACT_VERSION
 from rlfp_ros.contract.onnx import METADATA_PREFIX, description, onnx_session
 from rlfp_ros.contract.write import check_replaceable, write_bundle
 
 __all__ = [
     "ARM_FILE",
     "ARM_FILES",
+    "CONTRACT_VERSION",
     "FILES",
     "GOLDEN_TOLERANCE",
     "MAX_FEATURE_STACK",
+    "MAX_PAST_ACTIONS",
     "METADATA_PREFIX",
     "TRUST_FILE",
     "TWIST_COMPONENTS",
@@ -58,6 +63,7 @@ __all__ = [
     "description",
     "load_bundle",
     "onnx_session",
+    "read_contract",
     "sha256",
     "write_bundle",
 ]

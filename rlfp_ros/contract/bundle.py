@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlfp_ros import paths, schema
-from rlfp_ros.contract.contract import Contract
-from rlfp_ros.contract.golden import GoldenFrames, check_goal, check_network, load_golden_frames
+from rlfp_ros.contract.contract import Contract, read_contract
+from rlfp_ros.contract.golden import (
+    GoldenFrames,
+    check_goal,
+    check_network,
+    check_past_actions,
+    load_golden_frames,
+)
 from rlfp_ros.contract.onnx import METADATA_PREFIX, description, onnx_session
 from rlfp_ros.schema import ConfigurationError
 
@@ -77,11 +83,12 @@ class Bundle:
         Raises
         ------
         ConfigurationError
-            If one of their fields is missing, or they have another kind of goal than the contract.
+            If one of their fields is missing, or they have another goal or other past actions than the contract.
         """
         file = self.file("golden.npz")
         frames = load_golden_frames(file)
         check_goal(file, frames, self.contract.goal)
+        check_past_actions(file, frames, self.contract.policy.past_actions)
         return frames
 
     def _check_description(self, name: str, session: Any) -> None:
@@ -118,13 +125,13 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     Raises
     ------
     ConfigurationError
-        If a field or file is missing, unknown or altered; the message names it.
+        If a field or file is missing, unknown or altered, or a newer rlfp_ros wrote the bundle.
     """
     directory = paths.resolve(name_or_path, "models")
     if not directory.is_dir():
         raise ConfigurationError(f"{directory}: is a file, expected a bundle folder with bundle.yaml in it")
     path = directory / "bundle.yaml"
-    contract = schema.load(path, Contract)
+    contract = read_contract(schema.read_yaml(path), str(path))
     for name in FILES:
         if name not in contract.files:
             raise ConfigurationError(f"{path}: files.{name} is missing; export the bundle again")

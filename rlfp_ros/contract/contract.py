@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, JsonValue, model_validator
 
-from rlfp_ros.schema import Pose, Schema
+from rlfp_ros import schema
+from rlfp_ros.contract.migrate import migrated
+from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
 Positive = Field(gt=0)
 JointQuantity = Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position", "tool_direction"]
 Goal = Literal["none", "point", "marker"]  # marker: the policy gets no goal point; it sees the goal in the image
 MAX_FEATURE_STACK = 8
+MAX_PAST_ACTIONS = 64
+POSE_OUTPUTS = {"object_pose": (1, 7), "pose_cov": (1, 6, 6)}  # of an encoder that finds the object
 TWIST_COMPONENTS = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 
@@ -68,10 +72,45 @@ class ImageContract(Schema):
 
 
 class EncoderContract(Schema):
-    """Names and shapes of `encoder.onnx`."""
+    """Names and shapes of `encoder.onnx`, which are also what perception publishes.
+
+    `features` are points [1, K, 3] or a latent vector [1, Z]. `embedding` [1, E] gives the domain shift. `object_pose`
+    [1, 7] and `pose_cov` [1, 6, 6] are left out by an encoder that does not find the object, as that of a policy which
+    was trained from raw pixels; the base controller must not follow the object then.
+    """
 
     inputs: dict[str, tuple[int, ...]]
     outputs: dict[str, tuple[int, ...]]
+
+    @property
+    def finds_object(self) -> bool:
+        """Whether it gives the object's pose."""
+        return "object_pose" in self.outputs
+
+    @property
+    def finds_points(self) -> bool:
+        """Whether its features are points in the image, not a latent vector."""
+        return len(self.outputs["features"]) == 3
+
+    @model_validator(mode="after")
+    def _known_outputs(self) -> EncoderContract:
+        known = ("features", "embedding", *POSE_OUTPUTS)
+        unknown = [name for name in self.outputs if name not in known]
+        if unknown:
+            raise ValueError(f"outputs has {unknown[0]!r}, expected some of {', '.join(known)}")
+        for name in ("features", "embedding"):
+            if name not in self.outputs:
+                raise ValueError(f"outputs has no {name}, expected its shape; export the bundle again")
+        features = self.outputs["features"]
+        if not (len(features) == 2 or (len(features) == 3 and features[2] == 3)):
+            raise ValueError(f"outputs.features is {features}, expected points [1, K, 3] or a latent [1, Z]")
+        found = [name for name in POSE_OUTPUTS if name in self.outputs]
+        if found and len(found) < len(POSE_OUTPUTS):
+            raise ValueError(f"outputs has {found[0]} alone, expected {' and '.join(POSE_OUTPUTS)} or neither")
+        for name in found:
+            if self.outputs[name] != POSE_OUTPUTS[name]:
+                raise ValueError(f"outputs.{name} is {self.outputs[name]}, expected {POSE_OUTPUTS[name]}")
+        return self
 
 
 class PolicyContract(Schema):
@@ -79,8 +118,16 @@ class PolicyContract(Schema):
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    feature_stack: int = Field(default=1, ge=1, le=MAX_FEATURE_STACK)  # frames of features, newest last
+    feature_stack: int = Field(default=1, ge=1, le=MAX_FEATURE_STACK)  # decisions whose features it gets, newest last
     state_size: int = Field(default=1, ge=1)  # 1 and always zero for a policy without memory
+    past_actions: int = Field(default=0, ge=0, le=MAX_PAST_ACTIONS)  # admitted actions that it gets, newest last
+
+    @model_validator(mode="after")
+    def _gets_past_actions(self) -> PolicyContract:
+        if ("past_actions" in self.inputs) != (self.past_actions > 0):
+            listed = "lists" if "past_actions" in self.inputs else "does not list"
+            raise ValueError(f"past_actions is {self.past_actions}, but inputs {listed} past_actions; correct one")
+        return self
 
 
 class Normalisation(Schema):
@@ -94,6 +141,10 @@ class ActionContract(Schema):
 
     `components`: some of vx vy vz wx wy wz (kind twist), or names of the arm's joints (kind joint_velocity), and
     `gripper`, which maps [-1, 1] to [0, 2 * scale] metres of opening width.
+
+    `rate_hz` is the rate at which actions are published, one for each image. `decision_rate_hz` is the rate at which
+    the policy decides: `rate_hz` divided by a whole number. The action of a decision is published again for the images
+    up to the next decision.
     """
 
     kind: Literal["twist", "joint_velocity"] = "twist"
@@ -101,6 +152,35 @@ class ActionContract(Schema):
     scale: tuple[float, ...]
     units: tuple[Literal["m/s", "rad/s", "m"], ...]
     rate_hz: float = Positive
+    decision_rate_hz: float = Field(default_factory=lambda fields: fields.get("rate_hz", 1.0), gt=0)
+
+    @property
+    def images_per_decision(self) -> int:
+        """Number of images for which an action is published."""
+        return round(self.rate_hz / self.decision_rate_hz)
+
+    @property
+    def rate_fault(self) -> str:
+        """What is wrong with the two rates; empty if nothing is."""
+        images = self.rate_hz / self.decision_rate_hz
+        if images > 1 - 1e-6 and abs(images - round(images)) <= 1e-6 * images:
+            return ""
+        return (
+            f"action.decision_rate_hz is {self.decision_rate_hz:g}, expected action.rate_hz ({self.rate_hz:g}) divided "
+            "by a whole number"
+        )
+
+    def deciding_every(self, images: int) -> ActionContract:
+        """Return the same actions, decided on every `images`-th image.
+
+        Raises
+        ------
+        ConfigurationError
+            If `images` is not 1 or more.
+        """
+        if images < 1:
+            raise ConfigurationError(f"the policy decides on every {images}-th image, expected 1 or more")
+        return ActionContract.model_validate(self.model_dump() | {"decision_rate_hz": self.rate_hz / images})
 
     def axes(self, joint_names: tuple[str, ...]) -> tuple[str, ...]:
         """Names of a residual's numbers, in order: the six components of a twist, or the arm's joints."""
@@ -177,10 +257,11 @@ class Evaluation(Schema):
 class Contract(Schema):
     """`bundle.yaml`.
 
-    Build one with `rlfp_ros.learning.export.build_contract`; `write_bundle` fills in `files`.
+    Build one with `rlfp_ros.learning.export.build_contract`; `write_bundle` fills in `files` and `written_with`.
+    Documents of older versions are accepted and migrated (`rlfp_ros.contract.migrate`).
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     name: str
     task: str
     arm: ArmContract
@@ -199,6 +280,12 @@ class Contract(Schema):
     provenance: dict[str, JsonValue]  # how the bundle was made; information for people only
     evaluation: tuple[Evaluation, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)  # name -> sha256; `write_bundle` fills it in
+    written_with: str = ""  # version of rlfp_ros; `write_bundle` fills it in
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrated(cls, document: Any) -> Any:
+        return migrated(document, "contract")
 
     @model_validator(mode="after")
     def _consistent(self) -> Contract:
@@ -209,8 +296,12 @@ class Contract(Schema):
         if self.action.rate_hz != self.camera.rate_hz:
             raise ValueError(
                 f"action.rate_hz is {self.action.rate_hz}, but camera.rate_hz is {self.camera.rate_hz}; "
-                "the policy acts once per frame, so set them equal or retrain"
+                "an action is published for each image, so set them equal or retrain"
             )
+        if self.action.rate_fault:
+            raise ValueError(self.action.rate_fault)
+        if self.trust is not None and not self.encoder.finds_object:
+            raise ValueError("trust judges the object's pose, but encoder.outputs has none; remove trust")
         if self.action.kind == "joint_velocity":
             unknown = set(self.action.components) - {*self.arm.joint_names, "gripper"}
             if unknown:
@@ -219,3 +310,21 @@ class Contract(Schema):
                     f"({', '.join(self.arm.joint_names)}) or gripper"
                 )
         return self
+
+
+def read_contract(document: Any, source: str) -> Contract:
+    """Return the contract in a document of this or an older version.
+
+    Parameters
+    ----------
+    document
+        Content of `bundle.yaml`.
+    source
+        What to name in an error.
+
+    Raises
+    ------
+    ConfigurationError
+        If the version is newer, or a field is missing, unknown or wrong.
+    """
+    return schema.validate(migrated(document, source), Contract, source)

@@ -41,6 +41,28 @@ class GoldenFrames:
     gripper_commands: np.ndarray  # [T] m; NaN if there is no gripper
     # Names of the inputs ("image" and those of the policy) without which an output changes; None if not recorded.
     covered: np.ndarray | None = None
+    # For a policy that observes past actions: the M actions that the controller admitted, in order, with the stamps of
+    # their images; how many of them had been received at each frame; and what a decision on that frame observed.
+    applied: np.ndarray | None = None  # float32 [M, A]
+    applied_stamps_ns: np.ndarray | None = None  # int64 [M]
+    received: np.ndarray | None = None  # int64 [T]
+    past_actions: np.ndarray | None = None  # float32 [T, N, A], newest last
+
+    def received_before(self) -> list[list[tuple[int, np.ndarray]]]:
+        """Return, for each frame, the stamps and admitted actions [A] that were received since the frame before."""
+        found: list[list[tuple[int, np.ndarray]]] = [[] for _ in self.stamps_ns]
+        if self.applied is None or self.applied_stamps_ns is None or self.received is None:
+            return found
+        first = 0
+        for number, count in enumerate(self.received.tolist()):
+            found[number] = list(
+                zip(self.applied_stamps_ns[first:count].tolist(), self.applied[first:count], strict=True)
+            )
+            first = count
+        return found
+
+
+OPTIONAL = ("covered", "applied", "applied_stamps_ns", "received", "past_actions")
 
 
 def load_golden_frames(file: Path) -> GoldenFrames:
@@ -48,7 +70,7 @@ def load_golden_frames(file: Path) -> GoldenFrames:
     names = [field.name for field in fields(GoldenFrames)]
     with np.load(file) as golden:
         arrays = {name: golden[f"frames/{name}"] for name in names if f"frames/{name}" in golden}
-    for name in set(names) - {"covered"}:
+    for name in set(names) - set(OPTIONAL):
         if name not in arrays:
             raise ConfigurationError(
                 f"{file}: frames/{name} is missing, so nothing shows that deployment repeats "
@@ -71,6 +93,22 @@ def check_goal(file: Path, frames: GoldenFrames, goal: str) -> None:
         raise ConfigurationError(
             f"{file.with_name('bundle.yaml')}: goal is {goal}, but {file.name} was recorded {found}, so the policy "
             "would not see what it saw in training; train the policy again and export it"
+        )
+
+
+def check_past_actions(file: Path, frames: GoldenFrames, count: int) -> None:
+    """Check that the frames were recorded with as many past actions as the contract declares.
+
+    Raises
+    ------
+    ConfigurationError
+        If they were not, so that nothing shows that deployment repeats what training observed.
+    """
+    recorded = 0 if frames.past_actions is None else frames.past_actions.shape[1]
+    if recorded != count:
+        raise ConfigurationError(
+            f"{file.with_name('bundle.yaml')}: policy.past_actions is {count}, but {file.name} was recorded with "
+            f"{recorded}; train the policy again and export it"
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from rlfp_ros import __version__
 from rlfp_ros.contract.bundle import ARM_FILES, FILES, TRUST_FILE, Bundle, load_bundle, sha256
 from rlfp_ros.contract.contract import Contract
 from rlfp_ros.files import explained, write_whole
@@ -26,7 +27,7 @@ def write_bundle(
     directory
         The bundle's folder.
     contract
-        The contract; its `files` are replaced by the digests of what is written.
+        The contract; its `files` are replaced by the digests of what is written, `written_with` by the present version.
     files
         Contents of each of `FILES`, of `TRUST_FILE` if the contract has a trust section, and of the arm's files if the
         arm is known.
@@ -50,7 +51,8 @@ def write_bundle(
         names = [*FILES, *(name for name in (TRUST_FILE, *ARM_FILES) if name in files)]
         for name in names:
             write_whole(scratch / name, files[name])
-        document = contract.model_copy(update={"files": {name: sha256(scratch / name) for name in names}})
+        digests = {name: sha256(scratch / name) for name in names}
+        document = contract.model_copy(update={"files": digests, "written_with": __version__})
         fields = document.model_dump(mode="json", by_alias=True)
         text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)
         write_whole(scratch / "bundle.yaml", text)

@@ -1,29 +1,31 @@
-"""The bundle's policy: builds observations and turns the network's output into a residual.
-
-Training uses the same class, so that the policy runs on the observations that it was trained on.
-"""
+"""The bundle's policy: decides on observations, turns the network's output into a residual, and holds it between."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlfp_ros.contract import (
-    GOLDEN_TOLERANCE,
-    ActionContract,
-    Bundle,
-    Contract,
-    GoldenFrames,
-    JointQuantity,
-)
+from rlfp_ros.contract import GOLDEN_TOLERANCE, Bundle, GoldenFrames
+from rlfp_ros.control.actions import decides, residual_of
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.joint_faults import not_finite
-from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.observation import Observation, ObservationContract, Observer
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.schema import ConfigurationError
+
+__all__ = [
+    "Observation",
+    "ObservationContract",
+    "Observer",
+    "Policy",
+    "PolicyMemory",
+    "PolicyStep",
+    "decides",
+    "residual_of",
+]
 
 # Number of frames whose median interval is checked. More than half of them must be lost before a good camera seems too
 # slow: with one frame in ten lost, this happens to 15 frames within minutes and to 30 almost never.
@@ -32,142 +34,60 @@ RATE_RATIO = 1.5  # frames may come this many times faster or slower than in tra
 
 
 @dataclass(frozen=True)
-class ObservationContract:
-    """The joint quantities that a policy observes, and the number of feature frames."""
-
-    proprioception: tuple[JointQuantity, ...] = (
-        "joint_positions",
-        "joint_velocities",
-        "gripper_width",
-        "tool_position",
-        "tool_direction",
-    )
-    feature_stack: int = 2
-
-    @classmethod
-    def of(cls, contract: Contract) -> ObservationContract:
-        """Return the observation that a bundle declares."""
-        return cls(contract.proprioception, contract.policy.feature_stack)
-
-
-class Observer:
-    """Builds a policy's inputs frame by frame. Call `reset()` between episodes."""
-
-    def __init__(self, arm: Arm, contract: ObservationContract) -> None:
-        self._contract = contract
-        self._kinematics = Kinematics(arm)
-        self._stack: deque[np.ndarray] = deque(maxlen=contract.feature_stack)
-        joints = len(arm.joint_names)
-        sizes = {
-            "joint_positions": joints,
-            "joint_velocities": joints,
-            "gripper_width": 1,
-            "tool_position": 3,
-            "tool_direction": 3,
-        }
-        self.proprioception_size = sum(sizes[name] for name in contract.proprioception)
-
-    def reset(self) -> None:
-        """Forget earlier frames."""
-        self._stack.clear()
-
-    @property
-    def stack(self) -> tuple[np.ndarray, ...]:
-        """Features [K, 3] of the last frames, oldest first; empty before an episode's first frame."""
-        return tuple(self._stack)
-
-    @stack.setter
-    def stack(self, features: Sequence[np.ndarray]) -> None:
-        self._stack.clear()
-        self._stack.extend(features)
-
-    def proprioception(self, joint_state: JointState) -> np.ndarray:
-        """Return [P] float32 in the contract's order: rad, rad/s, m, m, unit vector (the tool frame's z axis)."""
-        tool_position, tool_rotation, _ = self._kinematics.evaluate(joint_state.positions)
-        parts: dict[str, np.ndarray] = {
-            "joint_positions": joint_state.positions,
-            "joint_velocities": joint_state.velocities,
-            "gripper_width": np.array([joint_state.gripper_width]),
-            "tool_position": tool_position,
-            "tool_direction": tool_rotation[:, 2],
-        }
-        return np.concatenate([parts[name] for name in self._contract.proprioception]).astype(np.float32)
-
-    def observe(
-        self, features: np.ndarray, joint_state: JointState, goal: np.ndarray | None = None
-    ) -> dict[str, np.ndarray]:
-        """Return the inputs for one frame, float32: features [stack, K, 3] newest last, proprioception [P], goal [3] m,
-        goal_mask [1]. The first frame of an episode fills the whole stack."""
-        if not self._stack:
-            self._stack.extend([features] * self._contract.feature_stack)
-        else:
-            self._stack.append(features)
-        return {
-            "features": np.stack(self._stack).astype(np.float32, copy=False),
-            "proprioception": self.proprioception(joint_state),
-            "goal": np.zeros(3, np.float32) if goal is None else np.asarray(goal, np.float32),
-            "goal_mask": np.array([goal is not None], np.float32),
-        }
-
-
-def residual_of(
-    action: np.ndarray, contract: ActionContract, stamp_ns: int, joint_names: tuple[str, ...] = ()
-) -> Residual:
-    """Convert an action in [-1, 1] to a residual in SI units. No other code applies the action scale.
-
-    `joint_names` of the arm are needed for actions of kind joint_velocity.
-    """
-    axes = contract.axes(joint_names)
-    twist = np.zeros(len(axes))
-    gripper_width = None
-    for value, component, scale in zip(action.tolist(), contract.components, contract.scale, strict=True):
-        if component == "gripper":
-            gripper_width = scale * (value + 1)
-        else:
-            twist[axes.index(component)] = scale * value
-    return Residual(stamp_ns, twist, gripper_width)
-
-
-Observation = dict[str, np.ndarray]  # inputs of policy.onnx for one frame, by name, float32
-
-
-@dataclass(frozen=True)
-class PolicyMemory:
-    """The policy's memory of earlier frames.
-
-    Attributes
-    ----------
-    stack
-        Features [K, 3] of the last frames, oldest first; empty before an episode's first frame.
-    state
-        Recurrent state [1, S], float32; zeros before an episode's first frame.
-    """
-
-    stack: tuple[np.ndarray, ...]
-    state: np.ndarray
-
-
-@dataclass(frozen=True)
 class PolicyStep:
-    """The result of one frame.
+    """The answer to one image.
 
     Attributes
     ----------
     observation
-        Inputs of the network.
+        Inputs of the network at the decision.
     action
         [A] float64 in [-1, 1], in the order of the contract's action components.
     residual
-        The action in SI units.
+        The action in SI units, with the image's stamp.
+    decided
+        Whether the policy decided on this image; otherwise this is its last decision, held.
     """
 
     observation: Observation
     action: np.ndarray
     residual: Residual
+    decided: bool = True
+
+
+@dataclass(frozen=True)
+class PolicyMemory:
+    """The policy's memory of earlier images.
+
+    Attributes
+    ----------
+    stack
+        Features [K, 3] of the last decisions, oldest first; empty before an episode's first decision.
+    state
+        Recurrent state [1, S], float32; zeros before an episode's first decision.
+    applied
+        Admitted actions [A], oldest first.
+    decision
+        The last decision, whose action is held; None before an episode's first.
+    """
+
+    stack: tuple[np.ndarray, ...]
+    state: np.ndarray
+    applied: tuple[np.ndarray, ...] = ()
+    decision: PolicyStep | None = None
 
 
 class Policy:
-    """Runs `policy.onnx` and keeps its memory. Call `act` once per frame, in order."""
+    """Runs `policy.onnx` and keeps its memory. Call `act` once per image, in order.
+
+    A policy that decides on every k-th image holds its action on the others; its memory, the recurrent state and the
+    stack of features, advances with decisions only. `actions.decides` says which images those are.
+
+    Raises
+    ------
+    ConfigurationError
+        If the bundle is for another arm, or does not repeat training's golden frames.
+    """
 
     def __init__(self, bundle: Bundle, arm: Arm) -> None:
         contract = bundle.contract
@@ -179,7 +99,7 @@ class Policy:
             )
         self.contract = contract
         self._session = bundle.session("policy.onnx")
-        self._observer = Observer(arm, ObservationContract.of(contract))
+        self._observer = Observer(arm, ObservationContract.of(contract), len(contract.action.components))
         self._stamps_ns: deque[int] = deque(maxlen=RATE_FRAMES + 1)
         self._source = bundle.directory
         self.rehearse(bundle.golden_frames())
@@ -201,11 +121,16 @@ class Policy:
         if abs(rate - self.contract.action.rate_hz) > 0.02 * rate:
             raise ConfigurationError(
                 f"{self._source / 'bundle.yaml'}: action.rate_hz is {self.contract.action.rate_hz:g}, but golden.npz "
-                f"was recorded at {rate:.1f}; the policy acts once for every frame: restore it, or train at this rate"
+                f"was recorded at {rate:.1f}; an action is published for every image: restore it, or train at this rate"
             )
         self.reset()
         no_effort = np.zeros(len(golden.joint_names))
+        received = golden.received_before()
         for number, stamp in enumerate(golden.stamps_ns.tolist()):
+            for applied_ns, action in received[number]:
+                self.saw_applied(applied_ns, action)
+            if golden.past_actions is not None and self._decides(stamp):
+                self._check_past_actions(golden.past_actions[number], number)
             joint_state = receive(
                 JointState(
                     stamp,
@@ -231,30 +156,55 @@ class Policy:
                 raise ConfigurationError(
                     f"{file}: the residual of golden frame {number} is {np.round(found, 4).tolist()} (m/s, rad/s, m), "
                     f"but in training it was {np.round(expected, 4).tolist()}; the action's scale, the order of the "
-                    "feature stack or what is fed back is not training's: use the rlfp_ros that wrote the bundle"
+                    "feature stack, the images that decide or what is fed back is not training's: use the rlfp_ros "
+                    "that wrote the bundle"
                 )
         self.reset()
+
+    def _check_past_actions(self, expected: np.ndarray, number: int) -> None:
+        found = self._observer.past_actions()
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=GOLDEN_TOLERANCE):
+            raise ConfigurationError(
+                f"{self._source / 'golden.npz'}: past actions of golden frame {number} are "
+                f"{np.round(found, 3).tolist()}, but training saw {np.round(expected, 3).tolist()}; their order, their "
+                "scale or which of them count is not training's: use the rlfp_ros that wrote the bundle"
+            )
 
     def reset(self) -> None:
         """Begin a new episode: forget the last one."""
         self._observer.reset()
         self._stamps_ns.clear()
         self._state = np.zeros((1, self.contract.policy.state_size), np.float32)
+        self._decision: PolicyStep | None = None
 
     @property
     def memory(self) -> PolicyMemory:
         """The policy's memory; set it to continue from another point of a recording."""
-        return PolicyMemory(self._observer.stack, self._state)
+        return PolicyMemory(self._observer.stack, self._state, self._observer.applied, self._decision)
 
     @memory.setter
     def memory(self, memory: PolicyMemory) -> None:
         self._observer.stack = memory.stack
-        self._state = memory.state
+        self._observer.applied = memory.applied
+        self._state, self._decision = memory.state, memory.decision
+
+    @property
+    def observes_past_actions(self) -> bool:
+        """Whether the policy needs `saw_applied` to be called."""
+        return self.contract.policy.past_actions > 0
+
+    def saw_applied(self, stamp_ns: int, action: np.ndarray) -> None:
+        """Take note of what the controller admitted of an answer, as `Observer.saw_applied` does."""
+        self._observer.saw_applied(stamp_ns, action)
+
+    def _decides(self, stamp_ns: int) -> bool:
+        decided_ns = None if self._decision is None else self._decision.residual.stamp_ns
+        return decides(self.contract.action, decided_ns, stamp_ns)
 
     def act(
         self, features: np.ndarray, joint_state: JointState, stamp_ns: int, goal: np.ndarray | None = None
     ) -> Residual:
-        """Compute the residual for one frame, live.
+        """Compute the residual for one image, live.
 
         Parameters
         ----------
@@ -270,7 +220,7 @@ class Policy:
         Raises
         ------
         ConfigurationError
-            If frames come at another rate than in training.
+            If images come at another rate than in training.
         """
         self.check_rate(stamp_ns)
         return self.step(features, joint_state, stamp_ns, goal).residual
@@ -282,11 +232,12 @@ class Policy:
         stamp_ns: int,
         goal: np.ndarray | None = None,
         alter: Callable[[Observation], Observation] | None = None,
+        hold: bool = True,
     ) -> PolicyStep:
-        """Run one frame like `act`, but at any rate, and return the network's inputs too.
+        """Answer one image like `act`, but at any rate, and return the network's inputs too.
 
-        Tools that replay a recording call this. `alter` changes the observation before inference, to test the effect
-        of a mistake; the other parameters are those of `act`.
+        Tools that replay a recording call this. `alter` changes the observation before inference, and `hold` decides
+        on every image if it is False, to test the effect of a mistake; the other parameters are those of `act`.
 
         Raises
         ------
@@ -298,6 +249,8 @@ class Policy:
             raise ConfigurationError(f"joint_states: {fault}; let the arm's driver publish measured values")
         if not np.isfinite(features).all():
             raise ConfigurationError("features are not finite; look at the image and at perception's log")
+        if hold and self._decision is not None and not self._decides(stamp_ns):
+            return replace(self._decision, residual=replace(self._decision.residual, stamp_ns=stamp_ns), decided=False)
         observation = self._observer.observe(features, joint_state, goal)
         if alter is not None:
             observation = alter(observation)
@@ -305,7 +258,8 @@ class Policy:
         output, self._state = self._session.run(("action", "next_state"), inputs)
         action = output[0].astype(np.float64)
         residual = residual_of(action, self.contract.action, stamp_ns, self.contract.arm.joint_names)
-        return PolicyStep(observation, action, residual)
+        self._decision = PolicyStep(observation, action, residual)
+        return self._decision
 
     def check_rate(self, stamp_ns: int) -> None:
         """Compare the rate of the stamps with training's, because a policy derives speed from consecutive frames."""

@@ -206,18 +206,22 @@ class ResidualController:
 
     def on_residual(self, residual: Residual, now_ns: int) -> np.ndarray:
         """Accept a residual. Return it after validation, gain and bounds; zeros if it is rejected."""
+        return self.admit(residual, now_ns).twist
+
+    def admit(self, residual: Residual, now_ns: int) -> Residual:
+        """Accept a residual. Return its admitted part: zeros and no gripper width if it is rejected."""
         decision = self._residuals.judge(residual, now_ns)
         if decision.counted is not None:
             self.supervisor.count(decision.counted)
         if decision.fault is not None:
             self._reject_residual(decision.fault, now_ns)
         if not decision.take:
-            return self._zeros.copy()
+            return Residual(residual.stamp_ns, self._zeros.copy())
         self.supervisor.saw_residual(residual.stamp_ns, now_ns, None)
         self._residual = np.minimum(np.maximum(residual.twist, -self.residual_scale), self.residual_scale)
         if self.has_gripper and residual.gripper_width is not None and self._gripper is not None:
             self._gripper.ask(residual.gripper_width)
-        return self.supervisor.gain * self._residual
+        return Residual(residual.stamp_ns, self.supervisor.gain * self._residual, residual.gripper_width)
 
     def as_twist(self, admitted: np.ndarray) -> np.ndarray:
         """Convert the result of `on_residual` to a tool twist [6]; joint velocities go through the Jacobian."""

@@ -1,12 +1,13 @@
-"""The Gymnasium environment: steps a world from one camera frame to the next, with the deployed controller inside.
+"""The Gymnasium environment: steps a world from one decision to the next, with the deployed controller inside.
 
-One `step` is one frame that the camera delivers. The action given for it takes effect when that frame would have
-reached the policy, through the same residual controller and limits that run on an arm.
+One `step` is one decision: one image, or `images_per_decision` images for which the action is held. The action takes
+effect when its image would have reached the policy, through the same residual controller and limits that run on an arm.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import Any, Literal, get_args
 import gymnasium
 import numpy as np
 
+from rlfp_ros.control.actions import action_of, decides, residual_of
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.base_controllers.base_controller import BASE_CONTROLLERS
-from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
+from rlfp_ros.control.observation import ObservationContract, Observer
 from rlfp_ros.control.residual_controller import ActionAndBase
+from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import DRAWN, check_seed
-from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
+from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment, Moment
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
@@ -52,6 +55,20 @@ class CountedSeeds:
             raise ConfigurationError(f"step of the seeds is {self.step}, expected 1 or more")
 
 
+@dataclass(frozen=True)
+class CameraFrame:
+    """One image, and what the simulator knows at its exposure."""
+
+    stamp_ns: int
+    image: np.ndarray  # uint8 [H, W, 3] rgb
+    joint_state: JointState
+    goal: np.ndarray | None  # [3] m
+    privileged_state: np.ndarray
+    distance_m: float
+    keypoints: np.ndarray | None  # [K, 2], if an error model makes features of them
+    percept: Percept | None  # of a perfect perception, if the base controller follows the object
+
+
 class _Phase(enum.Enum):
     NEW = enum.auto()  # not reset yet
     RUNNING = enum.auto()
@@ -63,8 +80,19 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """One arm, one task and one camera in PyBullet.
 
     Actions are [A] in [-1, 1], one for each component of the task's action contract. Observations are a dictionary
-    with `proprioception`, `goal` [3] m and `goal_mask` [1], and what `observation` adds. `info` holds the privileged
-    state, the episode's sample of the profile, `success` and `distance_m`.
+    with `proprioception`, `goal` [3] m and `goal_mask` [1], and what `observation` and `observed` add. `info` holds the
+    privileged state, the episode's sample of the profile, `success` and `distance_m`.
+
+    A step plays one decision of `behaviour.action`. If the policy decides on every k-th image
+    (`action.deciding_every(k)`), the action is held for the images in between, and the reward is the sum of the task's
+    rewards at the camera's images during the step; success ends it at once. The first image of an episode decides;
+    `control.actions.decides` says which ones follow, also if images are lost.
+
+    Without past actions a step ends when the image of the next decision is taken. With past actions it ends when that
+    image is delivered, because the actions that the controller admits until then are part of the observation.
+    Everything else in the observation and in `info` is of the time of the image's exposure in both cases, and a reward
+    belongs to the step during which its frame was taken; frames taken before the first delivery have none. Images that
+    are still on their way at the end of an episode are never decided on.
 
     `reset(seed=s)` plays episode s, the same one everywhere. Without a seed, the seeds of episodes are drawn from a
     stream that the last given seed starts, or from fresh entropy if none was given.
@@ -89,17 +117,25 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         Action contract and base controller, by default the task's. A base controller that follows the object's pose
         is given the true one here; evaluation plays a `Deployment` with what perception reports.
     observed
-        How features and joints are stacked into the observation.
+        How features and joints are stacked into the observation. With `past_actions` N above 0, observations of every
+        kind also have `past_actions` (float32 [N, A], newest last): what the controller admitted.
     seeds
         Counts the seeds of episodes instead of drawing them.
     render_mode
         "rgb_array" or None.
+
+    Attributes
+    ----------
+    on_held : callable or None
+        Called with each image for which the action of the last decision is held.
 
     Raises
     ------
     ConfigurationError
         If an argument is unknown or does not fit the others.
     """
+
+    _frame: CameraFrame  # that of the observation
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - Gymnasium's own declaration
 
@@ -124,9 +160,16 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.world = PybulletWorld(arm, task, profile, load_scene(image_size=image_size, arm=arm))
         self.behaviour = behaviour or task
+        if self.behaviour.action.rate_fault:
+            raise ConfigurationError(f"behaviour: {self.behaviour.action.rate_fault}")
         self.deployment = Deployment(self.world, self.behaviour, SIMULATION_SETTINGS)
         self._observed = observed or ObservationContract()
-        self._observer = Observer(arm, self._observed)
+        self.action_size = len(self.behaviour.action.components)
+        self._observer = Observer(arm, self._observed, self.action_size)
+        self._delayed = self._observed.decides_on_delivery
+        self._on_way: deque[CameraFrame] = deque()  # captured and not yet delivered, if steps end with deliveries
+        self.on_held: Callable[[CameraFrame], None] | None = None
+        self.deployment.on_applied.append(self._applied)
         self._kind = observation
         self._error_model = perceiver if isinstance(perceiver, FeatureErrorModel) else None
         self._perceive = None if isinstance(perceiver, FeatureErrorModel) else perceiver
@@ -136,7 +179,6 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(self.world.camera.contract.rate_hz)}
         self._seeds, self._next_seed = seeds, seeds.first if seeds else 0
-        self.action_size = len(self.behaviour.action.components)
         self.action_space = gymnasium.spaces.Box(-1, 1, (self.action_size,), np.float32)
         self.observation_space = self._space()
         self._phase = _Phase.NEW
@@ -152,11 +194,16 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             )
         super().reset(seed=seed)
         self._begin(self._episode_seed(seed))
+        if self._delayed:
+            self._on_way.append(self._frame)
+            while self._next_moment() is Moment.CAPTURED:
+                self._on_way.append(self._capture())
+            self._frame = self._on_way.popleft()
         self._phase = _Phase.RUNNING
         return self.observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Answer the newest frame with `action` [A] and run to the next one.
+        """Answer the observation's image with `action` [A], hold it, and run to the image of the next decision.
 
         Raises
         ------
@@ -172,29 +219,49 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         action = np.asarray(action, np.float64)
         if action.shape != (self.action_size,) or not np.isfinite(action).all():
             raise ValueError(f"action is {action}, expected {self.action_size} finite values in [-1, 1]")
-        residual = residual_of(
-            np.clip(action, -1, 1), self.behaviour.action, self.world.image_stamp_ns, self.world.arm.joint_names
-        )
-        self.deployment.answer(residual, self._true_percept() if self._guided else None)
-        ended = not self.deployment.advance()
-        if ended:
-            self._phase = _Phase.ENDED
-        outcome = self.world.outcome
-        success = outcome is not None and outcome.success
-        reward = self.world.task.reward(self.world, success)
+        action = np.clip(action, -1, 1)
+        self._answer(self._frame, action)
+        reward = 0.0
+        while True:
+            moment = self._next_moment()
+            if moment is Moment.DELIVERED and not self._delayed:
+                continue
+            if moment is Moment.DELIVERED:
+                frame = self._on_way.popleft()
+            else:
+                frame = self._capture()
+                reward += self.world.task.reward(self.world, self._success)
+                if moment is Moment.ENDED:
+                    self._phase = _Phase.ENDED
+                    break
+                if self._delayed:
+                    self._on_way.append(frame)
+                    continue
+            if decides(self.behaviour.action, self._frame.stamp_ns, frame.stamp_ns):
+                break
+            self._answer(frame, action)
+            if self.on_held is not None:
+                self.on_held(frame)
+        self._frame = frame
+        ended, success = self._phase is _Phase.ENDED, self._success
         return self.observe(), reward, success, ended and not success, self._info()
 
     def render(self) -> np.ndarray:
-        """Return the newest image, uint8 [H, W, 3] rgb."""
+        """Return the observation's image, uint8 [H, W, 3] rgb."""
         self._require_open("render")
         if self._phase is _Phase.NEW:
             raise gymnasium.error.ResetNeeded("there is no image yet; call reset() before render()")
-        return self.world.render() if self.world.blind else self.world.image
+        return self.world.render() if self.world.blind else self._frame.image
 
     @property
     def joint_state(self) -> JointState:
-        """The measured joints at the time of the newest image, as in the last observation."""
-        return self.deployment.frame_joint_state
+        """The measured joints at the time of the observation's image."""
+        return self._frame.joint_state
+
+    @property
+    def image_stamp_ns(self) -> int:
+        """Stamp of the observation's image, ns."""
+        return self._frame.stamp_ns
 
     def close(self) -> None:
         """Free the simulator's memory. Closing again does nothing."""
@@ -216,13 +283,42 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def _begin(self, seed: int) -> None:
         self.deployment.reset(seed)
         self._observer.reset()
+        self._on_way.clear()
         if self._error_model is not None:
             self._errors = FeatureErrors(self._error_model, stream(seed, "features"))
+        self._frame = self._capture()
+
+    def _next_moment(self) -> Moment:
+        return Moment.ENDED if self.world.outcome is not None else self.deployment.next_moment()
+
+    def _capture(self) -> CameraFrame:
+        """Return the newest image with what is known at its exposure."""
+        world = self.world
+        return CameraFrame(
+            world.image_stamp_ns,
+            world.image,
+            self.deployment.frame_joint_state,
+            world.task.goal(world),
+            world.task.privileged_state(world),
+            world.task.distance(world),
+            world.keypoints() if self._errors is not None else None,
+            self._true_percept() if self._guided else None,
+        )
+
+    def _answer(self, frame: CameraFrame, action: np.ndarray) -> None:
+        residual = residual_of(action, self.behaviour.action, frame.stamp_ns, self.world.arm.joint_names)
+        self.deployment.answer(residual, frame.percept)
+
+    def _applied(self, admitted: Residual) -> None:
+        if self._observed.past_actions:
+            action = action_of(admitted, self.behaviour.action, self.world.arm.joint_names)
+            self._observer.saw_applied(admitted.stamp_ns, action)
 
     def _features(self) -> np.ndarray:
         if self._errors is not None:
-            return self._errors(self.world.keypoints())
-        return NO_FEATURES if self._perceive is None else self._perceive(self.world.image)
+            assert self._frame.keypoints is not None
+            return self._errors(self._frame.keypoints)
+        return NO_FEATURES if self._perceive is None else self._perceive(self._frame.image)
 
     def _true_percept(self) -> Percept:
         """Return the percept of a perfect perception for the frame just captured."""
@@ -232,24 +328,30 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         pose[:3], pose[6] = T_camera_base[:3, :3] @ position + T_camera_base[:3, 3], 1.0
         return Percept(NO_IMAGE, NO_FEATURES, pose, np.zeros((6, 6), np.float32), np.zeros(0, np.float32), 0.0)
 
+    @property
+    def _success(self) -> bool:
+        outcome = self.world.outcome
+        return outcome is not None and outcome.success
+
     def observe(self) -> dict[str, np.ndarray]:
-        world = self.world
-        observation = self._observer.observe(self._features(), self.joint_state, world.task.goal(world))
+        """Return the observation of the present decision, and remember its features; `reset` and `step` call it."""
+        frame = self._frame
+        observation = self._observer.observe(self._features(), frame.joint_state, frame.goal)
         if self._kind != "features":
             del observation["features"]
         if self._kind in ("pixels", "both"):
-            observation["image"] = world.image
+            observation["image"] = frame.image
         if self._kind in ("state", "both"):
-            observation["state"] = world.task.privileged_state(world)
+            observation["state"] = frame.privileged_state
         return observation
 
     def _info(self) -> dict[str, Any]:
-        outcome = self.world.outcome
+        frame = self._frame
         return {
-            "privileged_state": self.world.task.privileged_state(self.world),
+            "privileged_state": frame.privileged_state.copy(),
             "sample": self.world.sample,
-            "success": outcome is not None and outcome.success,
-            "distance_m": self.world.task.distance(self.world),
+            "success": self._success,
+            "distance_m": frame.distance_m,
         }
 
     def _space(self) -> gymnasium.Space[dict[str, np.ndarray]]:
@@ -262,6 +364,10 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             "goal": real(3),
             "goal_mask": gymnasium.spaces.Box(0, 1, (1,), np.float32),
         }
+        if self._observed.past_actions:
+            spaces["past_actions"] = gymnasium.spaces.Box(
+                -1, 1, (self._observed.past_actions, self.action_size), np.float32
+            )
         self._begin(0)  # an episode shows the sizes of features and state
         if self._kind == "features":
             spaces["features"] = real(self._observed.feature_stack, *self._features().shape)

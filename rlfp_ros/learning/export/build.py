@@ -8,6 +8,7 @@ from pydantic import JsonValue, ValidationError
 from torch import nn
 
 from rlfp_ros.contract import (
+    CONTRACT_VERSION,
     ActionContract,
     ArmContract,
     BaseControllerContract,
@@ -27,8 +28,13 @@ from rlfp_ros.schema import refusal
 from rlfp_ros.simulation.tasks.task import Task
 
 ENCODER_OUTPUTS = ("features", "object_pose", "pose_cov", "embedding")
-POLICY_INPUTS = ("features", "proprioception", "goal", "goal_mask", "state")
+POLICY_INPUTS = ("features", "proprioception", "goal", "goal_mask", "state")  # without past actions
 POLICY_OUTPUTS = ("action", "next_state")
+
+
+def policy_inputs(past_actions: int) -> tuple[str, ...]:
+    """Return the names of a policy's inputs, in order."""
+    return (*POLICY_INPUTS[:-1], *(["past_actions"] if past_actions else []), POLICY_INPUTS[-1])
 
 
 def build_contract(
@@ -80,10 +86,14 @@ def build_contract(
     """
     try:
         policy = PolicyContract(
-            inputs=POLICY_INPUTS, outputs=POLICY_OUTPUTS, feature_stack=observed.feature_stack, state_size=state_size
+            inputs=policy_inputs(observed.past_actions),
+            outputs=POLICY_OUTPUTS,
+            feature_stack=observed.feature_stack,
+            state_size=state_size,
+            past_actions=observed.past_actions,
         )
         return Contract(
-            schema=1,
+            schema=CONTRACT_VERSION,
             name=name,
             task=task.settings.task,
             arm=arm_contract(arm),

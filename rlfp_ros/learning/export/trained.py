@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rlfp_ros import schema
-from rlfp_ros.contract import ARM_FILE, Contract, sha256
+from rlfp_ros.contract import ARM_FILE, Contract, read_contract, sha256
 from rlfp_ros.control.arm import Arm, read_arm
 from rlfp_ros.control.policy import ObservationContract, Observer
 from rlfp_ros.control.robot_description import carried_files
@@ -118,7 +117,7 @@ def load_trained(run: Path) -> Trained:
         program = torch.export.load(folder / "encoder.pt2")
         encode = in_pytorch(program)
         files["encoder.onnx"] = program_to_onnx(program, ("image",), ENCODER_OUTPUTS)
-    contract = schema.validate(document["contract"], Contract, f"{marker}: contract")
+    contract = read_contract(document["contract"], f"{marker}: contract")
     return Trained(contract, read_arm(folder / ARM_FILE), Networks(encode, act), files)
 
 
