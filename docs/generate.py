@@ -219,7 +219,7 @@ def _schemas(model: type[BaseModel], seen: dict[type[BaseModel], None]) -> Itera
             continue
         inner = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         children += [kind for kind in inner if kind not in seen]
-        default = "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+        default = _default(field)
         text = field.description or comments.get(name, "")
         text = (
             capitalised(text) if text else ", ".join(f"[{kind.__name__}](#{kind.__name__.lower()})" for kind in inner)
@@ -230,6 +230,14 @@ def _schemas(model: type[BaseModel], seen: dict[type[BaseModel], None]) -> Itera
     for child in dict.fromkeys(children):
         if child not in seen:
             yield from _schemas(child, seen)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory_takes_validated_data:
+        return "from other fields"
+    return f"`{_plain(field.get_default(call_default_factory=True))}`"
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

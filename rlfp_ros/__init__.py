@@ -12,7 +12,9 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from rlfp_ros.version import VERSION
+
+__version__ = VERSION
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec

@@ -14,7 +14,18 @@ PACKAGE = ROOT / "rlfp_ros"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("."))
 
 # What each part may import of the others, lowest first. The files at the top level that every part may use:
-FOUNDATION = {"rlfp_ros", "schema", "paths", "requirements", "episode", "plugins", "files", "seeds", "contract"}
+FOUNDATION = {
+    "rlfp_ros",
+    "schema",
+    "paths",
+    "requirements",
+    "episode",
+    "plugins",
+    "files",
+    "seeds",
+    "version",
+    "contract",
+}
 CORE = FOUNDATION | {"control", "perception"}
 PARTS = {
     "schema": set(),
@@ -24,7 +35,8 @@ PARTS = {
     "plugins": {"schema"},
     "files": {"schema"},
     "seeds": {"schema"},
-    "contract": {"schema", "paths", "files", "seeds"},
+    "version": set(),
+    "contract": {"schema", "paths", "files", "seeds", "version"},
     "control": FOUNDATION,
     "perception": CORE,
     "recording": CORE,

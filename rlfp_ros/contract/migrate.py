@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rlfp_ros import __version__
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.version import VERSION as PACKAGE_VERSION
 
 VERSION = 2  # of bundle.yaml, as it is written now
 
@@ -45,7 +45,7 @@ def migrated(document: Any, source: str) -> Any:
         writer = document.get("written_with")
         wanted = f"rlfp_ros {writer} or newer" if isinstance(writer, str) and writer else "a newer rlfp_ros"
         raise ConfigurationError(
-            f"{source}: schema is {version}, but rlfp_ros {__version__} reads versions up to {VERSION}; install "
+            f"{source}: schema is {version}, but rlfp_ros {PACKAGE_VERSION} reads versions up to {VERSION}; install "
             f"{wanted}, with which it was written"
         )
     for step in STEPS[version - 1 :]:

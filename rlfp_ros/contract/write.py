@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from rlfp_ros import __version__
 from rlfp_ros.contract.bundle import ARM_FILES, FILES, TRUST_FILE, Bundle, load_bundle, sha256
 from rlfp_ros.contract.contract import Contract
 from rlfp_ros.files import explained, write_whole
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.version import VERSION
 
 
 def write_bundle(
@@ -52,7 +52,7 @@ def write_bundle(
         for name in names:
             write_whole(scratch / name, files[name])
         digests = {name: sha256(scratch / name) for name in names}
-        document = contract.model_copy(update={"files": digests, "written_with": __version__})
+        document = contract.model_copy(update={"files": digests, "written_with": VERSION})
         fields = document.model_dump(mode="json", by_alias=True)
         text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)
         write_whole(scratch / "bundle.yaml", text)
