@@ -31,7 +31,8 @@ import numpy as np
 import psutil
 import torch
 
-from rlfp_ros.evaluation.results import put_between, write_json
+from rlfp_ros.cli.parsing import add_result, natural, parse_benchmark, positive
+from rlfp_ros.evaluation.results import around, put_between, write_json
 from rlfp_ros.learning.algorithms.a3c import A3cSettings
 from rlfp_ros.learning.algorithms.algorithm import ALGORITHMS
 from rlfp_ros.learning.algorithms.dqn import DqnSettings, action_set
@@ -79,16 +80,19 @@ def main(argv: list[str]) -> int:
         choices=STEPS,
         help="reach, or a point mass that costs nothing, to see what the algorithms cost",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1, 2])
     parser.add_argument(
-        "--steps", type=int, help="instead of each algorithm's own budget, for a first look in a folder of its own"
+        "--steps", type=positive, help="instead of each algorithm's own budget, for a first look in a folder of its own"
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/algorithms"))
+    add_result(parser, "--folder", folder=True, default=Path("runs/algorithms"))
     parser.add_argument("--only-table", action="store_true", help="run nothing")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--document", type=Path, help="put the table into this page")
+    add_result(parser, "--json")
+    add_result(parser, "--document", help="put the table into this page")
     parser.add_argument("--cell", help=argparse.SUPPRESS)  # a process of the benchmark's own
-    options = parser.parse_args(argv)
+    options = parse_benchmark(parser, argv)
+    first, last = (mark.format(options.environment) for mark in MARKS)
+    if options.document:
+        around(options.document, first, last)
     if options.steps and not options.cell:
         options.folder /= f"{options.steps}_steps"  # or the budget's own cells would count as run
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +124,6 @@ def main(argv: list[str]) -> int:
     if options.json:
         write_json(options.json, results)
     if options.document:
-        first, last = (mark.format(options.environment) for mark in MARKS)
         put_between(options.document, first, last, f"\n{text}")
     return 0
 

@@ -18,11 +18,11 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, parse_benchmark, positive
 from rlfp_ros.contract import BaseControllerContract, Bundle, load_bundle
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.evaluation.episodes import count
@@ -40,14 +40,13 @@ MARKS = ("<!-- benchmarks/baselines.py begins -->", "<!-- benchmarks/baselines.p
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench baselines", description=__doc__.splitlines()[0])
     parser.add_argument("bundles", nargs="*", default=["reach_panda"], help="folders, or names in models/")
-    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--episodes", type=positive, default=100)
     parser.add_argument("--profile", default="train")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--document", type=Path, help="a page between whose marks the table is put")
-    options = parser.parse_args(argv)
-    if options.episodes < 1:
-        parser.error(f"--episodes is {options.episodes}, expected at least 1")
-    result = {name: play(load_bundle(name), options.profile, options.episodes) for name in options.bundles}
+    add_result(parser, "--json")
+    add_result(parser, "--document", page=MARKS, help="a page between whose marks the table is put")
+    options = parse_benchmark(parser, argv)
+    bundles = {name: load_bundle(name) for name in options.bundles}
+    result = {name: play(bundle, options.profile, options.episodes) for name, bundle in bundles.items()}
     lines = [
         f"{date.today()}, {options.episodes} episodes under `{options.profile}`.\n",
         "| bundle | " + " | ".join(VARIANTS) + " |",

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, parse_benchmark, positive
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.domains import reserved_domain
@@ -24,9 +24,9 @@ SUBSCRIPTIONS, SERVICES = 9, 5  # beside the one that is measured: the residual 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench executor", description=__doc__.splitlines()[0])
-    parser.add_argument("--messages", type=int, default=1500)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    parser.add_argument("--messages", type=positive, default=1500)
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     with reserved_domain() as domain:
         os.environ.update(dds.environment("local", str(domain)))
         result = measure(options.messages)

@@ -39,10 +39,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 import rlfp_ros
+from rlfp_ros.cli.parsing import add_result, amount, natural, parse_benchmark, positive
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
-from rlfp_ros.evaluation.results import provenance, write_json
+from rlfp_ros.evaluation.results import provenance, read_json, write_json
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.description import OnExit, Respawn
 from rlfp_ros.graph.domains import reserved_domain
@@ -615,19 +616,19 @@ def table(result: dict[str, dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table and write JSON; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="rlfp bench fault_matrix", description=__doc__.splitlines()[0])
-    parser.add_argument("--times", type=int, default=20, help="injections of each fault")
+    parser.add_argument("--times", type=positive, default=20, help="injections of each fault")
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), help="these alone")
-    parser.add_argument("--clean", type=float, default=0.0, metavar="SECONDS", help="first run so long without a fault")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
+    parser.add_argument("--clean", type=amount, default=0.0, metavar="SECONDS", help="run first without a fault")
+    parser.add_argument("--seed", type=natural, default=0)
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, arguments)
     words = sys.argv[1:] if arguments is None else arguments
     document: dict[str, Any] = provenance("benchmarks/fault_matrix.py", words) | {
         "version": rlfp_ros.__version__,
         "machine": {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]},
     }
-    if options.json and options.json.exists():
-        document = json.loads(options.json.read_text())
+    if options.json:
+        document = read_json(options.json) or document
 
     def save() -> None:
         if options.json:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, parse_benchmark, positive
 from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.policy import Policy
@@ -34,9 +34,9 @@ TARGET_MS = {"p50": 1.5, "p99": 4.0}
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench inference", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="reach_panda", help="a folder, or a name in models/")
-    parser.add_argument("--frames", type=int, default=3000)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    parser.add_argument("--frames", type=positive, default=3000)
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     cv2.setNumThreads(1)
     bundle = load_bundle(options.bundle)
     load = os.getloadavg()[0]

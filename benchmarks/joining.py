@@ -16,11 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, parse_benchmark, positive
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.domains import reserved_domain
@@ -63,9 +63,9 @@ while True:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench joining", description=__doc__.splitlines()[0])
-    parser.add_argument("--joins", type=int, default=14)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    parser.add_argument("--joins", type=positive, default=14)
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     rows = []
     for transport in ("local", "lan"):
         for own, joining in (("default", "default"), ("graph", "default"), ("graph", "graph")):

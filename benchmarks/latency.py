@@ -13,12 +13,12 @@ import argparse
 import multiprocessing
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlfp_ros.cli.doctor import may_run_in_real_time
+from rlfp_ros.cli.parsing import add_result, duration, parse_benchmark, positive
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.trained_arm import trained_arm
@@ -39,10 +39,10 @@ STARTED_S = 20.0  # longest wait for the nodes to start
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench latency", description=__doc__.splitlines()[0])
-    parser.add_argument("--episodes", type=int, default=5, help="of the simulation part")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the replay part")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    parser.add_argument("--episodes", type=positive, default=5, help="of the simulation part")
+    parser.add_argument("--seconds", type=duration, default=20.0, help="of the replay part")
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     result: dict[str, Any] = {
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],

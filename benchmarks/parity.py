@@ -9,11 +9,11 @@ outcome with its twin. Exit code 1 if an outcome differs, or a residual by more 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, natural, parse_benchmark, positive
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.evaluation.rollout import Rollout
@@ -27,10 +27,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench parity", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="reach_panda")
     parser.add_argument("--profile", default="train")
-    parser.add_argument("--episodes", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    parser.add_argument("--episodes", type=positive, default=50)
+    parser.add_argument("--seed", type=natural, default=0)
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     result = compare(options.bundle, options.profile, options.episodes, options.seed)
     print("  ".join(f"{key} {value}" for key, value in result.items()))
     if options.json:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, parse_benchmark, positive
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trained_arm import trained_arm
@@ -84,9 +84,9 @@ def measure(bundle: str, profile: Profile, scenes: int) -> dict[str, dict[str, f
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench perception_gap", description=__doc__.splitlines()[0])
     parser.add_argument("bundle", nargs="?", default="reach_panda")
-    parser.add_argument("--scenes", type=int, default=100)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    parser.add_argument("--scenes", type=positive, default=100)
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     results = {}
     for group in (*GROUPS, "validation"):
         profile = load_profile("validation") if group == "validation" else mixed(group)

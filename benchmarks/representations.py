@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlfp_ros.cli.parsing import add_result, duration, natural, parse_benchmark
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.evaluation.results import figure_text, put_between, write_json
 from rlfp_ros.learning.algorithms.networks import RunningNormaliser
@@ -89,13 +90,13 @@ class Cell:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench representations", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="beginnings of the cells to run, for example cnn/vae")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1, 2])
     parser.add_argument("--success", action="store_true", help="also imitate and play")
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/representations"))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--document", type=Path, help="a page between whose marks the table is put")
-    options = parser.parse_args(argv)
+    parser.add_argument("--minutes", type=duration, default=float("inf"))
+    add_result(parser, "--folder", folder=True, default=Path("runs/representations"))
+    add_result(parser, "--json")
+    add_result(parser, "--document", page=MARKS, help="a page between whose marks the table is put")
+    options = parse_benchmark(parser, argv)
     wanted = [name for name in CELLS if any(name.startswith(beginning) for beginning in options.only)]
     if not wanted:
         parser.error(f"--only {' '.join(options.only)}: no cell begins so; there are: {', '.join(CELLS)}")

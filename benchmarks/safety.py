@@ -16,7 +16,6 @@ stop.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -35,11 +34,12 @@ import pinocchio as pin
 import ruckig
 
 import rlfp_ros
+from rlfp_ros.cli.parsing import add_result, amount, natural, parse_benchmark, positive
 from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
 from rlfp_ros.control.trajectory import Residual, Trajectory
-from rlfp_ros.evaluation.results import provenance, write_json
+from rlfp_ros.evaluation.results import provenance, read_json, write_json
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 from rlfp_ros.simulation.urdf import read_urdf
 
@@ -520,14 +520,16 @@ def measure_stops_in_process(arm: Arm, times: int) -> dict[str, dict[str, object
 def main(arguments: list[str] | None = None) -> int:
     """Print tables and write JSON; 1 where a limit was violated."""
     parser = argparse.ArgumentParser(prog="rlfp bench safety", description=__doc__.splitlines()[0])
-    parser.add_argument("--ticks", type=int, default=20_000, help="ticks of the hostile run, for each arm")
+    parser.add_argument("--ticks", type=positive, default=20_000, help="ticks of the hostile run, for each arm")
     parser.add_argument("--arms", nargs="+", default=["panda", "iiwa", "xarm6"])
-    parser.add_argument("--stops", type=int, default=5, help="times that each fault is injected into the real graph")
-    parser.add_argument("--timed", type=int, default=20_000, help="ticks whose time is taken")
-    parser.add_argument("--jitter", type=float, default=20.0, help="seconds of the real node; 0: not measured")
-    parser.add_argument("--progress", type=Path, help="continue with the hostile run that this file tells of")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
+    parser.add_argument("--stops", type=natural, default=5, help="injections of each fault into the real graph")
+    parser.add_argument("--timed", type=positive, default=20_000, help="ticks whose time is taken")
+    parser.add_argument("--jitter", type=amount, default=20.0, help="seconds of the real node; 0: not measured")
+    add_result(parser, "--progress", help="continue with the hostile run that this file tells of")
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, arguments)
+    arms = [load_arm(name) for name in options.arms]
+    adversarial: dict[str, dict[str, float]] = read_json(options.progress) if options.progress else {}
     words = sys.argv[1:] if arguments is None else arguments
     result: dict[str, object] = provenance("./rlfp bench safety", words) | {
         "version": rlfp_ros.__version__,
@@ -535,7 +537,7 @@ def main(arguments: list[str] | None = None) -> int:
         "load": os.getloadavg()[0],
     }
 
-    result["tick_us"], result["filter_us"] = ticks, filters = measure_ticks(load_arm(options.arms[0]), options.timed)
+    result["tick_us"], result["filter_us"] = ticks, filters = measure_ticks(arms[0], options.timed)
     for what, figures in (("tick of the whole controller", ticks), ("the filter in it", filters)):
         print(f"{what}, us: " + "  ".join(f"{name} {value:.0f}" for name, value in figures.items()))
     if options.jitter:
@@ -544,9 +546,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"period of the node at 240 Hz beside {busy} busy processes, ms off: ", end="")
             print("  ".join(f"{k} {v:.3g}" for k, v in jitter.items()))
 
-    adversarial: dict[str, dict[str, float]] = {}
-    if options.progress and options.progress.exists():
-        adversarial = json.loads(options.progress.read_text())
     result["adversarial"] = adversarial
 
     def save() -> None:
@@ -561,7 +560,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{seen['violations']} violations, {seen['nonfinite']} not finite"
         )
 
-    result["stops_in_process"] = measure_stops_in_process(load_arm(options.arms[0]), 20)
+    result["stops_in_process"] = measure_stops_in_process(arms[0], 20)
     if options.stops:
         from benchmarks.fault_matrix import measure_faults, table
 

@@ -34,18 +34,19 @@ PEER_MISSING = (
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="rlfp bench sim", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=16.0, help="of processor time for each measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="of all measurements; means count")
-    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has panda-gym")
-    parser.add_argument("--image-size", type=int, default=IMAGE_SIZE, help="px")
-    parser.add_argument("--memory", type=int, default=0, help="also reset this many episodes and watch the memory")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--as", dest="role", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.role:
-        serve(options.role, options.image_size)
+    if argv[:1] == ["--as"]:  # a process of the benchmark's own, in a Python that may lack this package
+        serve(argv[1], int(argv[2]))
         return 0
+    from rlfp_ros.cli.parsing import add_result, duration, natural, parse_benchmark, positive
+
+    parser = argparse.ArgumentParser(prog="rlfp bench sim", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=duration, default=16.0, help="of processor time for each measurement")
+    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements; means count")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has panda-gym")
+    parser.add_argument("--image-size", type=positive, default=IMAGE_SIZE, help="px")
+    parser.add_argument("--memory", type=natural, default=0, help="also reset this many episodes and watch the memory")
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     peer_there = subprocess.run([options.peer_python, "-c", "import panda_gym"], capture_output=True).returncode == 0
     pythons = {"train": sys.executable, "none": sys.executable}
     if peer_there:
@@ -109,7 +110,7 @@ class Worker:
     def __init__(self, python: str, role: str, size: int) -> None:
         root = Path(__file__).resolve().parents[1]
         self._process = subprocess.Popen(
-            [python, __file__, "--as", role, "--image-size", str(size)],
+            [python, __file__, "--as", role, str(size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, natural, parse_benchmark, positive
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.policy import ObservationContract, Observer, residual_of
@@ -39,12 +39,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--through", metavar="BUNDLE", help="the teacher sees through this bundle's encoder")
     parser.add_argument("--world", default="pybullet", choices=list(SIMULATORS), help="with --through: the simulator")
     parser.add_argument("--profile", default="train", help="with --world mujoco a room (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default: %(default)s)")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
-    if options.episodes < 1:
-        raise ConfigurationError(f"--episodes is {options.episodes}, expected at least 1")
+    parser.add_argument("--episodes", type=positive, default=50)
+    parser.add_argument("--seed", type=natural, default=0, help="of the first episode (default: %(default)s)")
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     seeds = range(options.seed, options.seed + options.episodes)
     if options.through:
         result = {options.through: play_through(options.through, options.world, options.profile, seeds)}

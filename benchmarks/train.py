@@ -29,6 +29,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from rlfp_ros.cli.parsing import add_result, duration, parse_benchmark
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation.results import write_json
 from rlfp_ros.learning.algorithms.networks import SquashedGaussian
@@ -56,10 +57,10 @@ PEER_MISSING = "stable-baselines3 is not there, so nothing is compared; pip inst
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench train", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of processor time for each measurement")
+    parser.add_argument("--seconds", type=duration, default=5.0, help="of processor time for each measurement")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where train_<task>_panda lie")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
+    add_result(parser, "--json")
+    options = parse_benchmark(parser, argv)
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -36,11 +36,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from rlfp_ros.cli.parsing import add_result, duration, fraction, natural, parse_benchmark, positive
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.contract.bundle import ARM_FILE
 from rlfp_ros.evaluation.evaluate import summary
 from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failure_images
-from rlfp_ros.evaluation.results import figure_text, put_between, write_json
+from rlfp_ros.evaluation.results import around, figure_text, put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
 from rlfp_ros.perception.images import write_image
@@ -150,8 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train and play what is missing, print the tables."""
     parser = argparse.ArgumentParser(prog="rlfp bench transfer", description=__doc__.splitlines()[0])
     parser.add_argument("bundles", nargs="*", default=["reach_panda"], help="bundle folders, or names in models/")
-    parser.add_argument("--episodes", type=int, default=200, help="in each place (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=100_000, help="of the first episode (default: %(default)s)")
+    parser.add_argument("--episodes", type=positive, default=200, help="in each place (default: %(default)s)")
+    parser.add_argument("--seed", type=natural, default=100_000, help="of the first episode (default: %(default)s)")
     parser.add_argument(
         "--places",
         nargs="*",
@@ -160,29 +161,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="profiles and rooms (default: all)",
     )
     parser.add_argument("--ablations", action="store_true", help="also train and play policies that lack one thing")
-    parser.add_argument("--work", type=float, default=1.0, help="share of the full training for these, 0 to 1")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of these trainings (default: 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="places played at a time (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no training after this time")
-    parser.add_argument("--folder", type=Path, default=Path("runs/transfer"), help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="default: <folder>/transfer.json")
+    parser.add_argument("--work", type=fraction, default=1.0, help="share of the full training for these, 0 to 1")
+    parser.add_argument("--seeds", type=natural, nargs="+", default=[0], help="of these trainings (default: 0)")
+    parser.add_argument("--jobs", type=positive, default=1, help="places played at a time (default: %(default)s)")
+    parser.add_argument("--minutes", type=duration, default=float("inf"), help="start no training after this time")
+    add_result(parser, "--folder", folder=True, default=Path("runs/transfer"), help="default: %(default)s")
+    add_result(parser, "--json", help="default: <folder>/transfer.json")
     parser.add_argument("--only-table", action="store_true", help="train and play nothing, show what is there")
-    parser.add_argument(
+    add_result(
+        parser,
         "--document",
-        type=Path,
         help="write the tables between this page's `measured` marks, with "
         "--ablations those of all policies between its `ablations` marks",
     )
-    parser.add_argument(
+    add_result(
+        parser,
         "--results",
-        type=Path,
+        page=ABLATION_MARKS,
         help="write what each part of the training is worth between this page's `ablations` marks",
     )
-    options = parser.parse_args(arguments)
+    options = parse_benchmark(parser, arguments)
+    if options.document:
+        around(options.document, *(ABLATION_MARKS if options.ablations else MARKS))
     console = Console(highlight=False)
     path = options.json or options.folder / "transfer.json"
-    if options.jobs < 1:
-        raise ConfigurationError(f"--jobs is {options.jobs}, expected at least 1")
     played = _read(path)
     rows = {_key(row): row for row in played}
     policies = list(policies_of(options, played))

@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from rlfp_ros.cli.parsing import add_result, parse_benchmark, positive
 from rlfp_ros.contract import Bundle, CameraContract, load_bundle
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.kinematics import Kinematics
@@ -63,15 +64,15 @@ class Seen:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench trust", description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="reach_panda", help="a folder, or a name in models/")
-    parser.add_argument("--images", type=int, default=2000, help="of each kind")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--document", type=Path, help="a page between whose marks the tables are put")
+    parser.add_argument("--images", type=positive, default=2000, help="of each kind")
+    add_result(parser, "--json")
+    add_result(parser, "--document", page=MARKS, help="a page between whose marks the tables are put")
     parser.add_argument(
         "--errors",
         action="store_true",
         help="instead: does the score foretell that the object is seen more than 30 mm off? 500 images of each family",
     )
-    options = parser.parse_args(argv)
+    options = parse_benchmark(parser, argv)
     bundle = load_bundle(options.bundle)
     if options.errors:
         return _main_errors(bundle, options)

@@ -54,18 +54,39 @@ def replace_whole(path: Path, data: bytes | str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Check before long work that its result can be written to `path`, whose folder is made.
+    """Check before long work that its result can be written to the file `path`. Nothing is made.
 
     Raises
     ------
     ConfigurationError
-        If the path is a folder, or the folder cannot be written to.
+        If the path is a folder, or the folder cannot be written to or made.
     """
     if path.is_dir():
         raise ConfigurationError(f"{path}: is a folder, expected a file to write to; choose another name")
-    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path}: is not a file; choose another name")
+    _check_folder(path, path.parent)
+
+
+def check_writable_folder(path: Path) -> None:
+    """Check before long work that its results can be written to the folder `path`. Nothing is made.
+
+    Raises
+    ------
+    ConfigurationError
+        If the path is a file, or the folder cannot be written to or made.
+    """
+    _check_folder(path, path)
+
+
+def _check_folder(path: Path, folder: Path) -> None:
+    """Check that files can be made in a folder, or in the closest folder above it that exists."""
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise ConfigurationError(f"{path}: cannot be written ({folder} is not a folder); choose another folder")
+        probe = folder / f".{os.getpid()}.probe"
         probe.touch()
         probe.unlink()
 

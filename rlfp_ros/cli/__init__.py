@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlfp_ros import __version__
 from rlfp_ros.cli import arm, bench, commission, evaluate, inspection, run, train
-from rlfp_ros.cli.parsing import Run, add_plugin_option
+from rlfp_ros.cli.parsing import Run, add_plugin_option, check_results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         _load_plugins([*getattr(options, "plugins", []), *getattr(options, "command_plugins", [])])
+        check_results(options)
         return command(options)
     except KeyboardInterrupt:
         print("\nrlfp: interrupted", file=sys.stderr)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from rlfp_ros.cli.parsing import ARMS, Commands, add_command, positive
+from rlfp_ros.cli.parsing import ARMS, Commands, add_command, add_result, positive
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -17,7 +16,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         parts, "check", _check, "check joints, limits, tool, capsules and the reach of each task, and draw the arm"
     )
     part.add_argument("arm", help=ARMS)
-    part.add_argument("--out", type=Path, metavar="FILE", help="the image (default: runs/arm_check_NAME.png)")
+    add_result(part, "--out", metavar="FILE", help="the image (default: runs/arm_check_NAME.png)")
 
     part = add_command(parts, "capsules", _capsules, "fit capsules to the meshes of each link, for the arm's file")
     part.add_argument("arm", help=ARMS)
@@ -25,7 +24,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "--meshes", choices=("collision", "visual"), default="collision", help="which meshes (default: %(default)s)"
     )
     part.add_argument("--most", type=positive, default=3, metavar="N", help="capsules per link (default: %(default)s)")
-    part.add_argument("--out", type=Path, metavar="FILE", help="write the section to FILE (default: standard output)")
+    add_result(part, "--out", metavar="FILE", help="write the section to FILE (default: standard output)")
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlfp_ros.cli.parsing import ARMS, Commands, add_command
+from rlfp_ros.cli.parsing import ARMS, Commands, add_command, add_result
 
 if TYPE_CHECKING:
     from rlfp_ros.recording.bag_topics import TopicChoice
@@ -46,8 +46,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         choices=("visual", "collision"),
         help="collision for mock hardware, which shows those (default: %(default)s)",
     )
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/align"), metavar="DIR", help="for the overlays (default: %(default)s)"
+    add_result(
+        command,
+        "--out",
+        folder=True,
+        default=Path("runs/align"),
+        metavar="DIR",
+        help="for the overlays (default: %(default)s)",
     )
     _add_topics(command)
 
@@ -57,7 +62,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--bag", type=Path, required=True, metavar="DIR", help="a recorded bag of the running graph")
     command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
     command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the stages to FILE")
+    add_result(command, "--json", metavar="FILE", help="also write the stages to FILE")
     _add_topics(command)
 
 
@@ -118,9 +123,9 @@ def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
         )
         part.add_argument("--dictionary", default="DICT_5X5_100", help="of the markers (default: %(default)s)")
         suffix = "png" if name == "board" else "yaml"
-        part.add_argument(
+        add_result(
+            part,
             "--out",
-            type=Path,
             default=Path(f"runs/calibration/{name}.{suffix}"),
             metavar="FILE",
             help="(default: %(default)s)",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlfp_ros.cli.arm_warnings import named_arm
-from rlfp_ros.cli.parsing import ARMS, PROFILES, ROOMS, TASKS, Commands, add_command, positive
+from rlfp_ros.cli.parsing import ARMS, PROFILES, ROOMS, TASKS, Commands, add_command, add_result, positive
 
 if TYPE_CHECKING:
     from rlfp_ros.simulation.ticked_world import Outcome
@@ -36,7 +35,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: the arm that the bundle was trained with)")
     command.add_argument("--graph", action="store_true", help="run through the real ROS 2 graph, in lock step")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    add_result(command, "--json", metavar="FILE", help="also write the figures to FILE")
 
     command = add_command(commands, "preview", _preview, "write an image of 36 episodes as the policy sees them")
     command.add_argument("--task", default="reach", help=f"{TASKS} (default: %(default)s)")
@@ -46,7 +45,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: %(default)s)"
     )
-    command.add_argument("--out", type=Path, metavar="FILE", help="(default: runs/preview_<task>_<profile>.png)")
+    add_result(command, "--out", metavar="FILE", help="(default: runs/preview_<task>_<profile>.png)")
 
 
 def _evaluate(options: argparse.Namespace) -> int:

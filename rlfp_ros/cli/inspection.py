@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from rlfp_ros.cli.parsing import Commands, add_command
+from rlfp_ros.cli.parsing import Commands, add_command, add_result
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -16,7 +15,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command = add_command(
         commands, "doctor", _doctor, "report what is installed, what is missing and the command that fixes it"
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the findings to FILE")
+    add_result(command, "--json", metavar="FILE", help="also write the findings to FILE")
 
     add_command(commands, "plugins", _plugins, "list everything that is selectable by name, plugins included")
 

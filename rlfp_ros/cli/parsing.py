@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 Run = Callable[[argparse.Namespace], int]
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers() returns
@@ -50,6 +51,55 @@ def add_plugin_option(parser: argparse.ArgumentParser, destination: str) -> None
     )
 
 
+def add_result(
+    parser: argparse.ArgumentParser,
+    option: str = "--json",
+    *,
+    folder: bool = False,
+    page: Sequence[str] = (),
+    **words: Any,
+) -> None:
+    """Add an option that names a file or folder for results; `check_results` checks it before the work begins.
+
+    Parameters
+    ----------
+    option
+        Its name, such as --json.
+    folder
+        Whether it names a folder.
+    page
+        For a page of the documentation: the lines between which text is put, as first, last, first, last ...
+    words
+        More arguments of `add_argument`.
+    """
+    action = parser.add_argument(option, type=Path, **words)
+    parser.set_defaults(result_paths=(*(parser.get_default("result_paths") or ()), (action.dest, folder, tuple(page))))
+
+
+def check_results(options: argparse.Namespace) -> None:
+    """Check that the results can be written to the files and folders that the options name.
+
+    Raises ConfigurationError for the first of them that cannot be written to.
+    """
+    from rlfp_ros.evaluation.results import around
+    from rlfp_ros.files import check_writable, check_writable_folder
+
+    for name, folder, page in getattr(options, "result_paths", ()):
+        path = getattr(options, name)
+        if path is None:
+            continue
+        for first, last in zip(page[::2], page[1::2], strict=True):
+            around(path, first, last)
+        (check_writable_folder if folder else check_writable)(path)
+
+
+def parse_benchmark(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a benchmark's arguments and check the files and folders for its results."""
+    options = parser.parse_args(arguments)
+    check_results(options)
+    return options
+
+
 def positive(text: str) -> int:
     """Parse a whole number of at least 1."""
     value = int(text)
@@ -63,6 +113,22 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def duration(text: str) -> float:
+    """Parse a number above 0, which may be infinite."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value
+
+
+def amount(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a number from 0")
     return value
 
 

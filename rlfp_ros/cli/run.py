@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from rlfp_ros.cli.parsing import ARMS, ROOMS, TASKS, Commands, add_command, positive
+from rlfp_ros.cli.parsing import ARMS, ROOMS, TASKS, Commands, add_command, add_result, positive
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -24,8 +23,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: %(default)s)"
     )
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    command.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/<time>)")
+    add_result(command, "--json", metavar="FILE", help="also write the figures to FILE")
+    add_result(command, "--out", folder=True, metavar="DIR", help="folder for the results (default: runs/<time>)")
     command.add_argument(
         "--hardware",
         default="none",
@@ -38,7 +37,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("file", nargs="?", metavar="FILE", help="a launch file; without it the command lists them")
     command.add_argument("arguments", nargs="*", metavar="NAME:=VALUE", help="launch arguments; -s lists them")
     command.add_argument("-s", "--show-args", action="store_true", help="show the launch file's arguments")
-    command.add_argument("--log-file", type=Path, metavar="FILE", help="also write every line of output to FILE")
+    add_result(command, "--log-file", metavar="FILE", help="also write every line of output to FILE")
 
     command = add_command(commands, "operate", _operate, "operate the real-arm graph: heartbeat, enable, stop, reset")
     command.add_argument(

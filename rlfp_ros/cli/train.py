@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlfp_ros.cli.arm_warnings import named_arm
-from rlfp_ros.cli.parsing import ARMS, PROFILES, TASKS, Commands, add_command, fraction, natural, positive
+from rlfp_ros.cli.parsing import ARMS, PROFILES, TASKS, Commands, add_command, add_result, fraction, natural, positive
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -24,11 +24,12 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the whole training (default: %(default)s)"
     )
-    command.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: models/<task>_<arm>)")
-    command.add_argument(
+    add_result(command, "--out", folder=True, metavar="DIR", help="the bundle (default: models/<task>_<arm>)")
+    add_result(
+        command,
         "--run",
+        folder=True,
         dest="run_folder",
-        type=Path,
         metavar="DIR",
         help="checkpoints and logs (default: runs/train_ and the name of the bundle's folder)",
     )
@@ -44,7 +45,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         commands, "export", _export, "write a policy bundle from a finished training, or an older one anew"
     )
     command.add_argument("source", metavar="RUN", type=Path, help="a run folder of `rlfp train`, or a bundle folder")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle, for example models/NAME")
+    add_result(command, "--out", folder=True, required=True, metavar="DIR", help="the bundle, for example models/NAME")
     command.add_argument(
         "--trust-images",
         type=natural,

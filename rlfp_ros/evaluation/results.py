@@ -28,14 +28,47 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     write_whole(path, json.dumps(document, indent=2) + "\n", "run the command again or choose another --json")
 
 
-def put_between(page: Path, first: str, last: str, text: str) -> None:
-    """Replace the text between two lines of a page. Raises ConfigurationError if they are missing."""
+def around(page: Path, first: str, last: str) -> tuple[str, str]:
+    """Return a page's text before the line `first` and after the line `last`.
+
+    Raises ConfigurationError if one of them is missing or the page cannot be read.
+    """
     if not page.is_file():
-        raise ConfigurationError(f"{page}: no such file; choose another with --document")
-    before, found, rest = page.read_text(encoding="utf-8").partition(first)
+        raise ConfigurationError(f"{page}: no such file; choose another page")
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{page}: cannot be read ({error}); choose another page") from None
+    before, found, rest = text.partition(first)
     _, ended, after = rest.partition(last)
     if not found or not ended:
         raise ConfigurationError(f"{page}: has no {first} ... {last}; add both lines where the table belongs")
+    return before, after
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read earlier results, to continue with them; an empty dictionary if there is no such file.
+
+    Raises ConfigurationError if the file is not a JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path}: cannot be read as JSON ({error}); delete it or choose another file"
+        ) from None
+    if not isinstance(document, dict):
+        raise ConfigurationError(
+            f"{path}: is a JSON {type(document).__name__}, expected an object; delete it or choose another file"
+        )
+    return document
+
+
+def put_between(page: Path, first: str, last: str, text: str) -> None:
+    """Replace the text between two lines of a page. Raises ConfigurationError if they are missing."""
+    before, after = around(page, first, last)
     write_whole(page, f"{before}{first}\n{text}\n{last}{after}", "run the command again or choose another --document")
 
 
