@@ -31,10 +31,10 @@ def bootstrap(tmp_path: Path) -> Any:
     return module
 
 
-def write_setup(folder: Path, core: str = "alpha>=1", extra: str = "") -> None:
-    sets = dict.fromkeys(("ros-wheels", "sim", "train", "dev"), "") | {"sim": "beta"}
+def write_setup(folder: Path, core: str = "alpha>=1", sim: str = "beta") -> None:
+    sets = dict.fromkeys(("ros-wheels", "sim", "train", "dev"), "") | {"sim": sim}
     extras = "".join(f"{name} =\n    {line}\n" for name, line in sets.items())
-    text = f"[options]\ninstall_requires =\n    # why\n    {core}\n[options.extras_require]\n{extras}{extra}"
+    text = f"[options]\ninstall_requires =\n    # why\n    {core}\n[options.extras_require]\n{extras}"
     (folder / "setup.cfg").write_text(text)
 
 
@@ -180,15 +180,29 @@ def test_missing_debian_package_is_installed_for_root(
     assert "python3.11-venv" in log.read_text().splitlines()[-1]
 
 
-def test_compiler_is_needed_only_where_pybullet_has_no_wheel(bootstrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["3.11", "3.12"])
+def test_pybullet_is_built_with_numpy_in_reach_on_the_python_that_has_no_wheel(
+    version: str, bootstrap: Any, pip: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PyBullet that pip builds in isolation has no NumPy images, and the demo on Python 3.12 never ended."""
+    write_setup(bootstrap.ROOT, core="numpy>=1.26,<3", sim="pybullet>=3.2.6,<3.3")
     asked: list[str] = []
     monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
     monkeypatch.setattr(bootstrap, "get_packages", lambda what, version, reason: asked.append(what))
     monkeypatch.setattr(bootstrap, "runs", lambda python, code: False)
-    bootstrap.need_compiler_for_pybullet("python", "3.11")
-    assert asked == []
-    bootstrap.need_compiler_for_pybullet("python", "3.12")
-    assert asked == ["compiler", "headers"]
+    monkeypatch.setattr(bootstrap, "output_of", lambda python, code: version)
+    bootstrap.install(bootstrap.ROOT / ".venv", ("core", "sim"))
+    everything = ["numpy>=1.26,<3", "pybullet>=3.2.6,<3.3"]
+    if version == "3.11":
+        assert pip == [everything]
+    else:
+        assert pip == [
+            ["numpy>=1.26,<3", "setuptools", "wheel"],
+            ["--no-build-isolation", "pybullet>=3.2.6,<3.3"],
+            ["--no-cache-dir", "--force-reinstall", "--no-deps", "--no-build-isolation", "pybullet>=3.2.6,<3.3"],
+            everything,
+        ]
+    assert ("compiler" in asked) == ("headers" in asked) == (version == "3.12")
 
 
 # --- a ROS 2 installation --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from rlfp_ros import plugins
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.nodes import messages
 from rlfp_ros.nodes.simulator import CLOCK_TICKS
@@ -74,3 +75,19 @@ def test_lock_step_shows_an_unanswered_image_again(
     ready.publish(messages.ready_message("test", 0))
     test_node.spin_until(lambda: len(seen) >= 4, what="images")
     assert seen[0] == seen[1] < seen[2] < seen[3]
+
+
+def test_a_simulator_whose_physics_fails_ends_with_one_sentence(
+    tiny_bundle: Path, start_node: Callable[..., Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demo waited for ever for a simulator that logged the same exception once a second."""
+    plugin = tmp_path / "broken.py"
+    plugin.write_text(
+        "from rlfp_ros.simulation.ticked_world import TickedWorld\n"
+        "def fail(self, seed): raise ValueError('the table is gone')\n"
+        "TickedWorld.reset = fail\n"
+    )
+    monkeypatch.setenv(plugins.VARIABLE, str(plugin))
+    node = start_node("simulator", {"bundle": tiny_bundle})
+    assert node.wait(60) == 1
+    assert "simulator: the simulation failed with ValueError: the table is gone (broken.py:2)" in node.output

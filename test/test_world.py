@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,19 @@ import pytest
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation import bullet
+from rlfp_ros.simulation.arm_renderer import ArmRenderer
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
 from rlfp_ros.simulation.ticked_world import TICKS_PER_SECOND
 from rlfp_ros.simulation.urdf import simulation_urdf
+
+HOME = np.array(load_arm("panda").home)
+CAMERA = np.array([[0.0, 0.6, -0.8, 1.4], [1.0, 0.0, 0.0, 0.0], [0.0, -0.8, -0.6, 0.9], [0.0, 0.0, 0.0, 1.0]])  # T_base
 
 
 def make_world(profile: str | Profile = "none", arm: str = "panda") -> PybulletWorld:
@@ -205,3 +212,57 @@ def test_a_slow_renderer_costs_images_and_never_physics(randomised: PybulletWorl
     assert len(fewer) <= -(-len(images) // 3) + 1
     for one, two in zip(joints, same_joints, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_images_are_the_same_if_pybullet_was_built_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Python 3.12 pip builds PyBullet in isolation, without NumPy, and every image comes as a tuple of numbers."""
+    fresh = make_world("train")
+    expected, _ = play(fresh, 3, 30)
+    pinhole = CameraModel(84, 84, fresh.camera.contract.intrinsics.matrix())
+    drawn = ArmRenderer(load_arm("panda"))(pinhole, CAMERA, HOME)
+    attribute_of = bullet.bullet_client.BulletClient.__getattr__
+
+    def without_arrays(client: Any, name: str) -> Any:
+        attribute = attribute_of(client, name)
+        if name != "getCameraImage":
+            return attribute
+
+        def flat(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+            width, height, *arrays = attribute(*args, **kwargs)
+            return width, height, *(tuple(array.ravel().tolist()) for array in arrays)
+
+        return flat
+
+    monkeypatch.setattr(bullet.bullet_client.BulletClient, "__getattr__", without_arrays)
+    monkeypatch.setattr(bullet.pybullet, "isNumpyEnabled", lambda: 0)
+    images, _ = play(make_world("train"), 3, 30)
+    assert [image.tolist() for image in images] == [image.tolist() for image in expected]
+    again = ArmRenderer(load_arm("panda"))(pinhole, CAMERA, HOME)
+    np.testing.assert_array_equal(again.image, drawn.image)
+    np.testing.assert_array_equal(again.depth, drawn.depth)
+    np.testing.assert_array_equal(again.mask, drawn.mask)
+
+
+def test_after_run_on_a_world_continues_and_no_episode_ends_until_the_next_one_is_judged() -> None:
+    """The twin of a real arm continues to move between two episodes."""
+    world = make_world("none")
+
+    def frames_until_an_outcome(limit: int) -> int | None:
+        for frame in range(limit):
+            if world.outcome is not None:
+                return frame
+            for _ in range(world.ticks_per_frame):
+                world.step(None)
+        return None
+
+    world.reset(0)
+    limit = round(world.task.settings.time_limit * TICKS_PER_SECOND / world.ticks_per_frame)
+    assert frames_until_an_outcome(limit + 2) == limit
+    tick = world.tick
+    world.run_on()
+    assert world.outcome is None
+    assert frames_until_an_outcome(limit + 2) is None
+    assert world.tick > tick
+    world.judged = True
+    world.reset(0)
+    assert frames_until_an_outcome(limit + 2) == limit

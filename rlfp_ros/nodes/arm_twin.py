@@ -33,7 +33,7 @@ from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import LIVE, declare
-from rlfp_ros.nodes.spin import Finished, run
+from rlfp_ros.nodes.spin import Finished, end_on_error, run
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.mujoco_world import Faults, MujocoWorld
@@ -184,7 +184,8 @@ class ArmTwin(Node):
             self._publish_frames()
             self._publish_joints()
             started = time.perf_counter()
-            self._world.step(self._trajectory, self._gripper_width)
+            with end_on_error("arm_twin"):
+                self._world.step(self._trajectory, self._gripper_width)
             self._trajectory = None
             if self._world.captured:
                 self._renders.add(time.perf_counter() - started)
@@ -260,7 +261,8 @@ class ArmTwin(Node):
         self._trajectory, self._gripper_width = None, None
         self._late.clear()
         self._world.judged = True
-        sample = self._world.reset(self._referee.seed)
+        with end_on_error("arm_twin"):
+            sample = self._world.reset(self._referee.seed)
         self._follow_clock()
         self._world.restamp_frames()  # the first was taken before the stamps were on the clock again
         self._publish_episode(self._referee.begin(self._world.stamp_ns, sample.document()))

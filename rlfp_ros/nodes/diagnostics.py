@@ -46,6 +46,13 @@ def status_name(namespace: str, name: str) -> str:
     return f"{namespace}/{name}".strip("/").replace("//", "/")
 
 
+def name_exception(error: BaseException) -> str:
+    """Describe an exception in one line, with the file and line that raised it."""
+    place = traceback.extract_tb(error.__traceback__)
+    where = f" ({place[-1].filename.rsplit('/', 1)[-1]}:{place[-1].lineno})" if place else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
 class Diagnostics:
     """Publishes a node's Report once a second, on the steady clock: a frozen /clock must not silence it.
 
@@ -64,10 +71,8 @@ class Diagnostics:
 
     def count_exception(self, error: BaseException) -> None:
         """Log an exception of a callback in one line with its place, with the traceback at debug level; count it."""
-        place = traceback.extract_tb(error.__traceback__)
-        where = f" ({place[-1].filename.rsplit('/', 1)[-1]}:{place[-1].lineno})" if place else ""
         self.exceptions += 1
-        self._last_exception = f"{type(error).__name__}: {error}{where}"
+        self._last_exception = name_exception(error)
         self._last_exception_time = time.monotonic()
         logger = self._node.get_logger()
         logger.error(f"exception in a callback: {self._last_exception}", throttle_duration_sec=1.0)

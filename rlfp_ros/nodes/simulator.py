@@ -35,7 +35,7 @@ from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import declare
-from rlfp_ros.nodes.spin import Finished, run
+from rlfp_ros.nodes.spin import Finished, end_on_error, run
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.camera import Frame
@@ -142,7 +142,8 @@ class Simulator(Node):
         """Set up the world and run, when all nodes are ready."""
         self._trajectory, self._gripper_width = None, None
         self._owed.clear()
-        sample = self._world.reset(self._referee.seed)
+        with end_on_error("simulator"):
+            sample = self._world.reset(self._referee.seed)
         self._publish_episode(self._referee.begin(self._world.stamp_ns, sample.document()))
         goal = self._world.task.goal(self._world)
         if goal is not None:
@@ -190,7 +191,8 @@ class Simulator(Node):
     def _step(self) -> bool:
         """Take one step of physics with the newest command; return False if the episode ended."""
         started = time.perf_counter()
-        self._world.step(self._trajectory, self._gripper_width)
+        with end_on_error("simulator"):
+            self._world.step(self._trajectory, self._gripper_width)
         self._trajectory = None
         if self._world.captured:
             took = time.perf_counter() - started

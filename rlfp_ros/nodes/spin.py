@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import rclpy
@@ -21,6 +22,7 @@ from rclpy.executors import ExternalShutdownException, ShutdownException
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
+from rlfp_ros.nodes.diagnostics import name_exception
 from rlfp_ros.nodes.executor import NodeExecutor
 from rlfp_ros.schema import ConfigurationError
 
@@ -49,6 +51,30 @@ class Finished(Exception):
     def __init__(self, code: int = OK, message: str = "") -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextlib.contextmanager
+def end_on_error(name: str) -> Iterator[None]:
+    """End the node if its body raises: a simulator whose physics failed cannot continue.
+
+    Parameters
+    ----------
+    name
+        The node, for the message.
+
+    Raises
+    ------
+    Finished
+        With the exception's description as its message.
+    """
+    try:
+        yield
+    except (Finished, ConfigurationError):
+        raise
+    except Exception as error:
+        if os.environ.get("RLFP_TRACEBACK"):
+            traceback.print_exception(error)
+        raise Finished(FAILED, f"{name}: the simulation failed with {name_exception(error)}") from error
 
 
 def run(build: Callable[[], Node], arguments: Sequence[str] | None = None, priority: int = 0) -> int:

@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
-from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.bullet import connect
@@ -43,7 +42,6 @@ class ArmRenderer:
         self._joints = [loaded.joints[name] for name in arm.joint_names]
         self._gripper = arm.gripper
         self._fingers = [loaded.joints[name] for name in arm.gripper.joint_names] if arm.gripper else []
-        self._T_root_base = np.asarray(Kinematics(arm).base_placement.homogeneous)
 
     def __call__(
         self, camera: CameraModel, T_base_camera: np.ndarray, joints: np.ndarray, gripper_width: float = 0.0
@@ -54,7 +52,7 @@ class ArmRenderer:
         if self._gripper is not None:
             for finger, position in zip(self._fingers, self._gripper.positions(gripper_width), strict=True):
                 self._client.resetJointState(self._body, finger, position)
-        view = GL_FROM_OPTICAL @ np.linalg.inv(self._T_root_base @ T_base_camera)
+        view = GL_FROM_OPTICAL @ np.linalg.inv(T_base_camera)
         width, height = camera.width, camera.height
         _, _, pixels, buffer, bodies = self._client.getCameraImage(
             width,
@@ -65,9 +63,9 @@ class ArmRenderer:
             lightDirection=[0.5, -0.5, 1.0],
             shadow=0,
         )
-        mask = np.asarray(bodies).reshape(height, width) == self._body
-        depth = FAR * NEAR / (FAR - (FAR - NEAR) * np.asarray(buffer, dtype=np.float64).reshape(height, width))
-        image = np.asarray(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3]
+        mask = np.asarray(bodies) == self._body
+        depth = FAR * NEAR / (FAR - (FAR - NEAR) * np.asarray(buffer, dtype=np.float64))
+        image = np.asarray(pixels, dtype=np.uint8)[..., :3]
         return Rendering(image, np.where(mask, depth, np.inf), mask)
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
@@ -45,4 +47,18 @@ class _Client(bullet_client.BulletClient):  # type: ignore[misc]
 def connect() -> Any:
     """Return a new physics server without a window; pybullet's functions are its methods."""
     with _silence():
-        return _Client(pybullet.DIRECT)
+        client = _Client(pybullet.DIRECT)
+    if not pybullet.isNumpyEnabled():
+        plain = client.getCameraImage
+        client.getCameraImage = lambda width, height, *args, **kwargs: _arrays(*plain(width, height, *args, **kwargs))
+    return client
+
+
+def _arrays(width: int, height: int, pixels: Any, depth: Any, bodies: Any) -> tuple[int, int, Any, Any, Any]:
+    """Return an image as arrays: a PyBullet that was built without NumPy (from source, by pip) returns flat tuples."""
+    shape = height, width
+    colours = np.asarray(pixels, np.uint8).reshape(*shape, 4)
+    segmentation = np.asarray(bodies, np.int32)
+    if segmentation.size == height * width:
+        segmentation = segmentation.reshape(shape)
+    return width, height, colours, np.asarray(depth, np.float32).reshape(shape), segmentation
