@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pybullet
 import pytest
+from pybullet_utils import bullet_client
 
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation import bullet
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
@@ -220,7 +221,7 @@ def test_images_are_the_same_if_pybullet_was_built_without_numpy(monkeypatch: py
     expected, _ = play(fresh, 3, 30)
     pinhole = CameraModel(84, 84, fresh.camera.contract.intrinsics.matrix())
     drawn = ArmRenderer(load_arm("panda"))(pinhole, CAMERA, HOME)
-    attribute_of = bullet.bullet_client.BulletClient.__getattr__
+    attribute_of = bullet_client.BulletClient.__getattr__
 
     def without_arrays(client: Any, name: str) -> Any:
         attribute = attribute_of(client, name)
@@ -233,8 +234,8 @@ def test_images_are_the_same_if_pybullet_was_built_without_numpy(monkeypatch: py
 
         return flat
 
-    monkeypatch.setattr(bullet.bullet_client.BulletClient, "__getattr__", without_arrays)
-    monkeypatch.setattr(bullet.pybullet, "isNumpyEnabled", lambda: 0)
+    monkeypatch.setattr(bullet_client.BulletClient, "__getattr__", without_arrays)
+    monkeypatch.setattr(pybullet, "isNumpyEnabled", lambda: 0)
     images, _ = play(make_world("train"), 3, 30)
     assert [image.tolist() for image in images] == [image.tolist() for image in expected]
     again = ArmRenderer(load_arm("panda"))(pinhole, CAMERA, HOME)
