@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from rlfp_ros.commissioning.recorded_run import RecordedJoints
+from rlfp_ros.commissioning.recorded_run import PastActions, RecordedJoints
 from rlfp_ros.contract import Contract
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.policy import Observation, PolicyStep, residual_of
+
+PAST_ACTIONS, DECISION_RATE = "past actions", "decision rate"  # stages of bundles that have them
 
 ImageChange = Callable[[np.ndarray], np.ndarray]
 
@@ -82,6 +84,10 @@ class PolicyMistake:
         Changes the features.
     observation
         Changes the network's input.
+    past_actions
+        Chooses at most N rows of past actions, oldest first.
+    holds
+        Whether the action is held between decisions.
     twist
         Computes the published residual; None for the correct computation.
     """
@@ -92,6 +98,8 @@ class PolicyMistake:
     newest_joints: bool = False
     features: Callable[[np.ndarray], np.ndarray] = lambda features: features
     observation: Callable[[Observation], Observation] | None = None
+    past_actions: Callable[[PastActions, int], list[np.ndarray]] = lambda past, count: past.admitted[-count:]
+    holds: bool = True
     twist: Callable[[PolicyStep], np.ndarray] = lambda step: step.residual.twist
 
 
@@ -132,4 +140,42 @@ def policy_mistakes(contract: Contract) -> tuple[PolicyMistake, ...]:
         PolicyMistake("units", "the action was not multiplied by the bundle's scale", twist=action_itself),
         PolicyMistake("latency", "the newest joints were used, not those at the image's exposure", newest_joints=True),
         PolicyMistake("normalisation", "features in pixels, expected on the plane z = 1", features=in_pixels),
+        *(past_action_mistakes(contract) if contract.policy.past_actions else ()),
+        *(
+            [PolicyMistake(DECISION_RATE, "the policy decided on every image", holds=False)]
+            if contract.action.images_per_decision > 1
+            else []
+        ),
+    )
+
+
+def past_action_mistakes(contract: Contract) -> tuple[PolicyMistake, ...]:
+    """Return the known mistakes for a bundle that observes past actions."""
+    scale = np.array(contract.action.scale, np.float32)
+    nothing = np.zeros_like(scale)
+
+    def newest_first(past: PastActions, count: int) -> list[np.ndarray]:
+        rows = past.admitted[-count:][::-1]
+        return rows + [nothing] * (count - len(rows))
+
+    def shifted(past: PastActions, count: int) -> list[np.ndarray]:
+        return past.admitted[:-1][-count:]
+
+    def in_si_units(past: PastActions, count: int) -> list[np.ndarray]:
+        return [scale * row for row in past.admitted[-count:]]
+
+    def kept(past: PastActions, count: int) -> list[np.ndarray]:
+        return [*past.earlier, *past.admitted][-count:]
+
+    return (
+        PolicyMistake(PAST_ACTIONS, "the newest one comes first", past_actions=newest_first),
+        PolicyMistake(PAST_ACTIONS, "the newest one is missing", past_actions=shifted),
+        PolicyMistake(
+            PAST_ACTIONS,
+            "the commanded actions, expected what the controller admitted of them",
+            past_actions=lambda past, count: past.commanded[-count:],
+        ),
+        PolicyMistake(PAST_ACTIONS, "in m/s and m, expected in action units", past_actions=in_si_units),
+        PolicyMistake(PAST_ACTIONS, "not cleared at the start of an episode", past_actions=kept),
+        PolicyMistake(PAST_ACTIONS, "none was received", past_actions=lambda past, count: []),
     )

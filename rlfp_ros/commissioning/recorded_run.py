@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.contract import Contract
+from rlfp_ros.contract import ActionContract, Contract
+from rlfp_ros.control.actions import action_of
 from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.episode import Phase
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.recording import decode, topics
@@ -49,12 +51,43 @@ class RecordedAction:
         Number of the message, counted by its publisher from 1; 0 if the bag does not hold it.
     goal
         [3] m in the base frame, at the time when the policy acted; None if there was none.
+    published_ns
+        When it was published, on the clock of the recording; None if the bag does not hold it.
     """
 
     stamp_ns: int
     twist: np.ndarray | None
     sequence: int = 0
     goal: np.ndarray | None = None
+    published_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class AppliedAction:
+    """What the controller admitted of the answer to the image with this stamp: [A] in action units."""
+
+    stamp_ns: int
+    action: np.ndarray
+    published_ns: int
+
+
+@dataclass(frozen=True)
+class PastActions:
+    """The admitted actions [A] that the policy had received when it acted, oldest first.
+
+    Attributes
+    ----------
+    admitted
+        Those of its episode.
+    commanded
+        The same actions as the policy asked for them.
+    earlier
+        Those of the episodes before.
+    """
+
+    admitted: list[np.ndarray]
+    commanded: list[np.ndarray]
+    earlier: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -78,6 +111,7 @@ class RecordedRun:
     """The messages of one run by stamp, ns."""
 
     topics: RobotTopics
+    joint_names: tuple[str, ...] = ()  # of the arm
     camera: CameraModel | None = None
     images: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 [H, W, 3] rgb
     received: dict[int, int] = field(default_factory=dict)  # time at which the image was recorded, ns
@@ -85,11 +119,34 @@ class RecordedRun:
     features: dict[int, np.ndarray] = field(default_factory=dict)  # [K, 3], as perception published them
     actions: list[RecordedAction] = field(default_factory=list)  # in the order of recording
     resets: list[Reset] = field(default_factory=list)
+    applied: list[AppliedAction] = field(default_factory=list)  # in the order of recording
 
     def joints_at(self, stamp_ns: int) -> RecordedJoints | None:
         """Return the newest joint state that is not newer than `stamp_ns`."""
         place = bisect.bisect_right(self.joints, stamp_ns, key=lambda joints: joints.state.stamp_ns) - 1
         return self.joints[place] if place >= 0 else None
+
+    def past_actions(self, action: RecordedAction, contract: ActionContract) -> PastActions:
+        """Return what the policy had received of the controller when it gave `action`."""
+        began_ns = max((reset.stamp_ns for reset in self.resets if reset.stamp_ns < action.stamp_ns), default=-1)
+        asked = {other.stamp_ns: other.twist for other in self.actions if other.twist is not None}
+        past = PastActions([], [], [])
+        newest_ns = -1
+        for applied in self.applied:
+            late = action.published_ns is not None and applied.published_ns > action.published_ns
+            if late or applied.stamp_ns >= action.stamp_ns or applied.stamp_ns <= newest_ns:
+                continue
+            newest_ns = applied.stamp_ns
+            if applied.stamp_ns <= began_ns:
+                past.earlier.append(applied.action)
+                continue
+            past.admitted.append(applied.action)
+            commanded, twist = applied.action.copy(), asked.get(applied.stamp_ns)
+            if twist is not None:
+                moves = [name != "gripper" for name in contract.components]
+                commanded[moves] = action_of(Residual(0, twist), contract, self.joint_names)[moves]
+            past.commanded.append(commanded)
+        return past
 
     def stretches(self) -> list[Stretch]:
         """Split the actions at each restart of the policy's memory, and at each gap in the bag.
@@ -161,7 +218,7 @@ def read_run(folder: str | Path, arm: Arm, contract: Contract, choice: TopicChoi
     """
     joints = BagJoints(arm)
     with BagReader(folder) as bag:
-        run = RecordedRun(robot_topics(bag, arm, choice))
+        run = RecordedRun(robot_topics(bag, arm, choice), arm.joint_names)
         if unusable := unusable_stamps(bag, {run.topics.camera.image, *run.topics.joint_states}):
             raise ConfigurationError(
                 f"{folder}: {unusable}; the graph matches images, joints and actions by their stamps, so let the "
@@ -198,6 +255,7 @@ class _Reading:
             **dict.fromkeys(chosen.joint_states, self._joint_state),
             f"{self._namespace}/{topics.FEATURES}": self._features,
             f"{self._namespace}/{topics.RESIDUAL}": self._residual,
+            f"{self._namespace}/{topics.ACTION_APPLIED}": self._action_applied,
             f"{self._namespace}/{topics.GOAL}": self._goal_point,
             f"{self._namespace}/{topics.EPISODE}": self._episode,
         }
@@ -235,7 +293,12 @@ class _Reading:
         else:
             twist = decode.twist_from_message(content, self._arm.base_frame, message.topic)
         stamp = decode.stamp_ns(content.header.stamp)
-        self._run.actions.append(RecordedAction(stamp, twist, message.sequence, self._goal_now()))
+        published_ns = message.publish_time_ns
+        self._run.actions.append(RecordedAction(stamp, twist, message.sequence, self._goal_now(), published_ns))
+
+    def _action_applied(self, message: RecordedMessage, content: Any) -> None:
+        stamp, action = decode.action_from_message(content, self._contract.action.components, message.topic)
+        self._run.applied.append(AppliedAction(stamp, action, message.publish_time_ns))
 
     def _goal_point(self, message: RecordedMessage, content: Any) -> None:
         self._goal = content

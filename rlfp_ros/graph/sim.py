@@ -107,7 +107,14 @@ SIM = Graph(
             publishes_images=True,
         ),
         PERCEPTION,
-        POLICY,
+        replace(
+            POLICY,
+            parameters=lambda a: {
+                "bundle": a["bundle"],
+                "use_sim_time": a["use_sim_time"],
+                **({"lock_step": True} if a["lock_step"] else {}),
+            },
+        ),
         replace(
             CONTROLLER,
             parameters=lambda a: {

@@ -99,6 +99,9 @@ RESIDUAL = Topic(topics.RESIDUAL, TwistStamped, STREAM_QUEUE)
 JOINT_RESIDUAL = Topic(topics.RESIDUAL, JointTrajectory, STREAM_QUEUE)  # if the bundle's action is joint_velocity
 GRIPPER = Topic(topics.GRIPPER, JointState, LATEST)
 RESIDUAL_APPLIED = Topic(topics.RESIDUAL_APPLIED, TwistStamped, EVENTS)
+# Beside each message on RESIDUAL_APPLIED, for a policy that observes past actions: a twist can carry neither joint
+# velocities nor a gripper width.
+ACTION_APPLIED = Topic(topics.ACTION_APPLIED, JointState, EVENTS)
 ARM_COMMAND = Topic(topics.ARM_COMMAND, JointTrajectory, LATEST)
 GRIPPER_COMMAND = Topic(topics.GRIPPER_COMMAND, JointTrajectory, LATEST)
 EPISODE = Topic(topics.EPISODE, String, EPISODES)
@@ -226,6 +229,18 @@ def gripper_message(stamp_ns: int, width: float, arm: arms.Arm) -> JointState:
         position=_doubles([width]),
         velocity=_doubles([0.0]),
         effort=_doubles([0.0]),
+    )
+
+
+def action_message(stamp_ns: int, action: np.ndarray, components: Sequence[str]) -> JointState:
+    """Make a JointState of an admitted action [A], in action units, with the names of its components."""
+    nothing = _doubles(np.zeros(len(components)))
+    return JointState(
+        header=header_message(stamp_ns),
+        name=list(components),
+        position=_doubles(action),
+        velocity=nothing,
+        effort=nothing,
     )
 
 

@@ -48,6 +48,11 @@ class PolicySettings(Schema):
     joint_max_age_s: float = Field(
         default=0.1, gt=0.0, le=1.0, description="age of the joint state at the image's stamp that is still used, s"
     )
+    lock_step: bool = Field(
+        default=False,
+        description="wait for the controller's answer to the last action before the next decision, so that the same "
+        "seed gives the same episode; only for simulation in lock step",
+    )
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,9 @@ class PolicyNode(Node):
         self._policy.rehearse(bundle.golden_frames(), lambda state: receive_golden(state, self._arm, self._matcher))
 
         self._history = JointHistory(self._matcher, self._settings.history_s, self._settings.joint_max_age_s)
-        self._pending: _Frame | None = None  # features newer than every joint state
+        self._pending: _Frame | None = None  # features newer than every joint state, or waiting for the controller
         self._answered: Residual | None = None  # answer to the newest frame
+        self._applied_stamp_ns = -1  # image of the newest message on action_applied
         self._reset_stamp_ns = -1  # stamps up to this one belong to the previous episode
         self._goal_message: PointStamped | None = None
         self._goal_checked: tuple[PointStamped, str] | None = None
@@ -108,6 +114,10 @@ class PolicyNode(Node):
         self._joint_states = DriverSubscription(
             self, JointState, messages.JOINT_STATES.name, self._on_joint_state, messages.JOINT_STATES_HISTORY, raw=True
         )
+        self._applied: Any = None
+        if self._policy.observes_past_actions:
+            applied = messages.ACTION_APPLIED
+            self._applied = self.create_subscription(applied.type, applied.name, self._on_applied, applied.qos)
         self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self.create_subscription(PointStamped, messages.GOAL.name, self._on_goal, messages.LATCHED)
         features = messages.FEATURES
@@ -123,8 +133,10 @@ class PolicyNode(Node):
 
     @property
     def polled(self) -> tuple[Any, ...]:
-        """Subscriptions for the executor: joints are read with the next features and wake this node only if needed."""
-        return (self._joint_states.current,) if self._pending is None else ()
+        """Subscriptions for the executor: these are read with the next features and wake this node only if needed."""
+        if self._pending is not None:
+            return ()
+        return (self._joint_states.current,) if self._applied is None else (self._joint_states.current, self._applied)
 
     def _on_joint_state(self, message: bytes) -> None:
         stamp = decode.serialised_stamp_ns(message)
@@ -132,9 +144,21 @@ class PolicyNode(Node):
             return
         if not self._history.add(stamp, message):
             return
-        if self._pending is not None and stamp >= self._pending.stamp_ns:
-            frame, self._pending = self._pending, None
-            self._act(frame)
+        self._act_if_possible()
+
+    def _on_applied(self, message: JointState) -> None:
+        self._remember_applied(message)
+        self._act_if_possible()
+
+    def _remember_applied(self, message: JointState) -> None:
+        try:
+            stamp, action = decode.action_from_message(message, self._contract.action.components)
+        except ConfigurationError as error:
+            self._log_fault(str(error))
+            return
+        if stamp > self._reset_stamp_ns:
+            self._policy.saw_applied(stamp, action)
+            self._applied_stamp_ns = max(self._applied_stamp_ns, stamp)
 
     def _on_features(self, message: PointCloud2, info: dict[str, Any]) -> None:
         self._last_features_at = time.monotonic()
@@ -158,12 +182,22 @@ class PolicyNode(Node):
         frame = _Frame(stamp, features, message.header.frame_id)
         while (taken := take(self._joint_states.current)) is not None:
             self._on_joint_state(taken[0])
-        if self._history.reaches(stamp):
-            self._pending = None
-            self._act(frame)
-        else:
-            self._skipped += self._pending is not None
-            self._pending = frame
+        self._skipped += self._pending is not None
+        self._pending = frame
+        self._act_if_possible()
+
+    def _act_if_possible(self) -> None:
+        """Answer the waiting frame if the joints at its time are known, and in lock step the last admitted action."""
+        frame = self._pending
+        if frame is None or not self._history.reaches(frame.stamp_ns):
+            return
+        while self._applied is not None and (taken := take(self._applied)) is not None:
+            self._remember_applied(taken[0])
+        answered_ns = -1 if self._answered is None else self._answered.stamp_ns
+        if self._applied is not None and self._settings.lock_step and self._applied_stamp_ns < answered_ns:
+            return
+        self._pending = None
+        self._act(frame)
 
     def _on_goal(self, message: PointStamped) -> None:
         self._goal_message = message
@@ -177,6 +211,7 @@ class PolicyNode(Node):
             self._policy.reset()
             self._history.clear()
             self._pending = self._answered = None
+            self._applied_stamp_ns = -1
             self._reset_stamp_ns = episode.stamp
         self._attendance.on_episode(episode)
 

@@ -55,6 +55,7 @@ DEFAULT_TOPICS = (
     messages.RESIDUAL,
     messages.GRIPPER,
     messages.RESIDUAL_APPLIED,
+    messages.ACTION_APPLIED,
     messages.ARM_COMMAND,
     messages.GRIPPER_COMMAND,
     messages.EPISODE,

@@ -27,6 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.control.actions import action_of
 from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ResidualController
@@ -77,6 +78,8 @@ class ResidualControllerNode(Node):
         contract = bundle.contract
         self.arm = arm = choose_arm(bundle, settings.arm, self.get_logger().info)
         self.controller = ResidualController(arm, contract, settings)
+        self._action = contract.action
+        self._tells_actions = contract.policy.past_actions > 0
         self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
         self._checklist: tuple[float, ChecklistReport] | None = None  # received at (steady, s), and its content
         self._joints = decode.JointMatcher(arm, arm.topics.joint_states)
@@ -125,6 +128,7 @@ class ResidualControllerNode(Node):
             command = messages.GRIPPER_COMMAND
             self._gripper_command = self.create_publisher(command.type, topics.gripper_trajectory, command.qos)
         self._applied = self._publisher(messages.RESIDUAL_APPLIED)
+        self._action_applied = self._publisher(messages.ACTION_APPLIED) if self._tells_actions else None
         self._state = self._publisher(messages.SAFETY_STATE)
 
     def _publisher(self, topic: messages.Topic) -> Any:
@@ -194,7 +198,7 @@ class ResidualControllerNode(Node):
                 twist = decode.twist_from_message(message, self.arm.base_frame)
         except ConfigurationError as error:
             self.controller.on_unreadable_residual(self._now())
-            self._applied.publish(messages.twist_message(stamp, np.zeros(6), self.arm.base_frame))
+            self._publish_applied(Residual(stamp, np.zeros_like(self.controller.residual_scale)))
             self.get_logger().error(str(error), throttle_duration_sec=5.0)
             return
         self._admit(self._residuals.saw_residual(Residual(stamp, twist), self._reached_stamp()))
@@ -205,8 +209,15 @@ class ResidualControllerNode(Node):
 
     def _admit(self, residuals: list[Residual]) -> None:
         for residual in residuals:
-            applied = self.controller.as_twist(self.controller.on_residual(residual, self._now()))
-            self._applied.publish(messages.twist_message(residual.stamp_ns, applied, self.arm.base_frame))
+            self._publish_applied(self.controller.admit(residual, self._now()))
+
+    def _publish_applied(self, admitted: Residual) -> None:
+        """Publish the admitted part of a residual."""
+        if self._action_applied is not None:
+            action = action_of(admitted, self._action, self.arm.joint_names)
+            self._action_applied.publish(messages.action_message(admitted.stamp_ns, action, self._action.components))
+        twist = self.controller.as_twist(admitted.twist)
+        self._applied.publish(messages.twist_message(admitted.stamp_ns, twist, self.arm.base_frame))
 
     def _on_object_pose(self, message: PoseWithCovarianceStamped) -> None:
         pose, covariance = decode.object_pose_from_message(message, self.arm.base_frame)

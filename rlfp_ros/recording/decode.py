@@ -134,6 +134,24 @@ def gripper_from_message(message: fields.JointStateFields) -> tuple[int, float]:
     return stamp_ns(message.header.stamp), float(message.position[0])
 
 
+def action_from_message(
+    message: fields.JointStateFields, components: Sequence[str], topic: str = topics.ACTION_APPLIED
+) -> tuple[int, np.ndarray]:
+    """Decode an admitted action to (stamp of its image in ns, float32 [A] in action units).
+
+    Raises ConfigurationError if it has other components, or if a value is not finite.
+    """
+    action = np.asarray(message.position, dtype=np.float32)
+    if list(message.name) != list(components) or len(action) != len(components):
+        raise ConfigurationError(
+            f"topic {topic}: name is {list(message.name)} with {len(action)} positions, expected {list(components)} "
+            "with one each; give policy and controller the same bundle"
+        )
+    if not np.isfinite(action).all():
+        raise ConfigurationError(f"topic {topic}: position is {action.tolist()}, expected finite numbers")
+    return stamp_ns(message.header.stamp), action
+
+
 # ---- commands -------------------------------------------------------------------------------------------------------
 
 
