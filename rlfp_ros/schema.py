@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+LARGEST = 1e12  # of any number with a fraction; a larger one is a mistake in every unit
+LARGEST_INTEGER = 2**63 - 1  # of ROS parameters, and of stamps in ns
+LONGEST_SHOWN = 100  # characters of a value in a message
+FARTHEST = 100.0  # m; coordinates in mm are beyond it
 QUATERNION_TOLERANCE = 0.01  # of its length; numbers with three digits are accepted
 
 
@@ -22,11 +26,40 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="after")
+    def _is_of_a_size_that_means_something(self) -> Self:
+        for name, value in self:
+            large = next(_too_large(value), None)
+            if large is not None:
+                limit = f"{LARGEST:g}" if isinstance(large, float) else str(LARGEST_INTEGER)
+                raise ValueError(f"{name} is or contains {shown(large)}, expected at most {limit}; correct it")
+        return self
+
+
+def _too_large(value: Any) -> Iterator[float]:
+    """Yield the numbers in a field's value whose size means nothing in any unit."""
+    if (isinstance(value, float) and abs(value) > LARGEST) or (isinstance(value, int) and abs(value) > LARGEST_INTEGER):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _too_large(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _too_large(part)
+
+
+# Numbers with a unit, for the fields of configuration classes.
+Coordinate = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)]  # m
+Point = tuple[Coordinate, Coordinate, Coordinate]  # m
+Direction = tuple[Coordinate, Coordinate, Coordinate]  # of any length
+Edge = Annotated[float, Field(ge=0.001, le=10.0)]  # m, of a box
+Angle = Annotated[float, Field(ge=-1000.0, le=1000.0)]  # rad; joints that turn many times have wide limits
+
 
 class Pose(Schema):
     """A rigid transform `T_a_b`: maps coordinates of frame b into frame a."""
 
-    xyz: tuple[float, float, float]  # m
+    xyz: Point  # m
     quaternion_xyzw: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 1.0)
 
     @model_validator(mode="after")
@@ -135,6 +168,17 @@ def refusal(error: ValidationError, source: str) -> ConfigurationError:
     return ConfigurationError("; ".join(_sentence(source, detail) for detail in error.errors()[:3]))
 
 
+def shown(value: Any) -> str:
+    """Return a value as messages show it, shortened if it is long."""
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        return f"a whole number of about {value.bit_length() * 3 // 10} digits"
+    try:
+        text = repr(value)
+    except ValueError:  # it contains such a number
+        text = type(value).__name__
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 def _sentence(source: str, detail: Any) -> str:
     field = ".".join(str(part) for part in detail["loc"]) or "document"
     if detail["type"] == "extra_forbidden":
@@ -144,4 +188,4 @@ def _sentence(source: str, detail: Any) -> str:
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if detail["type"] == "value_error" and not isinstance(detail["input"], (str, int, float, list, tuple)):
         return f"{source}: {field}: {message}"  # several fields contradict each other; the message names them
-    return f"{source}: {field} is {detail['input']!r}, but it {message}"
+    return f"{source}: {field} is {shown(detail['input'])}, but it {message}"

@@ -39,7 +39,7 @@ class ChecklistSettings(Schema):
     )
     joint_max_age_s: float = Field(default=0.1, gt=0, le=5, description="highest age by stamp of joint_states (s)")
     future_tolerance_s: float = Field(default=0.02, ge=0, le=1, description="how far a stamp may lie in the future (s)")
-    joint_rate_hz: float = Field(default=50.0, gt=0, description="lowest rate of joint_states (Hz)")
+    joint_rate_hz: float = Field(default=50.0, gt=0, le=10_000, description="lowest rate of joint_states (Hz)")
     shift_limit: float = Field(default=0.95, gt=0, le=1, description="domain shift at which the arm would hold (1)")
     require_heartbeat: bool = Field(default=True, description="operator/heartbeat must come")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, JsonValue, model_validator
@@ -11,7 +11,9 @@ from rlfp_ros import schema
 from rlfp_ros.contract.migrate import migrated
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
-Positive = Field(gt=0)
+Positive = Field(gt=0, le=1e6)
+Shape = tuple[Annotated[int, Field(ge=0, le=10_000_000)], ...]
+Share = Annotated[float, Field(ge=0, le=1)]
 JointQuantity = Literal["joint_positions", "joint_velocities", "gripper_width", "tool_position", "tool_direction"]
 Goal = Literal["none", "point", "marker"]  # marker: the policy gets no goal point; it sees the goal in the image
 MAX_FEATURE_STACK = 8
@@ -34,8 +36,8 @@ class Intrinsics(Schema):
 
     fx: float = Positive
     fy: float = Positive
-    cx: float
-    cy: float
+    cx: float = Field(ge=-1e6, le=1e6)
+    cy: float = Field(ge=-1e6, le=1e6)
     distortion: Literal["none"] = "none"
 
     def matrix(self) -> np.ndarray:
@@ -53,8 +55,8 @@ class Tolerance(Schema):
 class CameraContract(Schema):
     """The camera that the encoder was trained for. Optical frame: x right, y down, z forward (REP-103)."""
 
-    width: int = Positive  # px
-    height: int = Positive  # px
+    width: int = Field(gt=0, le=4096)  # px
+    height: int = Field(gt=0, le=4096)  # px
     intrinsics: Intrinsics
     T_base_camera: Pose
     tolerance: Tolerance
@@ -79,8 +81,8 @@ class EncoderContract(Schema):
     was trained from raw pixels; the base controller must not follow the object then.
     """
 
-    inputs: dict[str, tuple[int, ...]]
-    outputs: dict[str, tuple[int, ...]]
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
 
     @property
     def finds_object(self) -> bool:
@@ -119,7 +121,7 @@ class PolicyContract(Schema):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     feature_stack: int = Field(default=1, ge=1, le=MAX_FEATURE_STACK)  # decisions whose features it gets, newest last
-    state_size: int = Field(default=1, ge=1)  # 1 and always zero for a policy without memory
+    state_size: int = Field(default=1, ge=1, le=1_000_000)  # 1 and always zero for a policy without memory
     past_actions: int = Field(default=0, ge=0, le=MAX_PAST_ACTIONS)  # admitted actions that it gets, newest last
 
     @model_validator(mode="after")
@@ -149,10 +151,10 @@ class ActionContract(Schema):
 
     kind: Literal["twist", "joint_velocity"] = "twist"
     components: tuple[str, ...]
-    scale: tuple[float, ...]
+    scale: tuple[Annotated[float, Field(ge=-100, le=100)], ...]
     units: tuple[Literal["m/s", "rad/s", "m"], ...]
     rate_hz: float = Positive
-    decision_rate_hz: float = Field(default_factory=lambda fields: fields.get("rate_hz", 1.0), gt=0)
+    decision_rate_hz: float = Field(default_factory=lambda fields: fields.get("rate_hz", 1.0), gt=0, le=1e6)
 
     @property
     def images_per_decision(self) -> int:
@@ -217,8 +219,8 @@ class BaseControllerContract(Schema):
 class Latency(Schema):
     """Delays modelled in training."""
 
-    camera_s: float = Field(ge=0)  # exposure to delivery of the image
-    command_s: float = Field(ge=0)  # command sent to command in effect
+    camera_s: float = Field(ge=0, le=10)  # exposure to delivery of the image
+    command_s: float = Field(ge=0, le=10)  # command sent to command in effect
 
 
 class FeatureStatistics(Schema):
@@ -240,8 +242,8 @@ class TrustContract(Schema):
     """`trust.onnx`: a domain-shift score that foretells how far off the object is, from the image and the joints."""
 
     error_m: float = Positive  # the score foretells errors of the object's position above this
-    inputs: dict[str, tuple[int, ...]]  # names and shapes
-    outputs: dict[str, tuple[int, ...]]
+    inputs: dict[str, Shape]  # names and shapes
+    outputs: dict[str, Shape]
 
 
 class Evaluation(Schema):
@@ -249,9 +251,9 @@ class Evaluation(Schema):
 
     world: str
     profile: str
-    episodes: int
-    success_rate: float
-    wilson95: tuple[float, float]
+    episodes: int = Field(ge=0, le=10**9)
+    success_rate: Share
+    wilson95: tuple[Share, Share]
 
 
 class Contract(Schema):

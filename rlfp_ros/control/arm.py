@@ -28,7 +28,7 @@ from rlfp_ros.control.arm_parts import (
     Topics,
 )
 from rlfp_ros.plugins import Registry
-from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.schema import Angle, ConfigurationError, Coordinate, Schema
 
 MESH_NAME = re.compile(rb"""(?P<before><mesh\b[^>]*?\bfilename\s*=\s*["'])(?P<name>[^"']*)""")  # in a URDF
 LIMITS = ("lower", "upper", "velocity", "acceleration", "jerk", "effort")
@@ -49,11 +49,11 @@ class Arm(Schema):
     base_frame: str
     tool_frame: str  # the tool centre point; its z axis points out of the gripper
     joint_names: tuple[str, ...]
-    home: tuple[float, ...]  # rad
+    home: tuple[Angle, ...]  # rad
     limits: JointLimits
     tool_limits: ToolLimits
     capsules: tuple[Capsule, ...] = ()  # without capsules no distances are checked
-    table_height: float | None = 0.0  # m, in the base frame; None if there is no table
+    table_height: Coordinate | None = 0.0  # m, in the base frame; None if there is no table
     obstacles: tuple[Obstacle, ...] = ()
     gripper: Gripper | None = None
     pointer: Pointer | None = None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from rlfp_ros import schema
-from rlfp_ros.schema import Schema
+from rlfp_ros.schema import Angle, Coordinate, Direction, Edge, Point, Schema
 
-Positive = Field(gt=0)
-Vector = tuple[float, float, float]
+Positive = Field(gt=0, le=1e4)
+Quantity = Annotated[float, Field(ge=0, le=1e6)]
 SMALLEST_TILT = 1e-4  # rad; closer to the vertical, rounding decides which side of the image is up
 
 
@@ -22,22 +23,22 @@ class VelocityNearEnds(Schema):
     sqrt(2 deceleration d) - offset, and at least 0.
     """
 
-    lower: tuple[float, ...]  # rad; used in this formula only, slightly outside the position limits
-    upper: tuple[float, ...]  # rad
-    deceleration: tuple[float, ...]  # rad/s^2
-    offset: tuple[float, ...]  # rad/s
+    lower: tuple[Angle, ...]  # rad; used in this formula only, slightly outside the position limits
+    upper: tuple[Angle, ...]  # rad
+    deceleration: tuple[Quantity, ...]  # rad/s^2
+    offset: tuple[Quantity, ...]  # rad/s
 
 
 class JointLimits(Schema):
     """Limits per arm joint, in the order of `joint_names`, in SI units."""
 
     source: str  # the publication of the numbers
-    lower: tuple[float, ...]  # rad
-    upper: tuple[float, ...]  # rad
-    velocity: tuple[float, ...]  # rad/s
-    acceleration: tuple[float, ...]  # rad/s^2
-    jerk: tuple[float, ...]  # rad/s^3
-    effort: tuple[float, ...]  # N m
+    lower: tuple[Angle, ...]  # rad
+    upper: tuple[Angle, ...]  # rad
+    velocity: tuple[Quantity, ...]  # rad/s
+    acceleration: tuple[Quantity, ...]  # rad/s^2
+    jerk: tuple[Quantity, ...]  # rad/s^3
+    effort: tuple[Quantity, ...]  # N m
     velocity_near_ends: VelocityNearEnds | None = None  # applies in addition to `velocity`
 
     def velocity_bounds(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,12 +69,12 @@ class Gripper(Schema):
 
     joint_names: tuple[str, ...]
     open_width: float = Positive  # m, between the pads
-    closed_width: float = 0.0  # m
+    closed_width: float = Field(default=0.0, ge=0, le=10)  # m
     velocity: float = Positive  # m/s, rate of change of the width
     effort: float = Positive  # N
     # Width per sum of the finger positions: 1 for sliding fingers (m/m); the length of a jaw that turns (m/rad).
-    width_per_position: float = Field(default=1.0, gt=0)
-    shut_position: float = 0.0  # m or rad, position of each finger at width 0
+    width_per_position: float = Field(default=1.0, gt=0, le=100)
+    shut_position: Angle = 0.0  # m or rad, position of each finger at width 0
 
     def width(self, positions: Iterable[float]) -> float:
         """Convert finger positions [F] (m or rad) to the opening width in m."""
@@ -94,8 +95,8 @@ class Pointer(Schema):
     """
 
     link: str  # the link that the rod is mounted on
-    direction: Vector = (0.0, 0.0, 1.0)  # of the rod, in that link; the length of this vector does not matter
-    base: float = 0.0  # m along `direction`, from the link's origin to the face of the flange where the rod begins
+    direction: Direction = (0.0, 0.0, 1.0)  # of the rod, in that link; the length of this vector does not matter
+    base: Coordinate = 0.0  # m along `direction`, from the link's origin to the face of the flange where the rod begins
     length: float = Positive  # m
     radius: float = Positive  # m
     mass: float = Positive  # kg
@@ -118,8 +119,8 @@ class Pointer(Schema):
 class ToolLimits(Schema):
     """The box that the tool centre point stays in, and its highest speeds, in `base_frame`."""
 
-    lower: Vector  # m
-    upper: Vector  # m
+    lower: Point  # m
+    upper: Point  # m
     speed: float = Positive  # m/s
     angular_speed: float = Positive  # rad/s
 
@@ -135,8 +136,8 @@ class Capsule(Schema):
     """A part of the arm for distance checks: all points within `radius` of the segment from `start` to `end`."""
 
     link: str
-    start: Vector  # m, in the link's frame
-    end: Vector  # m, in the link's frame
+    start: Point  # m, in the link's frame
+    end: Point  # m, in the link's frame
     radius: float = Positive  # m
     table: bool = True  # false for fingers: the tool box keeps them off the table, not the capsule
 
@@ -145,14 +146,8 @@ class Obstacle(Schema):
     """A box near the arm, such as a wall, a shelf or a camera post. The arm's capsules keep a margin from it."""
 
     name: str
-    size: Vector  # m, edge lengths along the box's own axes
+    size: tuple[Edge, Edge, Edge]  # m, edge lengths along the box's own axes
     pose: schema.Pose  # of the centre, in the base frame
-
-    @model_validator(mode="after")
-    def _solid(self) -> Obstacle:
-        if min(self.size) <= 0:
-            raise ValueError(f"size is {list(self.size)}, expected edges above 0")
-        return self
 
 
 class Topics(Schema):
@@ -177,8 +172,8 @@ class Driver(Schema):
 class CameraPlace(Schema):
     """Position of the scene's camera for one arm, and the point that it looks at, in `base_frame`."""
 
-    position: Vector  # m
-    target: Vector  # m
+    position: Point  # m
+    target: Point  # m
 
     @model_validator(mode="after")
     def _has_a_direction(self) -> CameraPlace:
@@ -186,7 +181,7 @@ class CameraPlace(Schema):
         return self
 
 
-def check_view(position: Vector, target: Vector) -> None:
+def check_view(position: Point, target: Point) -> None:
     """Raise ValueError if a camera at `position` that looks at `target` has no defined orientation."""
     across = np.hypot(target[0] - position[0], target[1] - position[1])
     if across < SMALLEST_TILT * max(1e-9, abs(target[2] - position[2])) or across == 0.0:

@@ -57,8 +57,10 @@ class ArmTwinSettings(Schema):
     bundle: str = Field(description="policy bundle, for its task and its camera's place: a folder or a name in models/")
     arm: str = Field("", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle")
     room: str = Field("twin_near", description="room, a file in sim/scenes/")
-    seed: int = Field(0, ge=0, description="seed of the first episode; each next one adds 1")
-    episodes: int = Field(0, ge=0, description="episodes to play before the node ends; 0: until it is stopped")
+    seed: int = Field(0, ge=0, le=2**62, description="seed of the first episode; each next one adds 1")
+    episodes: int = Field(
+        0, ge=0, le=10**9, description="episodes to play before the node ends; 0: until it is stopped"
+    )
     wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
     optical_frame: str = Field("camera_optical_frame", description="frame_id of the images")
     dropped_frames: float = Field(

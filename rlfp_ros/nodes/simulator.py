@@ -63,8 +63,10 @@ class SimulatorSettings(Schema):
         "train", description="randomisation profile, a file in sim/randomization/; with mujoco a room in sim/scenes/"
     )
     world: Literal["pybullet", "mujoco"] = Field("pybullet", description="which simulator")
-    seed: int = Field(0, ge=0, description="seed of the first episode; each next one adds 1")
-    episodes: int = Field(0, ge=0, description="episodes to play before the node ends; 0: until it is stopped")
+    seed: int = Field(0, ge=0, le=2**62, description="seed of the first episode; each next one adds 1")
+    episodes: int = Field(
+        0, ge=0, le=10**9, description="episodes to play before the node ends; 0: until it is stopped"
+    )
     real_time_factor: float = Field(1.0, ge=0.01, le=10.0, description="simulated seconds in a second of wall time (1)")
     lock_step: bool = Field(False, description="wait for the graph at every tick: deterministic, as fast as possible")
     wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")

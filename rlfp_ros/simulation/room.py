@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rlfp_ros import paths, schema
-from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.schema import ConfigurationError, Point, Schema
 from rlfp_ros.simulation.randomization import Sample, stream
 
 TEXTURE_PX = 512  # edge to which photographs are resized
@@ -47,17 +47,23 @@ NotNegative = Annotated[Span, _bounded(0.0, 1e6)]
 Positive = Annotated[Span, _bounded(1e-4, 1e6)]
 Fraction = Annotated[Span, _bounded(0.0, 1.0)]
 Delay = Annotated[Span, _bounded(0.0, 2.0)]  # s
-Vector = tuple[float, float, float]
-Colour = tuple[float, float, float]  # rgb, 0..1
+Brightness = Annotated[float, Field(ge=0.0, le=100.0)]
+Colour = tuple[Brightness, Brightness, Brightness]  # rgb, 0..1; more for a lamp that is brighter than white
+Degrees = Annotated[float, Field(ge=-360.0, le=360.0)]
+LensTerm = Annotated[float, Field(ge=-100.0, le=100.0)]
 
 
 class Moved(Schema):
     """A displacement of the camera from the bundle's pose that the graph does not know."""
 
-    xyz: Vector = (0.0, 0.0, 0.0)  # m, base frame
-    rotation_deg: Vector = (0.0, 0.0, 0.0)  # about the camera's own x (down-up), y (left-right), z (roll)
-    spread_m: float = Field(0.0, ge=0)  # per axis and episode: the precision of placing a tripod
-    spread_deg: float = Field(0.0, ge=0)
+    xyz: Point = (0.0, 0.0, 0.0)  # m, base frame
+    rotation_deg: tuple[Degrees, Degrees, Degrees] = (
+        0.0,
+        0.0,
+        0.0,
+    )  # about the camera's own x (down-up), y (left-right), z (roll)
+    spread_m: float = Field(0.0, ge=0, le=10)  # per axis and episode: the precision of placing a tripod
+    spread_deg: float = Field(0.0, ge=0, le=360)
 
 
 class RoomCamera(Schema):
@@ -66,7 +72,7 @@ class RoomCamera(Schema):
     width: int = Field(ge=32, le=1920)  # px
     height: int = Field(ge=32, le=1080)  # px
     field_of_view_deg: float = Field(gt=5, lt=120)  # vertical
-    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)  # k1 k2 p1 p2 k3
+    distortion: tuple[LensTerm, LensTerm, LensTerm, LensTerm, LensTerm] = (0.0, 0.0, 0.0, 0.0, 0.0)  # k1 k2 p1 p2 k3
     moved: Moved = Moved()
     exposure: Annotated[Span, _bounded(-10.0, 10.0)] = (0.0, 0.0)  # error of automatic exposure, stops
     white_balance: tuple[NotNegative, NotNegative, NotNegative] = (
@@ -85,13 +91,13 @@ class RoomCamera(Schema):
 class Light(Schema):
     """A lamp. `shadows` cost render time; usually one lamp has them."""
 
-    position: Vector  # m, base frame
-    towards: Vector  # m, base frame
+    position: Point  # m, base frame
+    towards: Point  # m, base frame
     colour: Colour
     specular: float = Field(0.3, ge=0, le=1)
     shadows: bool = False
     directional: bool = False  # parallel light, as through a window
-    wander: float = Field(0.0, ge=0)  # random displacement, m, per axis and episode
+    wander: float = Field(0.0, ge=0, le=10)  # random displacement, m, per axis and episode
 
 
 class Surface(Schema):
@@ -99,7 +105,7 @@ class Surface(Schema):
 
     textures: tuple[str, ...] = ()  # "<python package>:<path inside it>"; one is chosen per episode; empty for none
     colours: tuple[Colour, ...] = ((1.0, 1.0, 1.0),)  # one is chosen per episode; multiplies the texture
-    repeat: float = Field(1.0, gt=0)  # repetitions of the texture over the surface
+    repeat: float = Field(1.0, gt=0, le=1000)  # repetitions of the texture over the surface
     specular: float = Field(0.2, ge=0, le=1)
     shininess: float = Field(0.3, ge=0, le=1)
     reflectance: float = Field(0.0, ge=0, le=1)
@@ -111,7 +117,7 @@ class Clutter(Schema):
     count: int = Field(0, ge=0, le=12)
     speed: NotNegative = (0.0, 0.0)  # m/s, back and forth
     size: Positive = (0.02, 0.05)  # m, half extent
-    clearance: float = Field(0.1, ge=0)  # m, from the task's objects
+    clearance: float = Field(0.1, ge=0, le=10)  # m, from the task's objects
 
 
 class Dynamics(Schema):
@@ -125,7 +131,7 @@ class Dynamics(Schema):
     damping: NotNegative = (0.0, 0.0)  # N m s/rad, in the joints
     armature: NotNegative = (0.0, 0.0)  # kg m^2, of the rotors
     joint_noise: NotNegative = (0.0, 0.0)  # rad, standard deviation of every reading
-    home_offset: float = Field(0.0, ge=0)  # rad, per joint and episode
+    home_offset: float = Field(0.0, ge=0, le=3.2)  # rad, per joint and episode
     block_mass: Positive = (0.03, 0.03)  # kg
     block_friction: NotNegative = (0.7, 0.7)
 

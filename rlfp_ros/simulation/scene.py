@@ -11,11 +11,11 @@ from rlfp_ros import paths, schema
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.arm_parts import CameraPlace, check_view
-from rlfp_ros.schema import ConfigurationError, Pose, Schema
+from rlfp_ros.schema import ConfigurationError, Edge, Point, Pose, Schema
 from rlfp_ros.simulation.arm_settings import camera_place
 
-Vector = tuple[float, float, float]
 MIN_IMAGE, MAX_IMAGE = 8, 4096  # px
+MAX_RATE_HZ = 240.0  # of physics
 
 
 class SceneCamera(Schema):
@@ -24,9 +24,9 @@ class SceneCamera(Schema):
     width: int = Field(ge=MIN_IMAGE, le=MAX_IMAGE)  # px
     height: int = Field(ge=MIN_IMAGE, le=MAX_IMAGE)  # px
     field_of_view_deg: float = Field(gt=1, lt=170)  # vertical
-    position: Vector  # m, base frame
-    target: Vector  # m, base frame
-    rate_hz: float = Field(gt=0)
+    position: Point  # m, base frame
+    target: Point  # m, base frame
+    rate_hz: float = Field(gt=0, le=MAX_RATE_HZ)
 
     @model_validator(mode="after")
     def _has_a_direction(self) -> SceneCamera:
@@ -54,8 +54,8 @@ class SceneCamera(Schema):
 class Box(Schema):
     """An axis-aligned box, metres, base frame."""
 
-    centre: Vector
-    size: Vector
+    centre: Point
+    size: tuple[Edge, Edge, Edge]
 
 
 class Scene(Schema):

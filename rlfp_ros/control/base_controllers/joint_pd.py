@@ -10,13 +10,13 @@ from pydantic import Field
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.base_controllers.base_controller import BASE_CONTROLLERS, Situation, Wanted
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.schema import Angle, ConfigurationError, Schema
 
 
 class JointPdParameters(Schema):
     """`reference`: target joints (rad, in the arm's order; home if empty). `rate_hz`: 1/s. `speed`: rad/s."""
 
-    reference: tuple[float, ...] = ()
+    reference: tuple[Angle, ...] = ()
     rate_hz: float = Field(default=2.0, gt=0, le=20)
     speed: float = Field(default=0.5, gt=0, le=3)
 

@@ -11,13 +11,13 @@ from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.base_controllers.base_controller import BASE_CONTROLLERS, Situation, limited
 from rlfp_ros.control.base_controllers.hold import Hold
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.schema import Schema
+from rlfp_ros.schema import Coordinate, Schema
 
 
 class ScriptedParameters(Schema):
     """`waypoints`: x y z x y z ... (m, base frame). `tolerance`: m. `rate_hz`: 1/s. `speed`: m/s."""
 
-    waypoints: tuple[float, ...]
+    waypoints: tuple[Coordinate, ...]
     tolerance: float = Field(default=0.01, gt=0, le=0.2)
     rate_hz: float = Field(default=3.0, gt=0, le=20)
     speed: float = Field(default=0.15, gt=0, le=1)

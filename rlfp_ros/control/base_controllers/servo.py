@@ -11,14 +11,14 @@ from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.base_controllers.base_controller import BASE_CONTROLLERS, Situation, limited
 from rlfp_ros.control.base_controllers.hold import Hold
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.schema import Schema
+from rlfp_ros.schema import Point, Schema
 
 
 class ServoParameters(Schema):
     """`target`: 0 the perceived object, 1 the goal. `offset`: m, base frame. `rate_hz`: 1/s. `speed`: m/s."""
 
     target: float = Field(default=0.0, ge=0, le=1)
-    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    offset: Point = (0.0, 0.0, 0.0)
     rate_hz: float = Field(default=3.0, gt=0, le=20)
     speed: float = Field(default=0.15, gt=0, le=1)
 

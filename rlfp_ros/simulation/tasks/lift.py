@@ -23,8 +23,8 @@ OVERSHOOT = 0.02  # m above `height`, so that the brick stays high enough althou
 class LiftSettings(TaskSettings):
     """`sim/tasks/lift.yaml`."""
 
-    height: float = Field(default=0.10, gt=0)  # m, of the brick's middle above where it lay
-    largest_yaw: float = Field(default=0.4, ge=0)  # rad, of the brick at the start; the gripper does not turn
+    height: float = Field(default=0.10, gt=0, le=2)  # m, of the brick's middle above where it lay
+    largest_yaw: float = Field(default=0.4, ge=0, le=3.2)  # rad, of the brick at the start; the gripper does not turn
 
 
 @TASKS.register("lift")

@@ -33,7 +33,7 @@ CLOSE_ENOUGH = 0.006  # m from the goal at which the teacher stops
 class PushSettings(GoalSettings):
     """`sim/tasks/push.yaml`."""
 
-    teacher_rate: float = Field(default=5.0, gt=0)  # 1/s
+    teacher_rate: float = Field(default=5.0, gt=0, le=100)  # 1/s
 
 
 @TASKS.register("push")

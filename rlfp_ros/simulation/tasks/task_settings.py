@@ -7,14 +7,16 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rlfp_ros import schema
-from rlfp_ros.schema import Schema
+from rlfp_ros.schema import Coordinate, Edge, Schema
+
+LONGEST_S = 3600.0  # of an episode
 
 
 class Region(Schema):
     """A rectangle on the table, base frame, metres."""
 
-    lower: tuple[float, float]
-    upper: tuple[float, float]
+    lower: tuple[Coordinate, Coordinate]
+    upper: tuple[Coordinate, Coordinate]
 
     @model_validator(mode="after")
     def _ordered(self) -> Region:
@@ -30,13 +32,21 @@ class TaskSettings(Schema):
     """
 
     task: str
-    block_size: tuple[float, float, float] = (0.035, 0.035, 0.035)  # m
+    block_size: tuple[Edge, Edge, Edge] = (0.035, 0.035, 0.035)  # m
     region: Region = Region(lower=(0.36, -0.18), upper=(0.58, 0.18))  # of the block at the start
-    success_distance: float = Field(default=0.02, gt=0)  # m
-    hold: float = Field(default=0.1, ge=0)  # s, how long success has to last
-    time_limit: float = Field(default=8.0, gt=0)  # s
+    success_distance: float = Field(default=0.02, gt=0, le=1)  # m
+    hold: float = Field(default=0.1, ge=0, le=LONGEST_S)  # s, how long success has to last
+    time_limit: float = Field(default=8.0, gt=0, le=LONGEST_S)  # s
     # By arm, the fields that differ for an arm with another reach. They replace those above and are not dumped.
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+
+    @model_validator(mode="after")
+    def _can_be_won(self) -> Self:
+        if self.hold >= self.time_limit:
+            raise ValueError(
+                f"hold is {self.hold} s, expected less than time_limit {self.time_limit} s; or no episode is won"
+            )
+        return self
 
     def for_arm(self, name: str, source: str = "") -> Self:
         """Return these settings with the fields that `arms` changes for one arm.
@@ -62,10 +72,7 @@ class GoalSettings(TaskSettings):
     # point: the goal is an input of the policy; marker: the goal is only visible, as a disc on the table
     goal: Literal["point", "marker"] = "point"
     goal_region: Region = Region(lower=(0.36, -0.20), upper=(0.60, 0.20))
-    goal_distance: tuple[float, float] = (
-        0.10,
-        0.30,
-    )  # m, smallest and largest distance between block and goal at start
+    goal_distance: tuple[Coordinate, Coordinate] = (0.10, 0.30)  # m, least and most from block to goal at the start
 
     def regions(self) -> dict[str, Region]:
         """Return the regions that the tool must be able to reach, by field."""
