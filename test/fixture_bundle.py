@@ -34,6 +34,7 @@ def make_bundle(
     task: str = "reach",
     past_actions: int = 0,
     decides_every: int = 1,
+    trust: bool = False,
 ) -> Bundle:
     """Write the bundle into `directory / name`. Its action is a twist, or velocities of the joints 1, 4 and 6.
 
@@ -41,6 +42,7 @@ def make_bundle(
     object_pose = (m_red, m_green, 0.8, 0, 0, 0, 1); embedding = m.
     Policy: action = tanh(mean of the stacked x, mean of the stacked y, joint 1, goal x * mask) + 0.01 * state, and
     state counts the decisions since `reset`. With N `past_actions`, row n of them is added times 0.4 / (N - n + 1).
+    Trust, if there is one: domain_shift = sigmoid(4 * joint 1 + mean red), and NaN if joint 1 is above 2 rad.
     """
     generator = np.random.default_rng(7)
     arm = load_arm(arm_name)
@@ -59,7 +61,14 @@ def make_bundle(
     golden = {"encoder/image": image}
     golden |= {f"encoder/{key}": value for key, value in _run(encoder, {"image": image}).items()}
     golden |= {f"policy/{key}": value for key, value in (inputs | _run(policy, inputs)).items()}
-    golden |= _frames(arm, generator, goal, in_joint_space, past_actions, decides_every)
+    golden |= _frames(arm, generator, goal, in_joint_space, past_actions, decides_every, trust)
+    score = _trust(arm)
+    if trust:
+        judged = _run(encoder, {"image": image}) | {
+            "joint_positions": np.array([arm.home], np.float32) + np.float32(0.3),
+            "tool": generator.normal(size=(1, 6)).astype(np.float32),
+        }
+        golden |= {f"trust/{key}": value for key, value in (judged | _run(score, judged)).items()}
     document: dict[str, Any] = {
         "schema": 2,
         "name": name,
@@ -118,9 +127,17 @@ def make_bundle(
         },  # of three normal values
         "provenance": {"made_by": "test/fixture_bundle.py"},
     }
+    if trust:
+        inputs_of_trust = {
+            **document["encoder"]["outputs"],
+            "joint_positions": [1, joints],
+            "tool": [1, 6],
+        }
+        document["trust"] = {"error_m": 0.03, "inputs": inputs_of_trust, "outputs": {"domain_shift": [1, 1]}}
     contract = Contract.model_validate(document)
     files = {"golden.npz": _npz(golden)}
-    for file, model in (("encoder.onnx", encoder), ("policy.onnx", policy)):
+    models = [("encoder.onnx", encoder), ("policy.onnx", policy), *([("trust.onnx", score)] if trust else [])]
+    for file, model in models:
         helper.set_model_props(model, description(contract, file))
         files[file] = model.SerializeToString()
     return write_bundle(directory / name, contract, files)
@@ -132,7 +149,13 @@ def weights(past_actions: int) -> np.ndarray:
 
 
 def _frames(
-    arm: Arm, generator: np.random.Generator, goal: str, in_joint_space: bool, past_actions: int, decides_every: int
+    arm: Arm,
+    generator: np.random.Generator,
+    goal: str,
+    in_joint_space: bool,
+    past_actions: int,
+    decides_every: int,
+    trust: bool,
 ) -> dict[str, np.ndarray]:
     """Three golden frames, by the arithmetic that `make_bundle` states; more with past actions or held ones."""
     count, joints = 3 if past_actions == 0 and decides_every == 1 else 7, len(arm.joint_names)
@@ -163,6 +186,9 @@ def _frames(
         actions[frame] = bounded + 0.01 * (frame // decides_every) + weights(past_actions) @ past[frame]
     twists = np.zeros((count, joints if in_joint_space else 6))
     twists[:, JOINTS if in_joint_space else (0, 1, 2)] = actions[:, :3] * SCALE[:3]
+    shifts = np.clip(0.5 * (distances - 1.54) / (4.03 - 1.54), 0, 1)
+    if trust:
+        shifts = 1 / (1 + np.exp(-(4 * positions[:, 0] + means[:, 0])))
     arrays: dict[str, Any] = {
         "stamps_ns": stamps,
         "images": images,
@@ -172,7 +198,7 @@ def _frames(
         "gripper_widths": widths,
         "goals": goals,
         "features": features.astype(np.float32),
-        "domain_shifts": np.clip(0.5 * (distances - 1.54) / (4.03 - 1.54), 0, 1),
+        "domain_shifts": shifts,
         "proprioception": np.column_stack([positions, velocities, widths, tools]).astype(np.float32),
         "twists": twists,
         "gripper_commands": SCALE[3] * (actions[:, 3] + 1),
@@ -289,3 +315,36 @@ def _policy(arm: Arm, past_actions: int) -> onnx.ModelProto:
         constants.append(_constant("weights", weights(past_actions).astype(np.float32)[None, None]))
         inputs.append(_value("past_actions", [1, past_actions, len(COMPONENTS)]))
     return _model(nodes, inputs, [_value("action", [1, 4]), _value("next_state", [1, 1])], constants)
+
+
+def _trust(arm: Arm) -> onnx.ModelProto:
+    joints = len(arm.joint_names)
+    weights = np.zeros((joints + 3, 1), np.float32)
+    weights[0, 0], weights[joints, 0] = 4, 1
+    nodes = [
+        helper.make_node("Concat", ["joint_positions", "embedding"], ["all"], axis=1),
+        helper.make_node("MatMul", ["all", "weights"], ["sum"]),
+        helper.make_node("Sigmoid", ["sum"], ["score"]),
+        helper.make_node("Slice", ["joint_positions", "begin", "end", "axis"], ["joint"]),  # [1, 1]
+        helper.make_node("Sub", ["two", "joint"], ["left"]),
+        helper.make_node("Sqrt", ["left"], ["root"]),  # NaN if the joint is above 2 rad
+        helper.make_node("Mul", ["root", "zero"], ["nothing"]),
+        helper.make_node("Add", ["score", "nothing"], ["domain_shift"]),
+    ]
+    constants = [
+        _constant("weights", weights),
+        _constant("begin", np.array([0], np.int64)),
+        _constant("end", np.array([1], np.int64)),
+        _constant("axis", np.array([1], np.int64)),
+        _constant("two", np.array(2, np.float32)),
+        _constant("zero", np.array(0, np.float32)),
+    ]
+    inputs = [
+        _value("features", [1, POINTS, 3]),
+        _value("object_pose", [1, 7]),
+        _value("pose_cov", [1, 6, 6]),
+        _value("embedding", [1, 3]),
+        _value("joint_positions", [1, joints]),
+        _value("tool", [1, 6]),
+    ]
+    return _model(nodes, inputs, [_value("domain_shift", [1, 1])], constants)
