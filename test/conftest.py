@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.compiled import prepare
 from rlfp_ros.graph.dds import dds_environment
 from rlfp_ros.graph.domains import reserved_domain
 from rlfp_ros.schema import ConfigurationError
@@ -28,6 +29,11 @@ _domain = _held.enter_context(reserved_domain())
 os.environ |= dds_environment("local", str(_domain))  # opens no port, sees no other machine
 os.environ["RCUTILS_COLORIZED_OUTPUT"] = "0"
 os.environ.pop("ROS_NAMESPACE", None)
+
+
+def pytest_sessionstart() -> None:
+    """Compile the control core before the first test: no test's limit has room for it."""
+    prepare()
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from rlfp_ros import paths
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.arm_parts import Capsule
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.kinematics import Distances, Kinematics
+from rlfp_ros.control.distances import Distances
+from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.policy import residual_of
 from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.schema import ConfigurationError

@@ -20,7 +20,6 @@ from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.residual_controller import ControllerSettings
 from rlfp_ros.control.safety.checks import Refusal
 from rlfp_ros.control.safety.filter import SafetyFilter
-from rlfp_ros.control.safety.stop import plan_stop, stop_shapes
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +73,35 @@ def test_every_trajectory_ends_at_rest_and_agrees_with_the_one_before(arm: Arm) 
 
 
 def test_a_stop_takes_little_longer_than_the_time_optimal_one(arm: Arm) -> None:
-    settings = ControllerSettings()
-    shapes = stop_shapes(arm, settings)
+    settings = ControllerSettings(settle_s=0.0)
+    wide = arm.tool_limits.model_copy(update={"lower": (-3,) * 3, "upper": (3,) * 3, "speed": 20, "angular_speed": 50})
+    free = arm.model_copy(update={"tool_limits": wide, "capsules": (), "table_height": None})
+    safety = SafetyFilter(free, Kinematics(free), settings)
     best, problem, answer = ruckig.Ruckig(7), ruckig.InputParameter(7), ruckig.Trajectory(7)
     problem.control_interface = ruckig.ControlInterface.Velocity
     problem.max_velocity = list(arm.limits.velocity)
     problem.max_acceleration = [settings.stop_acceleration_scale * value for value in arm.limits.acceleration]
     problem.max_jerk = [settings.stop_jerk_scale * value for value in arm.limits.jerk]
-    random = np.random.default_rng(5)
+    random, accelerated = np.random.default_rng(5), 0
     for _ in range(50):
-        velocity = random.uniform(-0.8, 0.8, 7) * np.array(arm.limits.velocity)
-        acceleration = random.uniform(-0.35, 0.35, 7) * np.array(arm.limits.acceleration)
-        plan = plan_stop(shapes, np.array((arm.home, velocity, acceleration)))
-        assert plan is not None
+        safety.start(np.array(arm.home))
+        for tick in range(60):
+            if tick % 20 == 0:
+                wanted = random.uniform(-0.8, 0.8, 7) * np.array(arm.limits.velocity)
+            assert safety.extend(safety.locate(), wanted)
+            safety.advance()
+        assert safety.extend(safety.locate(), wanted)
+        _, velocity, acceleration = safety.end.rows
+        accelerated += int(np.abs(acceleration).max() > 1.0)
         problem.current_position, problem.current_velocity = list(arm.home), velocity.tolist()
         problem.current_acceleration, problem.target_velocity = acceleration.tolist(), [0.0] * 7
         best.calculate(problem, answer)
-        duration = sum(plan.stop.ticks) * shapes.dt
-        assert duration <= answer.duration + 0.03
-        plateau = plan.points[0][2]
+        command = safety.trajectory(0)
+        assert command.times[-1] - command.times[2] <= answer.duration + 0.03
+        plateau = command.accelerations[3]
         assert (np.abs(plateau) <= settings.stop_acceleration_scale * np.array(arm.limits.acceleration) + 1e-9).all()
+        assert not command.velocities[-1].any()
+    assert accelerated > 20
 
 
 class Driven(NamedTuple):

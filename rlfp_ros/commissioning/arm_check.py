@@ -16,7 +16,8 @@ from rich.table import Table
 from rlfp_ros.commissioning.capsules import link_triangles
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.kinematics import LINK, Distances, Kinematics
+from rlfp_ros.control.distances import Distances
+from rlfp_ros.control.kinematics import LINK, Kinematics
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.perception.images import write_image
 from rlfp_ros.schema import ConfigurationError

@@ -1,16 +1,16 @@
-"""Kinematics of an arm through Pinocchio: forward, Jacobian, and distances between capsules (coal)."""
+"""Kinematics of an arm: Pinocchio reads its URDF, and compiled functions evaluate it (`chain.py`)."""
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from bisect import insort
 
-import coal
 import numpy as np
 import pinocchio as pin
 
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.arm_parts import Pointer
+from rlfp_ros.control.chain import COLUMNS, FIXED, POSE, PRISMATIC, REVOLUTE, locate
+from rlfp_ros.control.compiled import prepare
 from rlfp_ros.control.robot_description import pointer_end, read_description
 from rlfp_ros.schema import ConfigurationError
 
@@ -60,14 +60,14 @@ class Kinematics:
         order = [self.model.joints[self.model.getJointId(name)].idx_q for name in arm.joint_names]
         # Pinocchio numbers joints along the tree; None means that this is also the arm's order.
         self.order = None if order == list(range(len(order))) else np.array(order)
-        self._tool = self.model.getFrameId(arm.tool_frame, LINK)
         base = self.model.frames[self.model.getFrameId(arm.base_frame, LINK)]
         if base.parentJoint != 0:
             raise ConfigurationError(f"{arm.origin}: base_frame {arm.base_frame!r} moves with a joint")
         self.base_placement = base.placement.copy()  # of the base frame in the URDF's root
-        self._base = None if base.placement.isIdentity() else self.base_placement
         self._q = np.zeros(self.model.nq)
-        self._tool_placement = self.data.oMf[self._tool]
+        self.chain = _chain_of(self.model, arm, self.base_placement)
+        self._poses = np.zeros((len(self.chain), POSE))
+        prepare()
 
     def joints(self, q: np.ndarray) -> np.ndarray:
         """Return q [J] rad in Pinocchio's order."""
@@ -81,22 +81,14 @@ class Kinematics:
 
         The Jacobian maps joint velocities to the tool's (vx vy vz wx wy wz) at the tool, along the base's axes.
         """
-        jacobian = pin.computeFrameJacobian(self.model, self.data, self.joints(q), self._tool, pin.LOCAL_WORLD_ALIGNED)
-        placement = self._tool_placement
-        position, rotation = placement.translation, placement.rotation
-        if self.order is not None:
-            jacobian = jacobian[:, self.order]
-        if self._base is not None:
-            to_base = self._base.rotation.T
-            position, rotation = to_base @ (position - self._base.translation), to_base @ rotation
-            jacobian = np.vstack((to_base @ jacobian[:3], to_base @ jacobian[3:]))
-        else:
-            position, rotation = position.copy(), rotation.copy()
-        return position, rotation, jacobian
+        joints = len(self.chain) - 1
+        located = np.empty(12 + 6 * joints)
+        locate(self.chain, checked_joints(q, joints), self._poses, located)
+        return located[:3], located[3:12].reshape(3, 3), located[12:].reshape(6, joints)
 
     def forward(self, q: np.ndarray) -> np.ndarray:
         """Return T_base_tool, 4 x 4, at q [J] rad."""
-        position, rotation, _ = self.evaluate(np.asarray(q, dtype=float))
+        position, rotation, _ = self.evaluate(q)
         transform = np.eye(4)
         transform[:3, :3] = rotation
         transform[:3, 3] = position
@@ -104,15 +96,44 @@ class Kinematics:
 
     def tool_position(self, q: np.ndarray) -> np.ndarray:
         """Return the tool centre point [3] m in the base frame at q [J] rad."""
-        pin.framesForwardKinematics(self.model, self.data, self.joints(q))
-        position = self._tool_placement.translation
-        if self._base is not None:
-            return self._base.rotation.T @ (position - self._base.translation)
-        return position.copy()
+        return self.evaluate(q)[0]
 
     def jacobian(self, q: np.ndarray) -> np.ndarray:
         """Return the Jacobian [6, J] of the tool at q [J] rad: rows vx vy vz wx wy wz along the base's axes."""
-        return self.evaluate(np.asarray(q, dtype=float))[2]
+        return self.evaluate(q)[2]
+
+
+def checked_joints(q: np.ndarray, joints: int) -> np.ndarray:
+    """Return q as an array that compiled functions take. Raises ValueError if it is not [J]."""
+    checked = np.array(q, dtype=float)
+    if checked.shape != (joints,):
+        raise ValueError(f"joint positions have shape {checked.shape}, expected ({joints},)")
+    return checked
+
+
+def _chain_of(model: pin.Model, arm: Arm, base_placement: pin.SE3) -> np.ndarray:
+    """Return the array of `chain.py`: the joints in Pinocchio's order, then the tool."""
+    data = model.createData()
+    pin.computeJointJacobians(model, data, np.zeros(model.nq))
+    to_base = base_placement.inverse()
+    rows = []
+    for number in range(1, model.njoints):
+        moves = pin.getJointJacobian(model, data, number, pin.LOCAL)[:, model.joints[number].idx_v]
+        turns = bool(np.linalg.norm(moves[3:]) > 0.5)
+        rows.append(
+            (model.jointPlacements[number], moves[3:] if turns else moves[:3], REVOLUTE if turns else PRISMATIC)
+        )
+    tool = model.frames[model.getFrameId(arm.tool_frame, LINK)]
+    rows.append((tool.placement, np.zeros(3), FIXED))
+    parents = [*list(model.parents)[1:], tool.parentJoint]
+    names = list(model.names)[1:]
+    chain = np.zeros((len(rows), COLUMNS))
+    for row, ((placement, axis, kind), parent) in enumerate(zip(rows, parents, strict=True)):
+        if parent == 0 and not base_placement.isIdentity():
+            placement = to_base * placement
+        joint = arm.joint_names.index(names[row]) if kind != FIXED else -1
+        chain[row] = (*placement.rotation.ravel(), *placement.translation, *axis, kind, parent - 1, joint)
+    return chain
 
 
 def _rename_joint_frames(model: pin.Model) -> None:
@@ -137,190 +158,7 @@ def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
     model.addFrame(pin.Frame(arm.tool_frame, flange.parentJoint, index, end, pin.FrameType.BODY))
 
 
-JOINTS_BETWEEN = 3  # capsules with fewer joints between them cannot collide, or touch by construction
-ORDER_LASTS_M = 0.02  # m; after this much motion of the arm, all pairs are computed again and sorted by distance
-
-
-class Distances:
-    """Distances (m) beyond their margins, between the arm's own capsules and from them to table and obstacles.
-
-    Pairs are those with at least `JOINTS_BETWEEN` joints between their links, every capsule beyond the third joint
-    against the table plane, and every moving capsule against every obstacle. An arm without capsules has no pairs, and
-    every posture is clear.
-    """
-
-    def __init__(
-        self, kinematics: Kinematics, margin: float, table_margin: float, influence: float, obstacle_margin: float = 0.0
-    ) -> None:
-        self._kinematics = kinematics
-        self._influence = influence
-        arm, model = kinematics.arm, kinematics.model
-        geometry = pin.GeometryModel()
-        placed: list[tuple[int, int]] = []  # (geometry, joint)
-        for number, capsule in enumerate(arm.capsules):
-            if not model.existFrame(capsule.link, LINK):
-                raise ConfigurationError(
-                    f"{arm.origin}: capsules.{number}.link is {capsule.link!r}, which is not a link of "
-                    f"{arm.urdf_path.name}; correct the name"
-                )
-            index = model.getFrameId(capsule.link, LINK)
-            frame = model.frames[index]
-            start, end = np.array(capsule.start), np.array(capsule.end)
-            length = float(np.linalg.norm(end - start))
-            along = (end - start) / length if length > 0 else np.array([0.0, 0.0, 1.0])
-            turn = pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), along).matrix()
-            shape = pin.GeometryObject(
-                f"{capsule.link}_{number}",
-                frame.parentJoint,
-                index,
-                frame.placement * pin.SE3(turn, 0.5 * (start + end)),
-                coal.Capsule(capsule.radius, length),
-            )
-            placed.append((geometry.addGeometryObject(shape), frame.parentJoint))
-        margins = []
-        for position, (first, first_joint) in enumerate(placed):
-            for second, second_joint in placed[position + 1 :]:
-                if abs(first_joint - second_joint) >= JOINTS_BETWEEN:
-                    geometry.addCollisionPair(pin.CollisionPair(first, second))
-                    margins.append(margin)
-        if arm.table_height is not None:
-            plane = coal.Halfspace(np.array([0.0, 0.0, 1.0]), 0.0)
-            placement = kinematics.base_placement * pin.SE3(np.eye(3), np.array([0.0, 0.0, arm.table_height]))
-            table = geometry.addGeometryObject(pin.GeometryObject("table", 0, 0, placement, plane))
-            for (index, joint), capsule in zip(placed, arm.capsules, strict=True):
-                if joint >= JOINTS_BETWEEN and capsule.table:
-                    geometry.addCollisionPair(pin.CollisionPair(index, table))
-                    margins.append(table_margin)
-        for obstacle in arm.obstacles:
-            box = coal.Box(np.array(obstacle.size))
-            placement = kinematics.base_placement * pin.SE3(obstacle.pose.matrix())
-            other = geometry.addGeometryObject(pin.GeometryObject(f"obstacle {obstacle.name}", 0, 0, placement, box))
-            for index, joint in placed:
-                if joint:
-                    geometry.addCollisionPair(pin.CollisionPair(index, other))
-                    margins.append(obstacle_margin)
-        self._margins = margins
-        self.names = [
-            (geometry.geometryObjects[pair.first].name, geometry.geometryObjects[pair.second].name)
-            for pair in geometry.collisionPairs
-        ]
-        self._geometry = geometry
-        joints = [
-            (geometry.geometryObjects[pair.first].parentJoint, geometry.geometryObjects[pair.second].parentJoint)
-            for pair in geometry.collisionPairs
-        ]
-        self._geometry_data = pin.GeometryData(geometry)
-        for pair, kept in enumerate(margins):
-            self._geometry_data.collisionRequests[pair].security_margin = kept
-        self._results = [self._geometry_data.distanceResults[pair] for pair in range(len(margins))]
-        # A joint moves no point of the arm faster than its rate times the length of the links after it.
-        lengths = [float(np.linalg.norm(placement.translation)) for placement in model.jointPlacements]
-        ends = [0.0] * len(lengths)
-        tool = model.frames[model.getFrameId(arm.tool_frame, LINK)]
-        ends[tool.parentJoint] = float(np.linalg.norm(tool.placement.translation))
-        for capsule in arm.capsules:
-            frame = model.frames[model.getFrameId(capsule.link, LINK)]
-            far = max(float(np.linalg.norm(capsule.start)), float(np.linalg.norm(capsule.end)))
-            far += float(np.linalg.norm(frame.placement.translation)) + capsule.radius
-            ends[frame.parentJoint] = max(ends[frame.parentJoint], far)
-        reach = [sum(lengths[joint + 1 :]) + max(ends[joint:]) for joint in range(1, len(lengths))]
-        self.reach = np.array(reach) if kinematics.order is None else np.array(reach)[kinematics.order]  # [J] m
-        # [P, 2, J]: -1 (first point of the pair) or 1 (second) if the joint moves the point, otherwise 0.
-        moved_by = np.zeros((len(lengths), model.nv))
-        for joint in range(1, len(lengths)):
-            moved_by[joint, [model.joints[above].idx_v for above in list(model.supports[joint])[1:]]] = 1.0
-        self._moved_by = np.array([(-moved_by[first], moved_by[second]) for first, second in joints])
-        self._none = np.zeros((0, len(arm.joint_names))), np.zeros(0)
-        nowhere = np.full(len(arm.joint_names), np.inf)
-        self._known_at, self._known = nowhere, 0.0
-        self._ordered_at, self._ordered = nowhere, list[tuple[float, int]]()
-
-    def _moved(self, q: np.ndarray, since: np.ndarray) -> float:
-        """Return an upper bound (m) on how much two points of the arm can have approached from `since` to `q`."""
-        return float(np.abs(q - since).dot(self.reach))
-
-    def at_least(self, q: np.ndarray) -> float:
-        """Return a lower bound on the smallest spare distance at q, from the last one that was computed."""
-        if not self._results:
-            return np.inf
-        return self._known - self._moved(q, self._known_at)
-
-    def clear(self, q: np.ndarray) -> bool:
-        """Return whether every pair is farther apart than its margin at q [J] rad."""
-        if self.at_least(q) > 0.0:
-            return True
-        kinematics = self._kinematics
-        return not pin.computeCollisions(
-            kinematics.model, kinematics.data, self._geometry, self._geometry_data, kinematics.joints(q), True
-        )
-
-    def spare(self, q: np.ndarray) -> np.ndarray:
-        """Return the distance of every pair beyond its margin, m, at q [J] rad."""
-        model, data, joints = self._kinematics.model, self._kinematics.data, self._kinematics.joints(q)
-        pin.computeDistances(model, data, self._geometry, self._geometry_data, joints)
-        found = zip(self._results, self._margins, strict=True)
-        return np.array([result.min_distance - margin for result, margin in found])
-
-    def closing(self, q: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find the pairs nearer than margin + influence, at most the `most` nearest.
-
-        Returns
-        -------
-        rows
-            [n, J]; the product with joint velocities is the speed at which the pair separates, m/s.
-        spare
-            [n] m, distance of each pair beyond its margin.
-        """
-        if self.at_least(q) > self._influence:
-            return self._none
-        near = [(spare, pair) for spare, pair in self._nearest(q, most) if spare < self._influence]
-        if not near:
-            return self._none
-        kinematics = self._kinematics
-        # The Jacobian's linear part is the velocity at the origin of the base.
-        jacobian = pin.computeJointJacobians(kinematics.model, kinematics.data, kinematics.joints(q))
-        wrenches = []
-        for _, pair in near:
-            result = self._results[pair]
-            nx, ny, nz = result.normal.tolist()  # from the first shape to the second
-            for point in (result.getNearestPoint1(), result.getNearestPoint2()):
-                x, y, z = point.tolist()
-                wrenches.append((nx, ny, nz, y * nz - z * ny, z * nx - x * nz, x * ny - y * nx))
-        left, pairs = zip(*near, strict=True)
-        rates = np.array(wrenches).dot(jacobian).reshape(len(near), 2, -1) * self._moved_by[list(pairs)]
-        rows = rates[:, 0] + rates[:, 1]
-        return rows if kinematics.order is None else rows[:, kinematics.order], np.array(left)
-
-    def _nearest(self, q: np.ndarray, most: int) -> list[tuple[float, int]]:
-        """Return spare distance (m) and number of the `most` nearest pairs at q, nearest first.
-
-        The result may include pairs beyond the influence. Pairs are evaluated in the order of their distances when all
-        were computed last, until no later one can be nearer.
-        """
-        moved = self._moved(q, self._ordered_at)
-        if not moved <= ORDER_LASTS_M:  # also true for NaN
-            spare = self.spare(q)
-            order = np.argsort(spare)
-            self._ordered = list(zip(spare[order].tolist(), order.tolist(), strict=True))
-            self._ordered_at, moved = q.copy(), 0.0
-        kinematics, geometry, data = self._kinematics, self._geometry, self._geometry_data
-        pin.updateGeometryPlacements(kinematics.model, kinematics.data, geometry, data, kinematics.joints(q))
-        found: list[tuple[float, int]] = []
-        farthest = self._influence  # spare distance up to which a pair matters
-        for before, pair in self._ordered:
-            if before - moved > farthest:
-                self._known = min(found[0][0], before - moved) if found else before - moved
-                break
-            pin.computeDistance(geometry, data, pair)
-            insort(found, (self._results[pair].min_distance - self._margins[pair], pair))
-            if len(found) >= most:
-                farthest = min(self._influence, found[most - 1][0])
-        else:
-            self._known = found[0][0]
-        self._known_at = q.copy()
-        return found[:most]
-
-
+        base = self.model.frames[self.model.getFrameId(arm.base_frame, LINK)]
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     """Return axis times angle [3] rad of a rotation matrix [3, 3]."""
     return pin.log3(rotation)

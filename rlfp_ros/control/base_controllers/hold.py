@@ -12,28 +12,25 @@ from rlfp_ros.control.base_controllers.base_controller import (
     NoParameters,
     Situation,
     Wanted,
-    limited,
 )
+from rlfp_ros.control.base_controllers.keeping import keep_orientation
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.kinematics import rotation_matrix, rotation_vector
 from rlfp_ros.schema import Schema
-
-ORIENTATION_RATE_HZ = 4.0  # 1/s; decay of the rotation error; slower than the joints' response, to avoid overshoot
-ORIENTATION_SPEED_RAD_S = 1.0  # largest angular velocity of the correction
 
 
 class OrientationKeeper:
     """Keeps the tool's orientation at `start`; only the rotation of the residual changes it."""
 
     def __init__(self, situation: Situation) -> None:
-        self._reference = situation.rotation.copy()
+        self._reference = np.array(situation.rotation, dtype=float, order="C")
+        self._rotation, self._error = np.zeros((3, 3)), np.zeros((3, 3))
 
-    def angular_velocity(self, situation: Situation, residual: np.ndarray) -> np.ndarray:
-        """Return [3] rad/s in the base frame."""
-        if any(residual[3:].tolist()):
-            self._reference = rotation_matrix(residual[3:] * situation.dt) @ self._reference
-        error = rotation_vector(self._reference.dot(situation.rotation.T))
-        return limited(ORIENTATION_RATE_HZ * error, ORIENTATION_SPEED_RAD_S)
+    def twist(self, situation: Situation, residual: np.ndarray) -> np.ndarray:
+        """Return the twist [6] of the correction, m/s and rad/s in the base frame: it only turns the tool."""
+        motion = np.array(residual, dtype=float)
+        self._rotation[:] = situation.rotation
+        keep_orientation(self._reference, self._rotation, self._error, motion, situation.dt)
+        return motion
 
 
 class Posture:
@@ -45,8 +42,9 @@ class Posture:
 
     def velocity(self, joints: np.ndarray) -> np.ndarray:
         """Return [J] rad/s at joints [J] rad."""
-        pull = self._rate * (self._home - joints)
-        return np.minimum(np.maximum(pull, -self._speed), self._speed)
+        pull = self._home - joints
+        pull *= self._rate
+        return pull.clip(-self._speed, self._speed, out=pull)
 
 
 @BASE_CONTROLLERS.register("hold")
@@ -70,9 +68,8 @@ class Hold:
         if self._orientation is None:
             self.start(situation)
         assert self._orientation is not None
-        twist = np.zeros(6)
+        twist = self._orientation.twist(situation, residual)
         twist[:3] = self.velocity(situation)
-        twist[3:] = self._orientation.angular_velocity(situation, residual)
         return Wanted(twist, self._posture.velocity(situation.joints))
 
     def velocity(self, situation: Situation) -> np.ndarray | float:

@@ -7,27 +7,29 @@ feasible forever. Limits apply relative to the last command, never to the measur
 Layout of a command with tick time t: points at t + dt and t + 2 dt were promised by the two commands before, the
 point at t + 3 dt is new, then the points of the stop. A command that comes up to two ticks late changes nothing: two
 trajectories that share a piece agree on it to rounding whenever they arrive.
+
+The steps are compiled (`steps.py`, `promise.py`, `limits.py`, `stop.py`, `checks.py`, `velocity.py`).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.compiled import as_python
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.kinematics import Distances, Kinematics
-from rlfp_ros.control.safety.checks import Checks, Refusal
-from rlfp_ros.control.safety.limits import checked_limits, plan_step, step_limits
-from rlfp_ros.control.safety.motion import AHEAD, Located, Motion, largest
-from rlfp_ros.control.safety.stop import NO_STOP, Stop, follow, plan_stop, stop_shapes
-from rlfp_ros.control.safety.velocity import VelocityProgramme, programme_limits
+from rlfp_ros.control.distances import Distances
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.safety import promise, steps
+from rlfp_ros.control.safety.checks import Refusal
+from rlfp_ros.control.safety.limits import find_limits, pack
+from rlfp_ros.control.safety.motion import AHEAD, Located, Motion
+from rlfp_ros.control.safety.velocity import INSIDE, VelocityProgramme
 from rlfp_ros.control.trajectory import Trajectory
 
 STALE = "the tool was located at another motion than the end; call locate() once per tick"
-SETTLED_RAD_S = 2e-3  # rad/s; below this speed, if no motion is wanted, the sent stop brings the arm to exact rest
 
 
 @dataclass
@@ -61,22 +63,12 @@ class FilterCounts:
 class SafetyFilter:
     """Keeps the commanded motion of one arm. Deterministic; uses no clock. SI units, `arm.joint_names` order.
 
-    The state is the motion that was promised: `now`, `ahead`, the stop that follows, and the ticks left of standing
-    still after a start. Results within a tick are passed as values: the result of `locate` is an argument of
-    `joint_velocity` and `extend`.
-
-    Attributes
-    ----------
-    now
-        The motion commanded for the last tick's stamp.
-    ahead
-        The motions promised for the ticks after it.
+    The state is the motion that was promised: now, the next ticks, the stop that follows, and the ticks left of
+    standing still after a start. Call `locate` once per tick: `joint_velocity` and `extend` take its result.
     """
 
     def __init__(self, arm: Arm, kinematics: Kinematics, settings: ControllerSettings) -> None:
         self.dt = 1.0 / settings.control_rate_hz
-        self.counts = FilterCounts()
-        self.smallest_singular_value = 1.0
         self.distances = Distances(
             kinematics,
             settings.collision_margin_m,
@@ -84,57 +76,66 @@ class SafetyFilter:
             settings.collision_influence_m,
             settings.obstacle_margin_m,
         )
-        self._step = step_limits(arm, settings)
-        self._shapes = stop_shapes(arm, settings)
-        self._checks = Checks(checked_limits(arm, settings), self._shapes, kinematics, self.distances)
-        self._programme = VelocityProgramme(programme_limits(arm, settings), self.distances)
+        joints, body = len(arm.joint_names), self.distances.body
+        self.limits = find_limits(arm, settings, self.distances)
+        sizes = joints, len(body.capsules), len(body.pairs)
+        memory = np.zeros(promise.memory_size(*sizes))
+        self._state = as_python(promise.state_in)(memory, *sizes)
+        self._counters = np.zeros(promise.COUNTERS, np.int64)
+        self._arrays = (*pack(self.limits), memory, self._counters)
+        self._programme = VelocityProgramme(joints, settings.rotation_length_m)
+        self._lever = settings.rotation_length_m
         self._settle_ticks = round(settings.settle_s / self.dt)
-        self._zeros = np.zeros(len(arm.joint_names))
-        self._zeros.setflags(write=False)
-        self._located: Located | None = None  # the tool after the last step that passed; the next step begins there
+        self._joints = joints
+        self._located: Located | None = None
         self.start(np.array(arm.home))
 
     # --- the promised motion -----------------------------------------------------------------------------------
 
     def start(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
         """Begin at measured joints [J] rad; moving ones (velocities [J] rad/s given) come to rest along a stop."""
-        velocity = self._zeros
+        now = self._state.points[0]
+        now[0], now[1:] = positions, 0.0
         if velocities is not None:
-            most = self._programme.limits.velocity
-            velocity = np.clip(velocities, -most, most)
-        rows = np.array((positions, velocity, self._zeros), dtype=float)
-        self.now = now = Motion(rows, not velocity.any())
-        plan = None if now.at_rest else plan_stop(self._shapes, rows)
-        self._stop: Stop = plan.stop if plan is not None else NO_STOP
-        self.ahead = [now]
-        self._promise_stop()
-        self._promise_stop()
-        self.ahead = self.ahead[1:]  # promised for one and two ticks from now
-        # The arm's controller holds its last command, not the measured position. This is time for a gentle transition.
-        self._settling = self._settle_ticks if now.at_rest else 0
+            most = self.limits.joints.wanted_velocity
+            now[1] = np.clip(velocities, -most, most)
+        steps.start(*self._arrays, self._settle_ticks)
 
     def advance(self, ticks: int = 1) -> None:
         """Advance by whole ticks along the motion that was sent. During a missed tick the arm follows the sent stop."""
-        for _ in range(ticks):
-            while len(self.ahead) < AHEAD:
-                self._promise_stop()
-            self.now = self.ahead.pop(0)
-        self._settling = max(0, self._settling - ticks)
+        steps.advance(*self._arrays, ticks)
+
+    @property
+    def now(self) -> Motion:
+        """The motion commanded for the last tick's stamp."""
+        return self._motion(0)
 
     @property
     def end(self) -> Motion:
         """The last promised motion, from which the next step begins."""
-        return self.ahead[-1]
+        return self._motion(int(self._counters[promise.COUNT]))
+
+    def _motion(self, index: int) -> Motion:
+        return Motion(self._state.points[index].copy(), bool(self._counters[promise.RESTS + index]))
 
     @property
     def resting(self) -> bool:
         """Whether the motion that was sent has come to rest."""
-        return self.now.at_rest and self.ahead[0].at_rest and self.ahead[-1].at_rest and not self._stop.ticks
+        return bool(self._counters[promise.RESTING])
 
-    def _promise_stop(self) -> None:
-        """Promise one more tick along the stop."""
-        motion, self._stop = follow(self._stop, self.ahead[-1], self._step.to_step)
-        self.ahead.append(motion)
+    @property
+    def counts(self) -> FilterCounts:
+        """What the filter has decided so far."""
+        counters = self._counters.tolist()
+        names = zip(Refusal, counters[promise.REFUSED + 1 : promise.PAIRS], strict=True)
+        return FilterCounts(
+            steps=counters[promise.STEPS],
+            braked=counters[promise.BRAKED],
+            stop_followed=counters[promise.STOP_FOLLOWED],
+            limited=counters[promise.LIMITED],
+            unsolved=counters[promise.UNSOLVED],
+            refused={refusal: count for refusal, count in names if count},
+        )
 
     def diagnostics(self) -> dict[str, int | float]:
         """Return names and values for /diagnostics."""
@@ -144,54 +145,82 @@ class SafetyFilter:
             "steps_limited": counts.limited,
             "steps_braked": counts.braked,
             "steps_stop_followed": counts.stop_followed,
-            "smallest_singular_value_m": self.smallest_singular_value,
+            "smallest_singular_value_m": self.smallest_singular_value(),
         }
         return values | {f"refused_{refusal}": count for refusal, count in sorted(counts.refused.items())}
 
+    def smallest_singular_value(self) -> float:
+        """Return that of the weighted Jacobian at the end of the promised motion, m."""
+        weights = np.array([1.0, 1.0, 1.0, self._lever, self._lever, self._lever])[:, None]
+        return float(np.linalg.svd(weights * self.locate().jacobian, compute_uv=False)[-1])
+
     def trajectory(self, stamp_ns: int) -> Trajectory:
         """Return the trajectory to send at `stamp_ns`, the time of `now`."""
-        joints, stop = len(self._zeros), self._stop
-        if self.resting:
-            time = self.dt * (self._settling or AHEAD)
-            return Trajectory(stamp_ns, np.array([time]), self.end.rows.reshape(1, 3, joints).copy())  # standing
-        rows = [motion.rows for motion in self.ahead]
-        times = stop.times
-        if times is None or len(rows) != AHEAD:
-            ticks = (*range(1, len(rows) + 1), *(len(rows) + np.cumsum(stop.ticks, dtype=int)).tolist())
-            times = self.dt * np.array(ticks)
-        if stop.ticks:
-            rows.append(stop.points.reshape(-1, joints))
-        return Trajectory(stamp_ns, times, np.concatenate(rows).reshape(-1, 3, joints))
+        state, counters = self._state, self._counters
+        count, left = int(counters[promise.COUNT]), int(counters[promise.STOP_LEFT])
+        if counters[promise.RESTING]:
+            time = self.dt * (int(counters[promise.SETTLING]) or AHEAD)
+            return Trajectory(stamp_ns, np.array([time]), state.points[count : count + 1].copy())  # standing
+        if count == AHEAD:
+            points = state.points[1 : 1 + count + left].copy()
+        else:
+            points = np.concatenate((state.points[1 : 1 + count], state.points[promise.STOP : promise.STOP + left]))
+        return Trajectory(stamp_ns, state.times[: count + left].copy(), points)
 
     # --- one tick ----------------------------------------------------------------------------------------------
 
     def locate(self) -> Located:
         """Locate the tool at `end`, from where the next step begins."""
-        rows = self.end.rows
-        if self._located is None or self._located.rows is not rows:
-            self._located = self._checks.locate(rows)
-        return self._located
+        number, located = int(self._counters[promise.PROMISED]), self._located
+        if located is None or located.number != number:
+            steps.locate_end(*self._arrays)
+            end, j = self._state.end.copy(), self._joints
+            tool = 3 * j
+            self._located = located = Located(
+                number,
+                end[:tool].reshape(3, j),
+                end[tool : tool + 3],
+                end[tool + 3 : tool + 12].reshape(3, 3),
+                end[tool + 12 :].reshape(6, j),
+            )
+        return located
 
     def joint_velocity(
         self, here: Located, twist: np.ndarray, posture: np.ndarray, joints: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return joint velocities [J] rad/s inside all limits, as near as they allow to a wanted motion.
+        """Return joint velocities inside all limits, as near as they allow to a wanted motion.
 
-        The parameters are those of `VelocityProgramme.solve`. A wanted motion that is not finite gives velocities that
-        are not, for which `extend` stops.
+        Parameters
+        ----------
+        here
+            What `locate` returned for this tick.
+        twist
+            [6] m/s and rad/s, of the tool in the base frame.
+        posture
+            [J] rad/s; only the part that does not move the tool is used.
+        joints
+            [J] rad/s, added as they are.
+
+        Returns
+        -------
+        np.ndarray
+            [J] rad/s. If the wanted motion is not finite, neither are they, and `extend` stops.
         """
-        if here.rows is not self.ahead[-1].rows:
+        if here.number != self._counters[promise.PROMISED]:
             raise ValueError(STALE)
-        result = self._programme.solve(here, twist, posture, joints)
-        self.smallest_singular_value = result.smallest_singular_value
-        self.counts.limited += result.limited
-        self.counts.unsolved += result.unsolved
-        return result.velocity
+        state, arrays, count = self._state, self._arrays, self._joints
+        state.asked[:6] = twist
+        state.asked[6 : 6 + count] = posture
+        state.asked[6 + count :] = 0.0 if joints is None else joints
+        if steps.propose_velocity(*arrays) != INSIDE:
+            solution = self._programme.solve(state, int(self._counters[promise.PAIRS]))
+            state.velocity[:] = solution.velocity
+            steps.limit_velocity(*arrays, solution.solved)
+        return state.velocity.copy()
 
     def follow_stop(self) -> None:
         """Promise one more tick along the stop that was sent."""
-        self.counts.steps += 1
-        self._promise_stop()
+        steps.follow_stop(*self._arrays)
 
     def extend(self, here: Located, wanted: np.ndarray) -> bool:
         """Promise one more step towards joint velocities `wanted` [J] rad/s.
@@ -210,45 +239,7 @@ class SafetyFilter:
         bool
             Whether the motion is the wanted one, as far as the limits allow, or a braking towards it.
         """
-        if here.rows is not self.ahead[-1].rows:
+        if here.number != self._counters[promise.PROMISED]:
             raise ValueError(STALE)
-        self.counts.steps += 1
-        if self._settling:
-            self._promise_stop()
-            return True
-        values = wanted.tolist()  # for a few numbers, Python is faster than numpy
-        if not all(map(math.isfinite, values)):
-            self._count_refusal(Refusal.NOT_FINITE)
-        elif any(values):
-            if self._try_step(here, wanted):
-                return True
-            if not self._settled and self._try_step(here, self._zeros):
-                self.counts.braked += 1
-                return True
-        elif self._settled:
-            self._promise_stop()
-            return True
-        elif self._try_step(here, wanted):
-            return True
-        self.counts.stop_followed += 1
-        self._promise_stop()
-        return False
-
-    @property
-    def _settled(self) -> bool:
-        """Whether the arm is slow enough for the sent stop to bring it to exact rest; braking only approaches rest."""
-        return self.end.at_rest or largest(self.end.velocity) < SETTLED_RAD_S
-
-    def _try_step(self, here: Located, wanted: np.ndarray) -> bool:
-        step = plan_step(self._step, here.rows, wanted)
-        stop = plan_stop(self._shapes, step)
-        refusal, located = self._checks.step(here, step, stop)
-        if stop is None or refusal is not None:
-            self._count_refusal(refusal or Refusal.NOT_FINITE)
-            return False
-        self.ahead.append(Motion(step, False))
-        self._stop, self._located = stop.stop, located
-        return True
-
-    def _count_refusal(self, refusal: Refusal) -> None:
-        self.counts.refused[refusal] = self.counts.refused.get(refusal, 0) + 1
+        self._state.velocity[:] = wanted
+        return steps.extend(*self._arrays)

@@ -1,158 +1,277 @@
-"""The limits of one arm with the settings' margins, as arrays: for the checks and for planning a step."""
+"""The limits of one arm with the settings' margins, as values that Python and compiled functions take.
+
+`pack` makes arrays of them, because a compiled function takes an array faster than many numbers; `unpack` is its
+inverse.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
-from rlfp_ros.control.arm_parts import JointLimits
+from rlfp_ros.control.capsules import Body
+from rlfp_ros.control.compiled import compiled
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.safety.motion import ROUNDING, everywhere, propagation
+from rlfp_ros.control.distances import Distances
+from rlfp_ros.control.safety.motion import ROUNDING, propagate
 
 SPEED_MARGIN = 0.97  # share of the published tool speeds that the checked samples may reach
 BETWEEN_TICKS_RAD_S = 2e-3  # rad/s; how far a speed limit that falls near a joint's end may be exceeded between ticks
+# The wanted motion keeps this much more distance from walls and from the arm's own links than the checks demand.
+# Without it the tool would reach the limit itself. There the curvature of every step exceeds it, and no step passes.
+SLIDING_ROOM_M = 0.003
 
-Box = tuple[float, float, float, float, float, float]  # x, y, z of the lower corner, then of the upper one
 
-
-@dataclass(frozen=True)
-class CheckedLimits:
-    """The limits that every step and its stop are checked against.
+class JointLimits(NamedTuple):
+    """Limits of the joints, each [J].
 
     Attributes
     ----------
     lower, upper
-        [J] rad.
+        rad, inside the published limits by the settings' margin.
     velocity
-        [J] rad/s, as published.
-    near_ends
-        The joints' limits if their speed limit falls towards the ends of their range, otherwise None.
-    box
-        Where the tool may be, m in the base frame.
-    tool_speed, tool_angular_speed
-        m/s and rad/s, as published.
-    tool_speed_squared, tool_angular_speed_squared
-        The same less `SPEED_MARGIN`, squared: the Jacobian turns a little between the samples that are checked.
+        rad/s, as published.
+    acceleration, jerk_dt
+        rad/s^2 of a step, and the change of acceleration in one tick, scaled by the settings.
+    per_deceleration
+        s^2/rad, one over the deceleration of a stop.
+    wanted_velocity
+        rad/s, of the wanted motion, scaled by the settings.
+    near_lower, near_upper, near_deceleration, near_offset
+        `VelocityNearEnds` of the arm; infinite ranges if it has none.
+    reach
+        m/rad; see `Distances`.
     """
 
     lower: np.ndarray
     upper: np.ndarray
     velocity: np.ndarray
-    near_ends: JointLimits | None
-    box: Box
-    tool_speed: float
-    tool_angular_speed: float
-    tool_speed_squared: float
-    tool_angular_speed_squared: float
+    acceleration: np.ndarray
+    jerk_dt: np.ndarray
+    per_deceleration: np.ndarray
+    wanted_velocity: np.ndarray
+    near_lower: np.ndarray
+    near_upper: np.ndarray
+    near_deceleration: np.ndarray
+    near_offset: np.ndarray
+    reach: np.ndarray
 
 
-def checked_limits(arm: Arm, settings: ControllerSettings) -> CheckedLimits:
-    """Collect the arm's limits, less the settings' margins."""
-    limits, tool = arm.limits, arm.tool_limits
-    lower = [value + settings.workspace_margin_m for value in tool.lower]
-    upper = [value - settings.workspace_margin_m for value in tool.upper]
-    return CheckedLimits(
-        lower=np.array(limits.lower) + settings.position_margin_rad,
-        upper=np.array(limits.upper) - settings.position_margin_rad,
-        velocity=np.array(limits.velocity),
-        near_ends=limits if limits.velocity_near_ends is not None else None,
-        box=(lower[0], lower[1], lower[2], upper[0], upper[1], upper[2]),
-        tool_speed=tool.speed,
-        tool_angular_speed=tool.angular_speed,
-        tool_speed_squared=(SPEED_MARGIN * tool.speed) ** 2,
-        tool_angular_speed_squared=(SPEED_MARGIN * tool.angular_speed) ** 2,
-    )
-
-
-@dataclass(frozen=True)
-class StepLimits:
-    """The limits of one step of one tick.
+class Numbers(NamedTuple):
+    """Everything that is one number. Lengths in m, times in s, in the base frame.
 
     Attributes
     ----------
-    acceleration
-        [J] rad/s^2.
-    jerk_dt
-        [J] rad/s^2, change of acceleration in one tick.
-    jerk_dt_squared, jerk_twice
-        `jerk_dt` squared, and twice the jerk in rad/s^3.
-    to_step
-        [3, 4], from (position, velocity, acceleration, acceleration at the end) to the motion one tick later.
-    missing
-        [3], of (position, velocity, acceleration): minus the velocity that is reached if jerk ends now.
+    dt
+        s per tick.
+    ramp
+        Length of both ramps of a stop in ticks, from full acceleration of a step to full deceleration.
+    x0, y0, z0, x1, y1, z1
+        Corners of the box in which the tool may be.
+    tool_speed, tool_angular_speed
+        As published, m/s and rad/s.
+    wanted_tool_speed, wanted_tool_angular_speed
+        Of the wanted motion, scaled by the settings.
+    near_ends
+        1 if the joints' speed limits fall towards the ends of their ranges, otherwise 0.
+    velocity_scale
+        Share of that limit which the wanted motion uses.
+    barrier_rate_hz
+        Speed of the wanted motion towards any limit is at most this times the distance to it.
+    lever
+        m, makes rad/s and m/s comparable.
+    singularity_threshold, singularity_damping
+        m; see the settings.
+    influence
+        m, distance beyond the margin at which an approach begins to slow down.
+    table
+        m, height of the table.
     """
 
-    acceleration: np.ndarray
-    jerk_dt: np.ndarray
-    jerk_dt_squared: np.ndarray
-    jerk_twice: np.ndarray
-    to_step: np.ndarray
-    missing: np.ndarray
+    dt: float
+    ramp: float
+    x0: float
+    y0: float
+    z0: float
+    x1: float
+    y1: float
+    z1: float
+    tool_speed: float
+    tool_angular_speed: float
+    wanted_tool_speed: float
+    wanted_tool_angular_speed: float
+    near_ends: float
+    velocity_scale: float
+    barrier_rate_hz: float
+    lever: float
+    singularity_threshold: float
+    singularity_damping: float
+    influence: float
+    table: float
 
 
-def step_limits(arm: Arm, settings: ControllerSettings) -> StepLimits:
-    """Scale the arm's published acceleration and jerk by the settings for a step."""
+class Limits(NamedTuple):
+    """All limits of one arm, and its shapes."""
+
+    joints: JointLimits
+    numbers: Numbers
+    body: Body
+
+
+def find_limits(arm: Arm, settings: ControllerSettings, distances: Distances) -> Limits:
+    """Collect the limits of an arm, less the settings' margins and times their scales."""
+    limits, tool, joints = arm.limits, arm.tool_limits, len(arm.joint_names)
     dt = 1.0 / settings.control_rate_hz
-    jerk_dt = settings.jerk_scale * np.array(arm.limits.jerk) * dt
-    return StepLimits(
-        acceleration=settings.acceleration_scale * np.array(arm.limits.acceleration),
-        jerk_dt=jerk_dt,
-        jerk_dt_squared=jerk_dt**2,
-        jerk_twice=2.0 * jerk_dt / dt,
-        to_step=propagation(dt),
-        missing=np.array((0.0, -1.0, -0.5 * dt)),
+    acceleration = settings.acceleration_scale * np.array(limits.acceleration)
+    per_deceleration = 1.0 / (settings.stop_acceleration_scale * np.array(limits.acceleration))
+    stop_jerk_dt = settings.stop_jerk_scale * np.array(limits.jerk) * dt
+    ramp = max(2, math.ceil(np.max((acceleration + 1.0 / per_deceleration) / stop_jerk_dt) - ROUNDING))
+    near, nowhere = limits.velocity_near_ends, np.full(joints, np.inf)
+    lower = [value + settings.workspace_margin_m for value in tool.lower]
+    upper = [value - settings.workspace_margin_m for value in tool.upper]
+    return Limits(
+        joints=JointLimits(
+            lower=np.array(limits.lower) + settings.position_margin_rad,
+            upper=np.array(limits.upper) - settings.position_margin_rad,
+            velocity=np.array(limits.velocity),
+            acceleration=acceleration,
+            jerk_dt=settings.jerk_scale * np.array(limits.jerk) * dt,
+            per_deceleration=per_deceleration,
+            wanted_velocity=settings.velocity_scale * np.array(limits.velocity),
+            near_lower=-nowhere if near is None else np.array(near.lower),
+            near_upper=nowhere if near is None else np.array(near.upper),
+            near_deceleration=nowhere if near is None else np.array(near.deceleration),
+            near_offset=np.zeros(joints) if near is None else np.array(near.offset),
+            reach=distances.reach,
+        ),
+        numbers=Numbers(
+            dt=dt,
+            ramp=ramp,
+            x0=lower[0],
+            y0=lower[1],
+            z0=lower[2],
+            x1=upper[0],
+            y1=upper[1],
+            z1=upper[2],
+            tool_speed=tool.speed,
+            tool_angular_speed=tool.angular_speed,
+            wanted_tool_speed=settings.tool_speed_scale * tool.speed,
+            wanted_tool_angular_speed=settings.tool_speed_scale * tool.angular_speed,
+            near_ends=0.0 if near is None else 1.0,
+            velocity_scale=settings.velocity_scale,
+            barrier_rate_hz=settings.barrier_rate_hz,
+            lever=settings.rotation_length_m,
+            singularity_threshold=settings.singularity_threshold,
+            singularity_damping=settings.singularity_damping,
+            influence=settings.collision_influence_m,
+            table=distances.body.table,
+        ),
+        body=distances.body,
     )
 
 
-def plan_step(limits: StepLimits, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the motion [3, J] one tick after `rows` [3, J], towards joint velocities `wanted` [J] rad/s.
+Packed = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+PACKED = "f8[:,::1], f8[::1], f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1]"
+
+
+def pack(limits: Limits) -> Packed:
+    """Return the limits as arrays."""
+    body = limits.body
+    return (
+        np.array(limits.joints, dtype=float),
+        np.array(limits.numbers, dtype=float),
+        body.chain,
+        body.capsules,
+        body.pairs,
+        body.boxes,
+    )
+
+
+@compiled
+def unpack(
+    joints: np.ndarray,
+    numbers: np.ndarray,
+    chain: np.ndarray,
+    capsules: np.ndarray,
+    pairs: np.ndarray,
+    boxes: np.ndarray,
+) -> Limits:
+    """Return the limits that `pack` packed."""
+    r, n = joints, numbers
+    limits = JointLimits(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11])
+    first = n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9]
+    last = n[10], n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[18], n[19]
+    return Limits(limits, Numbers(*first, *last), Body(chain, capsules, pairs, boxes, n[19]))
+
+
+@compiled
+def plan_step(limits: Limits, here: np.ndarray, wanted: np.ndarray, step: np.ndarray) -> None:
+    """Set the motion `step` [3, J] one tick after `here` [3, J], towards joint velocities `wanted` [J] rad/s.
 
     The step has the largest acceleration from which a jerk-limited ramp to zero, in whole ticks, does not overshoot
     `wanted`.
     """
-    missing = wanted + limits.missing.dot(rows)
-    size = np.sqrt(limits.jerk_dt_squared + limits.jerk_twice * np.abs(missing)) - limits.jerk_dt
-    acceleration = np.copysign(np.minimum(size, limits.acceleration), missing)
-    ends = np.empty((4, rows.shape[1]))
-    ends[:3] = rows
-    ends[3] = np.minimum(np.maximum(acceleration, rows[2] - limits.jerk_dt), rows[2] + limits.jerk_dt)
-    return limits.to_step.dot(ends)
+    dt = limits.numbers.dt
+    for joint in range(len(wanted)):
+        velocity, acceleration, jerk_dt = here[1, joint], here[2, joint], limits.joints.jerk_dt[joint]
+        missing = wanted[joint] - (velocity + 0.5 * dt * acceleration)  # after the jerk ends now
+        size = math.sqrt(jerk_dt * jerk_dt + 2.0 * jerk_dt / dt * abs(missing)) - jerk_dt
+        target = math.copysign(min(size, limits.joints.acceleration[joint]), missing)
+        end = min(max(target, acceleration - jerk_dt), acceleration + jerk_dt)
+        propagate(here, joint, end, dt, step)
 
 
-def inside_joint_limits(limits: CheckedLimits, positions: np.ndarray, here: np.ndarray) -> bool:
-    """Return whether `positions` [N, J] rad are inside the joints' limits.
+@compiled
+def inside_joint_limits(limits: Limits, position: np.ndarray, here: np.ndarray) -> bool:
+    """Return whether `position` [J] rad is inside the joints' limits.
 
     If the arm is already outside at `here` [J] rad (guided there by hand), it may stay or move inwards, but not farther
     out. NaN is never inside.
     """
-    if everywhere(positions >= limits.lower) and everywhere(positions <= limits.upper):
-        return True
-    lower = np.minimum(limits.lower, here) - ROUNDING
-    upper = np.maximum(limits.upper, here) + ROUNDING
-    return bool((positions >= lower).all() and (positions <= upper).all())
+    for joint in range(len(position)):
+        value, lower, upper = position[joint], limits.joints.lower[joint], limits.joints.upper[joint]
+        if not (
+            lower <= value <= upper or min(lower, here[joint]) - ROUNDING <= value <= max(upper, here[joint]) + ROUNDING
+        ):
+            return False
+    return True
 
 
-def inside_box(box: Box, place: np.ndarray, here: np.ndarray) -> bool:
+@compiled
+def inside_box(limits: Limits, place: np.ndarray, here: np.ndarray) -> bool:
     """Return whether `place` [3] m is inside the box, or not farther outside than `here` [3] m. False for NaN."""
-    x0, y0, z0, x1, y1, z1 = box
-    x, y, z = place.tolist()
-    if x0 <= x <= x1 and y0 <= y <= y1 and z0 <= z <= z1:
-        return True
-    hx, hy, hz = here.tolist()
+    box = limits.numbers
     return (
-        min(x0, hx) - ROUNDING <= x <= max(x1, hx) + ROUNDING
-        and min(y0, hy) - ROUNDING <= y <= max(y1, hy) + ROUNDING
-        and min(z0, hz) - ROUNDING <= z <= max(z1, hz) + ROUNDING
+        _inside(place[0], here[0], box.x0, box.x1)
+        and _inside(place[1], here[1], box.y0, box.y1)
+        and _inside(place[2], here[2], box.z0, box.z1)
     )
 
 
-def slow_near_ends(limits: JointLimits, positions: np.ndarray, velocities: np.ndarray) -> bool:
-    """Return whether velocities [N, J] rad/s are below the speed allowed at positions [N, J] rad."""
-    least, most = limits.velocity_bounds(positions)
+@compiled
+def _inside(value: float, here: float, lower: float, upper: float) -> bool:
+    return lower <= value <= upper or min(lower, here) - ROUNDING <= value <= max(upper, here) + ROUNDING
+
+
+@compiled
+def speeds_near_ends(limits: Limits, joint: int, position: float) -> tuple[float, float]:
+    """Return the published speeds, rad/s, that a joint may have downwards and upwards at a position, both positive."""
+    joints = limits.joints
+    most, offset = joints.velocity[joint], joints.near_offset[joint]
+    if limits.numbers.near_ends == 0.0:
+        return most, most
+    twice = 2.0 * joints.near_deceleration[joint]
+    downwards = math.sqrt(max(twice * (position - joints.near_lower[joint]), 0.0)) - offset
+    upwards = math.sqrt(max(twice * (joints.near_upper[joint] - position), 0.0)) - offset
+    return min(most, max(downwards, 0.0)), min(most, max(upwards, 0.0))
+
+
+@compiled
+def slow_near_ends(limits: Limits, joint: int, position: float, velocity: float) -> bool:
+    """Return whether a velocity (rad/s) of a joint is below the speed allowed at its position."""
+    down, up = speeds_near_ends(limits, joint, position)
     room = BETWEEN_TICKS_RAD_S
-    return bool(
-        (velocities <= np.maximum(most - room, ROUNDING)).all()
-        and (velocities >= np.minimum(least + room, -ROUNDING)).all()
-    )
+    return -max(down - room, ROUNDING) <= velocity <= max(up - room, ROUNDING)

@@ -7,243 +7,325 @@ programme on DAQP finds the nearest velocity that does not. Standing still is al
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import daqp
-import eigenpy
 import numpy as np
 
-from rlfp_ros.control.arm import Arm
-from rlfp_ros.control.arm_parts import JointLimits
-from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.kinematics import Distances
-from rlfp_ros.control.safety.limits import Box
-from rlfp_ros.control.safety.motion import ROUNDING, Located, everywhere, finite
+from rlfp_ros.control.capsules import find_closing, place
+from rlfp_ros.control.compiled import compiled
+from rlfp_ros.control.safety.limits import SLIDING_ROOM_M, Limits, speeds_near_ends
+from rlfp_ros.control.safety.motion import ROUNDING, all_finite
+from rlfp_ros.control.safety.promise import CLOSEST_PAIRS, NEAREST, PAIRS, State
 
 DAQP_OPTIMAL = 1  # exit flag of a solved programme
-CLOSEST_PAIRS = 4  # nearest capsule pairs in the quadratic programme; the checks use all pairs
-# The wanted motion keeps this much more distance from walls and from the arm's own links than the checks demand.
-# Without it the tool would reach the limit itself. There the curvature of every step exceeds it, and no step passes.
-SLIDING_ROOM_M = 0.003
 POSE_AXES = 6  # a tool pose needs six joints; any more are spare
+LEAST_DAMPING = 1e-9  # m^2, keeps the factors of a singular matrix finite
+POSTURE_DAMPING = 1e-12  # m^2; the posture leaks into the tool's motion by this share of the smallest squared value
+HALVINGS = 52  # of the interval that holds the smallest eigenvalue: to rounding
+
+INSIDE, LIMITED = 0, 1  # whether the wanted motion is inside the limits, or the quadratic programme must change it
 
 
-@dataclass(frozen=True)
-class ProgrammeLimits:
-    """Limits of the wanted motion. Rows are the joints, then the tool's three axes; upwards and downwards.
+@compiled
+def find_velocity(limits: Limits, state: State, counters: np.ndarray) -> int:
+    """Set `state.velocity` to the joint velocities for the wanted motion `state.asked`, from the promised end.
 
-    Attributes
-    ----------
-    velocity
-        [J] rad/s.
-    near_ends
-        The joints' limits if their speed limit falls towards the ends of their range, otherwise None.
-    velocity_scale
-        Share of `near_ends` that is used.
-    barrier_rate_hz
-        Speed towards any limit is at most this times the distance to it.
-    rate_at_zero, rate_slopes
-        [2, J + 3] and [2, 1]: `rate_at_zero - rate_slopes * value` is that speed.
-    rate_signs
-        [2, 1]: 1 upwards, -1 downwards.
-    rate_most
-        [J + 3], the speed limits.
-    room
-        The box for the tool's wanted position, m in the base frame.
-    tool_speed, tool_angular_speed
-        m/s and rad/s.
-    task_weight
-        [6, 1], makes m/s and rad/s comparable.
-    spare
-        Joints beyond what a tool pose needs.
-    singularity_threshold, singularity_damping
-        m; see the settings.
+    Returns
+    -------
+    int
+        `INSIDE` if they are inside all limits or not finite, otherwise `LIMITED`; then `state.most`, `state.rows` and
+        `state.least` are the limits for the quadratic programme, which has `counters[PAIRS]` pairs.
     """
-
-    velocity: np.ndarray
-    near_ends: JointLimits | None
-    velocity_scale: float
-    barrier_rate_hz: float
-    rate_at_zero: np.ndarray
-    rate_slopes: np.ndarray
-    rate_signs: np.ndarray
-    rate_most: np.ndarray
-    room: Box
-    tool_speed: float
-    tool_angular_speed: float
-    task_weight: np.ndarray
-    spare: int
-    singularity_threshold: float
-    singularity_damping: float
-
-
-def programme_limits(arm: Arm, settings: ControllerSettings) -> ProgrammeLimits:
-    """Collect the limits of an arm's wanted motion from the settings."""
-    limits, tool, joints = arm.limits, arm.tool_limits, len(arm.joint_names)
-    box_lower = np.array(tool.lower) + settings.workspace_margin_m + SLIDING_ROOM_M
-    box_upper = np.array(tool.upper) - settings.workspace_margin_m - SLIDING_ROOM_M
-    lower = np.concatenate((np.array(limits.lower) + settings.position_margin_rad, box_lower))
-    upper = np.concatenate((np.array(limits.upper) - settings.position_margin_rad, box_upper))
-    velocity = settings.velocity_scale * np.array(limits.velocity)
-    lever = settings.rotation_length_m
-    room = (*box_lower.tolist(), *box_upper.tolist())
-    signs = np.array(((1.0,), (-1.0,)))
-    return ProgrammeLimits(
-        velocity=velocity,
-        near_ends=limits if limits.velocity_near_ends is not None else None,
-        velocity_scale=settings.velocity_scale,
-        barrier_rate_hz=settings.barrier_rate_hz,
-        rate_at_zero=settings.barrier_rate_hz * np.array((upper, -lower)),
-        rate_slopes=settings.barrier_rate_hz * signs,
-        rate_signs=signs,
-        rate_most=np.concatenate((velocity, np.full(3, np.inf))),
-        room=(room[0], room[1], room[2], room[3], room[4], room[5]),
-        tool_speed=settings.tool_speed_scale * tool.speed,
-        tool_angular_speed=settings.tool_speed_scale * tool.angular_speed,
-        task_weight=np.array([1.0, 1.0, 1.0, lever, lever, lever])[:, None] ** 2,
-        spare=max(joints - POSE_AXES, 0),
-        singularity_threshold=settings.singularity_threshold,
-        singularity_damping=settings.singularity_damping,
-    )
+    joints = len(state.velocity)
+    tool = state.end[3 * joints :]
+    _find_unlimited(limits, state, tool)
+    if not all_finite(state.velocity):
+        return INSIDE
+    find_bounds(limits, state, counters)
+    # A motion that is too fast is scaled down in the same direction. Only walls and the ends of joint ranges change
+    # its direction: the arm slides along them.
+    slow_down(limits, state)
+    inside = _inside_bounds(state, tool)
+    if not inside:
+        excess = 0.0
+        for joint in range(joints):
+            excess = max(excess, abs(state.velocity[joint]) / limits.joints.wanted_velocity[joint])
+        if excess > 1.0:
+            scale = (1.0 - ROUNDING) / excess
+            for joint in range(joints):
+                state.velocity[joint] *= scale
+            inside = _inside_bounds(state, tool)
+    for pair in range(counters[PAIRS]):
+        speed = 0.0
+        for joint in range(joints):
+            speed += state.rows[pair, joint] * state.velocity[joint]
+        inside = inside and speed >= state.least[pair]
+    return INSIDE if inside else LIMITED
 
 
-class ProgrammeResult(NamedTuple):
-    """Answer of the velocity programme.
+# --- inverse kinematics ---------------------------------------------------------------------------------------------
 
-    Attributes
-    ----------
-    velocity
-        [J] rad/s; not finite if the wanted motion was not.
-    limited
-        Whether the quadratic programme had to change the wanted motion.
-    unsolved
-        Whether it found no answer; the velocity is zero then.
-    smallest_singular_value
-        Of the weighted Jacobian, m.
+
+@compiled
+def _find_unlimited(limits: Limits, state: State, tool: np.ndarray) -> None:
+    """Set `state.velocity` to damped inverse kinematics of the wanted twist and the posture's part that keeps the tool.
+
+    With the weighted Jacobian A, A^T (A A^T + d I)^-1 is the inverse. An arm with fewer than six joints has no spare
+    ones and uses (A^T A + d I)^-1 A^T, which is the same.
     """
-
-    velocity: np.ndarray
-    limited: bool
-    unsolved: bool
-    smallest_singular_value: float
-
-
-class VelocityProgramme:
-    """Solves the programme for one arm. Keeps buffers, no results."""
-
-    def __init__(self, limits: ProgrammeLimits, distances: Distances) -> None:
-        self.limits = limits
-        self._distances = distances
-        joints = len(limits.velocity)
-        self._regular = 1e-4 * np.eye(joints)
-        self._eigen = eigenpy.SelfAdjointEigenSolver(joints)
-        self._zeros = np.zeros(joints)
-        self._zeros.setflags(write=False)
-        self._inequalities = np.zeros(joints + 3 + CLOSEST_PAIRS, dtype=np.intc)  # DAQP's `sense`: all are plain ones
-        self._unbounded = np.full(CLOSEST_PAIRS, np.inf)
-
-    def solve(
-        self, here: Located, twist: np.ndarray, posture: np.ndarray, joints: np.ndarray | None = None
-    ) -> ProgrammeResult:
-        """Find joint velocities for a wanted motion.
-
-        Parameters
-        ----------
-        here
-            The motion from which the next step begins.
-        twist
-            [6] m/s and rad/s, of the tool in the base frame.
-        posture
-            [J] rad/s; only the part that does not move the tool is used.
-        joints
-            [J] rad/s, added as they are.
-        """
-        limits, jacobian = self.limits, here.jacobian
-        spare = limits.spare
-        weighted = limits.task_weight * jacobian
-        gram = jacobian.T.dot(weighted)
-        solver = self._eigen
-        solver.compute(gram)
-        values, vectors = solver.eigenvalues(), solver.eigenvectors()
-        smallest = math.sqrt(max(float(values[spare]), 0.0))
-        damping = 1e-9
-        if smallest < limits.singularity_threshold:
-            damping += (limits.singularity_damping * (1.0 - (smallest / limits.singularity_threshold) ** 2)) ** 2
-        along = _drifted_back(limits, here.position, twist).dot(weighted).dot(vectors) / (values + damping)
-        if spare:
-            along[:spare] = posture.dot(vectors[:, :spare])
-        velocity = vectors.dot(along)
-        if joints is not None:
-            velocity = velocity + joints
-        return self._limit(velocity, gram, here, smallest)
-
-    def _limit(self, velocity: np.ndarray, gram: np.ndarray, here: Located, smallest: float) -> ProgrammeResult:
-        # Speed towards a limit is at most barrier_rate_hz times the distance to it. Motion back inside is not limited.
-        limits, jacobian, position = self.limits, here.jacobian, here.rows[0]
-        joints = len(velocity)
-        value = np.concatenate((position, here.position))
-        most = np.minimum(np.maximum(limits.rate_at_zero - limits.rate_slopes * value, 0.0), limits.rate_most)
-        parting, left = self._distances.closing(position, CLOSEST_PAIRS)
-        if limits.near_ends is not None:
-            slowest, fastest = limits.near_ends.velocity_bounds(position)
-            near_ends = limits.velocity_scale * np.array((fastest, -slowest))
-            most[:, :joints] = np.minimum(most[:, :joints], near_ends)
-        least_parting = left
-        if pairs := len(left):
-            least_parting = np.minimum(-limits.barrier_rate_hz * (left - SLIDING_ROOM_M), 0.0)
-        # A motion that is too fast is scaled down in the same direction. Only walls and the ends of joint ranges change
-        # its direction: the arm slides along them.
-        velocity, moved = slowed(limits, velocity, jacobian.dot(velocity))
-        rates = np.concatenate((velocity, moved[:3]))
-        inside = everywhere(limits.rate_signs * rates <= most)
-        if not inside and (excess := float((np.abs(velocity) / limits.velocity).max())) > 1.0:
-            velocity, rates = (1.0 - ROUNDING) / excess * velocity, (1.0 - ROUNDING) / excess * rates
-            inside = everywhere(limits.rate_signs * rates <= most)
-        if inside and not (pairs and not everywhere(parting.dot(velocity) >= least_parting)):
-            return ProgrammeResult(velocity, False, False, smallest)
-        if not finite(velocity):  # no comparison above holds for it
-            return ProgrammeResult(velocity, False, False, smallest)
-        hessian = gram + self._regular
-        solution, _, flag, _ = daqp.solve(
-            hessian,
-            -(hessian @ velocity),
-            np.vstack((jacobian[:3], parting)),
-            np.concatenate((most[0], self._unbounded[:pairs])),
-            np.concatenate((-most[1], least_parting)),
-            self._inequalities[: joints + 3 + pairs],
-        )
-        if flag != DAQP_OPTIMAL:
-            return ProgrammeResult(self._zeros, True, True, smallest)
-        # Scaling down keeps every limit above, so the tool's speed can be limited last.
-        return ProgrammeResult(slowed(limits, solution, jacobian.dot(solution))[0], True, False, smallest)
+    joints, numbers = len(state.velocity), limits.numbers
+    size = min(joints, POSE_AXES)
+    _set_gram(numbers.lever, state, tool)
+    damping = LEAST_DAMPING
+    threshold = numbers.singularity_threshold**2
+    if not factorise(state.gram, -threshold, state.factor, size):
+        smallest = smallest_eigenvalue(state.gram, threshold, state.factor, size)
+        damping += (numbers.singularity_damping * (1.0 - smallest / threshold)) ** 2 if threshold > 0.0 else 0.0
+    _set_twist(limits, state, tool)
+    solved = state.column
+    if joints < POSE_AXES:
+        for joint in range(joints):
+            solved[joint] = _along(state, tool, joint, numbers.lever)
+        factorise(state.gram, damping, state.factor, size)
+        solve(state.factor, solved, size)
+        for joint in range(joints):
+            state.velocity[joint] = solved[joint] + state.asked[6 + joints + joint]
+        return
+    for axis in range(POSE_AXES):
+        solved[axis] = state.twist[axis] * _weight(axis, numbers.lever)
+    factorise(state.gram, damping, state.factor, size)
+    solve(state.factor, solved, size)
+    for joint in range(joints):
+        state.velocity[joint] = _turned(tool, joints, joint, solved, numbers.lever) + state.asked[6 + joints + joint]
+    if joints == POSE_AXES:
+        return
+    for axis in range(POSE_AXES):
+        solved[axis] = 0.0
+        for joint in range(joints):
+            solved[axis] += tool[12 + axis * joints + joint] * state.asked[6 + joint]
+        solved[axis] *= _weight(axis, numbers.lever)
+    factorise(state.gram, POSTURE_DAMPING, state.factor, size)
+    solve(state.factor, solved, size)
+    for joint in range(joints):
+        state.velocity[joint] += state.asked[6 + joint] - _turned(tool, joints, joint, solved, numbers.lever)
 
 
-def _drifted_back(limits: ProgrammeLimits, place: np.ndarray, twist: np.ndarray) -> np.ndarray:
-    """Return `twist` [6] with the speed that brings a tool outside its room back into it.
+@compiled
+def _weight(axis: int, lever: float) -> float:
+    return 1.0 if axis < 3 else lever
+
+
+@compiled
+def _turned(tool: np.ndarray, joints: int, joint: int, solved: np.ndarray, lever: float) -> float:
+    """Return a joint's row of the weighted Jacobian's transpose times `solved` [6]."""
+    total = 0.0
+    for axis in range(POSE_AXES):
+        total += tool[12 + axis * joints + joint] * _weight(axis, lever) * solved[axis]
+    return total
+
+
+@compiled
+def _along(state: State, tool: np.ndarray, joint: int, lever: float) -> float:
+    """Return a joint's row of the weighted Jacobian's transpose times the weighted twist in `state.twist`."""
+    joints, total = len(state.velocity), 0.0
+    for axis in range(POSE_AXES):
+        total += tool[12 + axis * joints + joint] * _weight(axis, lever) ** 2 * state.twist[axis]
+    return total
+
+
+@compiled
+def _set_gram(lever: float, state: State, tool: np.ndarray) -> None:
+    """Set `state.gram` to A A^T, or to A^T A for fewer than six joints."""
+    joints = len(state.velocity)
+    size = min(joints, POSE_AXES)
+    for row in range(size):
+        for column in range(row + 1):
+            total = 0.0
+            if joints < POSE_AXES:
+                for axis in range(POSE_AXES):
+                    at = 12 + axis * joints
+                    total += tool[at + row] * tool[at + column] * _weight(axis, lever) ** 2
+            else:
+                for joint in range(joints):
+                    total += tool[12 + row * joints + joint] * tool[12 + column * joints + joint]
+                total *= _weight(row, lever) * _weight(column, lever)
+            state.gram[row, column] = state.gram[column, row] = total
+
+
+@compiled
+def factorise(matrix: np.ndarray, added: float, factor: np.ndarray, size: int) -> bool:
+    """Set the Cholesky factor of a symmetric matrix plus `added` on its diagonal; return False if it has none."""
+    for row in range(size):
+        for column in range(row + 1):
+            total = matrix[row, column]
+            if row == column:
+                total += added
+            for index in range(column):
+                total -= factor[row, index] * factor[column, index]
+            if row == column:
+                if not total > 0.0:
+                    return False
+                factor[row, row] = math.sqrt(total)
+            else:
+                factor[row, column] = total / factor[column, column]
+    return True
+
+
+@compiled
+def solve(factor: np.ndarray, vector: np.ndarray, size: int) -> None:
+    """Replace `vector` by the solution of the system whose Cholesky factor is given."""
+    for row in range(size):
+        for index in range(row):
+            vector[row] -= factor[row, index] * vector[index]
+        vector[row] /= factor[row, row]
+    for row in range(size - 1, -1, -1):
+        for index in range(row + 1, size):
+            vector[row] -= factor[index, row] * vector[index]
+        vector[row] /= factor[row, row]
+
+
+@compiled
+def smallest_eigenvalue(matrix: np.ndarray, upper: float, factor: np.ndarray, size: int) -> float:
+    """Return the smallest eigenvalue of a positive semidefinite matrix, if it is below `upper`.
+
+    A matrix has a Cholesky factor while less than that is subtracted from its diagonal.
+    """
+    lower = 0.0
+    for _ in range(HALVINGS):
+        middle = 0.5 * (lower + upper)
+        if factorise(matrix, -middle, factor, size):
+            lower = middle
+        else:
+            upper = middle
+    return lower
+
+
+@compiled
+def _set_twist(limits: Limits, state: State, tool: np.ndarray) -> None:
+    """Set `state.twist` to the wanted twist, with the speed that brings a tool outside its room back into it.
 
     Each step of a slide along a wall drifts a little towards the wall.
     """
-    x0, y0, z0, x1, y1, z1 = limits.room
-    x, y, z = place.tolist()
-    if x0 <= x <= x1 and y0 <= y <= y1 and z0 <= z <= z1:
-        return twist
-    room_lower, room_upper = limits.room[:3], limits.room[3:]
-    inwards = np.maximum(room_lower - place, 0.0) - np.maximum(place - room_upper, 0.0)
-    twist = twist.copy()
-    twist[:3] += limits.barrier_rate_hz * inwards
-    return twist
+    n, room = limits.numbers, SLIDING_ROOM_M
+    for axis in range(POSE_AXES):
+        state.twist[axis] = state.asked[axis]
+    state.twist[0] += n.barrier_rate_hz * _inwards(tool[0], n.x0 + room, n.x1 - room)
+    state.twist[1] += n.barrier_rate_hz * _inwards(tool[1], n.y0 + room, n.y1 - room)
+    state.twist[2] += n.barrier_rate_hz * _inwards(tool[2], n.z0 + room, n.z1 - room)
 
 
-def slowed(limits: ProgrammeLimits, velocity: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return joint velocities [J] and the tool's twist [6], both scaled so that the tool is inside its speeds."""
-    vx, vy, vz, wx, wy, wz = moved.tolist()
-    speed, angular = math.sqrt(vx * vx + vy * vy + vz * vz), math.sqrt(wx * wx + wy * wy + wz * wz)
-    if speed > limits.tool_speed:
-        slower = limits.tool_speed / speed
-        velocity, moved = velocity * slower, moved * slower
-        angular *= slower
-    if angular > limits.tool_angular_speed:
-        slower = limits.tool_angular_speed / angular
-        velocity, moved = velocity * slower, moved * slower
-    return velocity, moved
+@compiled
+def _inwards(value: float, lower: float, upper: float) -> float:
+    return max(lower - value, 0.0) - max(value - upper, 0.0)
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def find_bounds(limits: Limits, state: State, counters: np.ndarray) -> None:
+    """Set `state.most`, `state.rows` and `state.least`.
+
+    Speed towards a limit is at most `barrier_rate_hz` times the distance to it. Motion back inside is not limited.
+    """
+    n, joints, room = limits.numbers, len(state.velocity), SLIDING_ROOM_M
+    rate, tool = n.barrier_rate_hz, state.end[3 * joints :]
+    for joint in range(joints):
+        position, most = state.end[joint], limits.joints.wanted_velocity[joint]
+        up = min(max(rate * (limits.joints.upper[joint] - position), 0.0), most)
+        down = min(max(rate * (position - limits.joints.lower[joint]), 0.0), most)
+        if n.near_ends:
+            near_down, near_up = speeds_near_ends(limits, joint, position)
+            up, down = min(up, n.velocity_scale * near_up), min(down, n.velocity_scale * near_down)
+        state.most[0, joint], state.most[1, joint] = up, down
+    state.most[0, joints] = max(rate * (n.x1 - room - tool[0]), 0.0)
+    state.most[1, joints] = max(rate * (tool[0] - n.x0 - room), 0.0)
+    state.most[0, joints + 1] = max(rate * (n.y1 - room - tool[1]), 0.0)
+    state.most[1, joints + 1] = max(rate * (tool[1] - n.y0 - room), 0.0)
+    state.most[0, joints + 2] = max(rate * (n.z1 - room - tool[2]), 0.0)
+    state.most[1, joints + 2] = max(rate * (tool[2] - n.z0 - room), 0.0)
+    counters[PAIRS] = 0
+    if state.closest[0] > n.influence:
+        return
+    place(limits.body, state.end[:joints], state.poses, state.placed)
+    nearest = counters[NEAREST : NEAREST + CLOSEST_PAIRS]
+    count = find_closing(limits.body, state.poses, state.placed, n.influence, nearest, state.rows, state.least)
+    for pair in range(count):
+        state.least[pair] = min(-rate * (state.least[pair] - room), 0.0)
+    counters[PAIRS] = count
+
+
+@compiled
+def _moved(tool: np.ndarray, velocity: np.ndarray, axis: int) -> float:
+    """Return the tool's speed along an axis of its twist."""
+    joints, total = len(velocity), 0.0
+    for joint in range(joints):
+        total += tool[12 + axis * joints + joint] * velocity[joint]
+    return total
+
+
+@compiled
+def _inside_bounds(state: State, tool: np.ndarray) -> bool:
+    joints = len(state.velocity)
+    for row in range(joints + 3):
+        rate = state.velocity[row] if row < joints else _moved(tool, state.velocity, row - joints)
+        if not -state.most[1, row] <= rate <= state.most[0, row]:
+            return False
+    return True
+
+
+@compiled
+def slow_down(limits: Limits, state: State) -> None:
+    """Scale `state.velocity` so that the tool is inside its speeds."""
+    n, joints = limits.numbers, len(state.velocity)
+    tool, linear, angular = state.end[3 * joints :], 0.0, 0.0
+    for axis in range(POSE_AXES):
+        moved = _moved(tool, state.velocity, axis)
+        if axis < 3:
+            linear += moved * moved
+        else:
+            angular += moved * moved
+    linear, angular = math.sqrt(linear), math.sqrt(angular)
+    scale = 1.0
+    if linear > n.wanted_tool_speed:
+        scale = n.wanted_tool_speed / linear
+    if angular * scale > n.wanted_tool_angular_speed:
+        scale = n.wanted_tool_angular_speed / angular
+    if scale < 1.0:
+        for joint in range(joints):
+            state.velocity[joint] *= scale
+
+
+class Solution(NamedTuple):
+    """Answer of the quadratic programme: joint velocities [J] rad/s, zero if it is not `solved`."""
+
+    velocity: np.ndarray
+    solved: bool
+
+
+class VelocityProgramme:
+    """Solves the quadratic programme of one arm on DAQP."""
+
+    def __init__(self, joints: int, lever: float) -> None:
+        self._weights = np.array([1.0, 1.0, 1.0, lever, lever, lever])[:, None] ** 2
+        self._regular = 1e-4 * np.eye(joints)
+        self._inequalities = np.zeros(joints + 3 + CLOSEST_PAIRS, dtype=np.intc)  # DAQP's `sense`: all are plain ones
+        self._unbounded = np.full(CLOSEST_PAIRS, np.inf)
+
+    def solve(self, state: State, pairs: int) -> Solution:
+        """Find the velocities nearest to `state.velocity` that `state.most` and the `pairs` rows allow."""
+        joints, most = len(state.velocity), state.most
+        jacobian = state.end[3 * joints + 12 :].reshape(POSE_AXES, joints)
+        hessian = jacobian.T @ (self._weights * jacobian) + self._regular
+        velocity, _, flag, _ = daqp.solve(
+            hessian,
+            -(hessian @ state.velocity),
+            np.vstack((jacobian[:3], state.rows[:pairs])),
+            np.concatenate((most[0], self._unbounded[:pairs])),
+            np.concatenate((-most[1], state.least[:pairs])),
+            self._inequalities[: joints + 3 + pairs],
+        )
+        if flag != DAQP_OPTIMAL:
+            return Solution(np.zeros(joints), False)
+        return Solution(velocity, True)

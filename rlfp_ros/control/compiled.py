@@ -1,0 +1,244 @@
+"""Compiles the control core with Numba, once per machine: no tick waits for a compiler.
+
+The core is plain Python over arrays and numbers. `compiled` marks a function that other compiled functions call, and
+`entry_point` one that Python calls. `prepare` makes all entry points ready; whatever runs ticks calls it first. Machine
+code is kept in the user's cache folder, in a folder of its own for every version of the code, Numba, Python and
+processor. With the environment variable NUMBA_DISABLE_JIT=1 the same functions run as Python, a hundred times slower,
+as their own reference.
+
+Floating-point operations keep their order (no fastmath), so results are the same as Python's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite.binding  # type: ignore[import-untyped]  # has no stubs
+import numba
+import numpy as np
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# All modules with compiled functions. Their texts name the cache folder, because a change in one changes its callers.
+MODULES = (
+    "rlfp_ros.control.compiled",
+    "rlfp_ros.control.chain",
+    "rlfp_ros.control.capsules",
+    "rlfp_ros.control.safety.motion",
+    "rlfp_ros.control.safety.limits",
+    "rlfp_ros.control.safety.stop",
+    "rlfp_ros.control.safety.promise",
+    "rlfp_ros.control.safety.checks",
+    "rlfp_ros.control.safety.velocity",
+    "rlfp_ros.control.safety.steps",
+    "rlfp_ros.control.base_controllers.keeping",
+)
+CACHE = "RLFP_CACHE"  # environment variable: folder for the machine code, instead of one in the user's cache folder
+MANIFEST = "manifest.json"  # written last, with the digest of every file of a complete cache
+UNUSED_DAYS = 90  # folders of other versions are removed after this time
+
+LOCK = "lock"
+
+CONFIG: Any = numba.config  # its variables are made at run time
+
+_entry_points: list[tuple[Any, str]] = []
+_one_at_a_time = threading.Lock()
+_prepared = False
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function that only compiled functions call."""
+    return _jit(function, no_cpython_wrapper=True)  # compiles in half the time
+
+
+def entry_point(signature: str) -> Callable[[Function], Function]:
+    """Compile a function that Python calls, for one Numba signature.
+
+    A call costs about 0.1 us and 0.05 us per array. Arrays must be writable and contiguous: once `prepare` has run, a
+    call with any other kind raises TypeError instead of compiling.
+    """
+
+    def mark(function: Function) -> Function:
+        dispatcher = _jit(function)
+        if dispatcher is not function:
+            _entry_points.append((dispatcher, signature))
+        return dispatcher
+
+    return mark
+
+
+def _jit(function: Function, **options: bool) -> Function:
+    if CONFIG.DISABLE_JIT:
+        return function
+    # Without Numba's runtime (`_nrt`) nothing can allocate memory, and no references to arrays are counted.
+    njit: Any = numba.njit  # its stubs lack these options
+    dispatcher: Function = njit(error_model="numpy", _nrt=False, no_cfunc_wrapper=True, **options)(function)
+    return dispatcher
+
+
+def as_python(function: Function) -> Function:
+    """Return the Python function behind a compiled one that calls no others."""
+    python: Function = getattr(function, "py_func", function)
+    return python
+
+
+def entry_points() -> list[Any]:
+    """Return Numba's dispatchers of all entry points of the modules that were imported."""
+    return [dispatcher for dispatcher, _ in _entry_points]
+
+
+def prepare() -> None:
+    """Make all entry points ready: load them, or compile them if no process has before. Later calls do nothing."""
+    global _prepared
+    with _one_at_a_time:
+        if _prepared:
+            return
+        for name in MODULES:
+            importlib.import_module(name)
+        if _entry_points:
+            folder = cache_folder()
+            if folder is None or not _prepare_from(folder):
+                _say(
+                    "compiling the control core, which takes half a minute; nothing is kept, because "
+                    f"{folder or 'the home folder'} cannot be used; set {CACHE} to a folder that can be written"
+                )
+                _compile()
+        for dispatcher, _ in _entry_points:
+            dispatcher.disable_compile()
+        _prepared = True
+
+
+def _compile() -> None:
+    for dispatcher, signature in _entry_points:
+        dispatcher.compile(signature)
+
+
+def _say(text: str) -> None:
+    print(f"rlfp: {text}", file=sys.stderr, flush=True)
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of this version's machine code, or None if there is no home for it."""
+    given = os.environ.get(CACHE) or os.environ.get("XDG_CACHE_HOME")
+    try:
+        parent = Path(given).expanduser() if given else Path.home() / ".cache"
+    except RuntimeError:  # no such user
+        return None
+    return parent / "rlfp_ros" / f"compiled-{_version()}"
+
+
+def _version() -> str:
+    """Return a digest of everything that the machine code depends on."""
+    digest = hashlib.sha256()
+    for name in MODULES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        digest.update(spec.origin.encode() + Path(spec.origin).read_bytes())  # Numba's files belong to one path
+    features = llvmlite.binding.get_host_cpu_features().flatten()
+    for part in (
+        numba.__version__,
+        llvmlite.__version__,
+        np.__version__,
+        sys.version,
+        llvmlite.binding.get_host_cpu_name(),
+        features,
+    ):
+        digest.update(f"\n{part}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _prepare_from(folder: Path) -> bool:
+    """Load the machine code from `folder`, or compile into it. Return False if neither is possible there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _alone(folder):  # of several processes that start at once, one compiles and the others load
+            if not complete(folder):
+                _empty(folder)
+                _say("compiling the control core, once on this machine; this takes about half a minute")
+            try:
+                with _numba_caches_in(folder):
+                    _compile()
+            except Exception:  # whatever is wrong with the files, they can be made again
+                _empty(folder)
+                return False
+            if not complete(folder):
+                _write_manifest(folder)
+            os.utime(folder)
+            _remove_unused(folder.parent)
+    except OSError:  # a folder that cannot be written, a full disk
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _numba_caches_in(folder: Path) -> Iterator[None]:
+    """Let the entry points keep their machine code in `folder`; the user's own Numba functions are not affected."""
+    kept = CONFIG.CACHE_DIR
+    CONFIG.CACHE_DIR = str(folder)
+    try:
+        for dispatcher, _ in _entry_points:
+            dispatcher.enable_caching()
+    finally:
+        CONFIG.CACHE_DIR = kept
+    yield
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock. The system frees it even if the process is killed."""
+    with open(folder / LOCK, "w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("waiting for another process that prepares the control core")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != LOCK:
+            entry.unlink()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (LOCK, MANIFEST))
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def complete(folder: Path) -> bool:
+    """Return whether the folder's files are those that its manifest names, unchanged."""
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text("utf-8")) == _digests(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _write_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text(json.dumps(_digests(folder)), "utf-8")
+
+
+def _remove_unused(folder: Path) -> None:
+    for other in folder.glob("compiled-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(other)

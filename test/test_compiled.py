@@ -1,0 +1,189 @@
+"""The compiled control core: ready before the first tick, equal to its Python source, in a cache that may break."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import load_or_skip
+
+from rlfp_ros.control import compiled
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.distances import Distances
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.safety.filter import SafetyFilter
+from rlfp_ros.control.safety.limits import JointLimits, Numbers, find_limits, pack, unpack
+
+ROOT = Path(__file__).resolve().parents[1]
+# Moves an arm with a post beside it for some ticks, into its limits too, and prints every number that the core gives.
+DRIVE = """
+import hashlib, json, sys
+import numpy as np
+from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.safety.filter import SafetyFilter
+
+name, ticks = sys.argv[1], int(sys.argv[2])
+post = {"name": "post", "size": (0.1, 0.6, 0.8), "pose": {"xyz": (0.7, 0.0, 0.4)}}
+arm = Arm.model_validate(load_arm(name).model_dump() | {"obstacles": [post]})
+safety = SafetyFilter(arm, Kinematics(arm), ControllerSettings())
+safety.start(np.array(arm.home), np.full(len(arm.home), 0.1))
+random, numbers = np.random.default_rng(1), []
+for tick in range(ticks):
+    if tick % 30 == 0:
+        twist = random.uniform(-1, 1, 6) * (0.5, 0.5, 0.5, 2.0, 2.0, 2.0)
+    here = safety.locate()
+    velocity = safety.joint_velocity(here, twist, random.uniform(-0.3, 0.3, len(arm.home)))
+    safety.extend(here, velocity)
+    command = safety.trajectory(tick)
+    numbers += [here.position, here.rotation, here.jacobian, velocity, command.times, command.states]
+    safety.advance()
+flat = np.concatenate([np.ravel(part) for part in numbers])
+counts = safety.counts
+print(json.dumps([hashlib.sha256(flat.tobytes()).hexdigest(), counts.limited, counts.steps, flat[-40:].tolist()]))
+"""
+
+
+def drive(name: str, ticks: int, **environment: str) -> list[object]:
+    command = [sys.executable, "-P", "-c", DRIVE, name, str(ticks)]
+    found = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return list(json.loads(found.stdout))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "ticks"), [("panda", 300), ("so101", 150), ("xarm6", 150)])
+def test_compiled_functions_give_the_same_bits_as_their_python_source(name: str, ticks: int) -> None:
+    load_or_skip(name)
+    ours, python = drive(name, ticks), drive(name, ticks, NUMBA_DISABLE_JIT="1")
+    assert ours == python
+    assert isinstance(ours[1], int)
+    assert ours[1] > 0  # the quadratic programme was needed too
+
+
+def test_every_module_with_compiled_functions_names_the_cache() -> None:
+    """Otherwise a change in one would leave old machine code in its callers."""
+    marked = set()
+    for path in (ROOT / "rlfp_ros").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef) and any(
+                "compiled" in ast.unparse(one) or "entry_point" in ast.unparse(one) for one in node.decorator_list
+            ):
+                marked.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert marked <= set(compiled.MODULES)
+
+
+def test_a_tick_never_compiles() -> None:
+    arm = load_arm("panda")
+    safety = SafetyFilter(arm, Kinematics(arm), ControllerSettings())
+    points = compiled.entry_points()
+    assert len(points) > 8
+    assert all(len(point.signatures) == 1 for point in points)  # before the first tick
+    with pytest.raises(TypeError, match="No matching definition"):
+        points[0](1, 2)
+    for wanted in (np.full(7, 1, np.int32), np.full(14, 0.1)[::2], np.broadcast_to(0.1, 7)):
+        here = safety.locate()
+        safety.joint_velocity(here, np.zeros(6, np.float32), wanted)
+        safety.extend(here, wanted)
+        safety.advance()
+    assert all(len(point.signatures) == 1 for point in points)
+
+
+def test_limits_survive_being_packed() -> None:
+    arm = load_or_skip("fr3")
+    settings = ControllerSettings()
+    limits = find_limits(arm, settings, Distances(Kinematics(arm), 0.02, 0.005, 0.05))
+    joints, numbers, *_ = packed = pack(limits)
+    assert len(joints) == len(JointLimits._fields)
+    assert len(numbers) == len(Numbers._fields)
+    found = compiled.as_python(unpack)(*packed)
+    for name, ours, theirs in zip(JointLimits._fields, limits.joints, found.joints, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    assert found.numbers == limits.numbers
+    assert found.body.table == limits.body.table
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+PREPARE = "from rlfp_ros.control.compiled import prepare; prepare()"
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of its own with a copy of this session's machine code."""
+    folder = compiled.cache_folder()
+    assert folder is not None
+    parent = tmp_path_factory.mktemp("cache") / "rlfp_ros"
+    shutil.copytree(folder, parent / folder.name)
+    return parent.parent
+
+
+def start(cache: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-c", PREPARE],
+        env={**os.environ, "PYTHONPATH": str(ROOT), compiled.CACHE: str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_second_start_says_nothing_and_changes_nothing(warm: Path) -> None:
+    (folder,) = (warm / "rlfp_ros").iterdir()
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != "lock"}
+    assert len(before) > 8
+    found = start(warm)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    after = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != "lock"}
+    assert before == after
+
+
+@pytest.mark.timeout(600)
+def test_a_broken_cache_is_made_again_with_one_line(warm: Path, tmp_path: Path) -> None:
+    """Two processes that start at once: one compiles, the other waits for it and loads."""
+    cache = tmp_path / "cache"
+    shutil.copytree(warm, cache)
+    (folder,) = (cache / "rlfp_ros").iterdir()
+    code = max(folder.rglob("*.nbc"), key=lambda file: file.stat().st_size)
+    code.write_bytes(code.read_bytes()[:5000])
+    command = [sys.executable, "-P", "-c", PREPARE]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), compiled.CACHE: str(cache)}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=500)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("compiling the control core, once on this machine" in text for text in said) == 1
+    assert all(text.count("\n") <= 1 for text in said)
+    assert start(cache).stderr == ""
+
+
+@pytest.mark.parametrize("broken", ["garbage", "truncated", "missing", "no manifest"])
+def test_damage_to_the_cache_is_noticed(warm: Path, tmp_path: Path, broken: str) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(warm, cache)
+    (folder,) = (cache / "rlfp_ros").iterdir()
+    code = next(iter(sorted(folder.rglob("*.nbc"))))
+    assert compiled.complete(folder)
+    if broken == "garbage":
+        code.write_bytes(b"\x00" * code.stat().st_size)
+    elif broken == "truncated":
+        code.write_bytes(code.read_bytes()[:100])
+    elif broken == "missing":
+        code.unlink()
+    else:
+        (folder / "manifest.json").write_text("{")
+    assert not compiled.complete(folder)
