@@ -158,7 +158,6 @@ def _add_pointer(model: pin.Model, arm: Arm, pointer: Pointer) -> None:
     model.addFrame(pin.Frame(arm.tool_frame, flange.parentJoint, index, end, pin.FrameType.BODY))
 
 
-        base = self.model.frames[self.model.getFrameId(arm.base_frame, LINK)]
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     """Return axis times angle [3] rad of a rotation matrix [3, 3]."""
     return pin.log3(rotation)
