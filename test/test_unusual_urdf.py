@@ -12,7 +12,8 @@ from benchmarks.safety import run_hostile, segment_distance
 from rlfp_ros import paths
 from rlfp_ros.commissioning.arm_check import Severity, check
 from rlfp_ros.control.arm import Arm, data_folder, load_arm
-from rlfp_ros.control.kinematics import Distances, Kinematics
+from rlfp_ros.control.distances import Distances
+from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.policy import residual_of
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
 from rlfp_ros.simulation.mujoco_world import MujocoWorld

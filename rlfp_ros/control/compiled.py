@@ -46,7 +46,7 @@ MODULES = (
     "rlfp_ros.control.safety.steps",
     "rlfp_ros.control.base_controllers.keeping",
 )
-CACHE = "RLFP_CACHE"  # environment variable: folder for the machine code, instead of one in the user's cache folder
+CACHE = "XDG_CACHE_HOME"  # environment variable: the user's cache folder, instead of ~/.cache
 MANIFEST = "manifest.json"  # written last, with the digest of every file of a complete cache
 UNUSED_DAYS = 90  # folders of other versions are removed after this time
 
@@ -135,7 +135,7 @@ def _say(text: str) -> None:
 
 def cache_folder() -> Path | None:
     """Return the folder of this version's machine code, or None if there is no home for it."""
-    given = os.environ.get(CACHE) or os.environ.get("XDG_CACHE_HOME")
+    given = os.environ.get(CACHE)
     try:
         parent = Path(given).expanduser() if given else Path.home() / ".cache"
     except RuntimeError:  # no such user
