@@ -20,7 +20,7 @@ from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.distances import Distances
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.safety.filter import SafetyFilter
-from rlfp_ros.control.safety.limits import JointLimits, Numbers, find_limits, pack, unpack
+from rlfp_ros.control.safety.limits import find_limits, pack, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 # Moves an arm with a post beside it for some ticks, into its limits too, and prints every number that the core gives.
@@ -39,7 +39,7 @@ safety = SafetyFilter(arm, Kinematics(arm), ControllerSettings())
 safety.start(np.array(arm.home), np.full(len(arm.home), 0.1))
 random, numbers = np.random.default_rng(1), []
 for tick in range(ticks):
-    if tick % 30 == 0:
+    if tick % 80 == 0:
         twist = random.uniform(-1, 1, 6) * (0.5, 0.5, 0.5, 2.0, 2.0, 2.0)
     here = safety.locate()
     velocity = safety.joint_velocity(here, twist, random.uniform(-0.3, 0.3, len(arm.home)))
@@ -67,7 +67,7 @@ def drive(name: str, ticks: int, **environment: str) -> list[object]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "ticks"), [("panda", 300), ("so101", 150), ("xarm6", 150)])
+@pytest.mark.parametrize(("name", "ticks"), [("panda", 400), ("so101", 150), ("xarm6", 150)])
 def test_compiled_functions_give_the_same_bits_as_their_python_source(name: str, ticks: int) -> None:
     load_or_skip(name)
     ours, python = drive(name, ticks), drive(name, ticks, NUMBA_DISABLE_JIT="1")
@@ -92,10 +92,11 @@ def test_a_tick_never_compiles() -> None:
     arm = load_arm("panda")
     safety = SafetyFilter(arm, Kinematics(arm), ControllerSettings())
     points = compiled.entry_points()
+    locate = next(point for point in points if point.py_func.__name__ == "locate")
     assert len(points) > 8
     assert all(len(point.signatures) == 1 for point in points)  # before the first tick
     with pytest.raises(TypeError, match="No matching definition"):
-        points[0](1, 2)
+        locate(1, 2, 3, 4)
     for wanted in (np.full(7, 1, np.int32), np.full(14, 0.1)[::2], np.broadcast_to(0.1, 7)):
         here = safety.locate()
         safety.joint_velocity(here, np.zeros(6, np.float32), wanted)
@@ -108,14 +109,10 @@ def test_limits_survive_being_packed() -> None:
     arm = load_or_skip("fr3")
     settings = ControllerSettings()
     limits = find_limits(arm, settings, Distances(Kinematics(arm), 0.02, 0.005, 0.05))
-    joints, numbers, *_ = packed = pack(limits)
-    assert len(joints) == len(JointLimits._fields)
-    assert len(numbers) == len(Numbers._fields)
-    found = compiled.as_python(unpack)(*packed)
-    for name, ours, theirs in zip(JointLimits._fields, limits.joints, found.joints, strict=True):
-        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    found = compiled.as_python(unpack)(pack(limits))
+    for ours, theirs in zip((*limits.joints, *limits.body), (*found.joints, *found.body), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     assert found.numbers == limits.numbers
-    assert found.body.table == limits.body.table
 
 
 # --- the cache ----------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ MODULES = (
     "rlfp_ros.control.compiled",
     "rlfp_ros.control.chain",
     "rlfp_ros.control.capsules",
+    "rlfp_ros.control.interpolation",
     "rlfp_ros.control.safety.motion",
     "rlfp_ros.control.safety.limits",
     "rlfp_ros.control.safety.stop",

@@ -30,11 +30,19 @@ def _turn_about(vector: np.ndarray, about: Vector) -> Vector:
     )
 
 
-@entry_point("void(f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8)")
-def keep_orientation(
-    reference: np.ndarray, rotation: np.ndarray, error: np.ndarray, motion: np.ndarray, dt: float
+@entry_point("void(f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8, f8, f8)")
+def keep(
+    reference: np.ndarray,
+    rotation: np.ndarray,
+    error: np.ndarray,
+    motion: np.ndarray,
+    home: np.ndarray,
+    posture: np.ndarray,
+    dt: float,
+    rate_hz: float,
+    speed: float,
 ) -> None:
-    """Turn a tool towards its reference orientation.
+    """Turn a tool towards its reference orientation, and the joints towards home.
 
     Parameters
     ----------
@@ -46,8 +54,14 @@ def keep_orientation(
         [3, 3], scratch memory.
     motion
         [6]: the residual's twist; replaced by zeros and the angular velocity [3] rad/s in the base frame.
+    home
+        [J] rad.
+    posture
+        [J]: joint positions, rad; replaced by velocities towards home, rad/s.
     dt
         s since the last tick.
+    rate_hz, speed
+        Velocity per distance to home, and the highest velocity of a joint, rad/s.
     """
     turn = motion[3] * dt, motion[4] * dt, motion[5] * dt
     for column in range(3):
@@ -61,7 +75,9 @@ def keep_orientation(
             error[row, column] = total
     x, y, z = rotation_vector(error)
     x, y, z = ORIENTATION_RATE_HZ * x, ORIENTATION_RATE_HZ * y, ORIENTATION_RATE_HZ * z
-    speed = math.sqrt(x * x + y * y + z * z)
-    scale = ORIENTATION_SPEED_RAD_S / speed if speed > ORIENTATION_SPEED_RAD_S else 1.0
+    size = math.sqrt(x * x + y * y + z * z)
+    scale = ORIENTATION_SPEED_RAD_S / size if size > ORIENTATION_SPEED_RAD_S else 1.0
     motion[0], motion[1], motion[2] = 0.0, 0.0, 0.0
     motion[3], motion[4], motion[5] = scale * x, scale * y, scale * z
+    for joint in range(len(home)):
+        posture[joint] = min(max(rate_hz * (home[joint] - posture[joint]), -speed), speed)

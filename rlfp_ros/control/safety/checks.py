@@ -22,7 +22,7 @@ from rlfp_ros.control.safety.limits import (
     slow_near_ends,
 )
 from rlfp_ros.control.safety.motion import ROUNDING, copy_rows
-from rlfp_ros.control.safety.promise import State
+from rlfp_ros.control.safety.promise import FilterState
 from rlfp_ros.control.safety.stop import sample_stop
 
 # Ticks between checked points of a stop, if the Jacobian changes too much for its ends to bound the speed.
@@ -72,7 +72,7 @@ def too_fast(limits: Limits, linear: float, angular: float) -> int:
 
 
 @compiled
-def check_step(limits: Limits, state: State, ticks: np.ndarray, points: int) -> int:
+def check_step(limits: Limits, state: FilterState, ticks: np.ndarray, points: int) -> int:
     """Check the step from the end of the promised motion to `state.step`, with its stop of so many points.
 
     Sets `state.next_end`, and the smallest spare distance there in `state.closest[1]`. Returns why the step may not be
@@ -101,7 +101,7 @@ def check_step(limits: Limits, state: State, ticks: np.ndarray, points: int) -> 
 
 
 @compiled
-def _check_joints(limits: Limits, state: State, here: np.ndarray, ticks: np.ndarray, points: int) -> int:
+def _check_joints(limits: Limits, state: FilterState, here: np.ndarray, ticks: np.ndarray, points: int) -> int:
     """Return why the joints may not make the step and its stop, or `PASSED`."""
     step, stop, numbers = state.step, state.step_points, limits.numbers
     for point in range(points):
@@ -136,7 +136,7 @@ def bound_of_speed(limits: Limits, rows: np.ndarray, joint: int) -> float:
 
 @compiled
 def _fastest_in_ramp(
-    limits: Limits, state: State, rows: np.ndarray, target: np.ndarray, tool: np.ndarray
+    limits: Limits, state: FilterState, rows: np.ndarray, target: np.ndarray, tool: np.ndarray
 ) -> tuple[float, float]:
     """Return the highest tool speeds squared while the acceleration changes from `rows` [3, J] to `target` [3, J]."""
     ramp_time = limits.numbers.ramp * limits.numbers.dt
@@ -158,7 +158,9 @@ def _fastest_in_ramp(
 
 
 @compiled
-def _check_stop(limits: Limits, state: State, ticks: np.ndarray, points: int, linear: float, angular: float) -> int:
+def _check_stop(
+    limits: Limits, state: FilterState, ticks: np.ndarray, points: int, linear: float, angular: float
+) -> int:
     """Return why the tool and the links may not follow the stop, or `PASSED`.
 
     `linear` and `angular` are the highest tool speeds in its first ramp, m/s and rad/s.
@@ -200,7 +202,7 @@ def _check_stop(limits: Limits, state: State, ticks: np.ndarray, points: int, li
 
 
 @compiled
-def _check_path(limits: Limits, state: State, ticks: np.ndarray, points: int) -> int:
+def _check_path(limits: Limits, state: FilterState, ticks: np.ndarray, points: int) -> int:
     """Return why the tool may not follow the stop, or `PASSED`. Checks until the tool stays slow.
 
     Fast joints whose motions cancel each other leave the tool slow only while the Jacobian does not change.
@@ -226,7 +228,7 @@ def _check_path(limits: Limits, state: State, ticks: np.ndarray, points: int) ->
 
 
 @compiled
-def _check_posture(limits: Limits, state: State, joints: np.ndarray) -> int:
+def _check_posture(limits: Limits, state: FilterState, joints: np.ndarray) -> int:
     """Return why the arm may not be at `joints` [J] rad, or `PASSED`; sets `state.tool` to the tool there."""
     place(limits.body, joints, state.poses, state.placed)
     find_tool(limits.body.chain, state.poses, state.tool)
@@ -234,7 +236,7 @@ def _check_posture(limits: Limits, state: State, joints: np.ndarray) -> int:
 
 
 @compiled
-def _check_place(limits: Limits, state: State, joints: np.ndarray, tool: np.ndarray, nearest: float) -> int:
+def _check_place(limits: Limits, state: FilterState, joints: np.ndarray, tool: np.ndarray, nearest: float) -> int:
     """Return why the arm may not be at `joints` [J] rad, or `PASSED`.
 
     An arm that is already outside may stay or go inwards, never farther out. `nearest` is a lower bound on the smallest

@@ -82,7 +82,7 @@ class SafetyFilter:
         memory = np.zeros(promise.memory_size(*sizes))
         self._state = as_python(promise.state_in)(memory, *sizes)
         self._counters = np.zeros(promise.COUNTERS, np.int64)
-        self._arrays = (*pack(self.limits), memory, self._counters)
+        self._arrays = pack(self.limits), memory, self._counters
         self._programme = VelocityProgramme(joints, settings.rotation_length_m)
         self._lever = settings.rotation_length_m
         self._settle_ticks = round(settings.settle_s / self.dt)

@@ -1,6 +1,6 @@
 """The limits of one arm with the settings' margins, as values that Python and compiled functions take.
 
-`pack` makes arrays of them, because a compiled function takes an array faster than many numbers; `unpack` is its
+`pack` makes one array of them, because a compiled function takes one array faster than many values; `unpack` is its
 inverse.
 """
 
@@ -25,7 +25,7 @@ BETWEEN_TICKS_RAD_S = 2e-3  # rad/s; how far a speed limit that falls near a joi
 SLIDING_ROOM_M = 0.003
 
 
-class JointLimits(NamedTuple):
+class JointBounds(NamedTuple):
     """Limits of the joints, each [J].
 
     Attributes
@@ -116,7 +116,7 @@ class Numbers(NamedTuple):
 class Limits(NamedTuple):
     """All limits of one arm, and its shapes."""
 
-    joints: JointLimits
+    joints: JointBounds
     numbers: Numbers
     body: Body
 
@@ -133,7 +133,7 @@ def find_limits(arm: Arm, settings: ControllerSettings, distances: Distances) ->
     lower = [value + settings.workspace_margin_m for value in tool.lower]
     upper = [value - settings.workspace_margin_m for value in tool.upper]
     return Limits(
-        joints=JointLimits(
+        joints=JointBounds(
             lower=np.array(limits.lower) + settings.position_margin_rad,
             upper=np.array(limits.upper) - settings.position_margin_rad,
             velocity=np.array(limits.velocity),
@@ -173,38 +173,36 @@ def find_limits(arm: Arm, settings: ControllerSettings, distances: Distances) ->
     )
 
 
-Packed = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-PACKED = "f8[:,::1], f8[::1], f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1]"
-
-
-def pack(limits: Limits) -> Packed:
-    """Return the limits as arrays."""
-    body = limits.body
-    return (
-        np.array(limits.joints, dtype=float),
-        np.array(limits.numbers, dtype=float),
-        body.chain,
-        body.capsules,
-        body.pairs,
-        body.boxes,
-    )
+def pack(limits: Limits) -> np.ndarray:
+    """Return the limits as one array of numbers."""
+    body, joints = limits.body, limits.joints
+    sizes = len(joints.lower), len(body.capsules), len(body.pairs), len(body.boxes)
+    parts = (sizes, *joints, limits.numbers, body.chain, body.capsules, body.pairs, body.boxes)
+    return np.concatenate([np.ravel(np.array(part, dtype=float)) for part in parts])
 
 
 @compiled
-def unpack(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-) -> Limits:
+def unpack(packed: np.ndarray) -> Limits:
     """Return the limits that `pack` packed."""
-    r, n = joints, numbers
-    limits = JointLimits(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11])
+    j, capsules, pairs, boxes = int(packed[0]), int(packed[1]), int(packed[2]), int(packed[3])
+    at_numbers = 4 + 12 * j
+    at_chain = at_numbers + 20
+    at_capsules = at_chain + 18 * (j + 1)
+    at_pairs = at_capsules + 8 * capsules
+    at_boxes = at_pairs + 5 * pairs
+    end = at_boxes + 15 * boxes
+    r, n = packed[4:at_numbers].reshape((12, j)), packed[at_numbers:at_chain]
+    joints = JointBounds(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11])
     first = n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9]
     last = n[10], n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[18], n[19]
-    return Limits(limits, Numbers(*first, *last), Body(chain, capsules, pairs, boxes, n[19]))
+    body = Body(
+        chain=packed[at_chain:at_capsules].reshape((j + 1, 18)),
+        capsules=packed[at_capsules:at_pairs].reshape((capsules, 8)),
+        pairs=packed[at_pairs:at_boxes].reshape((pairs, 5)),
+        boxes=packed[at_boxes:end].reshape((boxes, 15)),
+        table=n[19],
+    )
+    return Limits(joints, Numbers(*first, *last), body)
 
 
 @compiled

@@ -1,7 +1,7 @@
 """The motion that an arm was promised, in arrays that compiled functions change: no tick allocates memory.
 
-`State` and `COUNTERS` are the memory of one filter. The motions `points` [1 + `AHEAD` + 3, 3, J] are the one of now,
-those of the next ticks, and the stop after the last of them.
+`FilterState` and `COUNTERS` are the memory of one filter. The motions `points` [1 + `AHEAD` + 3, 3, J] are the one of
+now, those of the next ticks, and the stop after the last of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PLANNED = 31  # [3] ticks of the pieces of the stop of a step that is checked
 COUNTERS = 34
 
 
-class State(NamedTuple):
+class FilterState(NamedTuple):
     """The memory of one filter.
 
     Attributes
@@ -99,7 +99,7 @@ def memory_size(joints: int, capsules: int, pairs: int) -> int:
 
 
 @compiled
-def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> State:
+def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> FilterState:
     """Return the state as views of one array, which a compiled function takes faster than many."""
     j = joints
     at_points = 0
@@ -125,7 +125,7 @@ def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> Stat
     at_column = at_factor + 36
     at_twist = at_column + j + 1
     total = at_twist + 6
-    return State(
+    return FilterState(
         points=memory[at_points:at_end].reshape((STOP + STOP_POINTS, 3, j)),
         end=memory[at_end:at_closest],
         closest=memory[at_closest:at_times],
@@ -152,7 +152,7 @@ def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> Stat
 
 
 @compiled
-def promise_stop(limits: Limits, state: State, counters: np.ndarray) -> None:
+def promise_stop(limits: Limits, state: FilterState, counters: np.ndarray) -> None:
     """Promise one more tick along the stop."""
     points, new = state.points, 1 + counters[COUNT]
     counters[COUNT] += 1
@@ -178,7 +178,7 @@ def promise_stop(limits: Limits, state: State, counters: np.ndarray) -> None:
 
 
 @compiled
-def advance_one(limits: Limits, state: State, counters: np.ndarray) -> None:
+def advance_one(limits: Limits, state: FilterState, counters: np.ndarray) -> None:
     """Advance by one tick along the motion that was sent."""
     while counters[COUNT] < AHEAD:
         promise_stop(limits, state, counters)
@@ -189,7 +189,7 @@ def advance_one(limits: Limits, state: State, counters: np.ndarray) -> None:
 
 
 @compiled
-def finish(limits: Limits, state: State, counters: np.ndarray) -> None:
+def finish(limits: Limits, state: FilterState, counters: np.ndarray) -> None:
     """Update what follows from the promised motion: the times of the command, and whether it has come to rest."""
     count, tick = counters[COUNT], 0
     for index in range(count):

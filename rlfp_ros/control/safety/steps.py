@@ -1,6 +1,6 @@
 """The steps of the safety filter that Python calls, compiled. `filter.py` describes the filter.
 
-All take the arrays of `limits.pack`, the memory of `promise.state_in` and the counters.
+All take the array of `limits.pack`, the memory of `promise.state_in` and the counters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from rlfp_ros.control.capsules import closest, place
 from rlfp_ros.control.chain import find_tool
 from rlfp_ros.control.compiled import compiled, entry_point
 from rlfp_ros.control.safety.checks import EXACT_BELOW_M, NOT_FINITE, PASSED, check_step
-from rlfp_ros.control.safety.limits import PACKED, Limits, plan_step, unpack
+from rlfp_ros.control.safety.limits import Limits, plan_step, unpack
 from rlfp_ros.control.safety.motion import AHEAD, all_finite, copy_rows, copy_vector
 from rlfp_ros.control.safety.promise import (
     BRAKED,
@@ -29,7 +29,7 @@ from rlfp_ros.control.safety.promise import (
     STOP_LEFT,
     TICKS,
     UNSOLVED,
-    State,
+    FilterState,
     advance_one,
     finish,
     promise_stop,
@@ -39,37 +39,19 @@ from rlfp_ros.control.safety.stop import NO_STOP, STOP_POINTS, plan_stop
 from rlfp_ros.control.safety.velocity import find_velocity, slow_down
 
 SETTLED_RAD_S = 2e-3  # rad/s; below this speed, if no motion is wanted, the sent stop brings the arm to exact rest
-ARRAYS = f"{PACKED}, f8[::1], i8[::1]"
+ARRAYS = "f8[::1], f8[::1], i8[::1]"
 
 
 @compiled
-def _unpacked(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-) -> tuple[Limits, State]:
-    limits = unpack(joints, numbers, chain, capsules, pairs, boxes)
-    return limits, state_in(memory, joints.shape[1], len(capsules), len(pairs))
+def _unpacked(packed: np.ndarray, memory: np.ndarray) -> tuple[Limits, FilterState]:
+    limits = unpack(packed)
+    return limits, state_in(memory, len(limits.joints.lower), len(limits.body.capsules), len(limits.body.pairs))
 
 
 @entry_point(f"void({ARRAYS}, i8)")
-def start(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-    counters: np.ndarray,
-    settle_ticks: int,
-) -> None:
+def start(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray, settle_ticks: int) -> None:
     """Begin at the motion `state.points[0]`, whose acceleration is zero; moving joints come to rest along a stop."""
-    limits, state = _unpacked(joints, numbers, chain, capsules, pairs, boxes, memory)
+    limits, state = _unpacked(packed, memory)
     now = state.points[0]
     at_rest = not (_any(now[1]) or _any(now[2]))
     copy_rows(now, state.points[1])
@@ -94,19 +76,9 @@ def start(
 
 
 @entry_point(f"void({ARRAYS}, i8)")
-def advance(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-    counters: np.ndarray,
-    ticks: int,
-) -> None:
+def advance(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray, ticks: int) -> None:
     """Advance by whole ticks along the motion that was sent."""
-    limits, state = _unpacked(joints, numbers, chain, capsules, pairs, boxes, memory)
+    limits, state = _unpacked(packed, memory)
     for _ in range(ticks):
         advance_one(limits, state, counters)
     counters[SETTLING] = max(0, counters[SETTLING] - ticks)
@@ -114,39 +86,21 @@ def advance(
 
 
 @entry_point(f"void({ARRAYS})")
-def follow_stop(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-    counters: np.ndarray,
-) -> None:
+def follow_stop(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray) -> None:
     """Promise one more tick along the stop that was sent."""
-    limits, state = _unpacked(joints, numbers, chain, capsules, pairs, boxes, memory)
+    limits, state = _unpacked(packed, memory)
     counters[STEPS] += 1
     promise_stop(limits, state, counters)
     finish(limits, state, counters)
 
 
 @entry_point(f"void({ARRAYS})")
-def locate_end(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-    counters: np.ndarray,
-) -> None:
+def locate_end(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray) -> None:
     """Locate the tool at the last promised motion, if that has changed."""
-    limits, state = _unpacked(joints, numbers, chain, capsules, pairs, boxes, memory)
+    limits, state = _unpacked(packed, memory)
     if counters[LOCATED] == counters[PROMISED]:
         return
-    count = joints.shape[1]
+    count = len(limits.joints.lower)
     copy_rows(state.points[counters[COUNT]], state.end[: 3 * count].reshape(3, count))
     place(limits.body, state.end[:count], state.poses, state.placed)
     find_tool(limits.body.chain, state.poses, state.end[3 * count :])
@@ -155,38 +109,19 @@ def locate_end(
 
 
 @entry_point(f"i8({ARRAYS})")
-def propose_velocity(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-    counters: np.ndarray,
-) -> int:
+def propose_velocity(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray) -> int:
     """`velocity.find_velocity` for Python."""
-    limits, state = _unpacked(joints, numbers, chain, capsules, pairs, boxes, memory)
+    limits, state = _unpacked(packed, memory)
     return find_velocity(limits, state, counters)
 
 
 @entry_point(f"void({ARRAYS}, b1)")
-def limit_velocity(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-    counters: np.ndarray,
-    solved: bool,
-) -> None:
+def limit_velocity(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray, solved: bool) -> None:
     """Count an answer of the quadratic programme and slow it down.
 
     Scaling down keeps the programme's limits, so the tool's speed can be limited last.
     """
-    limits, state = _unpacked(joints, numbers, chain, capsules, pairs, boxes, memory)
+    limits, state = _unpacked(packed, memory)
     counters[LIMITED] += 1
     if not solved:
         counters[UNSOLVED] += 1
@@ -194,18 +129,9 @@ def limit_velocity(
 
 
 @entry_point(f"b1({ARRAYS})")
-def extend(
-    joints: np.ndarray,
-    numbers: np.ndarray,
-    chain: np.ndarray,
-    capsules: np.ndarray,
-    pairs: np.ndarray,
-    boxes: np.ndarray,
-    memory: np.ndarray,
-    counters: np.ndarray,
-) -> bool:
+def extend(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray) -> bool:
     """Promise one more step towards `state.velocity`; see `SafetyFilter.extend`."""
-    limits, state = _unpacked(joints, numbers, chain, capsules, pairs, boxes, memory)
+    limits, state = _unpacked(packed, memory)
     counters[STEPS] += 1
     wanted = _take_step(limits, state, counters)
     if not wanted:
@@ -216,7 +142,7 @@ def extend(
 
 
 @compiled
-def _take_step(limits: Limits, state: State, counters: np.ndarray) -> bool:
+def _take_step(limits: Limits, state: FilterState, counters: np.ndarray) -> bool:
     if counters[SETTLING]:
         promise_stop(limits, state, counters)
         return True
@@ -247,7 +173,7 @@ def _any(vector: np.ndarray) -> bool:
 
 
 @compiled
-def _settled(state: State, counters: np.ndarray) -> bool:
+def _settled(state: FilterState, counters: np.ndarray) -> bool:
     """Return whether the arm is slow enough for the sent stop to bring it to exact rest. Braking only approaches it."""
     if counters[RESTS + counters[COUNT]]:
         return True
@@ -258,7 +184,7 @@ def _settled(state: State, counters: np.ndarray) -> bool:
 
 
 @compiled
-def _try_step(limits: Limits, state: State, counters: np.ndarray) -> bool:
+def _try_step(limits: Limits, state: FilterState, counters: np.ndarray) -> bool:
     """Promise a step towards `state.velocity` if it and its stop pass their checks."""
     count, ticks = len(state.velocity), counters[PLANNED : PLANNED + STOP_POINTS]
     plan_step(limits, state.end[: 3 * count].reshape(3, count), state.velocity, state.step)

@@ -245,14 +245,16 @@ class Supervisor:
                 self.stop(Reason.JOINT_STATE_STALE, now_ns)
             elif by_stamp > 1.0:
                 self.stop(Reason.JOINT_STATE_OLD, now_ns)
-            punctual = _fade(max(by_receipt, by_stamp), LATE, 1.0)
+            if by_receipt > LATE or by_stamp > LATE:
+                punctual = _fade(max(by_receipt, by_stamp), LATE, 1.0)
         if moving and settings.require_heartbeat:
             heartbeat = _age(now_ns, self._heartbeat_ns) / settings.heartbeat_timeout_s
             if heartbeat > 1.0:
                 self.stop(Reason.HEARTBEAT_LOST, now_ns)
             punctual = min(punctual, _fade(heartbeat, LATE, 1.0))
-        if self._percept_ns != NEVER:
-            punctual = min(punctual, _fade(max(self._percept_ages(stamp_ns, now_ns)), LATE, 1.0))
+        percept_ages = self._percept_ages(stamp_ns, now_ns) if self._percept_ns != NEVER else (0.0, 0.0)
+        if percept_ages[0] > LATE or percept_ages[1] > LATE:
+            punctual = min(punctual, _fade(max(percept_ages), LATE, 1.0))
         if self._latched:
             return self._stopped()
         if not self._enabled:
@@ -265,7 +267,7 @@ class Supervisor:
             self._started_ns = now_ns
 
         reasons: list[Reason] = []
-        trust = self._perception_trust(stamp_ns, now_ns, reasons)
+        trust = self._perception_trust(percept_ages, now_ns, reasons)
         perception_fault = bool(reasons)
         trust = min(trust, self._residual_trust(stamp_ns, now_ns, reasons)) if not perception_fault else 0.0
         if punctual < 1.0 and not perception_fault:
@@ -283,12 +285,13 @@ class Supervisor:
         self._gain = 0.0
         return Verdict(State.STOPPED, self.latched, 0.0, 0.0)
 
-    def _perception_trust(self, stamp_ns: int, now_ns: int, reasons: list[Reason]) -> float:
+    def _perception_trust(self, ages: tuple[float, float], now_ns: int, reasons: list[Reason]) -> float:
+        """Return the trust in percepts with these `ages`, 0..1, and add the reasons why it is low."""
         settings = self.settings
         if self._percept_fault is not None:
             reasons.append(self._percept_fault)
         if self._percept_ns != NEVER:
-            by_receipt, by_stamp = self._percept_ages(stamp_ns, now_ns)
+            by_receipt, by_stamp = ages
             if by_receipt > 1.0:
                 reasons.append(Reason.PERCEPT_STALE)
             elif by_stamp > 1.0:
@@ -296,6 +299,8 @@ class Supervisor:
         elif settings.require_percepts and _age(now_ns, self._started_ns) > settings.percept_timeout_s:
             reasons.append(Reason.PERCEPT_STALE)
         shift = self._lasting_shift(now_ns)
+        if shift <= settings.shift_slow:
+            return 1.0
         if shift > settings.shift_hold:
             reasons.append(Reason.DOMAIN_SHIFT)
         return _fade(shift, settings.shift_slow, settings.shift_hold)
@@ -307,9 +312,12 @@ class Supervisor:
 
     def _lasting_shift(self, now_ns: int) -> float:
         """Return the lowest domain shift of the last images: a single odd image does not mean a changed scene."""
-        while len(self._shifts) > 1 and _age(now_ns, self._shifts[0][0]) > self.settings.shift_time_s:
-            self._shifts.popleft()
-        return min((shift for _, shift in self._shifts), default=0.0)
+        shifts = self._shifts
+        if not shifts:
+            return 0.0
+        while len(shifts) > 1 and _age(now_ns, shifts[0][0]) > self.settings.shift_time_s:
+            shifts.popleft()
+        return min([shift for _, shift in shifts])
 
     def _residual_trust(self, stamp_ns: int, now_ns: int, reasons: list[Reason]) -> float:
         settings = self.settings
@@ -330,9 +338,12 @@ class Supervisor:
         if by_stamp >= settings.residual_max_age_s:
             reasons.append(Reason.RESIDUAL_OLD)
             return 0.0
+        old = 0.8 * settings.residual_max_age_s
+        if age <= settings.residual_fade_s and by_stamp <= old:
+            return 1.0
         return min(
             _fade(age, settings.residual_fade_s, settings.residual_timeout_s),
-            _fade(by_stamp, 0.8 * settings.residual_max_age_s, settings.residual_max_age_s),
+            _fade(by_stamp, old, settings.residual_max_age_s),
         )
 
     def _slew_gain(self, target: float) -> None:

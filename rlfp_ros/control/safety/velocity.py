@@ -16,7 +16,7 @@ from rlfp_ros.control.capsules import find_closing, place
 from rlfp_ros.control.compiled import compiled
 from rlfp_ros.control.safety.limits import SLIDING_ROOM_M, Limits, speeds_near_ends
 from rlfp_ros.control.safety.motion import ROUNDING, all_finite
-from rlfp_ros.control.safety.promise import CLOSEST_PAIRS, NEAREST, PAIRS, State
+from rlfp_ros.control.safety.promise import CLOSEST_PAIRS, NEAREST, PAIRS, FilterState
 
 DAQP_OPTIMAL = 1  # exit flag of a solved programme
 POSE_AXES = 6  # a tool pose needs six joints; any more are spare
@@ -28,7 +28,7 @@ INSIDE, LIMITED = 0, 1  # whether the wanted motion is inside the limits, or the
 
 
 @compiled
-def find_velocity(limits: Limits, state: State, counters: np.ndarray) -> int:
+def find_velocity(limits: Limits, state: FilterState, counters: np.ndarray) -> int:
     """Set `state.velocity` to the joint velocities for the wanted motion `state.asked`, from the promised end.
 
     Returns
@@ -68,7 +68,7 @@ def find_velocity(limits: Limits, state: State, counters: np.ndarray) -> int:
 
 
 @compiled
-def _find_unlimited(limits: Limits, state: State, tool: np.ndarray) -> None:
+def _find_unlimited(limits: Limits, state: FilterState, tool: np.ndarray) -> None:
     """Set `state.velocity` to damped inverse kinematics of the wanted twist and the posture's part that keeps the tool.
 
     With the weighted Jacobian A, A^T (A A^T + d I)^-1 is the inverse. An arm with fewer than six joints has no spare
@@ -126,7 +126,7 @@ def _turned(tool: np.ndarray, joints: int, joint: int, solved: np.ndarray, lever
 
 
 @compiled
-def _along(state: State, tool: np.ndarray, joint: int, lever: float) -> float:
+def _along(state: FilterState, tool: np.ndarray, joint: int, lever: float) -> float:
     """Return a joint's row of the weighted Jacobian's transpose times the weighted twist in `state.twist`."""
     joints, total = len(state.velocity), 0.0
     for axis in range(POSE_AXES):
@@ -135,7 +135,7 @@ def _along(state: State, tool: np.ndarray, joint: int, lever: float) -> float:
 
 
 @compiled
-def _set_gram(lever: float, state: State, tool: np.ndarray) -> None:
+def _set_gram(lever: float, state: FilterState, tool: np.ndarray) -> None:
     """Set `state.gram` to A A^T, or to A^T A for fewer than six joints."""
     joints = len(state.velocity)
     size = min(joints, POSE_AXES)
@@ -202,7 +202,7 @@ def smallest_eigenvalue(matrix: np.ndarray, upper: float, factor: np.ndarray, si
 
 
 @compiled
-def _set_twist(limits: Limits, state: State, tool: np.ndarray) -> None:
+def _set_twist(limits: Limits, state: FilterState, tool: np.ndarray) -> None:
     """Set `state.twist` to the wanted twist, with the speed that brings a tool outside its room back into it.
 
     Each step of a slide along a wall drifts a little towards the wall.
@@ -224,7 +224,7 @@ def _inwards(value: float, lower: float, upper: float) -> float:
 
 
 @compiled
-def find_bounds(limits: Limits, state: State, counters: np.ndarray) -> None:
+def find_bounds(limits: Limits, state: FilterState, counters: np.ndarray) -> None:
     """Set `state.most`, `state.rows` and `state.least`.
 
     Speed towards a limit is at most `barrier_rate_hz` times the distance to it. Motion back inside is not limited.
@@ -266,7 +266,7 @@ def _moved(tool: np.ndarray, velocity: np.ndarray, axis: int) -> float:
 
 
 @compiled
-def _inside_bounds(state: State, tool: np.ndarray) -> bool:
+def _inside_bounds(state: FilterState, tool: np.ndarray) -> bool:
     joints = len(state.velocity)
     for row in range(joints + 3):
         rate = state.velocity[row] if row < joints else _moved(tool, state.velocity, row - joints)
@@ -276,7 +276,7 @@ def _inside_bounds(state: State, tool: np.ndarray) -> bool:
 
 
 @compiled
-def slow_down(limits: Limits, state: State) -> None:
+def slow_down(limits: Limits, state: FilterState) -> None:
     """Scale `state.velocity` so that the tool is inside its speeds."""
     n, joints = limits.numbers, len(state.velocity)
     tool, linear, angular = state.end[3 * joints :], 0.0, 0.0
@@ -313,7 +313,7 @@ class VelocityProgramme:
         self._inequalities = np.zeros(joints + 3 + CLOSEST_PAIRS, dtype=np.intc)  # DAQP's `sense`: all are plain ones
         self._unbounded = np.full(CLOSEST_PAIRS, np.inf)
 
-    def solve(self, state: State, pairs: int) -> Solution:
+    def solve(self, state: FilterState, pairs: int) -> Solution:
         """Find the velocities nearest to `state.velocity` that `state.most` and the `pairs` rows allow."""
         joints, most = len(state.velocity), state.most
         jacobian = state.end[3 * joints + 12 :].reshape(POSE_AXES, joints)
