@@ -40,7 +40,7 @@ safety.start(np.array(arm.home), np.full(len(arm.home), 0.1))
 random, numbers = np.random.default_rng(1), []
 for tick in range(ticks):
     if tick % 80 == 0:
-        twist = random.uniform(-1, 1, 6) * (0.5, 0.5, 0.5, 2.0, 2.0, 2.0)
+        twist = random.uniform(-1, 1, 6) * (0.2, 0.2, 0.0, 0.5, 0.5, 0.5) - (0.0, 0.0, 0.3, 0.0, 0.0, 0.0)
     here = safety.locate()
     velocity = safety.joint_velocity(here, twist, random.uniform(-0.3, 0.3, len(arm.home)))
     safety.extend(here, velocity)
