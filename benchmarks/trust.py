@@ -139,8 +139,8 @@ def render(bundle: Bundle, profile: str, camera: CameraContract, count: int) -> 
 def look(perception: Perception, images: np.ndarray, positions: np.ndarray) -> Seen:
     """Through the deployed code."""
     percepts = [perception(image) for image in images]
-    found = np.stack([percept.object_pose[:3] for percept in percepts]).astype(np.float64)
-    covariances = np.stack([percept.pose_cov[:3, :3] for percept in percepts]).astype(np.float64)
+    found = np.stack([np.asarray(percept.object_pose)[:3] for percept in percepts]).astype(np.float64)
+    covariances = np.stack([np.asarray(percept.pose_cov)[:3, :3] for percept in percepts]).astype(np.float64)
     error = found - positions
     distance = perception.domain_shift.distance
     return Seen(
@@ -241,7 +241,7 @@ def errors_by_family(bundle: Bundle, count: int = 500) -> dict[str, dict[str, An
                 percept = perception.encode(np.ascontiguousarray(alter(image, rng)), joints.astype(np.float64))
                 scores.append(percept.domain_shift)
                 plain.append(perception.domain_shift(percept.embedding))
-                errors.append(float(np.linalg.norm(percept.object_pose[:3] - position)))
+                errors.append(float(np.linalg.norm(np.asarray(percept.object_pose)[:3] - position)))
         rows[name] = _foretold(np.array(scores), np.array(plain), np.array(errors))
     return rows
 
@@ -265,7 +265,7 @@ def errors_in_rooms(bundle: Bundle, perception: Perception, arm: Arm, count: int
             scores.append(percept.domain_shift)
             plain.append(perception.domain_shift(percept.embedding))
             position = T_camera_base[:3, :3] @ found + T_camera_base[:3, 3]
-            errors.append(float(np.linalg.norm(percept.object_pose[:3] - position)))
+            errors.append(float(np.linalg.norm(np.asarray(percept.object_pose)[:3] - position)))
         world.close()
     return _foretold(np.array(scores), np.array(plain), np.array(errors))
 

@@ -35,6 +35,8 @@ def make_bundle(
     past_actions: int = 0,
     decides_every: int = 1,
     trust: bool = False,
+    from_pixels: bool = False,
+    base_controller: str = "hold",
 ) -> Bundle:
     """Write the bundle into `directory / name`. Its action is a twist, or velocities of the joints 1, 4 and 6.
 
@@ -43,14 +45,17 @@ def make_bundle(
     Policy: action = tanh(mean of the stacked x, mean of the stacked y, joint 1, goal x * mask) + 0.01 * state, and
     state counts the decisions since `reset`. With N `past_actions`, row n of them is added times 0.4 / (N - n + 1).
     Trust, if there is one: domain_shift = sigmoid(4 * joint 1 + mean red), and NaN if joint 1 is above 2 rad.
+    `from_pixels`: there is no object pose, and the features are a latent, all points' numbers in a row.
     """
     generator = np.random.default_rng(7)
     arm = load_arm(arm_name)
-    encoder, policy = _encoder(), _policy(arm, past_actions)
+    encoder, policy = _encoder(from_pixels), _policy(arm, past_actions, from_pixels)
     joints = len(arm.joint_names)
     image = generator.integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     inputs = {
-        "features": generator.normal(size=(1, STACK, POINTS, 3)).astype(np.float32),
+        "features": generator.normal(size=(1, STACK, POINTS * 3) if from_pixels else (1, STACK, POINTS, 3)).astype(
+            np.float32
+        ),
         "proprioception": generator.normal(size=(1, 2 * joints + 4)).astype(np.float32),
         "goal": np.array([[0.3, 0.1, 0.2]], np.float32),
         "goal_mask": np.ones((1, 1), np.float32),
@@ -69,6 +74,8 @@ def make_bundle(
             "tool": generator.normal(size=(1, 6)).astype(np.float32),
         }
         golden |= {f"trust/{key}": value for key, value in (judged | _run(score, judged)).items()}
+    if from_pixels:
+        golden["frames/features"] = golden["frames/features"].reshape(-1, POINTS * 3)
     document: dict[str, Any] = {
         "schema": 2,
         "name": name,
@@ -91,10 +98,8 @@ def make_bundle(
         "encoder": {
             "inputs": {"image": [1, HEIGHT, WIDTH, 3]},
             "outputs": {
-                "features": [1, POINTS, 3],
-                "object_pose": [1, 7],
-                "pose_cov": [1, 6, 6],
-                "embedding": [1, 3],
+                value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+                for value in encoder.graph.output
             },
         },
         "policy": {
@@ -117,7 +122,7 @@ def make_bundle(
             "rate_hz": 30.0,
             "decision_rate_hz": 30.0 / decides_every,
         },
-        "base_controller": {"name": "hold"},
+        "base_controller": {"name": base_controller},
         "latency": {"camera_s": 0.03, "command_s": 0.01},
         "feature_statistics": {
             "mean": [0.5, 0.5, 0.5],
@@ -238,7 +243,7 @@ def _value(name: str, shape: list[int], kind: int = TensorProto.FLOAT) -> onnx.V
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def _encoder() -> onnx.ModelProto:
+def _encoder(from_pixels: bool) -> onnx.ModelProto:
     offsets = np.zeros((1, POINTS, 3), np.float32)
     offsets[0, :, 0] = 0.01 * np.arange(POINTS)
     to_pose = np.zeros((3, 7), np.float32)
@@ -265,6 +270,13 @@ def _encoder() -> onnx.ModelProto:
         _constant("pose_offset", pose_offset),
         _constant("covariance", np.diag([1e-4, 2e-4, 3e-4, 0.1, 0.1, 0.1]).astype(np.float32)[None]),
     ]
+    if from_pixels:
+        nodes[4] = helper.make_node("Add", ["mean_row", "offsets"], ["points"])
+        nodes[5:] = [helper.make_node("Flatten", ["points"], ["features"], axis=1)]
+        outputs = [_value("features", [1, POINTS * 3]), _value("embedding", [1, 3])]
+        image = _value("image", [1, HEIGHT, WIDTH, 3], TensorProto.UINT8)
+        used = {name for node in nodes for name in node.input}
+        return _model(nodes, [image], outputs, [value for value in constants if value.name in used])
     outputs = [
         _value("features", [1, POINTS, 3]),
         _value("object_pose", [1, 7]),
@@ -274,12 +286,12 @@ def _encoder() -> onnx.ModelProto:
     return _model(nodes, [_value("image", [1, HEIGHT, WIDTH, 3], TensorProto.UINT8)], outputs, constants)
 
 
-def _policy(arm: Arm, past_actions: int) -> onnx.ModelProto:
+def _policy(arm: Arm, past_actions: int, from_pixels: bool) -> onnx.ModelProto:
     size = 2 * len(arm.joint_names) + 4
     first_joint = np.zeros((size, 1), np.float32)
     first_joint[0, 0] = 1
     nodes = [
-        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[1, 2], keepdims=0),  # [1, 3]
+        helper.make_node("ReduceMean", ["points"], ["mean"], axes=[1, 2], keepdims=0),  # [1, 3]
         helper.make_node("Slice", ["mean", "begin", "end", "axis"], ["xy"]),  # [1, 2]
         helper.make_node("MatMul", ["proprioception", "first_joint"], ["joint"]),  # [1, 1]
         helper.make_node("Slice", ["goal", "begin", "first", "axis"], ["goal_x"]),  # [1, 1]
@@ -299,8 +311,10 @@ def _policy(arm: Arm, past_actions: int) -> onnx.ModelProto:
         _constant("small", np.array(0.01, np.float32)),
         _constant("step", np.array(1, np.float32)),
     ]
+    nodes.insert(0, helper.make_node("Reshape", ["features", "shape"], ["points"]))
+    constants.append(_constant("shape", np.array([1, STACK, POINTS, 3], np.int64)))
     inputs = [
-        _value("features", [1, STACK, POINTS, 3]),
+        _value("features", [1, STACK, POINTS * 3] if from_pixels else [1, STACK, POINTS, 3]),
         _value("proprioception", [1, size]),
         _value("goal", [1, 3]),
         _value("goal_mask", [1, 1]),

@@ -20,6 +20,7 @@ from rlfp_ros.cli import main as rlfp
 from rlfp_ros.contract import Bundle, Evaluation, FeatureStatistics, GoldenFrames, load_bundle, write_bundle
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.policy import ObservationContract, Observer, Policy
+from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.learning.algorithms.networks import GaussianActor, ImageEncoder, RelativePoints, Trunk
 from rlfp_ros.learning.algorithms.sac import SacPolicy
 from rlfp_ros.learning.encoders import novelty
@@ -28,7 +29,13 @@ from rlfp_ros.learning.encoders.pose_head import INSIDE_90
 from rlfp_ros.learning.encoders.spatial import SpatialEncoder
 from rlfp_ros.learning.export import export, quantise, trained
 from rlfp_ros.learning.export.build import POLICY_OUTPUTS, build_contract, encoder_contract
-from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder, in_onnx_runtime
+from rlfp_ros.learning.export.networks import (
+    ExportedPolicy,
+    PixelEncoder,
+    deployed_encoder,
+    export_encoder,
+    in_onnx_runtime,
+)
 from rlfp_ros.learning.export.reference import golden_frames
 from rlfp_ros.learning.export.trained import save_trained
 from rlfp_ros.learning.recipes import train
@@ -37,6 +44,7 @@ from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.tasks.reach import Reach
 from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.worlds import load_conditions
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "models" / "reach_panda"
@@ -44,13 +52,13 @@ CAMERA = load_bundle(SHIPPED).contract.camera
 OBSERVATIONS = 20  # the command compares 1,000
 
 
-def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
+def finished(folder: Path, encoder: Any, memory: int = 0, past_actions: int = 0, every: int = 1) -> Path:
     """The run folder of a training that ended at once: networks as they were initialised."""
     shipped, arm = load_bundle(SHIPPED).contract, load_arm("panda")
-    network = deployed_encoder(encoder.eval())
+    network = encoder if isinstance(encoder, PixelEncoder) else deployed_encoder(encoder.eval())
     parts = encoder_contract(network, np.zeros(shipped.encoder.inputs["image"][1:], np.uint8))
     size = parts.outputs["embedding"][1]
-    observed = ObservationContract.of(shipped)
+    observed = replace(ObservationContract.of(shipped), past_actions=past_actions)
     contract = build_contract(
         name="reach_panda",
         task=load_task("reach"),
@@ -59,7 +67,7 @@ def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
         encoder=parts,
         observed=observed,
         state_size=max(1, memory),
-        action=shipped.action,
+        action=shipped.action.deciding_every(every),
         base_controller=shipped.base_controller,
         latency=shipped.latency,
         feature_statistics=FeatureStatistics(
@@ -68,7 +76,8 @@ def finished(folder: Path, encoder: Any, memory: int = 0) -> Path:
         provenance={},
     )
     points = (observed.feature_stack, *parts.outputs["features"][1:])
-    seen = int(np.prod(points)) + Observer(arm, observed).proprioception_size + 4  # goal and its mask
+    seen = int(np.prod(points)) + Observer(arm, observed, 3).proprioception_size
+    seen += 4 + 3 * past_actions  # goal, its mask, and past actions
     actor = GaussianActor(Trunk(0, seen, RelativePoints(points)), 3, 32, memory)
     policy = SacPolicy(ImageEncoder(gymnasium.spaces.Dict()), actor)
     save_trained(folder, contract, arm, network, ExportedPolicy(policy))
@@ -144,6 +153,104 @@ def test_a_latent_and_a_memory_become_a_bundle_and_an_episode_starts_without_the
     assert np.abs(first[2] - first[1]).max() > 1e-5  # the same image, another memory
     policy.reset()
     np.testing.assert_array_equal(episode(), first)
+
+
+@pytest.fixture(scope="module")
+def from_pixels(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A recurrent policy from raw pixels that observes past actions and decides on every third image."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    encoder = PixelEncoder(Convolutions()).eval()
+    folder = tmp_path_factory.mktemp("pixels")
+    return exported(finished(folder / "run", encoder, memory=8, past_actions=4, every=3), folder / "pixels")
+
+
+class Convolutions(torch.nn.Module):
+    """An image uint8 [1, H, W, 3] to a latent [1, 8]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 5, stride=4),
+            torch.nn.ReLU(),
+            torch.nn.Flatten(),
+            torch.nn.LazyLinear(8),
+            torch.nn.Tanh(),
+        )
+        self.layers(torch.zeros(1, 3, CAMERA.height, CAMERA.width))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        latent: torch.Tensor = self.layers(image.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        return latent
+
+
+def test_a_recurrent_policy_from_pixels_becomes_a_bundle_that_deploys(from_pixels: Bundle) -> None:
+    """Its golden frames come from the training environment: held images, admitted actions and memory included."""
+    contract, golden = from_pixels.contract, from_pixels.golden_frames()
+    assert sorted(contract.encoder.outputs) == ["embedding", "features"]
+    assert contract.action.decision_rate_hz == 10.0
+    assert golden.covered is not None
+    assert {"image", "features", "proprioception", "past_actions", "state"} <= set(golden.covered.tolist())
+    decisions = [0]
+    for number, stamp in enumerate(golden.stamps_ns):
+        if stamp - golden.stamps_ns[decisions[-1]] > 0.09e9:  # the third image, or a later one if that was lost
+            decisions.append(number)
+        np.testing.assert_array_equal(golden.twists[number], golden.twists[decisions[-1]])
+    assert len(decisions) >= 5
+    assert len({tuple(golden.twists[number]) for number in decisions}) == len(decisions)
+    assert golden.past_actions is not None
+    assert np.abs(golden.past_actions[decisions[-1]]).max() > 0
+    assert not golden.past_actions[0].any()
+    Perception(from_pixels)
+    Policy(from_pixels, load_arm("panda"))
+
+
+@pytest.mark.parametrize(
+    ("planted", "said"),
+    [
+        ("newest first", "past actions of golden frame"),
+        ("one late", "past actions of golden frame"),
+        ("not received", "past actions of golden frame"),
+        ("every image", "the residual of golden frame"),
+        ("memory runs on", "the residual of golden frame"),
+    ],
+)
+def test_golden_frames_find_a_mistake_with_past_actions_and_held_ones(
+    from_pixels: Bundle, monkeypatch: pytest.MonkeyPatch, planted: str, said: str
+) -> None:
+    right, saw = Observer.past_actions, Observer.saw_applied
+    if planted == "newest first":
+        monkeypatch.setattr(Observer, "past_actions", lambda self: right(self)[::-1])
+    elif planted == "one late":
+        monkeypatch.setattr(Observer, "past_actions", lambda self: np.roll(right(self), 1, axis=0))
+    elif planted == "not received":
+        monkeypatch.setattr(Observer, "saw_applied", lambda self, stamp, action: saw(self, stamp, 0 * action))
+    elif planted == "every image":
+        monkeypatch.setattr("rlfp_ros.control.policy.decides", lambda *_: True)
+    else:
+        act = Policy.act
+
+        def running(self: Policy, *arguments: Any) -> Any:
+            residual = act(self, *arguments)
+            self._state = self._state * 0.9
+            return residual
+
+        monkeypatch.setattr(Policy, "act", running)
+    with pytest.raises(ConfigurationError, match=said):
+        Policy(from_pixels, load_arm("panda"))
+
+
+@pytest.mark.parametrize("world", ["pybullet", "mujoco"])
+def test_a_bundle_from_pixels_plays_in_every_simulator(from_pixels: Bundle, world: str) -> None:
+    conditions = load_conditions(world, "twin_near" if world == "mujoco" else "train")
+    rollout = Rollout(from_pixels, conditions)
+    played = rollout.play(3)
+    assert len(played.residuals) > 10
+    again = rollout.play(3)
+    assert again.outcome == played.outcome
+    for one, other in zip(again.residuals, played.residuals, strict=True):
+        np.testing.assert_array_equal(one.twist, other.twist)
+    rollout.close()
 
 
 def test_the_networks_say_what_they_were_trained_for(bundle: Bundle) -> None:

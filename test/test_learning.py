@@ -256,7 +256,7 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
         with torch.no_grad():
             expected = exported(torch.from_numpy(image[None]))
         for one, other in zip(deployed(image)[:2], expected[:2], strict=True):
-            np.testing.assert_allclose(one, other[0].numpy(), atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(np.asarray(one), other[0].numpy(), atol=1e-5, rtol=1e-5)
 
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()

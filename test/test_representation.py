@@ -104,7 +104,7 @@ def test_every_encoder_exports_and_agrees_with_onnx_runtime(name: str) -> None:
     with torch.no_grad():
         expected = ExportedEncoder(encoder).eval()(torch.from_numpy(image[None]))
     for found, wanted in zip(OnnxEncoder(session)(image), expected, strict=True):
-        np.testing.assert_allclose(found, wanted[0].numpy(), atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(found), wanted[0].numpy(), atol=1e-5, rtol=1e-5)
     assert expected[0].flatten(1).shape[1] == encoder.code_size
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rlfp_ros.contract import GOLDEN_TOLERANCE, Bundle, GoldenFrames
 from rlfp_ros.control.actions import decides, residual_of
 from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.control.base_controllers.base_controller import check_follows
 from rlfp_ros.control.joint_faults import not_finite
 from rlfp_ros.control.observation import Observation, ObservationContract, Observer
 from rlfp_ros.control.trajectory import Residual
@@ -86,7 +87,7 @@ class Policy:
     Raises
     ------
     ConfigurationError
-        If the bundle is for another arm, or does not repeat training's golden frames.
+        If the bundle is for another arm, contradicts itself, or does not repeat training's golden frames.
     """
 
     def __init__(self, bundle: Bundle, arm: Arm) -> None:
@@ -97,6 +98,7 @@ class Policy:
                 f"arm {arm.name} has {list(arm.joint_names)}; choose a bundle for {arm.name}, "
                 f"or launch with arm:={contract.arm.name}"
             )
+        check_follows(contract, str(bundle.directory / "bundle.yaml"))
         self.contract = contract
         self._session = bundle.session("policy.onnx")
         self._observer = Observer(arm, ObservationContract.of(contract), len(contract.action.components))

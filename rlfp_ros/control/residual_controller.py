@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from rlfp_ros.contract import ActionContract, BaseControllerContract
+from rlfp_ros.contract import ActionContract, BaseControllerContract, Contract
 from rlfp_ros.control.arm import Arm, JointState
-from rlfp_ros.control.base_controllers.base_controller import Situation, make_base_controller
+from rlfp_ros.control.base_controllers.base_controller import Situation, check_follows, make_base_controller
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.gripper_motion import GripperMotion
 from rlfp_ros.control.kinematics import Kinematics
@@ -73,6 +73,8 @@ class ResidualController:
         self.arm = arm
         self.settings = settings = settings or ControllerSettings()
         self._check_arm(contract)
+        if isinstance(contract, Contract):
+            check_follows(contract, "bundle.yaml")
         self.kinematics = Kinematics(arm)
         self.filter = SafetyFilter(arm, self.kinematics, settings)
         self.supervisor = Supervisor(settings)
@@ -254,6 +256,17 @@ class ResidualController:
         if decision.take:
             alive = self._percepts.object_stamp_ns == NEVER
             self.supervisor.saw_percept(stamp_ns, now_ns, shift=float(shift), alive=alive)
+        else:
+            self._reject_percept(decision, stamp_ns, now_ns)
+
+    def on_scene(self, shift: float, stamp_ns: int, now_ns: int) -> None:
+        """Accept the percept of an image from a perception that does not find the object: its domain shift, 0..1.
+
+        Its stamp is the image's, so it shows that the camera is alive, as an object pose does.
+        """
+        decision = self._percepts.judge_scene(np.asarray(shift), stamp_ns, now_ns)
+        if decision.take:
+            self.supervisor.saw_percept(stamp_ns, now_ns, shift=float(shift))
         else:
             self._reject_percept(decision, stamp_ns, now_ns)
 

@@ -41,7 +41,8 @@ class Trace:
 
     seed: int
     outcome: Outcome | None = None
-    object_errors_m: list[float] = field(default_factory=list)  # between perceived and true position, per image
+    object_errors_m: list[float] = field(default_factory=list)  # between perceived and true position, if perceived
+    images: int = 0  # that were perceived
     distrusted: int = 0  # images with the controller not ACTIVE, or its gain at 0
     nearest_m: float = np.inf  # tool to object
     risen_m: float = 0.0  # height of the object above its first position
@@ -54,8 +55,7 @@ class Trace:
         assert self.outcome is not None
         if self.outcome.success:
             return None
-        images = max(1, len(self.object_errors_m))
-        if self.distrusted / images > HELD_SHARE:
+        if self.distrusted / max(1, self.images) > HELD_SHARE:
             return FailureMode.CONTROLLER
         if np.median(self.object_errors_m or [0.0]) > LOST_M:
             return FailureMode.PERCEPTION
@@ -92,11 +92,13 @@ class TracedRollout:
         trace, world, controller = self._trace, self.rollout.world, self.rollout.controller
         position, _ = world.task.object_pose(world)
         tool = world.tool_position()
-        if not trace.object_errors_m:
+        if not trace.images:
             self._start_height = float(position[2])
-        perceived_position = percept.in_base(self._T_base_camera).position
-        trace.object_errors_m.append(float(np.linalg.norm(perceived_position - position)))
-        waiting = len(trace.object_errors_m) <= 15  # the first half second: the gain is still ramping up
+        if percept.object_pose is not None:
+            perceived_position = percept.in_base(self._T_base_camera).position
+            trace.object_errors_m.append(float(np.linalg.norm(perceived_position - position)))
+        trace.images += 1
+        waiting = trace.images <= 15  # the first half second: the gain is still ramping up
         trace.distrusted += not waiting and (controller.state is not State.ACTIVE or controller.gain == 0.0)
         trace.nearest_m = min(trace.nearest_m, float(np.linalg.norm(tool - position)))
         trace.risen_m = max(trace.risen_m, float(position[2]) - self._start_height)

@@ -58,11 +58,20 @@ def _rows(contract: Contract) -> Iterable[tuple[str, str]]:
     yield "image", f"{image.colour_order} {image.dtype}, stack {image.stack}, resize {image.resize}"
     for side, shapes in (("takes", contract.encoder.inputs), ("gives", contract.encoder.outputs)):
         yield f"encoder {side}", ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    published = ["feature points" if contract.encoder.finds_points else "a latent vector", "the domain shift"]
+    if contract.encoder.finds_object:
+        published.insert(1, "the object's pose")
+    yield "perception gives", ", ".join(published)
     judged = "by how unlike training an image looks"
     if contract.trust is not None:
         judged = f"by image and joints: is the object seen more than {1e3 * contract.trust.error_m:g} mm off?"
     yield "domain shift", judged
-    yield "policy takes", f"{', '.join(contract.policy.inputs)}; {contract.policy.feature_stack} feature frames"
+    taken = f"{', '.join(contract.policy.inputs)}; {contract.policy.feature_stack} feature frames"
+    if contract.policy.past_actions:
+        taken += f", {contract.policy.past_actions} past actions"
+    yield "policy takes", taken
+    if action.images_per_decision > 1:
+        yield "decides", f"at {action.decision_rate_hz:g} Hz; publishes the action again at {action.rate_hz:g} Hz"
     yield "proprioception", ", ".join(contract.proprioception)
     ranges = []
     for component, scale, unit in zip(action.components, action.scale, action.units, strict=True):

@@ -80,8 +80,8 @@ def _takers(bag: BagReader) -> dict[str, Taker]:
 
     def features(episode: RecordedEpisode, content: Any) -> None:
         found = decode.features_from_message(content)
-        if found.ndim == 2:  # a latent vector has no place in the image
-            episode.features[_stamp(content)] = found
+        # A latent vector has no place in the image, so nothing is drawn of it.
+        episode.features[_stamp(content)] = found if found.ndim == 2 else np.zeros((0, 3), np.float32)
 
     def residual(episode: RecordedEpisode, content: Any) -> None:
         episode.residual[_stamp(content)] = _linear(content)

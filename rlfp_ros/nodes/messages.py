@@ -93,6 +93,8 @@ CLOCK = Topic(topics.CLOCK, Clock, BEST_EFFORT)
 FEATURES = Topic(topics.FEATURES, PointCloud2, STREAM)
 OBJECT_POSE = Topic(topics.OBJECT_POSE, PoseWithCovarianceStamped, STREAM)
 DOMAIN_SHIFT = Topic(topics.DOMAIN_SHIFT, Float32, STREAM)
+# From a perception without object pose: the stamp of the image whose domain shift was published just before.
+PERCEPT = Topic(topics.PERCEPT, Header, STREAM)
 OVERLAY = Topic(topics.OVERLAY, Image, BEST_EFFORT)
 GOAL = Topic(topics.GOAL, PointStamped, LATCHED)
 RESIDUAL = Topic(topics.RESIDUAL, TwistStamped, STREAM_QUEUE)

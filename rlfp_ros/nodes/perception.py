@@ -70,7 +70,7 @@ class _Seen:
 
 
 class PerceptionNode(Node):
-    """Turns each image into features, object pose and domain shift."""
+    """Turns each image into features, domain shift and, if the bundle's encoder finds the object, its pose."""
 
     def __init__(self) -> None:
         super().__init__("perception")
@@ -108,7 +108,9 @@ class PerceptionNode(Node):
         self._joints_fault = ""
 
         self._features = self._publisher(messages.FEATURES)
-        self._object_pose = self._publisher(messages.OBJECT_POSE)
+        finds_object = self._contract.encoder.finds_object
+        self._object_pose = self._publisher(messages.OBJECT_POSE) if finds_object else None
+        self._percept = None if finds_object else self._publisher(messages.PERCEPT)
         self._domain_shift = self._publisher(messages.DOMAIN_SHIFT)
         self._overlay = self._publisher(messages.OVERLAY)
         self.diagnostics = Diagnostics(self, self._report, hardware_id=self._contract.name)
@@ -246,7 +248,7 @@ class PerceptionNode(Node):
                 if not self._joints_fault:
                     self.get_logger().warn(f"{error}; until then the domain shift is judged by the images alone")
                 self._joints_fault = str(error)
-        self._publish_pose(seen.message, percept)
+        self._publish_percept(seen.message, percept)
         self._processing.add(time.monotonic() - seen.began)
         self._shift = percept.domain_shift
         if self._overlay.get_subscription_count():
@@ -259,13 +261,17 @@ class PerceptionNode(Node):
         stamp = decode.stamp_ns(message.header.stamp)
         self._features.publish(messages.features_message(stamp, percept.features, message.header.frame_id))
 
-    def _publish_pose(self, message: Image | CompressedImage, percept: Percept) -> None:
-        # The pose comes last: the controller takes it for the whole percept.
+    def _publish_percept(self, message: Image | CompressedImage, percept: Percept) -> None:
+        # The message with a stamp comes last: the controller takes it for the whole percept.
         stamp = decode.stamp_ns(message.header.stamp)
+        self._domain_shift.publish(Float32(data=float(percept.domain_shift)))
+        if self._object_pose is None:
+            assert self._percept is not None
+            self._percept.publish(messages.header_message(stamp, message.header.frame_id))
+            return
         found = percept.in_base(self._T_base_camera)
         pose = np.concatenate([found.position, found.orientation])
         base_frame = self._contract.arm.base_frame
-        self._domain_shift.publish(Float32(data=float(percept.domain_shift)))
         self._object_pose.publish(messages.object_pose_message(stamp, pose, found.covariance, base_frame))
 
     def _publish_overlay(self, message: Image | CompressedImage, percept: Percept) -> None:

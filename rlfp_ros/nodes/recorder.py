@@ -51,6 +51,7 @@ DEFAULT_TOPICS = (
     messages.FEATURES,
     messages.OBJECT_POSE,
     messages.DOMAIN_SHIFT,
+    messages.PERCEPT,
     messages.GOAL,
     messages.RESIDUAL,
     messages.GRIPPER,

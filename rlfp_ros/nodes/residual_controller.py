@@ -79,6 +79,8 @@ class ResidualControllerNode(Node):
         self.arm = arm = choose_arm(bundle, settings.arm, self.get_logger().info)
         self.controller = ResidualController(arm, contract, settings)
         self._action = contract.action
+        self._finds_object = contract.encoder.finds_object
+        self._shift: float | None = None  # domain shift that waits for the stamp of its image
         self._tells_actions = contract.policy.past_actions > 0
         self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
         self._checklist: tuple[float, ChecklistReport] | None = None  # received at (steady, s), and its content
@@ -142,7 +144,9 @@ class ResidualControllerNode(Node):
             (messages.HEARTBEAT, self._on_heartbeat),
             (messages.GOAL, self._on_goal),
             (messages.DOMAIN_SHIFT, self._on_domain_shift),
-            (messages.OBJECT_POSE, self._on_object_pose),
+            (messages.OBJECT_POSE, self._on_object_pose)
+            if self._finds_object
+            else (messages.PERCEPT, self._on_percept),
             (messages.GRIPPER, self._on_gripper),
             (messages.JOINT_RESIDUAL if self.controller.in_joint_space else messages.RESIDUAL, self._on_residual),
         )
@@ -226,7 +230,17 @@ class ResidualControllerNode(Node):
         self._admit(self._residuals.saw_percept(stamp, self._reached_stamp()))
 
     def _on_domain_shift(self, message: Float32) -> None:
-        self.controller.on_domain_shift(message.data, self._reached_stamp(), self._now())
+        if self._finds_object:
+            self.controller.on_domain_shift(message.data, self._reached_stamp(), self._now())
+        else:
+            self._shift = message.data
+
+    def _on_percept(self, message: Header) -> None:
+        stamp = decode.stamp_ns(message.stamp)
+        if self._shift is not None:
+            self.controller.on_scene(self._shift, stamp, self._now())
+            self._shift = None
+        self._admit(self._residuals.saw_percept(stamp, self._reached_stamp()))
 
     def _on_goal(self, message: PointStamped) -> None:
         frames = self.arm.base_frame, self.settings.optical_frame
@@ -244,6 +258,7 @@ class ResidualControllerNode(Node):
         episode = decode.episode_from_message(message)
         if episode.phase is Phase.RESET:
             self.controller.on_episode_reset(episode.stamp)
+            self._shift = None
             self._residuals.begin_episode(episode.stamp)
             self._gripper_sent = None
         self._attendance.on_episode(episode)

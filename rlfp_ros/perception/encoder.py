@@ -50,11 +50,12 @@ class Percept:
     image
         The network's input: uint8 [h, w, 3] rgb, of the bundle's camera.
     features
-        float32 [K, 3]: x, y on the plane z = 1 of the optical frame, confidence in [0, 1].
+        float32 [K, 3]: x, y on the plane z = 1 of the optical frame, confidence in [0, 1]; or a latent vector [Z].
     object_pose
-        float32 [7]: xyz in m and quaternion xyzw, in the optical frame of the bundle's camera.
+        float32 [7]: xyz in m and quaternion xyzw, in the optical frame of the bundle's camera; None if the encoder does
+        not find the object.
     pose_cov
-        float32 [6, 6] m^2, rad^2, in the optical frame.
+        float32 [6, 6] m^2, rad^2, in the optical frame; None without object pose.
     embedding
         float32 [E], from which the domain shift is computed.
     domain_shift
@@ -63,13 +64,21 @@ class Percept:
 
     image: np.ndarray
     features: np.ndarray
-    object_pose: np.ndarray
-    pose_cov: np.ndarray
+    object_pose: np.ndarray | None
+    pose_cov: np.ndarray | None
     embedding: np.ndarray
     domain_shift: float
 
     def in_base(self, T_base_camera: np.ndarray) -> ObjectPose:
-        """Return the object's pose in the base frame, for a camera at `T_base_camera` (4 x 4)."""
+        """Return the object's pose in the base frame, for a camera at `T_base_camera` (4 x 4).
+
+        Raises
+        ------
+        ValueError
+            If there is no object pose.
+        """
+        if self.object_pose is None or self.pose_cov is None:
+            raise ValueError("this encoder does not find the object, so there is no object pose")
         rotation = T_base_camera[:3, :3]
         position = rotation @ self.object_pose[:3].astype(np.float64) + T_base_camera[:3, 3]
         turn = np.zeros((6, 6))
@@ -83,13 +92,26 @@ class OnnxEncoder:
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        found = {output.name for output in session.get_outputs()}
+        self._pose_outputs = ("object_pose", "pose_cov") if "object_pose" in found else ()
 
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return features [K, 3], object_pose [7], pose_cov [6, 6] and embedding [E] of uint8 [H, W, 3] rgb."""
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]:
+        """Return what the encoder finds in an image uint8 [H, W, 3] rgb.
+
+        Returns
+        -------
+        features
+            [K, 3] or [Z].
+        object_pose, pose_cov
+            [7] and [6, 6], or None.
+        embedding
+            [E].
+        """
         outputs = self._session.run(
-            ("features", "object_pose", "pose_cov", "embedding"), {"image": np.ascontiguousarray(image)[None]}
+            ("features", "embedding", *self._pose_outputs), {"image": np.ascontiguousarray(image)[None]}
         )
-        features, object_pose, pose_cov, embedding = (output[0] for output in outputs)
+        features, embedding, *pose = (output[0] for output in outputs)
+        object_pose, pose_cov = pose or (None, None)
         return features, object_pose, pose_cov, embedding
 
 
@@ -209,7 +231,7 @@ class Perception:
 
     def judged_with(self, percept: Percept, joint_positions: np.ndarray) -> Percept:
         """Judge the domain shift of a percept with the joints [J] rad at the image's time, if the bundle can."""
-        if self._error_score is None:
+        if self._error_score is None or percept.object_pose is None or percept.pose_cov is None:
             return percept
         encoded = (percept.features, percept.object_pose, percept.pose_cov, percept.embedding)
         return replace(percept, domain_shift=self._error_score(encoded, joint_positions))

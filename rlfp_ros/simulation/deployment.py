@@ -116,7 +116,9 @@ class Deployment:
         received = self.world.stamp_of(self.world.tick - 1)
         while self._answers and self._answers[0][0].stamp_ns <= delivered_ns:
             residual, percept = self._answers.popleft()
-            if percept is not None:
+            if percept is not None and percept.object_pose is None:
+                controller.on_scene(percept.domain_shift, delivered_ns, received)
+            elif percept is not None:
                 found = percept.in_base(self._T_base_camera)
                 controller.on_object_pose(found.position, found.covariance, delivered_ns, received)
                 controller.on_domain_shift(percept.domain_shift, delivered_ns, received)

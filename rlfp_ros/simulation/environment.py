@@ -127,7 +127,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     Attributes
     ----------
     on_held : callable or None
-        Called with each image for which the action of the last decision is held.
+        Called with each image for which the action of the last decision is held, before it is answered.
 
     Raises
     ------
@@ -239,9 +239,9 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
                     continue
             if decides(self.behaviour.action, self._frame.stamp_ns, frame.stamp_ns):
                 break
-            self._answer(frame, action)
             if self.on_held is not None:
                 self.on_held(frame)
+            self._answer(frame, action)
         self._frame = frame
         ended, success = self._phase is _Phase.ENDED, self._success
         return self.observe(), reward, success, ended and not success, self._info()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from rlfp_ros import plugins, schema
+from rlfp_ros.contract import Contract
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.plugins import Registry
@@ -94,6 +95,23 @@ BASE_CONTROLLERS = Registry[BaseControllerClass](
     builtin="rlfp_ros.control.base_controllers",
     members=("Parameters", "follows_object", "start", "wanted"),
 )
+
+
+def check_follows(contract: Contract, source: str) -> None:
+    """Check that perception finds the object if the base controller follows it.
+
+    Raises
+    ------
+    ConfigurationError
+        If the encoder of the bundle `source` gives no object pose for a base controller that needs it.
+    """
+    name = contract.base_controller.name
+    if contract.encoder.finds_object or name not in BASE_CONTROLLERS or not BASE_CONTROLLERS[name].follows_object:
+        return
+    raise ConfigurationError(
+        f"{source}: base_controller.name is {name!r}, which follows the object, but encoder.outputs has no "
+        "object_pose; use hold, or an encoder that finds the object"
+    )
 
 
 def make_base_controller(

@@ -189,17 +189,25 @@ class PerceptAdmission:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the last object pose, because after a clock jumps back its stamp has no meaning."""
+        """Forget the last percept, because after a clock jumps back its stamp has no meaning."""
         self._object_stamp_ns = NEVER
 
     @property
     def object_stamp_ns(self) -> int:
-        """Stamp of the newest object pose that was taken."""
+        """Stamp of the newest percept that was taken: an object pose, or a domain shift with a stamp."""
         return self._object_stamp_ns
 
     def judge_object(self, xyz: np.ndarray, stamp_ns: int, now_ns: int) -> Decision:
         """Judge an object's position [3] m in the base frame."""
-        decision = self._judge(xyz, (3,), stamp_ns, now_ns)
+        return self._judge_once(xyz, (3,), stamp_ns, now_ns)
+
+    def judge_scene(self, shift: np.ndarray, stamp_ns: int, now_ns: int) -> Decision:
+        """Judge a domain shift [] (a number) that has its image's stamp, from a perception without object pose."""
+        return self._judge_once(shift, (), stamp_ns, now_ns)
+
+    def _judge_once(self, value: np.ndarray, shape: tuple[int, ...], stamp_ns: int, now_ns: int) -> Decision:
+        """Judge a percept with its image's stamp, and keep the stamp if it is taken."""
+        decision = self._judge(value, shape, stamp_ns, now_ns)
         if decision.take and stamp_ns <= self._object_stamp_ns:
             return Decision(False, counted=Reason.PERCEPT_REPEATED)  # a frozen camera's: no sign of life
         if decision.take:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rlfp_ros.simulation.environment import ManipulationEnv
 
 ObservationKind = Literal["pixels", "features", "state"]
-PARTS = ("features", "state", "proprioception", "goal", "goal_mask")  # of the vector, in this order, if they exist
+# Parts of the vector, in this order, if they exist.
+PARTS = ("features", "state", "proprioception", "goal", "goal_mask", "past_actions")
 
 Environment = gymnasium.Env[dict[str, np.ndarray], np.ndarray]
 

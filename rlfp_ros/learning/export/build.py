@@ -28,6 +28,7 @@ from rlfp_ros.schema import refusal
 from rlfp_ros.simulation.tasks.task import Task
 
 ENCODER_OUTPUTS = ("features", "object_pose", "pose_cov", "embedding")
+PIXEL_OUTPUTS = ("features", "embedding")  # of an encoder that does not find the object
 POLICY_INPUTS = ("features", "proprioception", "goal", "goal_mask", "state")  # without past actions
 POLICY_OUTPUTS = ("action", "next_state")
 
@@ -35,6 +36,11 @@ POLICY_OUTPUTS = ("action", "next_state")
 def policy_inputs(past_actions: int) -> tuple[str, ...]:
     """Return the names of a policy's inputs, in order."""
     return (*POLICY_INPUTS[:-1], *(["past_actions"] if past_actions else []), POLICY_INPUTS[-1])
+
+
+def outputs_of(encoder: EncoderContract) -> tuple[str, ...]:
+    """Return the names of an encoder's outputs, in the order of ENCODER_OUTPUTS."""
+    return tuple(name for name in ENCODER_OUTPUTS if name in encoder.outputs)
 
 
 def build_contract(
@@ -129,9 +135,10 @@ def goal_of(task: Task) -> Goal:
 
 
 def encoder_contract(encoder: nn.Module, image: np.ndarray) -> EncoderContract:
-    """Return names and shapes of a `deployed_encoder`, measured on the example `image` uint8 [H, W, 3]."""
+    """Return names and shapes of a `deployed_encoder` or `PixelEncoder`, measured on an example `image` [H, W, 3]."""
     with torch.no_grad():
         outputs = encoder(torch.from_numpy(image[None].copy()))
-    shapes = {name: tuple(output.shape) for name, output in zip(ENCODER_OUTPUTS, outputs, strict=True)}
+    names = ENCODER_OUTPUTS if len(outputs) == len(ENCODER_OUTPUTS) else PIXEL_OUTPUTS
+    shapes = {name: tuple(output.shape) for name, output in zip(names, outputs, strict=True)}
     height, width, channels = image.shape
     return EncoderContract(inputs={"image": (1, height, width, channels)}, outputs=shapes)

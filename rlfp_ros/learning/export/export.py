@@ -164,7 +164,7 @@ def _from_run(source: Path, observations: int, console: Console) -> Candidate:
             files["encoder.onnx"] = verdict.file
             networks = expected = deployed(files)
             played = list(play(contract, arm, networks, FRAMES))
-    return Candidate(contract, arm, files, networks, golden_tensors(expected, played[-1]), played)
+    return Candidate(contract, arm, files, networks, golden_tensors(contract, expected, played[-1]), played)
 
 
 def _described(contract: Contract, name: str, data: bytes) -> bytes:

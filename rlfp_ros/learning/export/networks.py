@@ -37,14 +37,40 @@ class ExportedPolicy(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(
-        self, features: Tensor, proprioception: Tensor, goal: Tensor, goal_mask: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Compute action [1, A] in [-1, 1] and next_state [1, S] of features [1, stack, K, 3] or [1, stack, Z] and the
-        rest."""
-        vector = torch.cat([features.flatten(1), proprioception, goal, goal_mask], dim=-1)
-        action, next_state = policy_step(self.policy, {"vector": vector}, state)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute action [1, A] in [-1, 1] and next_state [1, S].
+
+        Parameters
+        ----------
+        *inputs
+            As `policy_inputs` lists them: features [1, stack, K, 3] or [1, stack, Z], proprioception [1, P],
+            goal [1, 3], goal_mask [1, 1], past_actions [1, N, A] if there are any, and state [1, S].
+        """
+        vector = torch.cat([value.flatten(1) for value in inputs[:-1]], dim=-1)
+        action, next_state = policy_step(self.policy, {"vector": vector}, inputs[-1])
         return action.float(), next_state
+
+
+class PixelEncoder(nn.Module):
+    """An encoder that was trained together with its policy, from pixels: a latent, and no object pose.
+
+    Parameters
+    ----------
+    encoder
+        Computes the latent [1, Z] of an image uint8 [1, H, W, 3]; all normalisation is inside it.
+    embedding
+        Computes the embedding [1, E] for the domain shift from the latent; None: the latent itself.
+    """
+
+    def __init__(self, encoder: nn.Module, embedding: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.embedding = embedding if embedding is not None else nn.Identity()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features [1, Z] and embedding [1, E] of an image uint8 [1, H, W, 3]."""
+        latent = self.encoder(image)
+        return latent, self.embedding(latent) * 1.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +147,8 @@ def in_onnx_runtime(file: bytes, outputs: tuple[str, ...]) -> Callable[[Arrays],
 
 def deployed(files: dict[str, bytes]) -> Networks:
     """Return a bundle's two ONNX files as functions."""
+    found = [value.name for value in onnx_session(files["encoder.onnx"]).get_outputs()]
+    outputs = tuple(name for name in ENCODER_OUTPUTS if name in found)
     return Networks(
-        in_onnx_runtime(files["encoder.onnx"], ENCODER_OUTPUTS), in_onnx_runtime(files["policy.onnx"], POLICY_OUTPUTS)
+        in_onnx_runtime(files["encoder.onnx"], outputs), in_onnx_runtime(files["policy.onnx"], POLICY_OUTPUTS)
     )

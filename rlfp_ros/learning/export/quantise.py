@@ -66,10 +66,10 @@ def int8_encoder(file: bytes, images: np.ndarray) -> bytes:
 def trial(file: bytes, frames: Path) -> QuantisationVerdict | None:
     """Compare both on the labelled frames that the encoder was not trained on.
 
-    Returns None if there are no frames, or if the features are not points: there are no labels for a latent.
+    Returns None if there are no frames, or if the encoder gives no points and object pose, for which there are labels.
     """
-    features = onnx_session(file).get_outputs()[0].shape
-    if not (frames / "images.npy").is_file() or len(features) != 3:
+    outputs = {output.name: output.shape for output in onnx_session(file).get_outputs()}
+    if not (frames / "images.npy").is_file() or len(outputs["features"]) != 3 or "object_pose" not in outputs:
         return None
     images = np.load(frames / "images.npy", mmap_mode="r")
     positions, keypoints = np.load(frames / "positions.npy"), np.load(frames / "keypoints.npy")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from rlfp_ros.contract import GOLDEN_TOLERANCE, Contract, GoldenFrames
 from rlfp_ros.control.arm import Arm, JointState
-from rlfp_ros.control.policy import ObservationContract
-from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_INPUTS, POLICY_OUTPUTS
+from rlfp_ros.control.observation import ObservationContract, Observer
+from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.learning.export.build import POLICY_OUTPUTS, outputs_of
 from rlfp_ros.learning.export.networks import Networks
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import GOLDEN
-from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+from rlfp_ros.simulation.environment import CameraFrame, CountedSeeds, ManipulationEnv
 
 AGREEMENT = 1e-5  # between PyTorch and ONNX Runtime: absolute below 1, relative above
 GOLDEN_FRAMES = 5  # enough for the stack to fill and the arm to move
@@ -30,9 +31,17 @@ class PlayedFrame:
     joint_state: JointState
     stamp_ns: int
     first: bool  # of its episode
-    encoded: tuple[np.ndarray, ...]  # as ENCODER_OUTPUTS
-    inputs: dict[str, np.ndarray]  # of the policy, batch 1
+    encoded: tuple[np.ndarray, ...]  # as `outputs_of`
+    inputs: dict[str, np.ndarray]  # of the policy at its decision, batch 1
     acted: tuple[np.ndarray, ...]  # as POLICY_OUTPUTS
+    proprioception: np.ndarray | None = None  # [P] at this frame; None: that of the inputs
+    decides: bool = True  # otherwise the action of an earlier frame is held
+    applied: tuple[tuple[int, np.ndarray], ...] = ()  # stamps and admitted actions [A] received since the frame before
+
+    @property
+    def joints_seen(self) -> np.ndarray:
+        """The proprioception [P] at this frame."""
+        return self.inputs["proprioception"][0] if self.proprioception is None else self.proprioception
 
 
 def play(contract: Contract, arm: Arm, networks: Networks, count: int) -> Iterator[PlayedFrame]:
@@ -69,21 +78,80 @@ def play(contract: Contract, arm: Arm, networks: Networks, count: int) -> Iterat
             "the scene that it was trained in"
         )
     state = np.zeros((1, contract.policy.state_size), np.float32)
+    received: list[tuple[int, np.ndarray]] = []
+    held: list[tuple[CameraFrame, tuple[tuple[int, np.ndarray], ...]]] = []  # with the messages received before
+    observer = Observer(arm, ObservationContract(contract.proprioception))
+    env.deployment.on_applied.append(lambda admitted: received.append((admitted.stamp_ns, _action(contract, admitted))))
+    env.on_held = lambda frame: held.append((replace(frame, image=frame.image.copy()), _taken(received)))
     observation, _ = env.reset()
     _check_goal(contract, bool(observation["goal_mask"].all()))
-    first = True
-    for _ in range(count):
-        inputs = {name: observation[name][None] for name in POLICY_INPUTS if name != "state"} | {"state": state}
+    first, left = True, count
+    while left > 0:
+        inputs = {name: observation[name][None] for name in contract.policy.inputs if name != "state"}
+        inputs["state"] = state
         acted = networks.act(inputs)
-        yield PlayedFrame(
-            env.render().copy(), env.joint_state, env.world.image_stamp_ns, first, encoded_frame[0], inputs, acted
+        decision = PlayedFrame(
+            env.render().copy(),
+            env.joint_state,
+            env.image_stamp_ns,
+            first,
+            encoded_frame[0],
+            inputs,
+            acted,
+            applied=_taken(received),
         )
+        yield decision
         state, first = acted[1], False
         observation, _, terminated, truncated, _ = env.step(acted[0][0])
+        for frame, before in held[: left - 1]:
+            yield _held(decision, frame, networks, observer, before)
+        left -= 1 + len(held)
+        held.clear()
         if terminated or truncated:
+            received.clear()
             observation, _ = env.reset()
             state, first = np.zeros_like(state), True
     env.close()
+
+
+def _taken(received: list[tuple[int, np.ndarray]]) -> tuple[tuple[int, np.ndarray], ...]:
+    """Return the list's content and clear it."""
+    taken = tuple(received)
+    received.clear()
+    return taken
+
+
+def _action(contract: Contract, admitted: Residual) -> np.ndarray:
+    """Return what the controller admitted, [A] in action units, independently of the deployment code."""
+    axes = contract.action.axes(contract.arm.joint_names)
+    action = np.zeros(len(contract.action.components), np.float32)
+    for place, (component, scale) in enumerate(zip(contract.action.components, contract.action.scale, strict=True)):
+        if component != "gripper":
+            action[place] = admitted.twist[axes.index(component)] / scale
+        elif admitted.gripper_width is not None:
+            action[place] = admitted.gripper_width / scale - 1
+    return action
+
+
+def _held(
+    decision: PlayedFrame,
+    frame: CameraFrame,
+    networks: Networks,
+    observer: Observer,
+    applied: tuple[tuple[int, np.ndarray], ...],
+) -> PlayedFrame:
+    """Return a frame for which the action of `decision` is held."""
+    return replace(
+        decision,
+        image=frame.image,
+        joint_state=frame.joint_state,
+        stamp_ns=frame.stamp_ns,
+        first=False,
+        encoded=networks.encode({"image": np.ascontiguousarray(frame.image)[None]}),
+        proprioception=observer.proprioception(frame.joint_state),
+        decides=False,
+        applied=applied,
+    )
 
 
 def _check_goal(contract: Contract, given: bool) -> None:
@@ -107,12 +175,12 @@ def lost_input(inputs: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray
 def covered_inputs(networks: Networks, frames: Sequence[PlayedFrame]) -> tuple[str, ...]:
     """Return the inputs whose loss changes an output in one of these frames and is therefore detected.
 
-    "image" for the encoder's features, and those of POLICY_INPUTS for the policy's action.
+    "image" for the encoder's features, and those of the policy for its action.
     """
     black = {"image": np.zeros_like(frames[0].image)[None]}
     seen_black = networks.encode(black)[0]
     covered = ["image"] if any(_differs(frame.encoded[0], seen_black) for frame in frames) else []
-    for name in POLICY_INPUTS:
+    for name in frames[0].inputs:
         for frame in frames:
             if _differs(frame.acted[0], networks.act(lost_input(frame.inputs, name))[0]):
                 covered.append(name)
@@ -132,17 +200,23 @@ def choose_golden_frames(
     Returns
     -------
     frames
-        At least `GOLDEN_FRAMES`, at most `MAX_GOLDEN_FRAMES` frames.
+        At least `GOLDEN_FRAMES`, at most `MAX_GOLDEN_FRAMES` decisions, with the frames for which they are held.
     covered
         The inputs that they cover.
     """
     length = next((number for number, frame in enumerate(played) if number and frame.first), len(played))
-    longest = list(played[: min(length, MAX_GOLDEN_FRAMES)])
+    longest = list(played[: _length(played[:length], MAX_GOLDEN_FRAMES)])
     possible = covered_inputs(networks, longest)
-    for count in range(min(GOLDEN_FRAMES, len(longest)), len(longest)):
+    for count in range(_length(longest, GOLDEN_FRAMES), len(longest)):
         if covered_inputs(networks, longest[:count]) == possible:
             return longest[:count], possible
     return longest, possible
+
+
+def _length(frames: Sequence[PlayedFrame], decisions: int) -> int:
+    """Return the number of frames up to the end of as many decisions, or all."""
+    numbers = [number for number, frame in enumerate(frames) if frame.decides]
+    return numbers[decisions] if len(numbers) > decisions else len(frames)
 
 
 def check_goal_is_used(contract: Contract, networks: Networks, played: Sequence[PlayedFrame]) -> None:
@@ -175,6 +249,15 @@ def golden_frames(contract: Contract, frames: Sequence[PlayedFrame], covered: tu
                 grippers[row] = scale * (1 + float(value))
             else:
                 twists[row, axes.index(component)] = scale * float(value)
+    applied = [message for frame in frames for message in frame.applied]
+    past: dict[str, np.ndarray] = {}
+    if contract.policy.past_actions:
+        past["applied"] = np.array([action for _, action in applied], np.float32).reshape(
+            -1, len(contract.action.components)
+        )
+        past["applied_stamps_ns"] = np.array([stamp for stamp, _ in applied], np.int64)
+        past["received"] = np.cumsum([len(frame.applied) for frame in frames])
+        past["past_actions"] = np.stack([frame.inputs["past_actions"][0] for frame in frames])
     goals = [frame.inputs["goal"][0] if frame.inputs["goal_mask"].all() else np.full(3, np.nan) for frame in frames]
     return GoldenFrames(
         stamps_ns=np.array([frame.stamp_ns for frame in frames]),
@@ -185,25 +268,27 @@ def golden_frames(contract: Contract, frames: Sequence[PlayedFrame], covered: tu
         gripper_widths=np.array([frame.joint_state.gripper_width for frame in frames]),
         goals=np.stack(goals),
         features=np.stack([frame.encoded[0][0] for frame in frames]),
-        domain_shifts=np.array([shift(frame.encoded[3][0]) for frame in frames]),
-        proprioception=np.stack([frame.inputs["proprioception"][0] for frame in frames]),
+        domain_shifts=np.array([shift(frame.encoded[-1][0]) for frame in frames]),
+        proprioception=np.stack([frame.joints_seen for frame in frames]),
         twists=twists,
         gripper_commands=grippers,
         covered=np.array(covered),
+        **past,
     )
 
 
 def golden_arrays(tensors: dict[str, np.ndarray], frames: GoldenFrames) -> dict[str, np.ndarray]:
     """Return the contents of `golden.npz`: inputs and outputs of the networks, and the frames."""
     arrays = {f"frames/{field.name}": getattr(frames, field.name) for field in fields(frames)}
-    return tensors | arrays
+    return tensors | {name: values for name, values in arrays.items() if values is not None}
 
 
-def golden_tensors(networks: Networks, frame: PlayedFrame) -> dict[str, np.ndarray]:
+def golden_tensors(contract: Contract, networks: Networks, frame: PlayedFrame) -> dict[str, np.ndarray]:
     """Return inputs and outputs of the networks, with which every machine checks its ONNX Runtime."""
     image = {"image": frame.image[None]}
     arrays = {f"encoder/{name}": value for name, value in image.items()}
-    arrays |= {f"encoder/{name}": value for name, value in zip(ENCODER_OUTPUTS, networks.encode(image), strict=True)}
+    encoded = zip(outputs_of(contract.encoder), networks.encode(image), strict=True)
+    arrays |= {f"encoder/{name}": value for name, value in encoded}
     arrays |= {f"policy/{name}": value for name, value in frame.inputs.items()}
     return arrays | {
         f"policy/{name}": value for name, value in zip(POLICY_OUTPUTS, networks.act(frame.inputs), strict=True)
@@ -235,7 +320,7 @@ def disagreement(
                 image = {"image": rng.integers(0, 256, contract.encoder.inputs["image"], dtype=np.uint8)}
                 inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
             pairs = [
-                *zip(ENCODER_OUTPUTS, trained.encode(image), exported.encode(image), strict=True),
+                *zip(outputs_of(contract.encoder), trained.encode(image), exported.encode(image), strict=True),
                 *zip(POLICY_OUTPUTS, trained.act(inputs), exported.act(inputs), strict=True),
             ]
             for name, expected, found in pairs:

@@ -21,7 +21,7 @@ from rlfp_ros.control.arm import Arm, read_arm
 from rlfp_ros.control.policy import ObservationContract, Observer
 from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.files import explained, write_whole
-from rlfp_ros.learning.export.build import ENCODER_OUTPUTS, POLICY_INPUTS, POLICY_OUTPUTS
+from rlfp_ros.learning.export.build import POLICY_OUTPUTS, outputs_of, policy_inputs
 from rlfp_ros.learning.export.networks import Networks, in_onnx_runtime, in_pytorch, program_to_onnx
 from rlfp_ros.schema import ConfigurationError
 
@@ -48,9 +48,10 @@ def save_trained(run: Path, contract: Contract, arm: Arm, encoder: nn.Module | b
     contract, arm
         The contract, from `build_contract`, and the arm that was trained.
     encoder
-        A `deployed_encoder`, or the contents of the `encoder.onnx` of the bundle that the policy was trained on.
+        A `deployed_encoder`, a `PixelEncoder`, or the contents of the `encoder.onnx` of the bundle that the policy was
+        trained on.
     policy
-        A module that takes POLICY_INPUTS and returns POLICY_OUTPUTS, batch 1.
+        A module that takes what `policy_inputs` lists and returns POLICY_OUTPUTS, batch 1.
     """
     run.mkdir(parents=True, exist_ok=True)
     with explained(run):
@@ -98,8 +99,8 @@ def load_trained(run: Path) -> Trained:
         ) from None
     if version != VERSION:
         raise ConfigurationError(
-            f"{marker}: version is {version!r}, expected {VERSION}; export it with the rlfp_ros that trained it, or "
-            "train again in a new folder"
+            f"{marker}: version is {version!r}, expected {VERSION}; install the rlfp_ros that trained it and export it "
+            "with that, or train again in a new folder"
         )
     for name, digest in document["files"].items():
         file = folder / name
@@ -108,16 +109,17 @@ def load_trained(run: Path) -> Trained:
                 f"{file}: is missing, cut short or altered (its sha256 is not trained.json's); end the training again "
                 f"with `rlfp train TASK --run {run} --resume`"
             )
+    contract = read_contract(document["contract"], f"{marker}: contract")
     program = torch.export.load(folder / "policy.pt2")
-    act, files = in_pytorch(program), {"policy.onnx": program_to_onnx(program, POLICY_INPUTS, POLICY_OUTPUTS)}
+    policy = program_to_onnx(program, policy_inputs(contract.policy.past_actions), POLICY_OUTPUTS)
+    act, files, outputs = in_pytorch(program), {"policy.onnx": policy}, outputs_of(contract.encoder)
     if "encoder.onnx" in document["files"]:
         files["encoder.onnx"] = (folder / "encoder.onnx").read_bytes()
-        encode = in_onnx_runtime(files["encoder.onnx"], ENCODER_OUTPUTS)
+        encode = in_onnx_runtime(files["encoder.onnx"], outputs)
     else:
         program = torch.export.load(folder / "encoder.pt2")
         encode = in_pytorch(program)
-        files["encoder.onnx"] = program_to_onnx(program, ("image",), ENCODER_OUTPUTS)
-    contract = read_contract(document["contract"], f"{marker}: contract")
+        files["encoder.onnx"] = program_to_onnx(program, ("image",), outputs)
     return Trained(contract, read_arm(folder / ARM_FILE), Networks(encode, act), files)
 
 
@@ -139,12 +141,13 @@ def _nothing_trained(run: Path) -> ConfigurationError:
 
 def _policy_example(contract: Contract, arm: Arm) -> tuple[Tensor, ...]:
     """Return zeros in the shapes of a policy's inputs."""
-    observed = ObservationContract.of(contract)
+    observed, actions = ObservationContract.of(contract), len(contract.action.components)
     shapes = {
         "features": (observed.feature_stack, *contract.encoder.outputs["features"][1:]),
-        "proprioception": (Observer(arm, observed).proprioception_size,),
+        "proprioception": (Observer(arm, observed, actions).proprioception_size,),
         "goal": (3,),
         "goal_mask": (1,),
+        "past_actions": (observed.past_actions, actions),
         "state": (contract.policy.state_size,),
     }
-    return tuple(torch.zeros(1, *shapes[name]) for name in POLICY_INPUTS)
+    return tuple(torch.zeros(1, *shapes[name]) for name in policy_inputs(observed.past_actions))
