@@ -137,6 +137,7 @@ def test_trajectories_survive_and_are_reordered_by_name() -> None:
         np.testing.assert_array_equal(getattr(found, field), getattr(sent, field))
     np.testing.assert_array_equal(backwards.positions, sent.positions[:, ::-1])
     assert found.stamp_ns == sent.stamp_ns
+    assert found.states.flags.c_contiguous  # the compiled arm controller takes no other layout
 
 
 def test_broken_trajectories_are_refused() -> None:

@@ -184,7 +184,8 @@ def trajectory_from_message(
     times = np.array([stamp_ns(point.time_from_start) / NANOSECONDS for point in message.points])
     if times[0] < 0 or np.any(np.diff(times) <= 0):
         raise ConfigurationError(f"topic {topic}: time_from_start is {times.tolist()} s, expected increasing times")
-    return Trajectory(stamp_ns=stamp_ns(message.header.stamp), times=times, states=np.stack(columns, axis=1))
+    states = np.ascontiguousarray(np.stack(columns, axis=1))  # compiled code takes no other layout
+    return Trajectory(stamp_ns=stamp_ns(message.header.stamp), times=times, states=states)
 
 
 def joint_velocities_from_message(message: fields.JointTrajectory, joint_names: Sequence[str]) -> np.ndarray:
