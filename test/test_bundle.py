@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -78,6 +82,29 @@ def test_a_file_that_is_not_onnx_is_refused(bundle: Path) -> None:
     files = yaml.safe_load((bundle / "bundle.yaml").read_text())["files"]
     edit(bundle, files={**files, "encoder.onnx": sha256(bundle / "encoder.onnx")})
     assert "ONNX Runtime cannot load it" in refusal(bundle)
+
+
+def test_a_network_loads_on_a_single_processor_without_complaints_about_affinity(tiny_bundle: Path) -> None:
+    code = (
+        "import os, sys; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\n"
+        "from rlfp_ros.contract import load_bundle\n"
+        "load_bundle(sys.argv[1]).session('encoder.onnx')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tiny_bundle)], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_network_of_a_newer_format_than_onnx_runtime_reads_is_refused_with_both_versions(bundle: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    network = onnx.load(bundle / "encoder.onnx")
+    network.ir_version = 99
+    onnx.save(network, bundle / "encoder.onnx")
+    files = yaml.safe_load((bundle / "bundle.yaml").read_text())["files"]
+    edit(bundle, files={**files, "encoder.onnx": sha256(bundle / "encoder.onnx")})
+    said = refusal(bundle)
+    assert "encoder.onnx: is of ONNX format 99, but ONNX Runtime" in said
+    assert "install a newer onnxruntime" in said
+    assert len(said) < 300 + len(str(bundle))
 
 
 def test_an_unknown_field_is_refused(bundle: Path) -> None:

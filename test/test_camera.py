@@ -184,6 +184,10 @@ def test_camera_info_is_beside_its_image(image: str, camera_info: str) -> None:
     ("changes", "words"),
     [
         ({"k": np.zeros(9)}, "k has fx 0 and fy 0, expected both above 0; calibrate the camera"),
+        (
+            {"k": np.zeros(9), "p": np.array([420.0, 0, 320, 0, 0, 420, 240, 0, 0, 0, 1, 0])},
+            "k has fx 0 and fy 0",
+        ),  # raw images are not those of p
         ({"k": np.full(9, np.nan)}, "k has fx nan and fy nan"),
         ({"k": np.array([420.0, 0, 0, 0, 420, 0, 0, 0, 1])}, "k has cx 0 and cy 0, expected a principal point inside"),
         ({"k": K.T.ravel()}, "row by row"),

@@ -44,3 +44,16 @@ def test_links_outside_the_site_lead_somewhere(path: Path) -> None:
     targets = [target for target in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in target]
     missing = [target for target in targets if not (path.parent / target.partition("#")[0]).exists()]
     assert missing == []
+
+
+def test_every_test_that_the_page_of_reports_names_is_there() -> None:
+    page = (ROOT / "docs" / "explanation" / "reports.md").read_text(encoding="utf-8")
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "test").glob("test_*.py")]
+    functions = {name for text in texts for name in re.findall(r"def (test_\w+)", text)}
+    files = {path.stem for path in (ROOT / "test").glob("test_*.py")}
+    named = re.findall(r"`(test_\w+)`", page)
+    assert len(named) > 20
+    assert [name for name in named if name not in functions | files] == []
+    for row in page.splitlines():
+        if row.startswith("| ") and "](http" in row:
+            assert "`test_" in row.rsplit("|", 2)[1], row

@@ -250,3 +250,20 @@ def test_counted_seeds_start_again_at_a_given_one() -> None:
     played += [env.reset(seed=20)[1]["sample"].seed, env.reset()[1]["sample"].seed]
     assert played == [4, 7, 10, 20, 23]
     env.close()
+
+
+def test_closing_one_of_several_environments_leaves_the_others() -> None:
+    first, second = (ManipulationEnv("reach", observation="state") for _ in range(2))
+    for env in (first, second):
+        env.reset(seed=1)
+    first.close()
+    first.close()
+    before = second.step(np.zeros(3, np.float32))[0]["state"]
+    assert np.isfinite(before).all()
+    third = ManipulationEnv("reach", observation="state")
+    third.reset(seed=1)
+    np.testing.assert_array_equal(third.step(np.zeros(3, np.float32))[0]["state"], before)
+    second.close()
+    third.close()
+    with pytest.raises(Exception, match=r"after close\(\)"):
+        first.reset()

@@ -86,6 +86,9 @@ def test_rgb8_without_padding_is_not_copied() -> None:
     [
         (("16UC1", 6, 8, 16, bytes(96)), "encoding is '16UC1', expected one of rgb8"),
         (("8UC3", 6, 8, 24, bytes(144)), "encoding is '8UC3'"),
+        (("mjpeg", 6, 8, 24, bytes(144)), "encoding is 'mjpeg'"),  # of a driver that copies compressed bytes
+        (("nv12", 6, 8, 8, bytes(72)), "encoding is 'nv12'"),
+        (("bayer_rggb8", 6, 8, 8, bytes(48)), "encoding is 'bayer_rggb8'"),
         (("rgb8", 6, 8, 23, bytes(144)), "step is 23, expected at least 24"),
         (("rgb8", 6, 8, 24, bytes(143)), "data has 143 bytes, expected 144"),
         (("rgb8", 0, 8, 24, b""), "width x height is 8 x 0"),

@@ -21,6 +21,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
+from visualization_msgs.msg import Marker
 
 from rlfp_ros.contract import CameraContract, load_bundle
 from rlfp_ros.control import arm as arms
@@ -388,6 +389,32 @@ def test_a_topic_of_another_type_than_expected_is_recorded_as_it_is_published(
     with BagReader(tmp_path / "bags" / "run") as bag:
         assert bag.topics["/policy/residual"] == "trajectory_msgs/msg/JointTrajectory"
         assert sum(1 for _ in bag.messages({"/policy/residual"})) == 5
+
+
+def test_a_topic_of_a_type_that_is_not_installed_is_reported_and_the_others_are_recorded(
+    test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorder runs without the workspace of one of the publishers."""
+    robot = Publisher(test_node)
+    marker = test_node.node.create_publisher(Marker, "marker", 10)
+    (tmp_path / "hidden" / "visualization_msgs").mkdir(parents=True)
+    (tmp_path / "hidden" / "visualization_msgs" / "__init__.py").write_text("raise ImportError('not sourced')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hidden"))
+    process = start_node(
+        "recorder",
+        {"directory": tmp_path / "bags", "per_episode": False, "topics": "[marker, joint_states, camera/image_raw]"},
+    )
+    robot.connected()
+    for number in range(10):
+        marker.publish(Marker())
+        robot.joint_states.publish(messages.joint_state_message(state(number), PANDA))
+        test_node.spin_for(0.05)
+    assert process.stop() == 0
+    sentence = "topic /marker: type visualization_msgs/msg/Marker is not installed here, so it is not recorded"
+    assert process.output.count(sentence) == 1
+    assert "Traceback" not in process.output
+    with BagReader(tmp_path / "bags" / "run") as bag:
+        assert names(bag) == [float(number) for number in range(10)]
 
 
 OTHER_TYPE = """

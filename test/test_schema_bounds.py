@@ -20,7 +20,7 @@ from rlfp_ros.simulation.tasks.task_settings import GoalSettings, TaskSettings
 
 # Modules that cannot be imported here: they need a ROS installation, or run when they are imported.
 SKIPPED = ("rlfp_ros.graph.ros2_launch",)
-ELSEWHERE = {  # fields whose numbers are checked together with others, or that nobody writes by hand
+ELSEWHERE = {  # fields whose numbers are checked together with others, or that are not written by hand
     "Range.low": "against the limits of the parameter that it belongs to",
     "Range.high": "against the limits of the parameter that it belongs to",
     "Pose.quaternion_xyzw": "has length 1",

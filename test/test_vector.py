@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
@@ -109,3 +110,35 @@ def test_autoreset_goes_on_with_other_episodes() -> None:
     vector.close()
     assert [len(found) for found in seeds] == [3, 3]
     assert not seeds[0] & seeds[1]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_every_mode_of_automatic_reset_plays_distinct_and_repeatable_episodes(mode: AutoresetMode, kind: str) -> None:
+    vector = gymnasium.make_vec(
+        "rlfp_ros/Reach-v0", 2, vectorization_mode=kind, vector_kwargs={"autoreset_mode": mode}, **STOCK
+    )
+
+    def first_states() -> list[list[tuple[float, ...]]]:
+        """The states at the start of two episodes of each environment."""
+        found = [[tuple(row)] for row in vector.reset(seed=5)[0]["state"].tolist()]
+        ended_before = np.zeros(2, bool)
+        for _ in range(160):  # an episode of 5 s, and a little more
+            observation, _, terminated, truncated, _ = vector.step(np.zeros((2, 3), np.float32))
+            started = ended = terminated | truncated
+            if mode is AutoresetMode.DISABLED and ended.any():
+                observation, _ = vector.reset(options={"reset_mask": ended})
+            elif mode is AutoresetMode.NEXT_STEP:
+                started, ended_before = ended_before, ended
+            for index in np.flatnonzero(started):
+                found[index].append(tuple(observation["state"][index].tolist()))
+        return found
+
+    try:
+        found, again = first_states(), first_states()
+    finally:
+        vector.close()
+    assert all(len(episodes) >= 2 for episodes in found)
+    states = [state for episodes in found for state in episodes]
+    assert len(set(states)) == len(states)
+    assert found == again

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from rlfp_ros.contract.contract import Contract
 from rlfp_ros.schema import ConfigurationError
 
+# ONNX Runtime's message for a network that was exported with a newer `onnx` than it knows.
+NEWER_FORMAT = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 METADATA_PREFIX = "rlfp_ros."
 # The parts of the contract that each network carries in its metadata. The camera's tolerance is left out because people
 # may change it, and the base controller because benchmarks replace it.
@@ -48,6 +51,12 @@ def onnx_session(file: Path | bytes) -> Any:
     except Exception as error:  # onnxruntime raises its own exceptions for damaged or too new files
         name = "the network" if isinstance(file, bytes) else file
         reason = " ".join(str(error).split())
+        if newer := NEWER_FORMAT.search(reason):
+            found, known = newer.groups()
+            raise ConfigurationError(
+                f"{name}: is of ONNX format {found}, but ONNX Runtime {onnxruntime.__version__} reads formats up to "
+                f"{known}; install a newer onnxruntime, or export the bundle again on this machine"
+            ) from None
         raise ConfigurationError(
             f"{name}: ONNX Runtime cannot load it ({reason}); copy or export the bundle again"
         ) from None
