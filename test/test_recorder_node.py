@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rclpy
 from conftest import Process, TestNode, wait_until
 from rclpy.context import Context
 from rclpy.node import Node
@@ -28,6 +30,9 @@ from rlfp_ros.control import arm as arms
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.episode import Episode
 from rlfp_ros.nodes import messages
+from rlfp_ros.nodes.attendance import Attendance
+from rlfp_ros.nodes.executor import NodeExecutor
+from rlfp_ros.nodes.recorder import RecorderNode
 from rlfp_ros.recording.metadata import dropped_messages
 from rlfp_ros.recording.reader import BagReader
 
@@ -535,3 +540,30 @@ def test_messages_that_were_lost_are_in_diagnostics_in_the_log_and_in_the_metada
     assert dropped_messages(tmp_path / "bags" / "run") == f"/policy/residual_applied: {count}"
     controller.destroy_node()
     context.shutdown()
+
+
+def test_episodes_are_answered_in_the_thread_of_the_node(
+    test_node: TestNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer from the thread that writes would end the writing if ROS was shut down before."""
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(os, "nice", lambda increment: increment)  # the other tests keep their priority
+    monkeypatch.setattr(Attendance, "on_episode", lambda self, episode: threads.append(threading.current_thread()))
+    rclpy.init(args=["--ros-args", "-p", f"directory:={tmp_path / 'bags'}"])
+    try:
+        recorder = RecorderNode()
+        executor = NodeExecutor(recorder, recorder.batch_s)
+        episode = test_node.publisher(messages.EPISODE)
+        episode.publish(messages.episode_message(Episode(id=0, phase="reset")))
+
+        def answered() -> bool:
+            executor.spin_once()
+            return bool(threads)
+
+        wait_until(answered)
+        recorder.close()
+        executor.close()
+        recorder.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert threads == [threading.current_thread()]

@@ -9,7 +9,6 @@ its publishers. When every node of an episode has received every other node's na
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -55,7 +54,6 @@ class Attendance:
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._node, self._unmatched, self._on_answer = node, unmatched, on_answer
-        self._lock = threading.RLock()  # the recorder answers from the thread that writes
         self._heard: set[str] = {node.get_name()}
         self._given_up: set[str] = set()
         self._announced: Episode | None = None  # an episode that has not begun yet
@@ -72,10 +70,9 @@ class Attendance:
 
     def renew(self) -> None:
         """Ask for the other nodes' names again, after the node created a subscription."""
-        with self._lock:
-            self._heard = {self._node.get_name()}
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = self._subscribe()
+        self._heard = {self._node.get_name()}
+        self._node.destroy_subscription(self._subscription)
+        self._subscription = self._subscribe()
 
     def missing(self, names: Collection[str], waited_s: float = 0.0) -> list[str]:
         """Return those of the nodes `names` that this node is not connected with, none after the longest wait."""
@@ -87,39 +84,36 @@ class Attendance:
 
     def on_episode(self, episode: Episode) -> None:
         """Handle an announcement; call it after the node has forgotten the last episode."""
-        with self._lock:
-            self._announced = episode if episode.phase is Phase.RESET else None
-            self._since, self._answered_at = time.monotonic(), None
-            self._check()
+        self._announced = episode if episode.phase is Phase.RESET else None
+        self._since, self._answered_at = time.monotonic(), None
+        self._check()
 
     def _subscribe(self) -> Subscription:
         present = messages.EPISODE_PRESENT
         return self._node.create_subscription(present.type, present.name, self._on_present, present.qos)
 
     def _on_present(self, message: String) -> None:
-        with self._lock:
-            self._heard.add(message.data)
-            self._check()
+        self._heard.add(message.data)
+        self._check()
 
     def _check(self) -> None:
-        with self._lock:
-            episode, now = self._announced, time.monotonic()
-            if episode is None:
-                return
-            if self._answered_at is not None:
-                if episode.nodes and now - self._answered_at > REPEAT_S:
-                    self._answer(episode)
-                return
-            names = self.missing(episode.nodes)
-            missing = [*names, *self._unmatched()]
-            limit = LATER_LIMIT_S if self._answered_before else LIMIT_S
-            if missing and now - self._since < limit:
-                return
-            if missing:
-                self._give_up(names, missing, limit)
-            self._answered_before = True
-            self._on_answer()
-            self._answer(episode)
+        episode, now = self._announced, time.monotonic()
+        if episode is None:
+            return
+        if self._answered_at is not None:
+            if episode.nodes and now - self._answered_at > REPEAT_S:
+                self._answer(episode)
+            return
+        names = self.missing(episode.nodes)
+        missing = [*names, *self._unmatched()]
+        limit = LATER_LIMIT_S if self._answered_before else LIMIT_S
+        if missing and now - self._since < limit:
+            return
+        if missing:
+            self._give_up(names, missing, limit)
+        self._answered_before = True
+        self._on_answer()
+        self._answer(episode)
 
     def _give_up(self, names: Sequence[str], missing: Sequence[str], waited_s: float) -> None:
         self._given_up.update(names)

@@ -7,6 +7,7 @@ slow disk never delays a callback; messages may be lost, and are then counted an
 from __future__ import annotations
 
 import os
+import queue
 import sys
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from rclpy.serialization import deserialize_message
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import String
 
-from rlfp_ros.episode import Phase
+from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
@@ -107,6 +108,7 @@ class RecorderNode(Node):
         self._without_images: dict[str, str] = {}  # bags that should hold images -> the reason why they do not
         self._no_images = ""  # the reason why the bag holds no images, if it should
         self._no_images_logged = False
+        self._closed: queue.SimpleQueue[Episode] = queue.SimpleQueue()  # episodes whose bag before is closed
         self._attendance: Attendance | None = None  # None while the first subscriptions are created
         self._make_directory()
         self._writer = BackgroundWriter(self._settings.queue_mb << 20)
@@ -122,6 +124,7 @@ class RecorderNode(Node):
             self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self._discover()
         self._attendance = Attendance(self, self._unmatched, self._expect_all)
+        self.create_timer(self.batch_s, self._answer, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_timer(DISCOVERY_S, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"recording {len(self._topics)} topics into {self._directory}")
 
@@ -300,13 +303,17 @@ class RecorderNode(Node):
 
     def _on_episode(self, message: String) -> None:
         episode = decode.episode_from_message(message)
-        attendance = self._attendance
-        assert attendance is not None
         if episode.phase is Phase.RESET and self._settings.per_episode:
             self._end_bag()
-            self._begin_bag(f"episode_{episode.id:04d}", lambda: attendance.on_episode(episode))
+            self._begin_bag(f"episode_{episode.id:04d}", lambda: self._closed.put(episode))
         else:
-            attendance.on_episode(episode)
+            self._closed.put(episode)
+            self._answer()
+
+    def _answer(self) -> None:
+        """Answer episodes whose bag before is closed. In the node's thread: the writer's must not end with ROS."""
+        while self._attendance is not None and not self._closed.empty():
+            self._attendance.on_episode(self._closed.get())
 
     # ---- images ----
 

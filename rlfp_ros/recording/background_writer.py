@@ -79,7 +79,10 @@ class BackgroundWriter:
         return self._waiting
 
     def roll(self, directory: Path, then: Callable[[], None] | None = None) -> None:
-        """Close the bag, put the messages that follow into `directory`, and call `then` in the writer's thread."""
+        """Close the bag, put the messages that follow into `directory`, and call `then`.
+
+        `then` runs in the writer's thread and must not raise, because that would end the writing.
+        """
         self._queue.put(_Roll(directory, then))
 
     def write(
