@@ -19,6 +19,8 @@ import pytest
 from rlfp_ros.graph import runner as runner_module
 from rlfp_ros.graph.description import Graph, NodeProcess, OnExit, Resolved, Respawn
 from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.resolution import resolve
+from rlfp_ros.graph.sim import SIM
 from rlfp_ros.schema import ConfigurationError  # noqa: F401 - for the programs below
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -422,3 +424,17 @@ def test_reserved_domains_differ_and_are_free_again_afterwards() -> None:
         assert first != second
         assert min(first, second) >= 10
         assert max(first, second) <= 101
+
+
+@pytest.mark.parametrize("after_s", [0.05, 0.4, 1.2])
+def test_a_graph_that_is_interrupted_while_its_nodes_start_ends_without_tracebacks(after_s: float) -> None:
+    with reserved_domain() as domain:
+        nodes = resolve(SIM, {"transport": "local", "domain_id": str(domain)})
+        stream = io.StringIO()
+        with runner_module.Runner(nodes, handle_signals=False, stream=stream) as runner:
+            time.sleep(after_s)  # Python starts, imports, constructs
+            started = time.monotonic()
+            runner.stop()
+            assert time.monotonic() - started < STOP_LIMIT_S
+    assert "Traceback" not in stream.getvalue()
+    assert "KeyboardInterrupt" not in stream.getvalue()

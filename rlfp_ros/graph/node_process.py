@@ -46,7 +46,11 @@ def child_environment(changes: dict[str, str]) -> dict[str, str]:
 
 
 def die_with_parent(parent: int) -> Callable[[], None] | None:
-    """Return a function that ties a child's life to the parent's, for use between fork and exec; None if impossible."""
+    """Return a function that ties a child's life to the parent's, for use between fork and exec; None if impossible.
+
+    The child also ignores SIGINT until rclpy installs its handlers: Python would answer with a traceback of whatever it
+    is importing. `ignores_interrupt` finds such a child, which SIGTERM ends without a word.
+    """
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
@@ -55,5 +59,16 @@ def die_with_parent(parent: int) -> Callable[[], None] | None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died in between
             os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     return die_with_parent
+
+
+def ignores_interrupt(pid: int) -> bool:
+    """Return whether a process ignores SIGINT, as a node does while it starts."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:  # it has ended, or this is no Linux
+        return False
+    ignored = next((line for line in status.splitlines() if line.startswith("SigIgn:")), "SigIgn: 0")
+    return bool(int(ignored.split()[1], 16) & 1 << (signal.SIGINT - 1))

@@ -32,7 +32,7 @@ import yaml
 from rlfp_ros.graph.description import NodeProcess, OnExit, Resolved
 from rlfp_ros.graph.domains import graph_lock
 from rlfp_ros.graph.environment_check import check_environment
-from rlfp_ros.graph.node_process import child_environment, die_with_parent, node_command
+from rlfp_ros.graph.node_process import child_environment, die_with_parent, ignores_interrupt, node_command
 from rlfp_ros.schema import ConfigurationError
 
 # SIGINT at once, then stronger signals. Every child ends within 3 s of the first one, also on a loaded machine.
@@ -324,6 +324,8 @@ class Runner:
             self._print_line(f"{child.spec.name} did not end after {' and '.join(sent)} and was killed")
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.process.pid, signal.SIGKILL)
+        if number is signal.SIGINT and ignores_interrupt(child.process.pid):  # it is still starting
+            number = signal.SIGTERM
         child.process.send_signal(number)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
