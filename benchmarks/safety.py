@@ -16,12 +16,15 @@ stop.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import os
+import resource
 import sys
 import time
 import traceback
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,10 +43,12 @@ from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.evaluation.results import provenance, read_json, write_json
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 from rlfp_ros.simulation.urdf import read_urdf
 
 RATE = 240
+ARMS = ("panda", "iiwa", "xarm6", "so101", "ur5e", "fr3")  # if no others are given
 UPDATES = 4  # of the arm's controller for each of our ticks: about its usual 1 kHz
 SCALE = np.array((0.5, 0.5, 0.5, 2.0, 2.0, 2.0))  # of the residual, m/s and rad/s: as fast as the tool may be
 STANDING_RAD_S = 1e-6  # rounding of what the arm is told at rest
@@ -311,9 +316,68 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
 # --- time of a tick ----------------------------------------------------------------------------------------------
 
 
-def measure_ticks(arm: Arm, ticks: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Microseconds of `ResidualController.tick` while the arm moves about, limits active or not, and those of them that
-    its safety filter takes."""
+COLLECT_TICKS = RATE
+SLOW_S = 1e-3  # a tick that takes longer is attributed to its causes
+USAGE = {
+    "ru_nivcsw": "involuntary switch",
+    "ru_nvcsw": "voluntary switch",
+    "ru_minflt": "page fault",
+    "ru_majflt": "page fault from disk",
+}
+
+
+class SlowTicks:
+    """Counts ticks longer than `SLOW_S` by what happened in them.
+
+    Attributes
+    ----------
+    causes
+        Ticks by cause; a tick with several causes counts for each. Those of `none` are our own code's.
+    """
+
+    def __init__(self) -> None:
+        self.causes = dict.fromkeys(("ticks", *USAGE.values(), "collection", "none"), 0)
+        self._collections = 0
+        self._begun = self._counts()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch garbage collections, and freeze and switch off the collector as the node's process does."""
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        gc.callbacks.append(self._on_collection)
+        try:
+            yield
+        finally:
+            gc.callbacks.remove(self._on_collection)
+            gc.enable()
+            gc.unfreeze()
+
+    def _on_collection(self, phase: str, _: dict[str, int]) -> None:
+        self._collections += phase == "start"
+
+    def _counts(self) -> dict[str, int]:
+        usage = resource.getrusage(resource.RUSAGE_THREAD)
+        return {cause: getattr(usage, name) for name, cause in USAGE.items()} | {"collection": self._collections}
+
+    def begin(self) -> None:
+        """Note that a tick begins."""
+        self._begun = self._counts()
+
+    def end(self, took_s: float) -> None:
+        """Note that a tick has ended."""
+        if took_s <= SLOW_S:
+            return
+        self.causes["ticks"] += 1
+        causes = [cause for cause, count in self._counts().items() if count > self._begun[cause]]
+        for cause in causes or ["none"]:
+            self.causes[cause] += 1
+
+
+def measure_ticks(arm: Arm, ticks: int) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
+    """Microseconds of `ResidualController.tick` while the arm moves about, limits active or not, those of them that its
+    safety filter takes, and the causes of slow ticks."""
     random = np.random.default_rng(0)
     controller = ResidualController(arm, contract_of(arm), ControllerSettings(start_enabled=True))
     line = TrajectoryController(len(arm.joint_names))
@@ -331,26 +395,32 @@ def measure_ticks(arm: Arm, ticks: int) -> tuple[dict[str, float], dict[str, flo
 
     for name in ("locate", "extend"):  # what a tick asks of the filter
         setattr(controller.filter, name, timed(getattr(controller.filter, name)))
-    for tick in range(ticks):
-        now = stamp(tick)
-        position, velocity, _ = line.sample(now)
-        controller.on_joint_state(JointState(now, position, velocity, np.zeros(len(position)), 0.04), now)
-        if tick % 8 == 0:
-            if tick % 80 == 0:
-                twist = random.uniform(-0.2, 0.2, 6)
-            controller.on_residual(Residual(now - 33_000_000, twist, 0.02), now)
-        started = time.perf_counter()
-        command = controller.tick(now, now)
-        times[tick] = time.perf_counter() - started
-        if command.trajectory is not None:
-            line.accept(command.trajectory, now)
-    return summary(times), summary(filter_times)
+    slow = SlowTicks()
+    with slow.watching():
+        for tick in range(ticks):
+            now = stamp(tick)
+            position, velocity, _ = line.sample(now)
+            controller.on_joint_state(JointState(now, position, velocity, np.zeros(len(position)), 0.04), now)
+            if tick % 8 == 0:
+                if tick % 80 == 0:
+                    twist = random.uniform(-0.2, 0.2, 6)
+                controller.on_residual(Residual(now - 33_000_000, twist, 0.02), now)
+            slow.begin()
+            started = time.perf_counter()
+            command = controller.tick(now, now)
+            times[tick] = time.perf_counter() - started
+            slow.end(times[tick])
+            if command.trajectory is not None:
+                line.accept(command.trajectory, now)
+            if tick % COLLECT_TICKS == 0:
+                gc.collect()  # between two ticks, as in the node
+    return summary(times), summary(filter_times), slow.causes
 
 
 def summary(times: np.ndarray) -> dict[str, float]:
     """Quantiles in us of times in s."""
-    p50, p99, p999 = np.percentile(1e6 * times, [50, 99, 99.9])
-    return {"p50": p50, "p99": p99, "p999": p999, "max": 1e6 * times.max(), "n": len(times)}
+    p50, p99, p999, p9999 = np.percentile(1e6 * times, [50, 99, 99.9, 99.99])
+    return {"p50": p50, "p99": p99, "p999": p999, "p9999": p9999, "max": 1e6 * times.max(), "n": len(times)}
 
 
 # --- faults to rest ----------------------------------------------------------------------------------------------
@@ -455,8 +525,9 @@ def measure_jitter(seconds: float, busy: int = 0) -> dict[str, float]:
             )
     periods: np.ndarray = 1e-6 * np.diff(np.array(published[RATE // 4 :], dtype=np.int64))  # the start is not counted
     off = np.abs(periods - 1e3 / RATE)
-    p50, p99 = np.percentile(off, [50, 99])
-    return {"p50": p50, "p99": p99, "max": float(off.max()), "n": len(off), "load": os.getloadavg()[0]}
+    p50, p99, p999 = np.percentile(off, [50, 99, 99.9])
+    spread = {"p50": p50, "p99": p99, "p999": p999, "max": float(off.max())}
+    return spread | {"n": len(off), "load": os.getloadavg()[0]}
 
 
 # --- the hostile run ------------------------------------------------------------------------------------------------
@@ -517,17 +588,30 @@ def measure_stops_in_process(arm: Arm, times: int) -> dict[str, dict[str, object
     return stops
 
 
+def installed_arms() -> list[str]:
+    """The arms of `ARMS` whose model is installed; prints which are not."""
+    found = []
+    for name in ARMS:
+        try:
+            load_arm(name).urdf_path  # noqa: B018
+            found.append(name)
+        except ConfigurationError as error:
+            print(f"{name} is left out: {error}")
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print tables and write JSON; 1 where a limit was violated."""
     parser = argparse.ArgumentParser(prog="rlfp bench safety", description=__doc__.splitlines()[0])
     parser.add_argument("--ticks", type=positive, default=20_000, help="ticks of the hostile run, for each arm")
-    parser.add_argument("--arms", nargs="+", default=["panda", "iiwa", "xarm6"])
+    parser.add_argument("--arms", nargs="+", default=[])
     parser.add_argument("--stops", type=natural, default=5, help="injections of each fault into the real graph")
     parser.add_argument("--timed", type=positive, default=20_000, help="ticks whose time is taken")
     parser.add_argument("--jitter", type=amount, default=20.0, help="seconds of the real node; 0: not measured")
     add_result(parser, "--progress", help="continue with the hostile run that this file tells of")
     add_result(parser, "--json")
     options = parse_benchmark(parser, arguments)
+    options.arms = options.arms or installed_arms()
     arms = [load_arm(name) for name in options.arms]
     adversarial: dict[str, dict[str, float]] = read_json(options.progress) if options.progress else {}
     words = sys.argv[1:] if arguments is None else arguments
@@ -537,9 +621,11 @@ def main(arguments: list[str] | None = None) -> int:
         "load": os.getloadavg()[0],
     }
 
-    result["tick_us"], result["filter_us"] = ticks, filters = measure_ticks(arms[0], options.timed)
+    ticks, filters, slow = measure_ticks(arms[0], options.timed)
+    result["tick_us"], result["filter_us"], result["slow_ticks"] = ticks, filters, slow
     for what, figures in (("tick of the whole controller", ticks), ("the filter in it", filters)):
         print(f"{what}, us: " + "  ".join(f"{name} {value:.0f}" for name, value in figures.items()))
+    print("ticks longer than 1 ms, by what interrupted them: " + "  ".join(f"{k} {v}" for k, v in slow.items()))
     if options.jitter:
         for name, busy in (("jitter_ms", 0), ("jitter_loaded_ms", os.cpu_count() or 1)):
             result[name] = jitter = measure_jitter(options.jitter, busy)

@@ -146,9 +146,14 @@ def _filter(document: dict[str, Any]) -> str:
     for name, what in (("tick_us", "A tick of the whole controller"), ("filter_us", "The filter's share of a tick")):
         tick = document[name]
         lines.append(
-            f"- {what}: p50 {tick['p50']:.0f} us, p99 {tick['p99']:.0f} us, p99.9 {tick['p999']:.0f} us, max "
-            f"{tick['max']:.0f} us, n {tick['n']:,.0f}."
+            f"- {what}: p50 {tick['p50']:.0f} us, p99 {tick['p99']:.0f} us, p99.9 {tick['p999']:.0f} us, "
+            + (f"p99.99 {tick['p9999']:.0f} us, " if "p9999" in tick else "")
+            + f"max {tick['max']:.0f} us, n {tick['n']:,.0f}."
         )
+    if "slow_ticks" in document:
+        causes = dict(document["slow_ticks"])
+        found = ", ".join(f"{cause} {count}" for cause, count in causes.items() if cause != "ticks" and count)
+        lines.append(f"- Ticks longer than 1 ms: {causes['ticks']}; what happened in them: {found or 'nothing'}.")
     for name, beside in (("jitter_ms", ""), ("jitter_loaded_ms", " beside a busy process for each core")):
         if name in document:
             jitter = document[name]
