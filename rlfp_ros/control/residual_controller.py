@@ -146,7 +146,7 @@ class ResidualController:
     @property
     def commanded(self) -> np.ndarray:
         """Joint positions [J] rad commanded for the last tick's stamp."""
-        return self.filter.now.position
+        return self.filter.position
 
     @property
     def at_rest(self) -> bool:
@@ -199,7 +199,7 @@ class ResidualController:
             return
         if jumped:
             supervisor.stop(Reason.JOINT_STATE_JUMP, now_ns)
-        for reason in self._watch.measured(joint_state, furthest, self.filter.now.position, now_ns):
+        for reason in self._watch.measured(joint_state, furthest, self.filter.position, now_ns):
             supervisor.stop(reason, now_ns)
 
     def on_joint_missing(self) -> None:
@@ -372,7 +372,7 @@ class ResidualController:
         else:
             here = safety.locate()
             safety.extend(here, self._wanted(here, verdict))
-        self._watch.commanded(safety.now.position)
+        self._watch.commanded(safety.position)
         trajectory = motion.trajectory(stamp_ns)
         width = self._gripper.tick() if self._gripper is not None and verdict.state is State.ACTIVE else None
         if self.settings.dry_run:

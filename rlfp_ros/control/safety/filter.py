@@ -83,7 +83,7 @@ class SafetyFilter:
         self._state = as_python(promise.state_in)(memory, *sizes)
         self._counters = np.zeros(promise.COUNTERS, np.int64)
         self._arrays = pack(self.limits), memory, self._counters
-        self._programme = VelocityProgramme(joints, settings.rotation_length_m)
+        self._programme = VelocityProgramme(self._state)
         self._lever = settings.rotation_length_m
         self._settle_ticks = round(settings.settle_s / self.dt)
         self._joints = joints
@@ -109,6 +109,11 @@ class SafetyFilter:
     def now(self) -> Motion:
         """The motion commanded for the last tick's stamp."""
         return self._motion(0)
+
+    @property
+    def position(self) -> np.ndarray:
+        """Positions [J] rad commanded for the last tick's stamp."""
+        return self._state.points[0, 0].copy()
 
     @property
     def end(self) -> Motion:
@@ -213,9 +218,7 @@ class SafetyFilter:
         state.asked[6 : 6 + count] = posture
         state.asked[6 + count :] = 0.0 if joints is None else joints
         if steps.propose_velocity(*arrays) != INSIDE:
-            solution = self._programme.solve(state, int(self._counters[promise.PAIRS]))
-            state.velocity[:] = solution.velocity
-            steps.limit_velocity(*arrays, solution.solved)
+            steps.limit_velocity(*arrays, self._programme.solve(int(self._counters[promise.PAIRS])))
         return state.velocity.copy()
 
     def follow_stop(self) -> None:

@@ -58,6 +58,8 @@ class FilterState(NamedTuple):
         [2, J + 3], highest speeds upwards and downwards, of the joints and of the tool along each axis.
     rows, least
         [CLOSEST_PAIRS, J] and [CLOSEST_PAIRS]: the speed at which each near pair separates is at least `least`.
+    hessian, linear, constraints, upper, lower
+        [J, J], [J], [3 + CLOSEST_PAIRS, J] and twice [J + 3 + CLOSEST_PAIRS]: the quadratic programme.
     step, step_points, next_end
         A step, the points of its stop, and as `end` the tool at its end.
     tool, sample, ramp
@@ -77,6 +79,11 @@ class FilterState(NamedTuple):
     most: np.ndarray
     rows: np.ndarray
     least: np.ndarray
+    hessian: np.ndarray
+    linear: np.ndarray
+    constraints: np.ndarray
+    upper: np.ndarray
+    lower: np.ndarray
     step: np.ndarray
     step_points: np.ndarray
     next_end: np.ndarray
@@ -111,7 +118,12 @@ def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> Filt
     at_most = at_velocity + j
     at_rows = at_most + 2 * (j + 3)
     at_least = at_rows + CLOSEST_PAIRS * j
-    at_step = at_least + CLOSEST_PAIRS
+    at_hessian = at_least + CLOSEST_PAIRS
+    at_linear = at_hessian + j * j
+    at_constraints = at_linear + j
+    at_upper = at_constraints + (3 + CLOSEST_PAIRS) * j
+    at_lower = at_upper + j + 3 + CLOSEST_PAIRS
+    at_step = at_lower + j + 3 + CLOSEST_PAIRS
     at_step_points = at_step + 3 * j
     at_next_end = at_step_points + 3 * j * STOP_POINTS
     at_tool = at_next_end + 12 + 9 * j
@@ -134,7 +146,12 @@ def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> Filt
         velocity=memory[at_velocity:at_most],
         most=memory[at_most:at_rows].reshape((2, j + 3)),
         rows=memory[at_rows:at_least].reshape((CLOSEST_PAIRS, j)),
-        least=memory[at_least:at_step],
+        least=memory[at_least:at_hessian],
+        hessian=memory[at_hessian:at_linear].reshape((j, j)),
+        linear=memory[at_linear:at_constraints],
+        constraints=memory[at_constraints:at_upper].reshape((3 + CLOSEST_PAIRS, j)),
+        upper=memory[at_upper:at_lower],
+        lower=memory[at_lower:at_step],
         step=memory[at_step:at_step_points].reshape((3, j)),
         step_points=memory[at_step_points:at_next_end].reshape((STOP_POINTS, 3, j)),
         next_end=memory[at_next_end:at_tool],

@@ -7,7 +7,6 @@ programme on DAQP finds the nearest velocity that does not. Standing still is al
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import daqp
 import numpy as np
@@ -22,6 +21,7 @@ DAQP_OPTIMAL = 1  # exit flag of a solved programme
 POSE_AXES = 6  # a tool pose needs six joints; any more are spare
 LEAST_DAMPING = 1e-9  # m^2, keeps the factors of a singular matrix finite
 POSTURE_DAMPING = 1e-12  # m^2; the posture leaks into the tool's motion by this share of the smallest squared value
+REGULAR = 1e-4  # keeps the programme's matrix positive definite for spare joints
 HALVINGS = 52  # of the interval that holds the smallest eigenvalue: to rounding
 
 INSIDE, LIMITED = 0, 1  # whether the wanted motion is inside the limits, or the quadratic programme must change it
@@ -34,8 +34,8 @@ def find_velocity(limits: Limits, state: FilterState, counters: np.ndarray) -> i
     Returns
     -------
     int
-        `INSIDE` if they are inside all limits or not finite, otherwise `LIMITED`; then `state.most`, `state.rows` and
-        `state.least` are the limits for the quadratic programme, which has `counters[PAIRS]` pairs.
+        `INSIDE` if they are inside all limits or not finite, otherwise `LIMITED`; then the quadratic programme is set,
+        which has `counters[PAIRS]` pairs.
     """
     joints = len(state.velocity)
     tool = state.end[3 * joints :]
@@ -61,7 +61,10 @@ def find_velocity(limits: Limits, state: FilterState, counters: np.ndarray) -> i
         for joint in range(joints):
             speed += state.rows[pair, joint] * state.velocity[joint]
         inside = inside and speed >= state.least[pair]
-    return INSIDE if inside else LIMITED
+    if inside:
+        return INSIDE
+    _set_programme(limits, state, tool, counters[PAIRS])
+    return LIMITED
 
 
 # --- inverse kinematics ---------------------------------------------------------------------------------------------
@@ -297,35 +300,58 @@ def slow_down(limits: Limits, state: FilterState) -> None:
             state.velocity[joint] *= scale
 
 
-class Solution(NamedTuple):
-    """Answer of the quadratic programme: joint velocities [J] rad/s, zero if it is not `solved`."""
-
-    velocity: np.ndarray
-    solved: bool
+@compiled
+def _set_programme(limits: Limits, state: FilterState, tool: np.ndarray, pairs: int) -> None:
+    """Set the quadratic programme: the nearest velocity to `state.velocity`, mostly by the tool's weighted motion."""
+    joints, lever = len(state.velocity), limits.numbers.lever
+    for row in range(joints):
+        for column in range(row + 1):
+            total = REGULAR if row == column else 0.0
+            for axis in range(POSE_AXES):
+                at = 12 + axis * joints
+                total += tool[at + row] * _weight(axis, lever) ** 2 * tool[at + column]
+            state.hessian[row, column] = state.hessian[column, row] = total
+    for row in range(joints):
+        total = 0.0
+        for column in range(joints):
+            total += state.hessian[row, column] * state.velocity[column]
+        state.linear[row] = -total
+    for row in range(joints + 3):
+        state.upper[row], state.lower[row] = state.most[0, row], -state.most[1, row]
+    for row in range(pairs):
+        state.upper[joints + 3 + row], state.lower[joints + 3 + row] = math.inf, state.least[row]
+    for joint in range(joints):
+        for axis in range(3):
+            state.constraints[axis, joint] = tool[12 + axis * joints + joint]
+        for pair in range(pairs):
+            state.constraints[3 + pair, joint] = state.rows[pair, joint]
 
 
 class VelocityProgramme:
-    """Solves the quadratic programme of one arm on DAQP."""
+    """Solves the quadratic programme of one filter on DAQP."""
 
-    def __init__(self, joints: int, lever: float) -> None:
-        self._weights = np.array([1.0, 1.0, 1.0, lever, lever, lever])[:, None] ** 2
-        self._regular = 1e-4 * np.eye(joints)
-        self._inequalities = np.zeros(joints + 3 + CLOSEST_PAIRS, dtype=np.intc)  # DAQP's `sense`: all are plain ones
-        self._unbounded = np.full(CLOSEST_PAIRS, np.inf)
+    def __init__(self, state: FilterState) -> None:
+        self._state = state
+        self._inequalities = np.zeros(len(state.upper), dtype=np.intc)  # DAQP's `sense`: all are plain ones
 
-    def solve(self, state: FilterState, pairs: int) -> Solution:
-        """Find the velocities nearest to `state.velocity` that `state.most` and the `pairs` rows allow."""
-        joints, most = len(state.velocity), state.most
-        jacobian = state.end[3 * joints + 12 :].reshape(POSE_AXES, joints)
-        hessian = jacobian.T @ (self._weights * jacobian) + self._regular
+    def solve(self, pairs: int) -> bool:
+        """Replace the state's velocity by the nearest one that the programme allows; by zero if it finds none.
+
+        Returns
+        -------
+        bool
+            Whether it was found.
+        """
+        state = self._state
+        rows = len(state.velocity) + 3 + pairs
         velocity, _, flag, _ = daqp.solve(
-            hessian,
-            -(hessian @ state.velocity),
-            np.vstack((jacobian[:3], state.rows[:pairs])),
-            np.concatenate((most[0], self._unbounded[:pairs])),
-            np.concatenate((-most[1], state.least[:pairs])),
-            self._inequalities[: joints + 3 + pairs],
+            state.hessian,
+            state.linear,
+            state.constraints[: 3 + pairs],
+            state.upper[:rows],
+            state.lower[:rows],
+            self._inequalities[:rows],
         )
-        if flag != DAQP_OPTIMAL:
-            return Solution(np.zeros(joints), False)
-        return Solution(velocity, True)
+        solved: bool = flag == DAQP_OPTIMAL
+        state.velocity[:] = velocity if solved else 0.0
+        return solved
