@@ -365,17 +365,19 @@ class PybulletWorld(TickedWorld):
 
     def _measure(self) -> JointState:
         count = len(self._joints)
-        values = list(zip(*self.client.getJointStates(self.arm_body, self._sensed), strict=True))
-        positions, velocities = np.array(values[0][:count]), np.array(values[1][:count])
-        efforts = np.array(values[3][:count])
+        all_positions, all_velocities, _, all_efforts = zip(
+            *self.client.getJointStates(self.arm_body, self._sensed), strict=True
+        )
+        measured = np.array((all_positions[:count], all_velocities[:count], all_efforts[:count]))
         if self.tick == self.episode_state.start_tick:
-            efforts[:] = 0  # PyBullet still reports those of the last step, in the previous episode
+            measured[2] = 0  # PyBullet still reports the efforts of the last step, in the previous episode
         noise = self.sample["joint_noise"]
         if noise > 0:
-            drawn = self.episode_state.sensors.standard_normal(2 * count)
-            positions += noise * drawn[:count]
-            velocities += 10 * noise * drawn[count:]
-        return JointState(self.stamp_ns, positions, velocities, efforts, self._width(values[0][count:]))
+            drawn = self.episode_state.sensors.standard_normal((2, count))
+            drawn *= ((noise,), (10 * noise,))
+            measured[:2] += drawn
+        width = self._width(all_positions[count:])
+        return JointState(self.stamp_ns, measured[0], measured[1], measured[2], width)
 
     # --- images -----------------------------------------------------------------------------------------------------
 
