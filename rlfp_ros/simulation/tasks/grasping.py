@@ -1,12 +1,13 @@
-"""Grasping a brick, for the teachers of `lift` and `place`."""
+"""Grasping a brick, for rewards and teachers of `lift` and `place`."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rlfp_ros.contract import TWIST_COMPONENTS, ActionContract
-from rlfp_ros.simulation.tasks.task_scene import TeacherScene
+from rlfp_ros.simulation.tasks.task_scene import Body, TaskScene, TeacherScene
 
+APART = 0.02  # m, distance between contacts on opposite sides of a brick
 RATE = 4.0  # 1/s, speed per distance
 OVER = 0.09  # m, height of the tool on its way to the brick
 LOWEST = 0.019  # m, lowest height of the tool, just above its lower limit, where motion becomes slow
@@ -14,6 +15,12 @@ ALIGNED = 0.007  # m, horizontal distance between tool and brick's middle at whi
 FUNNEL = 0.012  # m, horizontal distance within which the tool is down; at twice this distance it is at `OVER`
 LOWERED = 0.006  # m above the height of the grasp at which the fingers may close
 SHUT = 0.012  # m; an opening up to this much wider than the brick counts as closed, because the brick may be turned
+
+
+def held_between_fingers(scene: TaskScene, body: Body) -> bool:
+    """Return whether the arm touches a body on opposite sides."""
+    points = scene.contacts(body)
+    return len(points) > 1 and bool(np.ptp(points[:, :2], axis=0).max() > APART)
 
 
 def gripping_action(velocity: np.ndarray, closed: bool, action: ActionContract) -> np.ndarray:

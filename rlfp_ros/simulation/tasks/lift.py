@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from pydantic import Field
 
 from rlfp_ros.contract import ActionContract
-from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, reach_for
+from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, held_between_fingers, reach_for
+from rlfp_ros.simulation.tasks.reward import closeness
 from rlfp_ros.simulation.tasks.task import GRIPPING_ACTION, TASKS, Task
 from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene, TeacherScene
 from rlfp_ros.simulation.tasks.task_settings import TaskSettings
 
-TOOL_COST = 3.0  # per metre between tool and brick, per frame
-HEIGHT_REWARD = 20.0  # per metre of the brick's height, per frame
-SUCCESS_REWARD = 10.0  # once
+TOOL_SHARE, GRIP_SHARE, HEIGHT_SHARE = 0.3, 0.2, 0.5  # of the reward: close to the brick, fingers on it, brick raised
+TOOL_NEAR = 0.04  # m, scale of the reward
+SUCCESS_REWARD = 5.0  # once
 
 # The teacher:
 RATE = 4.0  # 1/s, speed per distance
@@ -55,10 +58,12 @@ class Lift(Task):
         return max(0.0, self.settings.height - self._raised(scene))
 
     def reward(self, scene: TaskScene, success: bool) -> float:
-        """Penalise the way from tool to brick; reward the brick's height and success."""
-        tool = float(np.linalg.norm(scene.tool_position() - self.object_pose(scene)[0]))
-        raised = min(max(self._raised(scene), 0.0), self.settings.height)
-        return -TOOL_COST * tool + HEIGHT_REWARD * raised + SUCCESS_REWARD * success
+        """Reward a tool that is close to the brick, fingers on both of its sides, its height, and success."""
+        block = self.object_pose(scene)[0]
+        tool = closeness(math.dist(scene.tool_position(), block), TOOL_NEAR)
+        raised = min(max(self._raised(scene), 0.0), self.settings.height) / self.settings.height
+        held = held_between_fingers(scene, self.block)
+        return TOOL_SHARE * tool + GRIP_SHARE * held + HEIGHT_SHARE * raised - 1 + SUCCESS_REWARD * success
 
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
         """Take hold of the brick, then raise it."""

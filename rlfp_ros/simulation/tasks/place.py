@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.goal import GoalTask
-from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, reach_for
+from rlfp_ros.simulation.tasks.grasping import grasped, gripping_action, held_between_fingers, reach_for
+from rlfp_ros.simulation.tasks.reward import closeness
 from rlfp_ros.simulation.tasks.task import GRIPPING_ACTION, TASKS
 from rlfp_ros.simulation.tasks.task_scene import TaskScene, TeacherScene
 
-TOOL_COST = 1.0  # per metre between tool and brick, per frame
-GOAL_COST = 5.0  # per metre between brick and goal, per frame
-SUCCESS_REWARD = 10.0  # once
+TOOL_SHARE, GOAL_SHARE = 0.2, 0.4  # of the reward: tool close to the brick, brick close to the goal
+# The rest: fingers on the brick while it is away from the goal; at the goal more, the wider they are open.
+GRIP_SHARE, RELEASE_SHARE = 0.15, 0.25
+TOOL_NEAR, GOAL_NEAR = 0.04, 0.05  # m, scales of the reward
+OPEN = 0.06  # m, opening of fingers that are open
+SUCCESS_REWARD = 5.0  # once
 LET_GO = 0.016  # m; with an opening this much wider than the brick the fingers hold nothing, even if it is turned
 
 # The teacher:
@@ -37,11 +43,16 @@ class Place(GoalTask):
         return away if self._let_go(scene) else max(away, 2 * self.settings.success_distance)
 
     def reward(self, scene: TaskScene, success: bool) -> float:
-        """Penalise the distances from brick to goal and from tool to brick; reward success."""
+        """Reward a tool that is close to the brick, fingers on it, a brick close to the goal, release, and success."""
         block, _ = self.object_pose(scene)
-        away = float(np.linalg.norm(self.goal_position - block))
-        tool = float(np.linalg.norm(scene.tool_position() - block))
-        return -GOAL_COST * away - TOOL_COST * tool + SUCCESS_REWARD * success
+        away = math.dist(self.goal_position, block)
+        total = TOOL_SHARE * closeness(math.dist(scene.tool_position(), block), TOOL_NEAR)
+        total += GOAL_SHARE * closeness(away, GOAL_NEAR)
+        if away < self.settings.success_distance:
+            total += GRIP_SHARE + RELEASE_SHARE * min(1.0, scene.gripper_width() / OPEN)
+        else:
+            total += GRIP_SHARE * held_between_fingers(scene, self.block)
+        return total - 1 + SUCCESS_REWARD * success
 
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
         """Take hold of the brick, carry it over the goal, put it down, let go and leave."""

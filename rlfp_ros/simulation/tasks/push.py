@@ -9,16 +9,19 @@ from pydantic import Field
 
 from rlfp_ros.contract import ActionContract
 from rlfp_ros.simulation.tasks.goal import GoalTask
+from rlfp_ros.simulation.tasks.reward import closeness
 from rlfp_ros.simulation.tasks.task import TASKS
 from rlfp_ros.simulation.tasks.task_scene import TaskScene, TeacherScene
 from rlfp_ros.simulation.tasks.task_settings import GoalSettings
 
-GOAL_COST = 5.0  # per metre between brick and goal, per frame
-TOOL_COST = 1.0  # per metre between tool and the point behind the brick, per frame
-SUCCESS_REWARD = 10.0  # once
-BEHIND = 0.05  # m, from the brick's middle to the start of a push
+GOAL_SHARE = 0.7  # of the reward for a brick close to the goal; the rest is for a tool close to the brick's far side
+GOAL_NEAR, TOOL_NEAR = 0.1, 0.05  # m, scales of the reward
+FAR_SIDE = 0.03  # m, from the brick's middle away from the goal
+TOUCHING = 0.015  # m, distance from the far side at which the tool is close enough
+SUCCESS_REWARD = 5.0  # once
 
 # The teacher:
+BEHIND = 0.05  # m, from the brick's middle to the start of a push
 TRAVEL_HEIGHT, PUSH_HEIGHT = 0.09, 0.022  # m, heights of the tool
 CONTACT = 0.025  # m, from the brick's middle to the pushing tool
 LANE = 0.012  # m beside the line from brick to goal within which the tool pushes; at twice this it is at travel height
@@ -55,11 +58,12 @@ class Push(GoalTask):
         return math.dist(self.goal_position[:2], block[:2])
 
     def reward(self, scene: TaskScene, success: bool) -> float:
-        """Penalise the distances from brick to goal and from tool to the point behind the brick; reward success."""
+        """Reward a brick that is close to the goal, a tool that is close to the brick's far side, and success."""
         block, _ = self.object_pose(scene)
-        behind = block - BEHIND * self._direction(block)
-        tool = math.dist(scene.tool_position(), behind)
-        return -GOAL_COST * self.distance_from(block) - TOOL_COST * tool + SUCCESS_REWARD * success
+        far_side = block - FAR_SIDE * self._direction(block)
+        tool = closeness(math.dist(scene.tool_position(), far_side), TOOL_NEAR, TOUCHING)
+        brick = closeness(self.distance_from(block), GOAL_NEAR)
+        return GOAL_SHARE * brick + (1 - GOAL_SHARE) * tool - 1 + SUCCESS_REWARD * success
 
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
         """Move over the brick, down behind it and along the line to the goal; rise again if the brick slides off.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from rlfp_ros.contract import ActionContract
+from rlfp_ros.simulation.tasks.reward import closeness
 from rlfp_ros.simulation.tasks.task import TASKS, Task
 from rlfp_ros.simulation.tasks.task_scene import TaskScene, TeacherScene
 
-DISTANCE_COST = 5.0  # per metre and frame
-SUCCESS_REWARD = 5.0
+NEAR = 0.04  # m, scale of the reward
+SUCCESS_REWARD = 5.0  # once
 TEACHER_RATE = 4.0  # 1/s
 
 
@@ -27,8 +28,8 @@ class Reach(Task):
         return float(np.linalg.norm(scene.tool_position() - self.object_pose(scene)[0]))
 
     def reward(self, scene: TaskScene, success: bool) -> float:
-        """Penalise the distance; reward success once."""
-        return -DISTANCE_COST * self.distance(scene) + SUCCESS_REWARD * success
+        """Reward a tool that is close to the block, and success."""
+        return closeness(self.distance(scene), NEAR) - 1 + SUCCESS_REWARD * success
 
     def privileged_state(self, scene: TaskScene) -> np.ndarray:
         """Return block, tool, the vector between them and the tool's velocity, [12]; the block's yaw is left out."""
