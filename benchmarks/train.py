@@ -38,7 +38,7 @@ from rlfp_ros.learning.cell import load_cell
 from rlfp_ros.learning.encoders.spatial import SpatialEncoder
 from rlfp_ros.learning.recipes import train_encoder
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource
-from rlfp_ros.learning.recipes.reinforcement import ReinforcementSettings, recipe_learner, teacher_loss
+from rlfp_ros.learning.recipes.guided import ReinforcementSettings, recipe_learner, teacher_loss
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import BENCHMARKS

@@ -23,8 +23,9 @@ from rlfp_ros.learning.encoders.exported import ExportedEncoder
 from rlfp_ros.learning.encoders.spatial import SpatialEncoder
 from rlfp_ros.learning.recipes.appearance import Appearance
 from rlfp_ros.learning.recipes.estimator import SceneEstimator
-from rlfp_ros.learning.recipes.imitation import SMALLEST_WORK, ImitationRecipe
+from rlfp_ros.learning.recipes.imitation import ImitationRecipe
 from rlfp_ros.learning.recipes.train import main
+from rlfp_ros.learning.recipes.train_encoder import SMALLEST_WORK
 from rlfp_ros.learning.runs.checkpoint import claim_run, load_checkpoint, save_checkpoint
 from rlfp_ros.perception.encoder import OnnxEncoder
 from rlfp_ros.schema import ConfigurationError

@@ -14,7 +14,7 @@ from rlfp_ros.learning.algorithms.networks import GaussianActor, Trunk  # noqa: 
 from rlfp_ros.learning.algorithms.recurrent import transitions, unroll  # noqa: E402
 from rlfp_ros.learning.algorithms.replay import ReplayBuffer, SequenceBatch  # noqa: E402
 from rlfp_ros.learning.algorithms.sac import SacPolicy, SoftActorCritic  # noqa: E402
-from rlfp_ros.learning.recipes.reinforcement import (  # noqa: E402
+from rlfp_ros.learning.recipes.guided import (  # noqa: E402
     RECIPE_SAC,
     ReinforcementSettings,
     recipe_learner,

@@ -1,263 +1,318 @@
-"""The recipe's reinforcement stage: critics that know the state, a teacher, a turned camera, and collectors."""
+"""The recipe `reinforcement`: its reward, the expert, the policy that learns from it, and the whole training."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from rlfp_ros.contract import load_bundle  # noqa: E402
-from rlfp_ros.learning.algorithms.environments import Environment, TaskEnvironment, shapes  # noqa: E402
-from rlfp_ros.learning.algorithms.networks import SquashedGaussian  # noqa: E402
-from rlfp_ros.learning.algorithms.point_mass import LIMIT, MakePointMass  # noqa: E402
+from rlfp_ros.learning.algorithms.environments import TaskEnvironment, shapes  # noqa: E402
+from rlfp_ros.learning.algorithms.networks import vector_size  # noqa: E402
+from rlfp_ros.learning.algorithms.point_mass import MakePointMass  # noqa: E402
 from rlfp_ros.learning.algorithms.replay import ReplayBuffer  # noqa: E402
-from rlfp_ros.learning.recipes.collector import Collectors, Seen  # noqa: E402
-from rlfp_ros.learning.recipes.reinforcement import (  # noqa: E402
-    RECIPE_SAC,
-    CameraTurn,
-    Playground,
-    ReinforcementSettings,
-    recipe_learner,
-    remember,
-    train_reinforcement,
+from rlfp_ros.learning.recipes.collector import Experience  # noqa: E402
+from rlfp_ros.learning.recipes.expert import (  # noqa: E402
+    ExpertLessons,
+    ExpertSettings,
+    expect,
+    train_expert,
+)
+from rlfp_ros.learning.recipes.hindsight import Hindsight  # noqa: E402
+from rlfp_ros.learning.recipes.pink_noise import pink_noise  # noqa: E402
+from rlfp_ros.learning.recipes.shaping import ProgressReward  # noqa: E402
+from rlfp_ros.learning.recipes.student import (  # noqa: E402
+    PlayedEpisodes,
+    StudentLearner,
+    StudentLessons,
+    StudentSettings,
+    train_student,
 )
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
-
-POINTS = (1, 2, 3)  # stack, points, x y confidence
-SPACE = gymnasium.spaces.Dict(
-    {
-        "vector": gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float32),
-        "privileged": gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
-    }
-)
-
+from rlfp_ros.simulation.environment import ManipulationEnv  # noqa: E402
+from rlfp_ros.simulation.tasks.goal import GoalTask  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
-
-def test_turning_the_camera_moves_points_as_projection_does() -> None:
-    points = torch.tensor([[0.1, -0.2, 0.7, -0.15, 0.05, 0.9, 5.0]])
-    torch.manual_seed(3)
-    turned = CameraTurn(POINTS, 0.05)(points)
-    torch.manual_seed(3)
-    a, b, c = (0.05 * torch.randn(3, 1, 1)).flatten().tolist()
-    rotation = torch.tensor([[1.0, -c, b], [c, 1.0, -a], [-b, a, 1.0]])
-    for index in range(2):
-        ray = rotation @ torch.tensor([points[0, 3 * index], points[0, 3 * index + 1], 1.0])
-        torch.testing.assert_close(turned[0, 3 * index : 3 * index + 2], ray[:2] / ray[2])
-    assert turned[0, [2, 5, 6]].tolist() == points[0, [2, 5, 6]].tolist()  # confidences, and what follows the points
+STATE = TaskEnvironment("reach", profile="none", observation="state", images_per_decision=3, past_actions=3)
 
 
-def test_sampled_actions_have_the_likelihood_that_is_given() -> None:
-    """Haarnoja et al. 2018, appendix C: checked by importance sampling."""
-    with torch.no_grad():
-        action, likelihood = SquashedGaussian(torch.tensor([[0.3, 0.2]]).expand(200_000, 2)).sample()
-    # The mean of 1 / density over the samples inside a region is the region's size.
-    edges = torch.quantile(action[:, 0], torch.tensor([0.02, 0.3, 0.7, 0.98])).tolist()
-    for low, high in itertools.pairwise(edges):
-        inside = (action[:, 0] >= low) & (action[:, 0] < high)
-        size = (inside / likelihood.exp()).mean().item()
-        assert size == pytest.approx(high - low, rel=0.02)
+def quiet(done: int, text: str, **figures: float) -> None:
+    """Show nothing."""
 
 
-def test_critics_that_alone_know_the_state_teach_the_actor_what_the_observation_shows() -> None:
-    """Episodes of one step; the reward is highest if the action equals what the observation shows."""
-    sac = RECIPE_SAC.changed(hidden=32, batch=128, learning_rate=3e-3, actor_learning_rate=3e-3)
-    learner = recipe_learner(SPACE, POINTS, 1, ReinforcementSettings(sac=sac, camera_turn=0.0))
-    rng = np.random.default_rng(0)
-    buffer = ReplayBuffer(10_000, SPACE, np.zeros(1, np.float32), 0.96)
-    wanted = rng.uniform(-0.8, 0.8, 5000).astype(np.float32)
-    for value, action in zip(wanted, rng.uniform(-1, 1, (5000, 1)).astype(np.float32), strict=True):
-        seen = {"vector": np.repeat(value, 6), "privileged": np.repeat(value, 2)}
-        buffer.begin(seen)
-        buffer.add(action, -float((action[0] - value) ** 2), True, False, seen)
-    learner.observe({name: buffer.kept(name) for name in ("vector", "privileged")})
-    for _ in range(600):
-        learner.update(learner.sample(buffer, rng))
-    shown = torch.from_numpy(np.repeat(wanted[:500, None], 6, axis=1))
-    with torch.no_grad():
-        action = learner.policy({"vector": shown})[:, 0].numpy()
-    assert np.abs(action - wanted[:500]).mean() < 0.15
+def expert_lessons(**changes: Any) -> ExpertLessons:
+    settings = ExpertSettings(steps=90, round_steps=30, random_rounds=1, updates_per_step=0.2)
+    sac = settings.sac.changed(hidden=16, batch=16, capacity=200)
+    return ExpertLessons(STATE, settings.changed(sac=sac, **changes))
 
 
-def test_the_actor_waits_while_only_the_critics_learn() -> None:
-    learner = recipe_learner(SPACE, POINTS, 1, ReinforcementSettings())
-    buffer = ReplayBuffer(100, SPACE, np.zeros(1, np.float32), 0.96)
-    seen = {"vector": np.ones(6, np.float32), "privileged": np.ones(2, np.float32)}
-    buffer.begin(seen)
-    for _ in range(20):
-        buffer.add(np.zeros(1, np.float32), 1.0, False, False, seen)
-    actor = [parameter.clone() for parameter in learner.actor.parameters()]
-    critic = [parameter.clone() for parameter in learner.critic.parameters()]
-    learner.update(learner.sample(buffer, np.random.default_rng(0)), train_actor=False)
-    assert all(torch.equal(one, other) for one, other in zip(actor, learner.actor.parameters(), strict=True))
-    assert any(not torch.equal(one, other) for one, other in zip(critic, learner.critic.parameters(), strict=True))
+# --- the reward ------------------------------------------------------------------------------------------------------
 
 
-# --- collectors ------------------------------------------------------------------------------------------------------
-
-
-class Chaser:
-    """Moves a point mass; its only weight is its speed. The teacher goes straight to the goal."""
-
-    def __init__(self) -> None:
-        self.environment: Environment = MakePointMass()()
-        self._speed = 0.0
-
-    def load(self, weights: dict[str, Any]) -> None:
-        self._speed = weights["speed"]
-
-    def begin(self, rng: np.random.Generator) -> None:
-        pass
-
-    def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
-        return np.full(2, self._speed)
-
-    def teacher(self, observation: Seen) -> np.ndarray:
-        point, goal = np.split(observation["vector"], 2)
-        return np.clip((goal - point) / 0.2, -1, 1)
-
-
-@dataclass(frozen=True)
-class Chase:
-    """Lessons; made in the collectors' processes."""
-
-    def student(self) -> Chaser:
-        return Chaser()
-
-
-def test_collectors_play_the_same_rounds_every_time_and_each_its_own_episodes() -> None:
-    def rounds() -> list[list[Any]]:
-        with Collectors(Chase(), 2, seed=3) as collectors:
-            played = []
-            for speed, share in ((0.0, 1.0), (0.25, 0.0), (0.5, 0.0)):
-                collectors.start_round({"speed": speed}, 2 * 40, share)
-                played.append(collectors.finish_round())
-        return played
-
-    one, other = rounds(), rounds()
-    for parts, again in zip(one, other, strict=True):
-        for part, same in zip(parts, again, strict=True):
-            np.testing.assert_array_equal(part.action, same.action)
-            np.testing.assert_array_equal(part.observation["vector"], same.observation["vector"])
-    first, second = one[0]
-    assert (first.observation["vector"][0] != second.observation["vector"][0]).any()
-    assert first.begins.nonzero()[0].tolist() == [0, LIMIT, 2 * LIMIT]
-    assert not one[0][0].successes  # the teacher's episodes do not count
-    assert one[1][0].begins.nonzero()[0].tolist() == [
-        LIMIT - 8,
-        2 * LIMIT - 8,
-    ]  # the episode continues in the next round
-    np.testing.assert_allclose(one[2][0].action[8:], 0.5)  # the weights of the round
-    np.testing.assert_array_equal(one[1][0].observation["vector"][0], one[0][0].next_observation["vector"][-1])
-    assert len(one[1][0].successes) + len(one[2][0].successes) >= 3
-
-
-def test_experience_of_two_collectors_stays_apart_in_one_replay_buffer() -> None:
-    space, action_size = shapes(MakePointMass()())
-    buffer = ReplayBuffer(1000, space, np.zeros(action_size, np.float32), 0.9, steps=3, teacher=True)
-    with Collectors(Chase(), 2, seed=0) as collectors:
-        for _ in range(2):
-            collectors.start_round({"speed": 0.25}, 2 * 40, 0.0)
-            for part in collectors.finish_round():
-                remember(buffer, part)
-    batch = buffer.sample(500, np.random.default_rng(0))
-    before, after = batch.observation["vector"], batch.next_observation["vector"]
-    torch.testing.assert_close(before[:, 2:], after[:, 2:])  # the goal: no transition leads into another episode
-    assert batch.teacher is not None
-    torch.testing.assert_close(batch.teacher, ((before[:, 2:] - before[:, :2]) / 0.2).clamp(-1, 1))
-
-
-def test_a_collector_that_dies_is_reported() -> None:
-    with Collectors(Broken(), 1, seed=0) as collectors, pytest.raises(RuntimeError, match="died with exit code 1"):
-        play_a_round(collectors)
-
-
-def play_a_round(collectors: Collectors) -> None:
-    collectors.start_round({}, 1, 0.0)
-    collectors.finish_round()
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Lessons without a student."""
-
-    def student(self) -> Chaser:
-        raise OSError("no simulator here")
-
-
-# --- the whole stage -------------------------------------------------------------------------------------------------
-
-
-def playground(**changes: Any) -> Playground:
-    encoder = load_bundle("reach_panda").file("encoder.onnx")
-    make_env = TaskEnvironment("reach", profile="none", observation="features", encoder=encoder, privileged=True)
-    settings = ReinforcementSettings(
-        sac=RECIPE_SAC.changed(hidden=16, batch=32),
-        steps=80,
-        round_steps=20,
-        first_rounds=2,
-        imitation_updates=5,
-        critic_first=0.0,
-        selection_episodes=1,
-    )
-    return Playground(make_env, settings.changed(**changes))
-
-
-def demonstrations(play: Playground) -> dict[str, Any]:
-    space, action_size = shapes(play.make_env())
-    size = (space["vector"].shape or ())[0]
-    return {"vector": torch.randn(64, size), "teacher": torch.rand(64, action_size) * 2 - 1}
-
-
-def test_the_privileged_state_is_for_the_critics_alone() -> None:
-    env = playground().make_env()
-    observation, info = env.reset(seed=1)
-    state, proprioception = info["privileged_state"], 7 + 7 + 1 + 3 + 3
-    assert observation["privileged"].shape == (len(state) + proprioception + 3,)
-    np.testing.assert_array_equal(observation["privileged"][: len(state)], state)
-    assert not observation["privileged"][-3:].any()  # the last action
-    action = np.array([0.5, -0.5, 0.25], np.float32)
-    np.testing.assert_array_equal(env.step(action)[0]["privileged"][-3:], action)
-    learner = playground().learner(env)
-    assert learner.actor.trunk.normaliser.mean.shape[0] == observation["vector"].size + 2 * 2 * 15  # relative points
-    assert learner.critic.trunk.normaliser.mean.shape[0] == observation["privileged"].size
+def test_rewards_add_up_to_the_change_of_the_tasks_reward_and_the_bonus() -> None:
+    plain = ManipulationEnv("reach", profile="none", observation="state")
+    env = ProgressReward(plain, scale=10.0, bonus=5.0)
+    env.reset(seed=4)
+    first, total, ended, success = plain.world.task.reward(plain.world, False), 0.0, False, False
+    while not ended:
+        action = plain.world.task.teacher(plain.world, plain.behaviour.action)
+        _, reward, terminated, truncated, info = env.step(action)
+        total, ended, success = total + reward, terminated or truncated, info["success"]
+    last = plain.world.task.reward(plain.world, False)
+    assert success
+    assert total == pytest.approx(10 * (last - first) + 5)
+    env.reset(seed=4)
+    assert abs(env.step(np.zeros(3, np.float32))[1]) < 0.1  # nothing is earned by staying, near or far
     env.close()
 
 
-def test_the_stage_trains_and_resumes(tmp_path: Path) -> None:
-    play = playground()
-    texts: list[str] = []
+# --- hindsight -------------------------------------------------------------------------------------------------------
+
+
+def test_an_episode_is_also_experience_with_the_goal_that_it_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher pushes the brick to its goal; the other goal is where the brick lies at the end."""
+    monkeypatch.setattr("rlfp_ros.learning.recipes.hindsight.JITTER", 0.0)
+    settings = ExpertSettings(hindsight=1)
+    env = ExpertLessons(replace(STATE, task="push"), settings).environment()
+    assert isinstance(env, Hindsight)
+    plain = env.unwrapped
+    assert isinstance(plain, ManipulationEnv)
+    task = plain.world.task
+    assert isinstance(task, GoalTask)
+    first, _ = env.reset(seed=3)
+    start, ended = task.object_pose(plain.world)[0], False
+    seen, rewards, info = [first["vector"]], [], dict[str, Any]()
+    while not ended:
+        action = task.teacher(plain.world, plain.behaviour.action)
+        observation, reward, terminated, truncated, info = env.step(action)
+        seen.append(observation["vector"])
+        rewards.append(reward)
+        ended = terminated or truncated
+    assert info["success"]
+    (found,) = info["hindsight"]
+    end = task.object_pose(plain.world)[0]
+    assert np.linalg.norm(end - start) > 0.05
+    length = len(found.reward)
+    assert length <= len(rewards)
+    assert found.terminated.tolist() == [False] * (length - 1) + [True]
+    assert found.begins.tolist() == [True] + [False] * (length - 1)
+    state = slice(13, 16)  # of the privileged state: from the brick to the goal
+    goal = found.observation["vector"][0][state] + start
+    np.testing.assert_allclose(goal[:2], end[:2], atol=0.01)
+    unchanged = slice(20, 40)  # joints
+    np.testing.assert_allclose(found.observation["vector"][:, unchanged], np.stack(seen)[:length, unchanged])
+    assert found.reward[-1] > settings.bonus / 2
+    assert found.reward.sum() == pytest.approx(sum(rewards), abs=2.0)  # about as far to go, and as well done
+    np.testing.assert_allclose(
+        task.goal_position, first["vector"][state] + start, atol=1e-3
+    )  # the episode's own goal is back
+    env.close()
+
+
+def test_an_episode_that_moves_nothing_has_no_hindsight() -> None:
+    env = ExpertLessons(replace(STATE, task="push"), ExpertSettings()).environment()
+    env.reset(seed=3)
+    ended, info = False, dict[str, Any]()
+    while not ended:
+        _, _, terminated, truncated, info = env.step(np.zeros(3, np.float32))
+        ended = terminated or truncated
+    assert info["hindsight"] == []
+    env.close()
+
+
+def test_a_recorded_scene_answers_what_it_was_asked_and_nothing_else() -> None:
+    env = ManipulationEnv("push", profile="none", observation="state")
+    env.records_scenes = True
+    env.reset(seed=0)
+    scene, task = env.scene, env.world.task
+    there = task.reward(scene, False)
+    assert there == task.reward(env.world, False)
+    for _ in range(20):
+        env.step(task.teacher(env.world, env.behaviour.action))
+    assert task.reward(scene, False) == there
+    assert task.reward(env.scene, False) != there
+    with pytest.raises(LookupError, match="was not asked when the scene was recorded"):
+        scene.body_pose(99)
+    env.close()
+
+
+def test_pink_noise_changes_slowly_and_is_as_large_as_white_noise() -> None:
+    noise = pink_noise(np.random.default_rng(0), 256, 400)
+    assert noise.std() == pytest.approx(1.0, abs=0.05)
+    assert abs(noise.mean()) < 0.2
+    neighbours = np.mean(noise[1:] * noise[:-1])
+    assert 0.5 < neighbours < 0.9  # white noise: 0
+
+
+# --- the expert ------------------------------------------------------------------------------------------------------
+
+
+def test_the_critics_begin_at_the_value_of_random_play() -> None:
+    lessons = expert_lessons()
+    env = lessons.environment()
+    learner, (space, action_size) = lessons.learner(env), shapes(env)
+    buffer = ReplayBuffer(100, space, np.zeros(action_size, np.float32), 0.9)
+    observation, _ = env.reset(seed=0)
+    buffer.begin(observation)
+    for _ in range(20):
+        buffer.add(np.zeros(3, np.float32), -0.5, False, False, observation)
+    expect(learner, buffer)
+    vector = torch.from_numpy(observation["vector"])[None]
+    values = learner.critic(vector[:, :0], vector, torch.zeros(1, 3))
+    wanted = -0.5 / (1 - learner.settings.discount)
+    assert [value.item() for value in values] == pytest.approx([wanted, wanted], rel=0.15)
+    env.close()
+
+
+def test_an_expert_is_the_same_every_time_and_continues_where_it_stopped(tmp_path: Path) -> None:
+    one = train_expert(expert_lessons(), 0, tmp_path / "one", quiet)
+    other = train_expert(expert_lessons(), 0, tmp_path / "other", quiet)
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=0)
+    again = train_expert(expert_lessons(), 0, tmp_path / "one", quiet)  # has ended
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
+    with pytest.raises(ConfigurationError, match="this training has 1"):
+        train_expert(expert_lessons(), 1, tmp_path / "one", quiet)
+
+
+def test_an_expert_that_wins_often_enough_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlfp_ros.learning.recipes.expert.JUDGED", 1)
+    decisions: list[int] = []
 
     def show(done: int, text: str, **figures: float) -> None:
-        texts.append(text)
+        decisions.append(done)
 
-    policy, rates = train_reinforcement(play, demonstrations(play), 0, tmp_path, show)
-    assert set(rates) == {"imitation", "reinforcement"}
-    assert any("critic loss" in text for text in texts)
-    again, _ = train_reinforcement(play, demonstrations(play), 0, tmp_path, show)
-    for name, value in policy.state_dict().items():
-        torch.testing.assert_close(again.state_dict()[name], value)
-    with pytest.raises(ConfigurationError, match="this training has 1"):
-        train_reinforcement(play, demonstrations(play), 1, tmp_path, show)
+    train_expert(expert_lessons(steps=900, enough=0.0), 0, tmp_path, show)
+    assert decisions[-2] < 300  # the round in which the first episode ended
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"teacher_share": 1.5}, "teacher_share is 1.5, but it should be less than or equal to 1"),
-        ({"round_steps": 0}, "round_steps is 0, but it should be greater than or equal to 1"),
-        ({"camera_turn": float("nan")}, "camera_turn is nan, but it should be a finite number"),
-        ({"no_such": 1}, "no_such is not a known field"),
-    ],
-)
-def test_settings_out_of_bounds_are_one_sentence(change: dict[str, Any], expected: str) -> None:
-    with pytest.raises(ConfigurationError, match=expected):
-        ReinforcementSettings().changed(**change)
+def test_a_replay_buffer_continues_from_its_checkpoint() -> None:
+    space, action_size = shapes(MakePointMass()())
+    rng = np.random.default_rng(0)
+
+    def buffer() -> ReplayBuffer:
+        return ReplayBuffer(50, space, np.zeros(action_size, np.float32), 0.9, steps=2)
+
+    one, other = buffer(), buffer()
+    observation = {"vector": np.zeros(4, np.float32)}
+    one.begin(observation)
+    for step in range(70):  # more than it holds
+        after = {"vector": rng.normal(size=4).astype(np.float32)}
+        one.add(rng.normal(size=2).astype(np.float32), float(step), step % 11 == 10, step % 13 == 12, after)
+        if step % 11 == 10 or step % 13 == 12:
+            one.begin(after)
+    other.load_state_dict(one.state_dict())
+    batch, same = one.sample(64, np.random.default_rng(1)), other.sample(64, np.random.default_rng(1))
+    torch.testing.assert_close(batch.reward, same.reward)
+    torch.testing.assert_close(batch.next_observation["vector"], same.next_observation["vector"])
+    assert one.mean_reward() == other.mean_reward()
+
+
+# --- the policy ------------------------------------------------------------------------------------------------------
+
+
+def experience(begins: list[bool], first: int) -> Experience:
+    """Steps that are numbered from `first` on."""
+    count = len(begins)
+    number = np.arange(first, first + count, dtype=np.float32)[:, None]
+    seen = {"vector": number, "privileged": number}
+    none = np.zeros(count, bool)
+    return Experience(seen, seen, number, number, number[:, 0], none, none, np.array(begins), [])
+
+
+def test_episodes_are_joined_over_rounds_and_collectors_stay_apart() -> None:
+    lessons = PlayedEpisodes()
+    lessons.add(0, experience([True, False, False], 0))
+    lessons.add(1, experience([True, False, False], 100))
+    lessons.add(0, experience([False, True, False], 3))
+    lessons.add(1, experience([True, False, True], 103))
+    found = [lesson.vector[:, 0].tolist() for lesson in lessons.finished]
+    assert found == [[0, 1, 2, 3], [100, 101, 102], [103, 104]]
+    together, there = lessons.draw(5)
+    lengths = there.sum(dim=1)[:, 0].int().tolist()
+    assert set(lengths) <= {2, 3, 4}
+    for row, length in enumerate(lengths):
+        assert not together.vector[row, length:].any()
+
+
+def student_lessons(expert: Any, **changes: Any) -> StudentLessons:
+    encoder = load_bundle("reach_panda").file("encoder.onnx")
+    make_env = TaskEnvironment(
+        "reach",
+        profile="none",
+        observation="features",
+        encoder=encoder,
+        feature_stack=1,
+        images_per_decision=3,
+        past_actions=3,
+        privileged=True,
+    )
+    settings = StudentSettings(
+        hidden=16, memory=8, steps=240, round_steps=80, expert_rounds=2, updates_per_round=3, final_updates=2
+    )
+    return StudentLessons(make_env, settings.changed(**changes), expert)
+
+
+def untrained_expert() -> Any:
+    lessons = expert_lessons()
+    env = lessons.environment()
+    policy = lessons.learner(env).policy
+    env.close()
+    return policy
+
+
+def test_the_expert_sees_in_the_students_environment_what_it_was_trained_on() -> None:
+    seeing, knowing = student_lessons(None).make_env(), STATE()
+    one, other = seeing.reset(seed=5)[0], knowing.reset(seed=5)[0]
+    np.testing.assert_allclose(one["privileged"], other["vector"], atol=1e-6)
+    for action in np.random.default_rng(0).uniform(-1, 1, (4, 3)):
+        one, other = seeing.step(action)[0], knowing.step(action)[0]
+        np.testing.assert_allclose(one["privileged"], other["vector"], atol=1e-6)
+    seeing.close()
+    knowing.close()
+
+
+def test_training_computes_the_memory_as_deployment_does() -> None:
+    lessons = student_lessons(untrained_expert())
+    env = lessons.make_env()
+    space, _ = shapes(env)
+    learner = StudentLearner(lessons.policy(env), vector_size(space, "privileged"), lessons.settings)
+    vectors = torch.randn(1, 7, vector_size(space))
+    together = learner.actions(vectors)[0]
+    state = torch.zeros(1, learner.policy.state_size)
+    for step in range(7):
+        action, state = learner.policy.step({"vector": vectors[:, step]}, state)
+        torch.testing.assert_close(together[:, step], action)
+    env.close()
+
+
+def test_a_policy_learns_from_an_expert_and_continues(tmp_path: Path) -> None:
+    lessons = student_lessons(untrained_expert())
+    errors: list[float] = []
+
+    def show(done: int, text: str, **figures: float) -> None:
+        errors.extend(value for name, value in figures.items() if name == "action_error")
+
+    policy = train_student(lessons, 0, tmp_path, show)
+    assert errors
+    assert np.isfinite(errors).all()
+    assert policy.state_size == 8
+    again = train_student(lessons, 0, tmp_path, quiet)  # repeats the final updates only
+    assert {name: value.shape for name, value in again.state_dict().items()} == {
+        name: value.shape for name, value in policy.state_dict().items()
+    }
+
+
+def test_neither_teacher_nor_estimator_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = Path(__file__).parents[1] / "rlfp_ros" / "learning" / "recipes"
+    for name in ("reinforcement", "expert", "student", "shaping", "perception", "train_encoder"):
+        text = (recipes / f"{name}.py").read_text()
+        for forbidden in ("task.teacher", "recipes.estimator", "recipes.dagger", "recipes.imitation"):
+            assert forbidden not in text, f"{name}.py has {forbidden}"

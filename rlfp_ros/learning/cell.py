@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from rlfp_ros.contract import ActionContract, BaseControllerContract, Bundle, CameraContract
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile, load_profile
 from rlfp_ros.simulation.scene import Scene, load_scene
 from rlfp_ros.simulation.tasks.task import TASKS, Task, load_task, parameters
@@ -96,6 +97,19 @@ def check_encoder_bundle(bundle: Bundle, cell: Cell, option: str = "--encoder-fr
         raise ConfigurationError(
             f"{option} is {bundle.directory}: its encoder was trained with camera.{name} {found[name]}, but the scene "
             f"of this training has {wanted[name]}; restore the scene, or train an encoder for it with the recipe"
+        )
+
+
+def check_learnable(cell: Cell) -> None:
+    """Raise ConfigurationError if the cell's task has no privileged state."""
+    env = ManipulationEnv(cell.task, cell.arm, load_profile("none"), "state", image_size=cell.image_size)
+    env.reset(seed=0)
+    size = env.world.task.privileged_state(env.world).size
+    env.close()
+    if size == 0:
+        raise ConfigurationError(
+            f"task {cell.task}: has no privileged state, which critics learn from; return one from "
+            "privileged_state() of the task's class"
         )
 
 

@@ -30,6 +30,7 @@ from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import Profile, load_profile, stream
 from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.tasks.recorded_scene import RecordedScene
 from rlfp_ros.simulation.tasks.task import Task, load_task
 
 Perceiver = Callable[[np.ndarray], np.ndarray]  # image uint8 [H, W, 3] -> features float32 [K, 3]
@@ -67,6 +68,7 @@ class CameraFrame:
     distance_m: float
     keypoints: np.ndarray | None  # [K, 2], if an error model makes features of them
     percept: Percept | None  # of a perfect perception, if the base controller follows the object
+    scene: RecordedScene | None  # if the environment records scenes
 
 
 class _Phase(enum.Enum):
@@ -128,6 +130,8 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     ----------
     on_held : callable or None
         Called with each image for which the action of the last decision is held, before it is answered.
+    records_scenes : bool
+        Whether to record the answers of the scene for each image; `scene` returns them.
 
     Raises
     ------
@@ -169,6 +173,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._delayed = self._observed.decides_on_delivery
         self._on_way: deque[CameraFrame] = deque()  # captured and not yet delivered, if steps end with deliveries
         self.on_held: Callable[[CameraFrame], None] | None = None
+        self.records_scenes = False
         self.deployment.on_applied.append(self._applied)
         self._kind = observation
         self._error_model = perceiver if isinstance(perceiver, FeatureErrorModel) else None
@@ -259,6 +264,13 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return self._frame.joint_state
 
     @property
+    def scene(self) -> RecordedScene:
+        """The scene at the time of the observation's image; only with `records_scenes`, from the next reset on."""
+        if self._frame.scene is None:
+            raise RuntimeError("the scene was not recorded; set records_scenes before reset()")
+        return self._frame.scene
+
+    @property
     def image_stamp_ns(self) -> int:
         """Stamp of the observation's image, ns."""
         return self._frame.stamp_ns
@@ -293,17 +305,26 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _capture(self) -> CameraFrame:
         """Return the newest image with what is known at its exposure."""
-        world = self.world
-        return CameraFrame(
+        world, task = self.world, self.world.task
+        recorded = RecordedScene(world) if self.records_scenes else None
+        scene = world if recorded is None else recorded
+        frame = CameraFrame(
             world.image_stamp_ns,
             world.image,
             self.deployment.frame_joint_state,
-            world.task.goal(world),
-            world.task.privileged_state(world),
-            world.task.distance(world),
+            task.goal(scene),
+            task.privileged_state(scene),
+            task.distance(scene),
             world.keypoints() if self._errors is not None else None,
             self._true_percept() if self._guided else None,
+            recorded,
         )
+        if recorded is not None:
+            task.reward(recorded, False)
+            task.success(recorded)
+            task.object_pose(recorded)
+            recorded.detach()
+        return frame
 
     def _answer(self, frame: CameraFrame, action: np.ndarray) -> None:
         residual = residual_of(action, self.behaviour.action, frame.stamp_ns, self.world.arm.joint_names)

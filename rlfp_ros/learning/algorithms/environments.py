@@ -71,14 +71,16 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
     frame_stack
         Images in an observation.
     privileged
-        Size of the simulator's privileged state, or 0. If above 0, the part `privileged` is added for critics: the
-        state, the proprioception and the last action.
+        Size of the simulator's privileged state, or 0. If above 0, the part `privileged` is added for critics and
+        experts: the vector of an observation of the state, and the last action if there are no past actions.
     """
 
     def __init__(self, env: gymnasium.Env[Any, np.ndarray], frame_stack: int = 1, privileged: int = 0) -> None:
         super().__init__(gymnasium.wrappers.RecordEpisodeStatistics(env))
         space = env.observation_space
         self._parts: list[str] = []
+        self._known: list[str] = []  # parts that are also privileged
+        self.observation: dict[str, np.ndarray] = {}  # the last one, before it was split
         self._frames: deque[np.ndarray] = deque(maxlen=frame_stack)
         spaces: dict[str, gymnasium.Space[Any]] = {}
         if isinstance(space, gymnasium.spaces.Dict):
@@ -92,7 +94,10 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
         self._privileged, self._action = privileged, np.zeros(env.action_space.shape or (), np.float32)
         if privileged:
             assert isinstance(space, gymnasium.spaces.Dict)
-            known = privileged + int(np.prod(space["proprioception"].shape or ())) + self._action.size
+            self._known = [name for name in self._parts if name not in ("features", "state")]
+            known = privileged + sum(int(np.prod(space[name].shape or ())) for name in self._known)
+            if "past_actions" not in self._known:
+                known += self._action.size
             spaces["privileged"] = gymnasium.spaces.Box(-np.inf, np.inf, (known,), np.float32)
         spaces["vector"] = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
@@ -108,12 +113,19 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
         self._action = np.asarray(action, np.float32)
         return self._observation(observation, info), float(reward), terminated, truncated, info
 
+    def vector_of(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the parts of an observation as one vector, float32 [V]."""
+        return np.concatenate([observation[name].ravel() for name in self._parts]).astype(np.float32)
+
     def _observation(self, observation: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         if not isinstance(observation, dict):
             return {"vector": np.asarray(observation, np.float32).ravel()}
-        split = {"vector": np.concatenate([observation[name].ravel() for name in self._parts]).astype(np.float32)}
+        self.observation = observation
+        split = {"vector": self.vector_of(observation)}
         if self._privileged:
-            parts = (info["privileged_state"], observation["proprioception"], self._action)
+            parts = [info["privileged_state"], *(observation[name].ravel() for name in self._known)]
+            if "past_actions" not in self._known:
+                parts.append(self._action)
             split["privileged"] = np.concatenate(parts).astype(np.float32)
         if "image" in observation:
             if not self._frames:
@@ -136,6 +148,8 @@ class TaskEnvironment:
     frame_stack: int = 1  # images in an observation
     encoder: Path | None = None  # encoder.onnx, for features
     feature_stack: int = ObservationContract().feature_stack  # frames of features in an observation
+    images_per_decision: int = 1  # images for which an action is held
+    past_actions: int = 0  # admitted actions in an observation
     privileged: bool = False  # whether observations also hold the simulator's state, for critics
 
     def __call__(self) -> Environment:
@@ -149,7 +163,9 @@ class TaskEnvironment:
     def plain(self) -> ManipulationEnv:
         """Build the environment without a wrapper."""
         from rlfp_ros.perception.encoder import OnnxEncoder
+        from rlfp_ros.simulation.deployment import Behaviour
         from rlfp_ros.simulation.environment import ManipulationEnv
+        from rlfp_ros.simulation.tasks.task import TASKS
 
         profile = load_profile(self.profile) if isinstance(self.profile, str) else self.profile
         perceiver, size = None, self.image_size
@@ -158,7 +174,14 @@ class TaskEnvironment:
             session = onnx_session(self.encoder)
             encoder = OnnxEncoder(session)
             perceiver, size = (lambda image: encoder(image)[0]), int(session.get_inputs()[0].shape[1])
-        observed = ObservationContract(feature_stack=self.feature_stack)
+        task = TASKS[self.task]
         return ManipulationEnv(
-            self.task, self.arm, profile, self.observation, perceiver, image_size=size, observed=observed
+            self.task,
+            self.arm,
+            profile,
+            self.observation,
+            perceiver,
+            image_size=size,
+            behaviour=Behaviour(task.action.deciding_every(self.images_per_decision), task.base_controller),
+            observed=ObservationContract(feature_stack=self.feature_stack, past_actions=self.past_actions),
         )

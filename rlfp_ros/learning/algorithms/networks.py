@@ -227,9 +227,12 @@ class SquashedGaussian:
         """The action to deploy, [B, A]: the squashed mean."""
         return torch.tanh(self.mean)
 
-    def sample(self) -> tuple[Tensor, Tensor]:
-        """Return a differentiable sample [B, A] and its log-likelihood [B]."""
-        noise = torch.randn_like(self.mean)
+    def sample(self, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return a differentiable sample [B, A] and its log-likelihood [B].
+
+        `noise` [B, A], of zero mean and unit variance, replaces the independent Gaussian noise.
+        """
+        noise = torch.randn_like(self.mean) if noise is None else noise
         raw = self.mean + self.log_std.exp() * noise
         likelihood = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         correction = 2 * (math.log(2) - raw - functional.softplus(-2 * raw))  # log(1 - tanh^2), stable

@@ -6,6 +6,7 @@ An image is stored once, even if it is part of several stacks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -26,6 +27,20 @@ class TransitionBatch:
     discount: Tensor  # [B]
     next_observation: TensorObservation
     teacher: Tensor | None = None  # [B, A], the teacher's action
+
+    def joined(self, other: TransitionBatch) -> TransitionBatch:
+        """Return these transitions and others of the same kind, without the teacher's actions."""
+
+        def both(one: TensorObservation, two: TensorObservation) -> TensorObservation:
+            return {name: torch.cat([values, two[name]]) for name, values in one.items()}
+
+        return TransitionBatch(
+            both(self.observation, other.observation),
+            torch.cat([self.action, other.action]),
+            torch.cat([self.reward, other.reward]),
+            torch.cat([self.discount, other.discount]),
+            both(self.next_observation, other.next_observation),
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,37 @@ class ReplayBuffer:
             self._frames[row] = observation["image"][..., -3:]
         self._age[row], self._final[row] = age, False
         self._count += 1
+
+    def mean_reward(self) -> float:
+        """Return the mean reward of all stored steps."""
+        count = len(self)
+        return float(self._rewards[:count][~self._final[:count]].mean()) if count > 1 else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the stored frames, for a checkpoint."""
+        count = len(self)
+        arrays = self._arrays()
+        return {"count": self._count} | {name: torch.from_numpy(values[:count]) for name, values in arrays.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the result of `state_dict`. The episode that was interrupted ends there."""
+        self._count = state["count"]
+        for name, values in self._arrays().items():
+            values[: len(self)] = state[name].numpy()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {f"vector {name}": values for name, values in self._vectors.items()} | {
+            "action": self._actions,
+            "reward": self._rewards,
+            "terminated": self._terminated,
+            "age": self._age,
+            "final": self._final,
+        }
+        if self._stack:
+            arrays["frame"] = self._frames
+        if self._teacher is not None:
+            arrays["teacher"] = self._teacher
+        return arrays
 
     def kept(self, name: str) -> Tensor:
         """Return all stored values of the vector `name`, [N, size]."""

@@ -1,6 +1,6 @@
 """Soft actor-critic, from a vector or from pixels; from pixels with augmentation it is DrQ.
 
-`learning/recipes/reinforcement.py` uses the same learner. Three parts are optional: critics that see the simulator's
+`learning/recipes/guided.py` uses the same learner. Three parts are optional: critics that see the simulator's
 privileged state, if observations hold `privileged`; an actor with memory; and an additional term of the actor's loss,
 such as imitation of a teacher.
 
@@ -55,8 +55,9 @@ class SacSettings(TrainingSettings):
     memory: int = Field(0, ge=0, le=8192)  # units of the actor's memory; 0 for none
     sequence: int = Field(16, ge=2)  # steps that an actor with memory learns from at a time
     burn_in: int = Field(4, ge=0)  # the first steps of a sequence, which only fill the memory
-    learning_rate: float = Field(1e-3, gt=0, le=1)  # of the critics and the temperature
+    learning_rate: float = Field(1e-3, gt=0, le=1)  # of the critics
     actor_learning_rate: float | None = Field(None, gt=0, le=1)  # by default `learning_rate`
+    temperature_learning_rate: float | None = Field(None, gt=0, le=1)  # by default `learning_rate`
     final_rate: float = Field(1.0, gt=0, le=1)  # factor of the learning rates at the end; changes linearly
     weight_decay: float = Field(0.0, ge=0, lt=1)  # of AdamW
     largest_gradient: float | None = Field(None, gt=0)  # norm to which gradients are clipped; None for no clipping
@@ -69,6 +70,7 @@ class SacSettings(TrainingSettings):
     reward_scale: float = Field(0.1, gt=0)  # rewards are multiplied by this before anything learns from them
     first_steps: int = Field(1_000, ge=1)  # random actions before the first update
     update_every: int = Field(1, ge=1)  # environment steps per update
+    actor_every: int = Field(1, ge=1)  # updates of the critics per update of actor and temperature
     capacity: int = Field(100_000, ge=2)  # frames kept
     augmentation: AugmentationName = "shift"  # of images; names of augmentation.py
     target_augmentations: int = Field(1, ge=1)  # K of DrQ, over which a target is averaged
@@ -104,11 +106,17 @@ class SacPolicy(nn.Module):
         return policy.mode(), state
 
     @torch.no_grad()
-    def explore(self, observation: dict[str, np.ndarray], state: Tensor | None) -> tuple[np.ndarray, Tensor]:
-        """A random action [A] for an environment's observation, and the next state [1, S]."""
+    def explore(
+        self, observation: dict[str, np.ndarray], state: Tensor | None, noise: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Tensor]:
+        """A random action [A] for an environment's observation, and the next state [1, S].
+
+        `noise` [A], of zero mean and unit variance, replaces the independent Gaussian noise.
+        """
         observed = batch_of_one(observation)
         policy, state = self.actor(self.encoder(observed), observed["vector"], state)
-        return policy.sample()[0][0].numpy(), state
+        drawn = None if noise is None else torch.from_numpy(noise[None].astype(np.float32))
+        return policy.sample(drawn)[0][0].numpy(), state
 
 
 class SoftActorCritic:
@@ -164,7 +172,10 @@ class SoftActorCritic:
             self.actor.parameters(), self._actor_rate, weight_decay=decay, fused=True
         )
         self.critic_optimizer = torch.optim.AdamW(taught_by_critics, rate, weight_decay=decay, fused=True)
-        self.temperature_optimizer = torch.optim.Adam([self.log_temperature], rate)
+        self.temperature_optimizer = torch.optim.Adam(
+            [self.log_temperature], settings.temperature_learning_rate or rate
+        )
+        self.updates = 0  # of the critics
 
     def observe(self, observation: TensorObservation) -> None:
         """Add observations [N, ...] to the normalisers' statistics."""
@@ -220,7 +231,8 @@ class SoftActorCritic:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), settings.target_rate)
         figures = {"critic_loss": critic_loss, "value": first.mean(), "temperature": temperature}
-        if not train_actor:
+        self.updates += 1
+        if not train_actor or self.updates % settings.actor_every:
             return {name: value.item() for name, value in figures.items()}
 
         # Only the critics teach the encoder: the actor's gradient ends at the maps.
@@ -291,7 +303,7 @@ class SoftActorCritic:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a checkpoint needs."""
         parts = {name: getattr(self, name).state_dict() for name in CHECKPOINTED}
-        return parts | {"log_temperature": self.log_temperature.detach()}
+        return parts | {"log_temperature": self.log_temperature.detach(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
@@ -299,6 +311,7 @@ class SoftActorCritic:
             getattr(self, name).load_state_dict(state[name])
         with torch.no_grad():
             self.log_temperature.copy_(state["log_temperature"])
+        self.updates = state["updates"]
 
 
 CHECKPOINTED = ("policy", "critic", "target", "actor_optimizer", "critic_optimizer", "temperature_optimizer")

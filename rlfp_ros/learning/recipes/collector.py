@@ -7,9 +7,9 @@ uses the experience of earlier rounds. Timing therefore never changes a training
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -25,7 +25,10 @@ Seen = dict[str, np.ndarray]  # an observation, as `LearningObservation` has it
 
 
 class Student(Protocol):
-    """The learner in a collector: an environment, and the actions of learner and teacher in it."""
+    """The learner in a collector: an environment, and the actions of learner and teacher in it.
+
+    A learner without a teacher returns None for its action, and then plays all episodes itself.
+    """
 
     environment: Environment
 
@@ -38,8 +41,8 @@ class Student(Protocol):
     def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
         """Return the learner's action for the next frame [A], with exploration."""
 
-    def teacher(self, observation: Seen) -> np.ndarray:
-        """Return the teacher's action, [A] in [-1, 1]."""
+    def teacher(self, observation: Seen) -> np.ndarray | None:
+        """Return the teacher's action, [A] in [-1, 1], or None if there is no teacher."""
 
 
 class Lessons(Protocol):
@@ -56,12 +59,21 @@ class Experience:
     observation: Seen  # before each step, each [N, ...]
     next_observation: Seen  # after each step
     action: np.ndarray  # float32 [N, A]
-    teacher: np.ndarray  # float32 [N, A], the teacher's action
+    teacher: np.ndarray | None  # float32 [N, A], the teacher's action
     reward: np.ndarray  # float32 [N]
     terminated: np.ndarray  # bool [N]
     truncated: np.ndarray  # bool [N]
     begins: np.ndarray  # bool [N]: the first step of an episode
     successes: list[bool]  # one per finished episode of the learner, without the teacher's
+    hindsight: list[Experience] = field(default_factory=list)  # whole episodes with other goals
+
+    @classmethod
+    def of(cls, rows: list[tuple[Seen, Seen, np.ndarray, float, bool, bool]]) -> Experience:
+        """Make experience of one episode's observations, next observations, actions, rewards and ends."""
+        episode = [
+            (seen, after, action, None, *rest, not step) for step, (seen, after, action, *rest) in enumerate(rows)
+        ]
+        return _stacked(episode, [])
 
 
 class Collectors(ExitStack):
@@ -93,6 +105,8 @@ class Collectors(ExitStack):
 
         `teacher_share` is the share of the episodes that the teacher plays instead.
         """
+        # PyTorch sends tensors as shared memory, in which the learner's next updates would appear during the round.
+        weights = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
         for player in self._players:
             player.send((weights, steps // len(self._players), teacher_share))
 
@@ -132,24 +146,26 @@ def _rounds(
         student.load(weights)
         rows: list[tuple[Any, ...]] = []
         successes = []
+        hindsight: list[Experience] = []
         for _ in range(steps):
             teacher, action = student.teacher(observation), student.act(observation, rng)
-            if guided:
+            if guided and teacher is not None:
                 action = teacher + rng.normal(0, TEACHER_NOISE, len(teacher))
             action = np.clip(action, -1, 1)
             following, reward, terminated, truncated, info = env.step(action)
             rows.append((observation, following, action, teacher, reward, terminated, truncated, begins))
             observation, begins = following, terminated or truncated
             if begins:
-                if not guided:
+                hindsight += info.get("hindsight", [])
+                if not guided or teacher is None:
                     successes.append(bool(info["success"]))
                 observation, _ = env.reset(seed=next(seeds))
                 guided = rng.uniform() < teacher_share
                 student.begin(rng)
-        experience = _stacked(rows, successes)
+        experience = _stacked(rows, successes, hindsight)
 
 
-def _stacked(rows: list[tuple[Any, ...]], successes: list[bool]) -> Experience:
+def _stacked(rows: list[tuple[Any, ...]], successes: list[bool], hindsight: Sequence[Experience] = ()) -> Experience:
     seen, following, action, teacher, reward, terminated, truncated, begins = zip(*rows, strict=True)
     before, after = (
         {name: np.stack([one[name] for one in observations]) for name in observations[0]}
@@ -159,10 +175,11 @@ def _stacked(rows: list[tuple[Any, ...]], successes: list[bool]) -> Experience:
         before,
         after,
         np.asarray(action, np.float32),
-        np.asarray(teacher, np.float32),
+        None if teacher[0] is None else np.asarray(teacher, np.float32),
         np.asarray(reward, np.float32),
         np.asarray(terminated, bool),
         np.asarray(truncated, bool),
         np.asarray(begins, bool),
         successes,
+        list(hindsight),
     )

@@ -254,6 +254,7 @@ def train_dagger(
             collectors.start_round(actor.state_dict(), training.round_steps, share)
             loss = learn(training.updates_per_round, falling=False)
             for part in collectors.finish_round():
+                assert part.teacher is not None
                 demonstrations.add(part.observation["vector"], part.teacher)
                 recent.extend(part.successes)
             won = float(np.mean(recent)) if recent else 0.0

@@ -20,32 +20,27 @@ from rlfp_ros.contract import MAX_FEATURE_STACK
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.files import RESUME, write_whole
 from rlfp_ros.learning.algorithms.environments import TaskEnvironment
-from rlfp_ros.learning.cell import Cell
+from rlfp_ros.learning.cell import Cell, check_learnable
 from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, PointEncoder
-from rlfp_ros.learning.encoders.novelty import NoveltyTraining
-from rlfp_ros.learning.export.build import encoder_contract
-from rlfp_ros.learning.export.networks import ExportedPolicy, deployed_encoder, export_encoder
+from rlfp_ros.learning.export.networks import ExportedPolicy
 from rlfp_ros.learning.recipes.dagger import DaggerLessons, DaggerTraining, image_inputs, train_dagger
-from rlfp_ros.learning.recipes.domain_shift_reference import domain_shift_reference
 from rlfp_ros.learning.recipes.estimator import export_estimator
 from rlfp_ros.learning.recipes.frames import FrameSource
-from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
-from rlfp_ros.learning.recipes.reinforcement import (
+from rlfp_ros.learning.recipes.guided import (
     Playground,
     ReinforcementSettings,
     image_demonstrations,
     train_reinforcement,
 )
+from rlfp_ros.learning.recipes.perception import as_provenance, encoder_stage, finish_perception
+from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
 from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation, objectives_of
-from rlfp_ros.learning.recipes.train_encoder import EncoderReport, EncoderTraining, train_encoder
+from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.learning.runs.progress import Show, TrainingProgress
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import FRAMES
-from rlfp_ros.simulation.environment import ManipulationEnv
-from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.tasks.task import TASKS
 
-SMALLEST_WORK = 0.003  # smallest share of the full training
 OPTIONS = ("encoder", "representation", "feature_stack", "memory", "work")  # command-line options of this recipe
 
 
@@ -102,27 +97,17 @@ class ImitationRecipe(Recipe):
         return recipe.shortened(options["work"]) if options.get("work", 1) < 1 else recipe
 
     def shortened(self, factor: float) -> Self:
-        """The same training with `factor` of the work, for tests and first looks.
+        """Return the same training with `factor` of the work, for tests and first looks.
 
         Raises
         ------
         ConfigurationError
             If that is too little to train anything.
         """
-        if factor < SMALLEST_WORK:
-            raise ConfigurationError(
-                f"--work is {factor:g}, expected at least {SMALLEST_WORK:g}; less leaves the encoder fewer than ten "
-                "gradient steps, which train nothing"
-            )
-        encoder = self.encoder_training
         return replace(
             self,
             dagger=None if self.dagger is None else self.dagger.shortened(factor),
-            encoder_training=encoder.changed(
-                frames=max(256, int(encoder.frames * factor)),
-                updates=max(10, int(encoder.updates * factor)),
-                first_frames=max(64, int(encoder.first_frames * factor)),
-            ),
+            encoder_training=self.encoder_training.shortened(factor),
             reinforcement=self.reinforcement.shortened(factor),
         )
 
@@ -130,7 +115,7 @@ class ImitationRecipe(Recipe):
         """Refuse encoders and objectives that do not fit, and tasks without a teacher or a privileged state."""
         Representation(self.representation, self.encoder.build(cell.camera), self.source(cell))
         cell.make_task().require_teacher("the recipe imitates one")
-        _check_learnable(cell)
+        check_learnable(cell)
 
     def source(self, cell: Cell) -> FrameSource:
         """The images that the encoder learns from."""
@@ -141,54 +126,22 @@ class ImitationRecipe(Recipe):
     def train(self, cell: Cell, run: Path, progress: TrainingProgress) -> FinishedTraining:
         """Train encoder and policy."""
         threads = torch.get_num_threads()
-        encoder, report = self._train_encoder(cell, run, progress, threads)
+        encoder, report = encoder_stage(
+            self.source(cell), self.encoder_training, self.encoder, self.representation, run, progress, threads
+        )
         trained = self._train_policy(cell, encoder, run, progress)
         torch.set_num_threads(threads)
-        novelty, statistics = domain_shift_reference(
-            encoder,
-            run / "frames",
-            cell.camera,
-            self.seed,
-            NoveltyTraining(updates=min(NoveltyTraining.updates, self.encoder_training.updates)),
-        )
-        deployed = deployed_encoder(encoder, novelty)
+        perception = finish_perception(encoder, cell, run, self.seed, self.encoder_training.updates)
         return FinishedTraining(
             policy=trained.policy,
             state_size=trained.state_size,
             observed=ObservationContract(feature_stack=self.feature_stack),
-            encoder=deployed,
-            encoder_contract=encoder_contract(deployed, _first_image(run)),
+            encoder=perception.encoder,
+            encoder_contract=perception.contract,
             camera=cell.camera,
-            feature_statistics=statistics,
-            provenance={
-                "encoder": {
-                    "position_error_mm": round(report.position_error_mm, 2),
-                    "keypoint_error_px": [round(error, 3) for error in report.keypoint_error_px],
-                    "inside_nominal_90": round(report.inside_90, 3),
-                },
-                "selection": trained.selection,
-            },
+            feature_statistics=perception.feature_statistics,
+            provenance={"encoder": as_provenance(report), "selection": trained.selection},
         )
-
-    def _train_encoder(
-        self, cell: Cell, run: Path, progress: TrainingProgress, threads: int
-    ) -> tuple[Encoder, EncoderReport]:
-        updates = self.encoder_training.updates
-        progress.stage("encoder", updates, "rendering the first frames")
-        encoder, report = train_encoder(
-            self.source(cell),
-            run,
-            self.encoder_training,
-            self.encoder,
-            progress.show,
-            self.representation,
-            threads=threads,
-        )
-        pixels = "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
-        points = f", points {pixels} px" if pixels else ""
-        progress.show(updates, f"object {report.position_error_mm:.1f} mm{points}")
-        write_whole(run / "encoder.onnx", export_encoder(encoder, _first_image(run)), RESUME)
-        return encoder, report
 
     def _train_policy(self, cell: Cell, encoder: Encoder, run: Path, progress: TrainingProgress) -> TrainedPolicy:
         supervised_points = self.representation == SUPERVISED and isinstance(encoder, PointEncoder)
@@ -230,22 +183,4 @@ class ImitationRecipe(Recipe):
             encoder=run / "encoder.onnx",
             feature_stack=self.feature_stack,
             privileged=privileged,
-        )
-
-
-def _first_image(run: Path) -> np.ndarray:
-    images: np.ndarray = np.load(run / "frames" / "images.npy", mmap_mode="r")
-    return images[0]
-
-
-def _check_learnable(cell: Cell) -> None:
-    """Raise ConfigurationError if the task has no teacher or no privileged state."""
-    env = ManipulationEnv(cell.task, cell.arm, load_profile("none"), "state", image_size=cell.image_size)
-    env.reset(seed=0)
-    size = env.world.task.privileged_state(env.world).size
-    env.close()
-    if size == 0:
-        raise ConfigurationError(
-            f"task {cell.task}: has no privileged state, which critics and teacher learn from; return one from "
-            "privileged_state() of the task's class"
         )

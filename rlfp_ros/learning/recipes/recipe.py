@@ -34,6 +34,7 @@ class FinishedTraining:
     camera: CameraContract  # that the encoder was trained with
     feature_statistics: FeatureStatistics
     provenance: dict[str, JsonValue]  # results of the training, information for people only
+    images_per_decision: int = 1  # images for which the policy holds an action
 
 
 @dataclass(frozen=True)

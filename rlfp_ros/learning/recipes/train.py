@@ -108,7 +108,7 @@ def _contract(recipe: Recipe, cell: Cell, finished: FinishedTraining, minutes: f
         encoder=finished.encoder_contract,
         observed=finished.observed,
         state_size=finished.state_size,
-        action=cell.action,
+        action=cell.action.deciding_every(finished.images_per_decision),
         base_controller=cell.base_controller,
         latency=Latency(camera_s=_middle(profile, "camera_latency"), command_s=_middle(profile, "command_latency")),
         feature_statistics=finished.feature_statistics,

@@ -22,9 +22,11 @@ from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation,
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show
 from rlfp_ros.learning.runs.settings import TrainingSettings
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import FRAMES
 
 CHECKPOINT_UPDATES = 500
+SMALLEST_WORK = 0.003  # smallest share of the full training
 
 
 class EncoderTraining(TrainingSettings):
@@ -46,6 +48,25 @@ class EncoderTraining(TrainingSettings):
     position_scale: float = Field(0.02, gt=0)  # m, error at which the position loss turns linear
     position_weight: float = Field(1.0, ge=0)
     covariance_weight: float = Field(0.05, ge=0)
+
+    def shortened(self, factor: float) -> EncoderTraining:
+        """Return the same settings with `factor` of the work.
+
+        Raises
+        ------
+        ConfigurationError
+            If that is too little to train anything.
+        """
+        if factor < SMALLEST_WORK:
+            raise ConfigurationError(
+                f"--work is {factor:g}, expected at least {SMALLEST_WORK:g}; less leaves the encoder fewer than ten "
+                "gradient steps, which train nothing"
+            )
+        return self.changed(
+            frames=max(256, int(self.frames * factor)),
+            updates=max(10, int(self.updates * factor)),
+            first_frames=max(64, int(self.first_frames * factor)),
+        )
 
     @property
     def last_growth(self) -> int:

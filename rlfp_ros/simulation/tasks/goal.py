@@ -12,6 +12,7 @@ from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene
 from rlfp_ros.simulation.tasks.task_settings import GoalSettings, TaskSettings
 
 MARKER_RADIUS = 0.03  # m
+LYING = 0.005  # m, height above which a brick does not lie on the table
 ATTEMPTS = 1000  # number of tries to draw a goal at the wanted distance
 
 
@@ -75,6 +76,19 @@ class GoalTask(Task):
     def goal(self, scene: TaskScene) -> np.ndarray | None:
         """Return the goal for the policy's input, or None if it has to see the disc."""
         return self.goal_position if self.settings.goal == "point" else None
+
+    def reached_goal(self, scene: TaskScene) -> np.ndarray | None:
+        """Return the brick's place, or None if it does not lie on the table."""
+        position = self.object_pose(scene)[0].copy()
+        height = self.settings.block_size[2] / 2
+        if abs(position[2] - height) > LYING:
+            return None
+        position[2] = height
+        return position
+
+    def pursue(self, goal: np.ndarray) -> None:
+        """Use another goal."""
+        self.goal_position = goal
 
     def keypoint(self, name: str, scene: TaskScene) -> np.ndarray:
         """Return the position [3] m, base frame, of one of `keypoints`, the goal included."""

@@ -178,6 +178,14 @@ class Task(ABC):
         """Return the goal for the policy's input, [3] m in the base frame, or None."""
         return self.goal_point()
 
+    def reached_goal(self, scene: TaskScene) -> np.ndarray | None:
+        """Return the goal [3] m that this scene reaches, for hindsight, or None if there is none."""
+        return None
+
+    def pursue(self, goal: np.ndarray) -> None:
+        """Use another goal, [3] m; called with goals of `reached_goal` only."""
+        raise NotImplementedError
+
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
         """Return a good action [A] in [-1, 1] for imitation learning. Optional."""
         raise ConfigurationError(self._no_teacher("its teacher was asked for an action"))

@@ -1,0 +1,250 @@
+"""Trains an expert by reinforcement learning on the simulator's privileged state, without rendering.
+
+The learner is `algorithms/sac.py`. Dynamics and timing are randomised as for the deployed policy. The camera's and the
+commands' delays make control a delayed decision process, so the observation holds the past actions (Katsikopoulos and
+Engelbrecht 2003, https://doi.org/10.1109/TAC.2003.809799). An action is held for several images, which shortens the
+horizon (Mnih et al. 2015, https://doi.org/10.1038/nature14236). The reward is that of `shaping.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from rlfp_ros.learning.algorithms.environments import Environment, LearningObservation, TaskEnvironment, shapes
+from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch
+from rlfp_ros.learning.algorithms.sac import SacPolicy, SacSettings, SoftActorCritic
+from rlfp_ros.learning.recipes.collector import Collectors, Experience, Seen
+from rlfp_ros.learning.recipes.hindsight import Hindsight
+from rlfp_ros.learning.recipes.pink_noise import pink_noise
+from rlfp_ros.learning.recipes.shaping import ProgressReward
+from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlfp_ros.learning.runs.progress import Show
+from rlfp_ros.learning.runs.settings import TrainingSettings
+from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
+
+CLIP = 5.0  # standard deviations, of the networks' inputs
+CHECKPOINT_ROUNDS = 20  # rounds between checkpoints; a resumed training repeats at most these
+NOISE_STEPS = 256  # decisions after which an episode's noise repeats
+JUDGED = 200  # episodes over which the success rate that ends the training is taken
+
+EXPERT_SAC = SacSettings(
+    learning_rate=5e-4,
+    actor_learning_rate=3e-4,
+    weight_decay=1e-4,
+    batch=128,
+    discount=0.98,
+    initial_temperature=0.02,
+    temperature_learning_rate=1e-3,
+    target_entropy=-1.5,
+    actor_every=2,
+    reward_scale=1.0,
+    capacity=500_000,
+    augmentation="none",
+)
+
+
+class ExpertSettings(TrainingSettings):
+    """Length and hyperparameters of the training."""
+
+    sac: SacSettings = EXPERT_SAC
+    steps: int = Field(150_000, ge=1, le=MAX_STEPS)  # largest number of decisions
+    round_steps: int = Field(400, ge=1)  # decisions per round of all collectors together
+    collectors: int = Field(1, ge=1, le=MAX_WORKERS)  # processes that play
+    random_rounds: int = Field(5, ge=1)  # first rounds, with random actions
+    normalised_rounds: int = Field(150, ge=1)  # first rounds, whose observations set the scale of the inputs
+    updates_per_step: float = Field(1.0, gt=0, le=100)  # gradient steps per decision
+    progress: float = Field(10.0, ge=0)  # factor of the change of the task's reward
+    bonus: float = Field(5.0, gt=0)  # reward of success, once
+    hindsight: int = Field(2, ge=0)  # other goals with which each episode is learned from, if its task has goals
+    hindsight_share: float = Field(0.5, ge=0, lt=1)  # largest share of these in a batch
+    enough: float = Field(0.99, ge=0, le=1)  # success rate of the last `JUDGED` episodes that ends the training
+
+    def shortened(self, factor: float) -> ExpertSettings:
+        """Return the same settings with `factor` of the work."""
+        return self.changed(
+            steps=max(600, int(self.steps * factor)),
+            round_steps=min(self.round_steps, 100),
+            random_rounds=min(self.random_rounds, 2),
+        )
+
+
+@dataclass(frozen=True)
+class ExpertLessons:
+    """Makes the environment and the policy of a collector."""
+
+    make_env: TaskEnvironment  # observes the state
+    settings: ExpertSettings
+
+    def student(self) -> Beginner:
+        """A policy that explores."""
+        env = self.environment()
+        return Beginner(env, self.learner(env).policy)
+
+    def environment(self) -> Environment:
+        """The task, with shaped rewards."""
+        plain = self.make_env.plain()
+        reward = ProgressReward(plain, self.settings.progress, self.settings.bonus)
+        return Hindsight(plain, reward, LearningObservation(reward), self.settings.hindsight)
+
+    def learner(self, env: Environment) -> SoftActorCritic:
+        """Return an untrained learner for the observations of `env`."""
+        space, action_size = shapes(env)
+        return SoftActorCritic(space, action_size, self.settings.sac, clip=CLIP)
+
+
+class Beginner:
+    """A policy that samples its actions; before it has weights, all actions are equally likely."""
+
+    def __init__(self, env: Environment, policy: SacPolicy) -> None:
+        self.environment, self._policy = env, policy
+        self._size = int(np.prod(env.action_space.shape or ()))
+        self._random = True
+        self._noise = np.zeros((0, self._size))
+        self._step = 0
+
+    def load(self, weights: dict[str, Any]) -> None:
+        """Use new weights; without any, play at random."""
+        self._random = not weights
+        if weights:
+            self._policy.load_state_dict(weights)
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode."""
+        self._noise, self._step = pink_noise(rng, NOISE_STEPS, self._size), 0
+
+    def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
+        """Return a sampled action [A]."""
+        if self._random:
+            return rng.uniform(-1, 1, self._size).astype(np.float32)
+        noise = self._noise[self._step % NOISE_STEPS]
+        self._step += 1
+        return self._policy.explore(observation, None, noise)[0]
+
+    def teacher(self, observation: Seen) -> None:
+        """There is none."""
+
+
+def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> SacPolicy:
+    """Train an expert, or continue from `run/expert.pt`.
+
+    Parameters
+    ----------
+    lessons
+        What to play.
+    seed
+        Of the training.
+    run
+        The run folder.
+    show
+        Reports the progress.
+
+    Returns
+    -------
+    SacPolicy
+        The policy after all steps, or once it wins often enough.
+    """
+    torch.set_num_threads(1)  # the collectors have the other cores
+    settings, checkpoint = lessons.settings, run / "expert.pt"
+    sac = settings.sac
+    key = {"stage": "expert", "settings": settings.model_dump(), "seed": seed}
+    torch.manual_seed(seed)
+    env = lessons.environment()
+    space, action_size = shapes(env)
+    learner = lessons.learner(env)
+    env.close()
+    buffer, hindsight = (
+        ReplayBuffer(sac.capacity, space, np.zeros(action_size, np.float32), sac.discount, sac.return_steps)
+        for _ in range(2)
+    )
+    recent: deque[bool] = deque(maxlen=JUDGED)
+    state, first = load_checkpoint(checkpoint, key), 0
+    if state:
+        learner.load_state_dict(state["learner"])
+        buffer.load_state_dict(state["buffer"])
+        hindsight.load_state_dict(state["hindsight"])
+        recent.extend(state["recent"])
+        first = state["round"]
+        if state["finished"]:
+            return learner.policy
+    rng = np.random.default_rng([seed, first])
+    rounds = max(1, settings.steps // settings.round_steps)
+    with Collectors(lessons, settings.collectors, seed, first * settings.round_steps) as collectors:
+        for index in range(first, rounds):
+            learning = index >= settings.random_rounds
+            collectors.start_round(learner.policy.state_dict() if learning else {}, settings.round_steps, 0.0)
+            figures: dict[str, float] = {}
+            if learning:
+                if index == settings.random_rounds:
+                    expect(learner, buffer)
+                for _ in range(int(settings.round_steps * settings.updates_per_step)):
+                    figures = learner.update(_draw(buffer, hindsight, settings, rng))
+            for part in collectors.finish_round():
+                remember(buffer, part)
+                for episode in part.hindsight:
+                    remember(hindsight, episode)
+                recent.extend(part.successes)
+                if index < settings.normalised_rounds:
+                    learner.observe({"vector": torch.from_numpy(part.observation["vector"])})
+            won = float(np.mean(recent)) if recent else 0.0
+            text = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+            show((index + 1) * settings.round_steps, f"success {won:.2f}{text}", success_rate=won, **figures)
+            finished = index + 1 == rounds or (len(recent) == JUDGED and won >= settings.enough)
+            if finished or (index + 1) % CHECKPOINT_ROUNDS == 0:
+                save_checkpoint(
+                    checkpoint,
+                    key,
+                    learner=learner.state_dict(),
+                    buffer=buffer.state_dict(),
+                    hindsight=hindsight.state_dict(),
+                    round=index + 1,
+                    recent=list(recent),
+                    finished=finished,
+                )
+            if finished:
+                show(settings.steps, f"success {won:.2f} after {(index + 1) * settings.round_steps} decisions")
+                break
+    return learner.policy
+
+
+def _draw(
+    buffer: ReplayBuffer, hindsight: ReplayBuffer, settings: ExpertSettings, rng: np.random.Generator
+) -> TransitionBatch:
+    """Draw transitions uniformly from both, with at most `hindsight_share` of other goals."""
+    share = min(settings.hindsight_share, len(hindsight) / (len(hindsight) + len(buffer)))
+    others = int(share * settings.sac.batch)
+    if others == 0:
+        return buffer.sample(settings.sac.batch, rng)
+    return buffer.sample(settings.sac.batch - others, rng).joined(hindsight.sample(others, rng))
+
+
+def expect(learner: SoftActorCritic, buffer: ReplayBuffer) -> None:
+    """Let the critics begin at the value of random play, which they would need thousands of updates to reach."""
+    value = buffer.mean_reward() / (1 - learner.settings.discount)
+    for critic in (learner.critic, learner.target):
+        for network in (critic.first, critic.second):
+            last = network[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.constant_(last.bias, value)
+
+
+def remember(buffer: ReplayBuffer, experience: Experience) -> None:
+    """Add the steps of one collector to the replay buffer."""
+    for step in range(len(experience.reward)):
+        if step == 0 or experience.begins[step]:
+            buffer.begin({name: values[step] for name, values in experience.observation.items()})
+        buffer.add(
+            experience.action[step],
+            float(experience.reward[step]),
+            bool(experience.terminated[step]),
+            bool(experience.truncated[step]),
+            {name: values[step] for name, values in experience.next_observation.items()},
+            None if experience.teacher is None else experience.teacher[step],
+        )

@@ -1,0 +1,304 @@
+"""Trains the deployed policy to act like an expert, from features and joints, with a learned memory.
+
+The student plays, and the expert, which sees the simulator's privileged state, labels every visited decision with its
+own action (DAgger, Ross et al. 2011, https://arxiv.org/abs/1011.0686). A gated recurrent unit remembers the episode, so
+that the student can find the camera's pose from the arm in the images, and an object that the hand hides. Auxiliary
+heads predict the privileged state from the memory (teacher-student training, Lee et al. 2020,
+https://arxiv.org/abs/2010.11251); only training uses them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlfp_ros.learning.algorithms.environments import Environment, TaskEnvironment, shapes
+from rlfp_ros.learning.algorithms.networks import (
+    GaussianActor,
+    ImageEncoder,
+    RelativePoints,
+    RunningNormaliser,
+    Trunk,
+    batch_of_one,
+    vector_size,
+)
+from rlfp_ros.learning.algorithms.sac import SacPolicy
+from rlfp_ros.learning.recipes.collector import Collectors, Experience, Seen
+from rlfp_ros.learning.recipes.expert import CLIP
+from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
+from rlfp_ros.learning.runs.progress import Show
+from rlfp_ros.learning.runs.settings import TrainingSettings
+from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
+
+CHECKPOINT_ROUNDS = 2  # rounds between checkpoints; a resumed training repeats at most these
+LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped
+RECENT = 100  # episodes over which the shown success rate is taken
+
+
+class StudentSettings(TrainingSettings):
+    """Length and hyperparameters of the training."""
+
+    hidden: int = Field(256, ge=1, le=8192)  # units in each of the policy's two layers
+    memory: int = Field(192, ge=1, le=8192)  # units of its memory
+    steps: int = Field(30_000, ge=1, le=MAX_STEPS)  # decisions played
+    round_steps: int = Field(1_000, ge=1)  # decisions per round of all collectors together
+    collectors: int = Field(1, ge=1, le=MAX_WORKERS)  # processes that play
+    expert_rounds: int = Field(2, ge=1)  # first rounds, which the expert plays with noise
+    updates_per_round: int = Field(60, ge=1)  # gradient steps
+    final_updates: int = Field(1_000, ge=0)  # gradient steps at the end, with a falling learning rate
+    episodes: int = Field(12, ge=1)  # episodes per gradient step
+    noise: float = Field(0.15, ge=0, le=1)  # standard deviation added to the actions in every second episode
+    learning_rate: float = Field(1e-3, gt=0, le=1)  # falls linearly to 3 % in the final updates
+    weight_decay: float = Field(1e-4, ge=0, lt=1)  # of AdamW
+    auxiliary: float = Field(0.3, ge=0)  # weight of the predictions of the privileged state
+
+    def shortened(self, factor: float) -> StudentSettings:
+        """Return the same settings with `factor` of the work."""
+        return self.changed(
+            steps=max(600, int(self.steps * factor)),
+            round_steps=min(self.round_steps, 200),
+            updates_per_round=max(1, int(self.updates_per_round * factor)),
+            final_updates=int(self.final_updates * factor) + 1,
+        )
+
+
+@dataclass(frozen=True)
+class StudentLessons:
+    """Makes the environment, the policy and the expert of a collector."""
+
+    make_env: TaskEnvironment  # observes features, and the privileged state for the expert
+    settings: StudentSettings
+    expert: SacPolicy
+
+    def student(self) -> Apprentice:
+        """A policy that plays beside the expert."""
+        env = self.make_env()
+        return Apprentice(env, self.policy(env), self.expert, self.settings.noise)
+
+    def policy(self, env: Environment) -> SacPolicy:
+        """Return an untrained policy for the observations of `env`."""
+        space, action_size = shapes(env)
+        points = cast(gymnasium.spaces.Dict, env.unwrapped.observation_space)["features"].shape or ()
+        trunk = Trunk(0, vector_size(space), RelativePoints(points), CLIP)
+        actor = GaussianActor(trunk, action_size, self.settings.hidden, self.settings.memory)
+        return SacPolicy(ImageEncoder(space), actor)
+
+
+class Apprentice:
+    """A policy that plays, with noise in every second episode, and its expert."""
+
+    def __init__(self, env: Environment, policy: SacPolicy, expert: SacPolicy, noise: float) -> None:
+        self.environment, self._policy, self._expert = env, policy, expert
+        self._largest_noise, self._noise = noise, 0.0
+        self._start = torch.zeros(1, policy.state_size)
+        self._memory = self._start
+
+    def load(self, weights: dict[str, Any]) -> None:
+        """Use new weights."""
+        self._policy.load_state_dict(weights)
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Start an episode."""
+        self._memory = self._start
+        self._noise = self._largest_noise * (rng.uniform() < 0.5)
+
+    def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
+        """Return the policy's action [A], with noise."""
+        with torch.no_grad():
+            action, self._memory = self._policy.step(batch_of_one(observation), self._memory)
+        return action[0].numpy() + self._noise * rng.normal(size=action.shape[1])
+
+    def teacher(self, observation: Seen) -> np.ndarray:
+        """Return the expert's action [A]."""
+        with torch.no_grad():
+            action: np.ndarray = self._expert({"vector": torch.from_numpy(observation["privileged"])[None]})[0].numpy()
+        return action
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One episode, or its decisions until now."""
+
+    vector: Tensor  # [L, V]
+    privileged: Tensor  # [L, P]
+    expert: Tensor  # [L, A]
+
+
+@dataclass
+class PlayedEpisodes:
+    """Episodes of all collectors, of which some continue in the next round."""
+
+    finished: list[Lesson] = field(default_factory=list)
+    unfinished: dict[int, list[Lesson]] = field(default_factory=dict)  # by collector
+
+    def add(self, collector: int, experience: Experience) -> Lesson:
+        """Add a round of one collector; return it as one lesson."""
+        assert experience.teacher is not None
+        whole = Lesson(
+            torch.from_numpy(experience.observation["vector"]),
+            torch.from_numpy(experience.observation["privileged"]),
+            torch.from_numpy(experience.teacher),
+        )
+        cuts = [0, *np.flatnonzero(experience.begins).tolist(), len(experience.begins)]
+        for first, last in itertools.pairwise(cuts):
+            parts = self.unfinished.setdefault(collector, [])
+            if experience.begins[first : first + 1].any() and parts:
+                self.finished.append(_joined(parts))
+                parts.clear()
+            if last > first:
+                parts.append(Lesson(whole.vector[first:last], whole.privileged[first:last], whole.expert[first:last]))
+        return whole
+
+    def draw(self, count: int) -> tuple[Lesson, Tensor]:
+        """Draw episodes: [count, L, ...], padded with zeros, and whether there is a decision, [count, L, 1]."""
+        picks = [self.finished[int(pick)] for pick in torch.randint(0, len(self.finished), (count,))]
+
+        def padded(parts: list[Tensor]) -> Tensor:
+            return nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+        together = Lesson(
+            padded([pick.vector for pick in picks]),
+            padded([pick.privileged for pick in picks]),
+            padded([pick.expert for pick in picks]),
+        )
+        return together, padded([torch.ones(len(pick.expert), 1) for pick in picks])
+
+
+def _joined(parts: list[Lesson]) -> Lesson:
+    return Lesson(
+        torch.cat([part.vector for part in parts]),
+        torch.cat([part.privileged for part in parts]),
+        torch.cat([part.expert for part in parts]),
+    )
+
+
+class StudentLearner(nn.Module):
+    """The policy, the auxiliary heads and the optimiser."""
+
+    def __init__(self, policy: SacPolicy, privileged: int, settings: StudentSettings) -> None:
+        super().__init__()
+        self.policy, self._settings = policy, settings
+        actor = policy.actor
+        assert actor.cell is not None
+        self.normaliser = RunningNormaliser(privileged, CLIP)
+        self.head = nn.Linear(settings.memory, privileged)
+        # The cell over whole episodes at once; it shares the cell's parameters.
+        self._recurrence = nn.GRU(actor.trunk.size, settings.memory, batch_first=True)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            setattr(self._recurrence, f"{name}_l0", getattr(actor.cell, name))
+        self._recurrence.flatten_parameters()
+        self.optimizer = torch.optim.AdamW(
+            [*policy.parameters(), *self.head.parameters()],
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def observe(self, lesson: Lesson) -> None:
+        """Add decisions to the statistics of the inputs and of the privileged state."""
+        self.policy.actor.trunk.observe(lesson.vector)
+        self.normaliser.observe(lesson.privileged)
+
+    def actions(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute actions [N, L, A] and the memory after each decision [N, L, M] of whole episodes [N, L, V]."""
+        actor = self.policy.actor
+        inputs = actor.trunk(vector[..., :0], vector)
+        memory, _ = self._recurrence(inputs)
+        mean = actor.layers(torch.cat([inputs, memory], dim=-1)).chunk(2, dim=-1)[0]
+        return torch.tanh(mean), memory
+
+    def learn(self, lessons: PlayedEpisodes, rate: float) -> tuple[float, float]:
+        """Take one gradient step; return the squared errors of actions and of predictions."""
+        self.optimizer.param_groups[0]["lr"] = rate
+        lesson, there = lessons.draw(self._settings.episodes)
+        actions, memory = self.actions(lesson.vector)
+        action = _mean_square(actions - lesson.expert, there)
+        state = _mean_square(self.head(memory) - self.normaliser(lesson.privileged), there)
+        self.optimizer.zero_grad()
+        (action + self._settings.auxiliary * state).backward()
+        nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        return action.item(), state.item()
+
+
+def _mean_square(error: Tensor, there: Tensor) -> Tensor:
+    return (error.square() * there).sum() / (there.sum() * error.shape[-1])
+
+
+def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> SacPolicy:
+    """Train a policy, or continue from `run/student.pt`.
+
+    Parameters
+    ----------
+    lessons
+        What to play.
+    seed
+        Of the training.
+    run
+        The run folder.
+    show
+        Reports the progress.
+    """
+    torch.set_num_threads(1)  # the collectors have the other cores
+    settings, checkpoint = lessons.settings, run / "student.pt"
+    key = {"stage": "student", "settings": settings.model_dump(), "seed": seed}
+    torch.manual_seed(seed)
+    env = lessons.make_env()
+    space, _ = shapes(env)
+    learner = StudentLearner(lessons.policy(env), vector_size(space, "privileged"), settings)
+    env.close()
+    played, first, recent = PlayedEpisodes(), 0, deque[bool](maxlen=RECENT)
+    rounds = max(settings.expert_rounds + 1, settings.steps // settings.round_steps)
+    state = load_checkpoint(checkpoint, key)
+    if state:
+        learner.load_state_dict(state["learner"])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        played.finished = [Lesson(*parts) for parts in state["episodes"]]
+        recent.extend(state["recent"])
+        first = state["round"]
+
+    def learn(updates: int, falling: bool) -> dict[str, float]:
+        errors = [
+            learner.learn(played, settings.learning_rate * (1 - 0.97 * update / updates if falling else 1))
+            for update in range(updates if played.finished else 0)
+        ]
+        if not errors:
+            return {}
+        actions, predictions = np.mean(errors, axis=0)
+        return {"action_error": math.sqrt(actions), "state_error": math.sqrt(predictions)}
+
+    with Collectors(lessons, settings.collectors, seed, first * settings.round_steps) as collectors:
+        for index in range(first, rounds):
+            share = 1.0 if index < settings.expert_rounds else 0.0
+            collectors.start_round(learner.policy.state_dict(), settings.round_steps, share)
+            figures = learn(settings.updates_per_round, falling=False)
+            for collector, part in enumerate(collectors.finish_round()):
+                learner.observe(played.add(collector, part))
+                recent.extend(part.successes)
+            won = float(np.mean(recent)) if recent else 0.0
+            text = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+            show((index + 1) * settings.round_steps, f"success {won:.2f}{text}", success_rate=won, **figures)
+            if (index + 1) % CHECKPOINT_ROUNDS == 0 or index + 1 == rounds:
+                save_checkpoint(
+                    checkpoint,
+                    key,
+                    learner=learner.state_dict(),
+                    optimizer=learner.optimizer.state_dict(),
+                    episodes=[(one.vector, one.privileged, one.expert) for one in played.finished],
+                    round=index + 1,
+                    recent=list(recent),
+                )
+    figures = learn(settings.final_updates, falling=True)
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+    show(settings.steps, f"final updates, {text}")
+    return learner.policy
