@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks import parity
@@ -16,6 +17,7 @@ from rlfp_ros.evaluation.evaluate import Report, Series, evaluate
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import interquartile_mean, iqm_bootstrap95, wilson95
 from rlfp_ros.graph.demo import complaints
+from rlfp_ros.graph.rollout import observe_graph
 from rlfp_ros.paths import share_directory
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
@@ -199,3 +201,17 @@ def test_demo_shows_what_nodes_complained_of(tmp_path: Path) -> None:
         "| [ERROR] without a node\n"
     )
     assert complaints(log) == {"policy: frames come every 66.7 ms": 2}
+
+
+@pytest.mark.graph
+def test_a_simulator_that_is_stopped_is_named_as_the_reason_with_the_log(tiny_bundle: Path, tmp_path: Path) -> None:
+    def stop_simulator(episode: Any) -> None:
+        for child in psutil.Process().children(recursive=True):
+            if "rlfp_ros.nodes.simulator" in child.cmdline():
+                child.terminate()
+
+    arguments = {"bundle": str(tiny_bundle), "profile": "none", "episodes": 5, "lock_step": True, "transport": "local"}
+    log = tmp_path / "log.txt"
+    with pytest.raises(ConfigurationError, match=r"of 5 episodes heard: its simulator was stopped") as refused:
+        observe_graph(arguments, stop_simulator, log_file=log)
+    assert str(log) in str(refused.value)

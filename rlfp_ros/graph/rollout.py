@@ -58,13 +58,14 @@ def observe_graph(
             code = runner.wait()
     if code >= 128 and runner.failure is None:
         raise KeyboardInterrupt
+    where = f"; the whole log is {log_file}" if log_file else ""
     if code != 0:
-        where = f"; the whole log is {log_file}" if log_file else ""
         raise ConfigurationError(f"the graph ended early: {runner.failure or f'exit code {code}'}{where}")
     expected = int(resolved.arguments["episodes" if which is SIM else "mock_episodes"])
     if expected and len(observer.episodes) != expected:
         raise ConfigurationError(
-            f"the graph ended with {len(observer.episodes)} of {expected} episodes heard; run `./rlfp doctor`"
+            f"the graph ended with {len(observer.episodes)} of {expected} episodes heard: its simulator was "
+            f"stopped, or its messages do not arrive here (`./rlfp doctor` checks that){where}"
         )
     return observer.episodes
 
