@@ -34,7 +34,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # All modules with compiled functions. Their texts name the cache folder, because a change in one changes its callers.
 MODULES = (
-    "rlfp_ros.control.compiled",
     "rlfp_ros.control.chain",
     "rlfp_ros.control.capsules",
     "rlfp_ros.control.interpolation",
@@ -53,6 +52,8 @@ UNUSED_DAYS = 90  # folders of other versions are removed after this time
 
 LOCK = "lock"
 
+# Without Numba's runtime (`_nrt`) nothing can allocate memory, and no references to arrays are counted.
+OPTIONS = {"error_model": "numpy", "fastmath": False, "_nrt": False, "no_cfunc_wrapper": True}
 CONFIG: Any = numba.config  # its variables are made at run time
 
 _entry_points: list[tuple[Any, str]] = []
@@ -84,9 +85,8 @@ def entry_point(signature: str) -> Callable[[Function], Function]:
 def _jit(function: Function, **options: bool) -> Function:
     if CONFIG.DISABLE_JIT:
         return function
-    # Without Numba's runtime (`_nrt`) nothing can allocate memory, and no references to arrays are counted.
     njit: Any = numba.njit  # its stubs lack these options
-    dispatcher: Function = njit(error_model="numpy", _nrt=False, no_cfunc_wrapper=True, **options)(function)
+    dispatcher: Function = njit(**OPTIONS, **options)(function)
     return dispatcher
 
 
@@ -120,6 +120,13 @@ def prepare() -> None:
         for dispatcher, _ in _entry_points:
             dispatcher.disable_compile()
         _prepared = True
+
+
+def prepare_cache() -> None:
+    """Compile, if no process has before, for processes that are started next and must be ready in time."""
+    folder = cache_folder()
+    if not CONFIG.DISABLE_JIT and not (folder is not None and complete(folder)):
+        prepare()
 
 
 def _compile() -> None:
@@ -160,6 +167,7 @@ def _version() -> str:
         sys.version,
         llvmlite.binding.get_host_cpu_name(),
         features,
+        sorted(OPTIONS.items()),
     ):
         digest.update(f"\n{part}".encode())
     return digest.hexdigest()[:16]

@@ -29,6 +29,7 @@ from typing import IO, Any, Literal
 import psutil
 import yaml
 
+from rlfp_ros.control import compiled
 from rlfp_ros.graph.description import NodeProcess, OnExit, Resolved
 from rlfp_ros.graph.domains import graph_lock
 from rlfp_ros.graph.environment_check import check_environment
@@ -134,6 +135,8 @@ class Runner:
         transport = str(self._resolved.arguments.get("transport", "lan"))
         for child in self._children[:1]:  # the variables that are checked are the same for all
             check_environment(child_environment(child.spec.environment), transport)
+        if any(child.spec.name == "residual_controller" for child in self._children):
+            compiled.prepare_cache()
         self._began = time.monotonic()
         with contextlib.ExitStack() as stack:
             stack.enter_context(graph_lock(self._resolved))
