@@ -343,6 +343,22 @@ def test_a_run_folder_that_cannot_serve_is_refused_in_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("converted")
+def test_a_run_of_an_older_contract_is_exported_and_a_newer_one_says_what_to_install(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    marker = copy / "trained" / "trained.json"
+    document = json.loads(marker.read_text())
+    del document["contract"]["policy"]["past_actions"], document["contract"]["action"]["decision_rate_hz"]
+    del document["contract"]["written_with"]
+    document["contract"]["schema"] = 1
+    marker.write_text(json.dumps(document))
+    assert exported(copy, tmp_path / "out").contract.action.images_per_decision == 1
+    document["contract"] |= {"schema": 7, "written_with": "8.0.0"}
+    marker.write_text(json.dumps(document))
+    with pytest.raises(ConfigurationError, match=r"schema is 7, .* install rlfp_ros 8\.0\.0 or newer"):
+        exported(copy, tmp_path / "out")
+
+
 def test_an_output_folder_that_holds_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigurationError, match="is not a bundle and would be lost"):

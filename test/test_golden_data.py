@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from fixture_bundle import make_bundle
 
 from rlfp_ros.contract import Bundle, load_bundle
 from rlfp_ros.control.arm import load_arm
@@ -47,6 +48,25 @@ def test_a_policy_input_that_gets_lost_is_noticed(
     monkeypatch.setattr(Bundle, "session", lambda self, file: LosingSession(right(self, file), lost))
     with pytest.raises(ConfigurationError, match="the residual of golden frame"):
         Policy(bundle, load_arm("panda"))
+
+
+def test_past_actions_that_get_lost_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, right = make_bundle(tmp_path, past_actions=2), Bundle.session
+    Policy(bundle, load_arm("panda"))
+    monkeypatch.setattr(Bundle, "session", lambda self, file: LosingSession(right(self, file), "past_actions"))
+    with pytest.raises(ConfigurationError, match="the residual of golden frame"):
+        Policy(bundle, load_arm("panda"))
+
+
+def test_golden_data_without_past_actions_do_not_serve_a_policy_that_observes_them(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    bundle = make_bundle(tmp_path, past_actions=2)
+    frames = bundle.golden_frames()
+    bundle.contract = load_bundle(tiny_bundle).contract
+    with pytest.raises(ConfigurationError, match=r"policy\.past_actions is 0, but golden\.npz was recorded with 2"):
+        bundle.golden_frames()
+    assert frames.past_actions is not None
 
 
 def test_an_image_that_gets_lost_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
