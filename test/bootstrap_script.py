@@ -1,4 +1,4 @@
-"""`./rlfp` as a module."""
+"""Loads the script `./rlfp` as a module."""
 
 from __future__ import annotations
 

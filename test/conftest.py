@@ -1,4 +1,4 @@
-"""What every test has: a ROS domain of its own, shared memory only, and no ROS graph of the machine's in sight."""
+"""Fixtures for all tests: each test has its own ROS domain and uses shared memory only, apart from other graphs."""
 
 from __future__ import annotations
 

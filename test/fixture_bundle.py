@@ -1,4 +1,4 @@
-"""A tiny bundle whose outputs follow from its inputs by hand-checkable arithmetic: for tests of what moves the data."""
+"""A tiny bundle whose outputs follow from its inputs by simple arithmetic, for tests of the data path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bags as other recorders write them: split, SQLite, compressed, without metadata."""
+"""Writes bags as other recorders write them: split, in SQLite, compressed, without metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image file that a command wrote, as an array."""
+"""Reads an image file as an array."""
 
 from __future__ import annotations
 

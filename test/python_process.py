@@ -1,4 +1,4 @@
-"""Python in a process of its own, with this checkout on its path."""
+"""Runs Python in a process of its own, with this checkout on its path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy of the repository for tests that build or run it elsewhere."""
+"""Copies the repository for tests that build or run it elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The algorithms: each key computation is its paper's, and each learns a task that takes seconds."""
+"""Tests of the algorithms: each key computation matches its paper, and each solves a small task in seconds."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_generalised_advantages_are_the_papers_sum() -> None:
     ("ratio", "advantage", "moves"),
     [(1.3, 1.0, False), (0.7, 1.0, True), (1.3, -1.0, True), (0.7, -1.0, False), (1.1, 1.0, True), (0.9, -1.0, True)],
 )
-def test_ppo_has_no_gradient_where_the_ratio_has_gone_far_enough(ratio: float, advantage: float, moves: bool) -> None:
+def test_ppo_has_no_gradient_if_the_ratio_is_clipped(ratio: float, advantage: float, moves: bool) -> None:
     """Schulman et al. 2017, figure 1."""
     given = torch.tensor([ratio], requires_grad=True)
     ppo.clipped_loss(given, torch.tensor([advantage]), clip=0.2).backward()
@@ -94,7 +94,7 @@ def test_ppo_has_no_gradient_where_the_ratio_has_gone_far_enough(ratio: float, a
     assert float(given.grad) == pytest.approx(-advantage if moves else 0.0)
 
 
-def test_ppo_values_what_comes_after_a_time_limit_and_not_after_a_terminal_step() -> None:
+def test_ppo_bootstraps_after_a_time_limit_and_not_after_a_terminal_step() -> None:
     class Cut(gymnasium.Env[Any, np.ndarray]):
         """Ends after every third step, in turns by a time limit and by itself."""
 
@@ -160,7 +160,7 @@ def test_the_shared_step_is_the_papers_rmsprop() -> None:
     torch.testing.assert_close(shared.weights, weights)
 
 
-def test_a3c_says_when_a_worker_dies() -> None:
+def test_a3c_reports_a_worker_that_dies() -> None:
     with pytest.raises(RuntimeError, match="a worker died with exit code 1"):
         a3c.train(FailsInWorkers(), a3c.A3cSettings(), 320, 0, TrainingLog())
 
@@ -457,7 +457,7 @@ def test_each_algorithm_takes_stacked_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sac", "ppo", "dqn", "a2c"])
-def test_a_training_gives_the_same_every_time_and_goes_on_where_it_stopped(name: str, tmp_path: Path) -> None:
+def test_a_training_is_repeatable_and_continues_from_its_checkpoint(name: str, tmp_path: Path) -> None:
     settings = ALGORITHMS[name].settings.changed(hidden=8)
     if name in ("sac", "dqn"):
         settings = settings.changed(batch=8, first_steps=20)
@@ -570,7 +570,7 @@ def test_settings_are_given_by_name() -> None:
     assert (settings.double, settings.batch, settings.learning_rate) == (False, 64, 0.01)
 
 
-def test_out_is_refused_where_there_is_no_encoder_to_ship(capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_is_refused_if_there_is_no_encoder_to_export(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "reach", "--algorithm", "sac", "--out", "models/x"]) == 2
     assert "a policy from pixels has no encoder that a bundle could hold" in capsys.readouterr().err
 
@@ -611,7 +611,7 @@ def test_a_policy_from_features_ships_in_a_bundle_and_acts_as_it_did(tmp_path: P
         ("sac", "reward_scale=inf", "reward_scale is 'inf', but it should be a finite number"),
     ],
 )
-def test_a_setting_out_of_bounds_is_one_sentence(
+def test_a_setting_outside_its_bounds_gives_one_sentence(
     algorithm: str, change: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "reach", "--algorithm", algorithm, "--set", change, "--run", str(tmp_path / "run")]

@@ -1,4 +1,4 @@
-"""The comparison with Stable-Baselines3: the real script, tiny, and a table that hides nothing."""
+"""Tests of the comparison with Stable-Baselines3: the real script with tiny settings, and its table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_both_sources_play_the_same_steps_of_the_same_task(
         assert -40 < result["test_return"] < -1  # unscaled: steps times distances in a square of side 2
 
 
-def test_what_was_run_is_not_run_again_and_what_is_missing_is_shown(
+def test_finished_cells_are_not_run_again_and_missing_ones_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {

@@ -1,4 +1,4 @@
-"""`rlfp arm check`, `rlfp arm capsules`, and the arm in examples/my_arm/."""
+"""Tests of `rlfp arm check` and `rlfp arm capsules`, and of the arm in examples/my_arm/."""
 
 from __future__ import annotations
 

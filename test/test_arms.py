@@ -1,4 +1,4 @@
-"""Every arm in config/arms/ is one that kinematics and the safety filter can drive."""
+"""Tests of every arm in config/arms/: kinematics, limits, capsules, the safety filter and both simulators."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_moments_that_no_body_can_have_become_their_mean(capfd: pytest.CaptureFi
     assert "inertia" not in capfd.readouterr().err
 
 
-def test_a_urdf_that_is_no_good_is_refused_by_what_is_wrong_in_it(tmp_path: Path) -> None:
+def test_a_wrong_urdf_is_refused_with_the_reason(tmp_path: Path) -> None:
     arm = load_arm("fr3")
     text = arm.urdf_path.read_text()
     wrong = tmp_path / "fr3.urdf"
@@ -258,7 +258,7 @@ def test_a_urdf_that_is_no_good_is_refused_by_what_is_wrong_in_it(tmp_path: Path
         simulation_urdf(arm.model_copy(update={"urdf": str(wrong)}))
 
 
-def test_a_task_takes_what_its_file_says_of_the_arm() -> None:
+def test_a_task_uses_its_files_values_for_the_arm() -> None:
     panda, so101 = load_task("reach"), load_task("reach")
     panda.fit_to(load_arm("panda"))
     so101.fit_to(load_arm("so101"))

@@ -1,4 +1,4 @@
-"""Nodes of an episode answer when they are connected with each other, on real DDS."""
+"""Tests that nodes report ready for an episode only after they are connected with each other, on real DDS."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_an_answer_that_was_lost_is_repeated_until_the_episode_begins(
     assert len(answers(listening)) == before
 
 
-def test_after_the_longest_wait_it_answers_and_names_what_is_missing(
+def test_after_the_longest_wait_a_node_answers_and_names_missing_peers(
     listening: TestNode, members: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attendance, "LIMIT_S", 0.5)

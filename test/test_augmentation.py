@@ -1,4 +1,4 @@
-"""Augmentations: each does to an image what its paper says, to a whole stack alike, to each image anew."""
+"""Tests of the image augmentations: the effect on an image, the same for a whole stack, drawn anew for each image."""
 
 from __future__ import annotations
 

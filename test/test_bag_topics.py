@@ -1,4 +1,4 @@
-"""Which topics the tools take from a bag: those of one camera and one robot, or a refusal that lists them."""
+"""Tests of the choice of topics in a bag: those of one camera and one robot, or an error that lists them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def robot(namespace: str, offset: float = 0.0, focal: float = 400.0) -> list[Row
     ]
 
 
-def test_camera_info_is_that_beside_the_images_whatever_sorts_first(tmp_path: Path) -> None:
+def test_camera_info_is_taken_from_the_namespace_of_the_images(tmp_path: Path) -> None:
     rows = [
         image("/rgb/image_raw"),
         info("/depth/camera_info", focal=360.0),
@@ -151,7 +151,7 @@ def test_one_image_in_two_transports_is_one_camera(tmp_path: Path) -> None:
         assert camera_topics(bag, only).camera_info == "/rgb/camera_info"
 
 
-def test_the_graph_s_own_overlay_is_no_camera(tmp_path: Path) -> None:
+def test_the_graphs_own_overlay_is_not_a_camera(tmp_path: Path) -> None:
     with bag_of(tmp_path, [*robot(""), image("/perception/overlay")]) as bag:
         assert image_topic(bag) == "/camera/image_raw"
 
@@ -204,7 +204,7 @@ def test_joints_on_two_topics_are_refused_unless_one_is_the_arm_s(tmp_path: Path
         assert joint_states_topics(bag, ARM) == ("/joint_states",)
 
 
-def test_whole_names_count_and_other_types_are_skipped(tmp_path: Path) -> None:
+def test_topics_match_by_their_full_name_and_other_types_are_skipped(tmp_path: Path) -> None:
     """Names that end alike, or another type under the name of ours, are none of the graph's topics."""
     rows = [
         *robot(""),

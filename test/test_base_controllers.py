@@ -1,4 +1,4 @@
-"""Base controllers: what ships, and one from a plugin, in process and through the real node."""
+"""Tests of the shipped base controllers and of one from a plugin, in process and through the real node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""./rlfp: makes the environment once, installs what changed, and is out of the way after that."""
+"""Tests of ./rlfp: it makes the environment once, installs what changed, and otherwise starts at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def pip(bootstrap: Any, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 # --- what is installed, and when -------------------------------------------------------------------------------------
 
 
-def test_first_start_installs_what_the_command_needs_and_the_second_nothing(
+def test_the_first_start_installs_the_commands_requirements_and_the_second_nothing(
     bootstrap: Any, pip: list[list[str]]
 ) -> None:
     directory = bootstrap.ROOT / ".venv"
@@ -77,7 +77,9 @@ def test_command_that_needs_less_installs_nothing(bootstrap: Any, pip: list[list
     assert len(pip) == 1
 
 
-def test_changed_requirement_is_installed_together_with_what_is_there(bootstrap: Any, pip: list[list[str]]) -> None:
+def test_a_changed_requirement_is_installed_together_with_the_present_ones(
+    bootstrap: Any, pip: list[list[str]]
+) -> None:
     directory = bootstrap.ROOT / ".venv"
     bootstrap.install(directory, ("core", "sim"))
     write_setup(bootstrap.ROOT, core="alpha>=2")
@@ -228,7 +230,7 @@ def test_sourced_jazzy_is_used_instead_of_the_wheels(bootstrap: Any, tmp_path: P
     assert installed == [(".venv-jazzy", ("core", "sim"))]
 
 
-def test_sourced_humble_is_taken_out_of_the_environment(bootstrap: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_sourced_humble_is_removed_from_the_environment(bootstrap: Any, tmp_path: Path, monkeypatch: Any) -> None:
     sourced(monkeypatch, tmp_path / "humble", "humble", "3.10")
     assert bootstrap.sourced_ros() is None
     bootstrap.forget_other_ros()
@@ -236,7 +238,7 @@ def test_sourced_humble_is_taken_out_of_the_environment(bootstrap: Any, tmp_path
     assert "ROS_DISTRO" not in os.environ
 
 
-def test_workspace_without_rclpy_is_no_ros_installation(bootstrap: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_workspace_without_rclpy_is_not_a_ros_installation(bootstrap: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.delenv("ROS_DISTRO", raising=False)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     assert bootstrap.sourced_ros() is None
@@ -319,7 +321,7 @@ def test_start_waits_for_another_that_makes_a_broken_environment_anew(project: P
     assert out.startswith("42")
 
 
-def test_requirement_that_cannot_be_installed_is_said_and_the_command_does_not_run(project: Path) -> None:
+def test_a_requirement_that_cannot_be_installed_is_reported_and_the_command_does_not_run(project: Path) -> None:
     write_setup(project, core=f"tiny @ {(project / 'missing-1.0-py3-none-any.whl').as_uri()}")
     process = start(project, "demo")
     out, error = process.communicate(timeout=LIMIT_S)
@@ -349,5 +351,5 @@ def test_command_line_starts_with_the_mark_of_another_environment_removed(projec
 
 
 @pytest.mark.parametrize("words", [["--plugin", "my_task.py", "train", "reach"], ["--plugin=my_task.py", "train"]])
-def test_file_of_the_plugin_option_is_not_taken_for_the_command(bootstrap: Any, words: list[str]) -> None:
+def test_the_file_after_the_plugin_option_is_not_the_command(bootstrap: Any, words: list[str]) -> None:
     assert bootstrap.command_of(words) == "train"

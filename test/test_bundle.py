@@ -1,4 +1,4 @@
-"""Bundles: strict loading, and one clear sentence for whatever is wrong."""
+"""Tests of bundles: loading is strict, and each error is one clear sentence."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refusal(bundle: Path) -> str:
     return str(error.value)
 
 
-def test_a_whole_bundle_loads_and_runs(bundle: Path) -> None:
+def test_a_complete_bundle_loads_and_runs(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     camera = loaded.contract.camera
     percept = Perception(loaded)(np.zeros((camera.height, camera.width, 3), np.uint8))
@@ -164,7 +164,7 @@ def test_a_bundle_for_another_arm_is_refused(bundle: Path) -> None:
         Policy(load_bundle(bundle), other)
 
 
-def test_a_bundle_that_cannot_be_whole_is_not_written_and_the_old_one_stays(bundle: Path) -> None:
+def test_an_incomplete_bundle_is_not_written_and_the_old_one_stays(bundle: Path) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     contract = load_bundle(bundle).contract
     camera = contract.camera.model_copy(update={"width": 17})  # contradicts the encoder

@@ -1,4 +1,4 @@
-"""Calibration from rendered images of a board whose truth is known: camera, and its place before the arm."""
+"""Tests of the calibration of lens and camera pose, from rendered images of a board with a known pose."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def views_of(board: Board, rng: np.random.Generator, count: int = 7) -> list[Vie
 
 
 @pytest.mark.parametrize("board", [CHARUCO, CHECKERBOARD], ids=["charuco", "checkerboard"])
-def test_intrinsics_come_out_of_rendered_boards(board: Board, tmp_path: Path) -> None:
+def test_intrinsics_are_recovered_from_rendered_boards(board: Board, tmp_path: Path) -> None:
     found = calibrate_camera(views_of(board, np.random.default_rng(3)), CAMERA.width, CAMERA.height)
     assert found.rms_px < 0.5
     np.testing.assert_allclose(np.diag(found.camera.K)[:2], np.diag(CAMERA.K)[:2], rtol=0.01)

@@ -1,4 +1,4 @@
-"""Lens models of CameraInfo against OpenCV's numbers: which pixel shows which ray, and what is refused."""
+"""Tests of the lens models of CameraInfo against OpenCV: projection, rays, and refused messages."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def seen_rays(camera: CameraModel) -> np.ndarray:
     ("model", "d"),
     [("plumb_bob", PLUMB_BOB), ("rational_polynomial", RATIONAL), ("equidistant", [0.0] * 4), ("equidistant", FISHEYE)],
 )
-def test_network_s_image_shows_the_bundle_s_rays_whatever_the_lens(
+def test_the_networks_image_shows_the_bundles_rays_with_every_lens(
     contract: Contract, model: str, d: list[float]
 ) -> None:
     camera = camera_model(info(model, d))

@@ -1,4 +1,4 @@
-"""Before an arm may move: every line of the checklist, alone and through the real graph with the twin for hardware."""
+"""Tests of the checklist before an arm may move: each line alone, and through the real graph with the twin."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_arm_away_from_home_or_moving_is_red(checklist: Checklist, change: dict[
     assert found in line.found
 
 
-def test_silent_topic_says_what_was_wrong_with_its_last_message(checklist: Checklist) -> None:
+def test_a_silent_topic_reports_the_error_of_its_last_message(checklist: Checklist) -> None:
     checklist.joints_fault = "joint fr3_joint1 is missing"
     later = NOW + 3_000_000_000
     lines = {line.name: line for line in checklist.report(later).lines}
@@ -478,7 +478,7 @@ def test_a_fault_of_the_hardware_stops_or_holds_the_arm(
 
 
 @pytest.mark.graph
-def test_an_arm_whose_controller_is_not_active_stops_and_says_so(rig: Rig) -> None:
+def test_an_arm_whose_controller_is_not_active_stops_with_the_reason(rig: Rig) -> None:
     rig.twin(clock_offset_s=0.0, encoding="rgb8", controller_active=False)
     rig.until(lambda: rig.trigger("enable").success, "enable")
     rig.state("STOPPED", "tracking_error")

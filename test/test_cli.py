@@ -1,4 +1,4 @@
-"""The command line: help at once, one sentence for every mistake, and what each command hands on."""
+"""Tests of the command line: help is quick, mistakes give one sentence, and each command passes on its arguments."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_mistake_is_one_line_on_standard_error_and_exit_code_2(arguments: list[s
     assert done.stdout == ""
 
 
-def test_no_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     shown = capsys.readouterr().out
     for command in (
@@ -348,7 +348,7 @@ def test_file_that_the_system_refuses_is_one_line(
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "~no_such_user/bundle", "/proc/1/root/../x\0y"])
-def test_name_that_is_no_path_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_cannot_be_a_path_gives_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", name]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -407,7 +407,7 @@ def test_doctor_reports_every_problem_of_the_environment(tmp_path: Path, monkeyp
         (["--steps", "100", "--set", "a=1"], "only --algorithm uses --steps, --set; leave that out"),
     ],
 )
-def test_train_refuses_what_it_would_not_use(
+def test_train_refuses_options_that_it_would_not_use(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", "reach", *arguments]) == 2

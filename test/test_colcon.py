@@ -1,4 +1,4 @@
-"""`colcon build` with colcon from PyPI: what a ROS 2 user installs, and that it works from there."""
+"""Tests of `colcon build` with colcon from PyPI: the installed files, and that the package works from there."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_installed_package_reads_its_data_from_share_and_resolves_the_graph(work
     assert nodes == "simulator perception policy residual_controller"
 
 
-def test_package_xml_is_format_3_and_names_what_the_nodes_import() -> None:
+def test_package_xml_is_format_3_and_lists_the_packages_that_nodes_import() -> None:
     root = ElementTree.parse(ROOT / "package.xml").getroot()
     assert root.get("format") == "3"
     assert root.findtext("export/build_type") == "ament_python"

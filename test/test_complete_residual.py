@@ -1,4 +1,4 @@
-"""A residual acts when it is complete: with the gripper width and the percept of its stamp, in any order."""
+"""Tests that a residual acts when its gripper width and percept of the same stamp have arrived, in any order."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_it_does_not_wait_for_percepts_that_stopped_coming() -> None:
     ]
 
 
-def test_a_new_episode_forgets_what_waits() -> None:
+def test_a_new_episode_discards_waiting_residuals() -> None:
     residuals = CompleteResiduals(has_gripper=True, waits_for_percepts=True)
     residuals.saw_residual(residual(FRAME_NS), FRAME_NS)
     residuals.begin_episode(2 * FRAME_NS)

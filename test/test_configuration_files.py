@@ -1,4 +1,4 @@
-"""Every configuration file: whatever is wrong in it, the message is one sentence that names the file and the field."""
+"""Tests of every configuration file: each mistake in it gives one sentence that names the file and the field."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_unchanged_file_loads_and_an_unknown_field_is_named(kind: str, tmp_path:
         (b"", "is empty, expected a mapping"),
     ],
 )
-def test_text_that_is_no_document_is_one_sentence(content: bytes, said: str, tmp_path: Path) -> None:
+def test_text_that_is_not_a_document_gives_one_sentence(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=said) as refused:
@@ -190,13 +190,13 @@ def _refusal(kind: str, tmp_path: Path, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("quaternion", [[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0.5, 0]])
-def test_orientation_that_is_no_rotation_is_refused(quaternion: list[float], tmp_path: Path) -> None:
+def test_an_orientation_that_is_not_a_rotation_is_refused(quaternion: list[float], tmp_path: Path) -> None:
     said = _refusal("extrinsics", tmp_path, T_base_camera__quaternion_xyzw=quaternion)
     assert "T_base_camera: quaternion_xyzw is" in said
     assert "expected length 1" in said
 
 
-def test_yes_is_no_number(tmp_path: Path) -> None:
+def test_yes_is_not_accepted_as_a_number(tmp_path: Path) -> None:
     said = _refusal("scene", tmp_path, camera__rate_hz=True)
     assert said == f"{tmp_path / 'mine.yaml'}: camera.rate_hz is true, expected a number; correct it"
 
@@ -220,7 +220,7 @@ def test_camera_without_a_defined_upper_side_is_refused(target: list[float], tmp
         ("distractors", 0.5, 2),
     ],
 )
-def test_profile_outside_what_a_parameter_means_is_refused(name: str, low: float, high: float, tmp_path: Path) -> None:
+def test_a_profile_outside_a_parameters_bounds_is_refused(name: str, low: float, high: float, tmp_path: Path) -> None:
     said = _refusal("profile", tmp_path, **{name: {"low": low, "high": high, "unit": PARAMETERS[name].unit}})
     assert f"{name} is {low:g} to {high:g}" in said
     assert "expected" in said
@@ -235,5 +235,5 @@ def test_profile_outside_what_a_parameter_means_is_refused(name: str, low: float
         ("camera__gamma", 0),
     ],
 )
-def test_room_outside_what_a_field_means_is_refused(field: str, value: Any, tmp_path: Path) -> None:
+def test_a_room_outside_a_fields_bounds_is_refused(field: str, value: Any, tmp_path: Path) -> None:
     assert field.replace("__", ".") in _refusal("room", tmp_path, **{field: value})

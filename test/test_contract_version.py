@@ -1,4 +1,4 @@
-"""Contracts of other versions: older ones are read, newer ones are refused with what to install."""
+"""Tests of contracts of other versions: older ones are read; newer ones are refused, with what to install."""
 
 from __future__ import annotations
 

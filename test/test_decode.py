@@ -1,4 +1,4 @@
-"""A bag that is replayed through the tools gives what the live node saw: the same arrays, or the same refusal.
+"""Tests that a bag replayed through the tools gives the arrays, or the refusal, that the live node gave.
 
 Every message is made by ROS, then decoded twice: as a subscriber gets it, and out of a bag.
 """

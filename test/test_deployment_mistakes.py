@@ -1,4 +1,4 @@
-"""The known ways to deploy a good policy wrongly: each is planted here, and found before anything moves.
+"""Tests that the known mistakes in deploying a good policy are found before anything moves.
 
 Code that a later change may break is patched; files that a person may mix up are edited, their sha256 corrected, so
 that only what they say and compute can give them away.
@@ -232,7 +232,7 @@ def test_feature_stack_starting_with_zeros(shipped: Path, monkeypatch: Patch) ->
 
 
 @pytest.mark.parametrize("fed_back", ["nothing", "scaled"])
-def test_what_the_policy_remembers_fed_back_differently(tiny_bundle: Path, monkeypatch: Patch, fed_back: str) -> None:
+def test_a_memory_that_is_fed_back_differently_is_found(tiny_bundle: Path, monkeypatch: Patch, fed_back: str) -> None:
     """`state`, which carries a policy's previous action where it wants one, comes back as `next_state` exactly."""
     right = Policy.act
 
@@ -324,7 +324,7 @@ def test_control_rate_of_the_live_camera(shipped: Path, interval_ms: float, caug
         run()
 
 
-def test_lost_frames_are_no_other_rate(shipped: Path) -> None:
+def test_lost_frames_do_not_change_the_measured_rate(shipped: Path) -> None:
     """Twenty minutes with one frame in ten lost, the worst case of validation, are never refused."""
     policy = Policy(load_bundle(shipped), PANDA)
     stamp, rng = 0, np.random.default_rng(0)
@@ -363,12 +363,12 @@ def test_encoder_with_the_feature_statistics_of_another(shipped: Path) -> None:
     assert "domain_shift" in perception_refusal(shipped)
 
 
-def test_a_network_that_says_nothing_about_itself(shipped: Path) -> None:
+def test_a_network_without_metadata_is_refused(shipped: Path) -> None:
     edit_network(shipped / "policy.onnx", lambda model: model.ClearField("metadata_props"))
     assert "rlfp export" in policy_refusal(shipped)
 
 
-def test_a_bundle_without_golden_frames_says_how_to_get_them(shipped: Path) -> None:
+def test_the_error_for_missing_golden_frames_names_the_command_that_makes_them(shipped: Path) -> None:
     with np.load(shipped / "golden.npz") as golden:
         kept = {name: golden[name] for name in golden if not name.startswith("frames/")}
     np.savez(shipped / "golden.npz", **kept)

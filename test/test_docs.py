@@ -1,4 +1,4 @@
-"""The documentation builds as a site without a warning, and every link of the pages outside it leads somewhere."""
+"""Tests of the documentation: the site builds without a warning, and every link outside it leads somewhere."""
 
 from __future__ import annotations
 

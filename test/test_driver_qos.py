@@ -1,4 +1,4 @@
-"""Drivers' topics are heard whatever quality of service their publishers offer."""
+"""Tests that drivers' topics are received, whatever quality of service their publishers offer."""
 
 from __future__ import annotations
 

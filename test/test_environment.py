@@ -1,4 +1,4 @@
-"""The Gymnasium environment."""
+"""Tests of the Gymnasium environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An environment in which nodes cannot start, or not hear each other, is refused; the sentence names the variable."""
+"""Tests that environment variables are refused if nodes could not start or not find each other with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped bundle, in process and through the real graph: figures, parity, and what the demo leaves."""
+"""Tests of the shipped bundle, in process and through the real graph: success, parity, and the demo's files."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_result_that_cannot_be_written_is_refused_before_the_first_episode(name:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_demo_shows_what_nodes_complained_of(tmp_path: Path) -> None:
+def test_the_demo_shows_the_warnings_of_its_nodes(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text(
         "    1.2 policy              | [INFO] bundle reach_panda\n"

@@ -1,4 +1,4 @@
-"""The nodes' executor, if a callback changes the node's entities."""
+"""Tests of the nodes' executor: a callback may change the node's entities."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def node() -> Iterator[Node]:
     context.try_shutdown()
 
 
-def test_subscription_destroyed_by_a_callback_before_it_is_no_error(node: Node) -> None:
+def test_destroying_a_ready_subscription_in_an_earlier_callback_is_not_an_error(node: Node) -> None:
     """Both have a message ready in the same pass; the first one's callback destroys the second."""
     heard: list[str] = []
     subscriptions: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def test_batch_runs_in_the_order_of_publication_across_topics(node: Node) -> Non
     assert heard == said
 
 
-def test_batch_goes_on_behind_a_callback_that_raises(node: Node) -> None:
+def test_a_batch_continues_after_a_callback_that_raises(node: Node) -> None:
     heard: list[str] = []
 
     def hear(message: Header) -> None:

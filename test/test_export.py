@@ -1,4 +1,4 @@
-"""From a finished training to a bundle, and everything that must stop on the way without harming what was there."""
+"""Tests of the export from a finished training to a bundle, and of errors that must leave existing files unharmed."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_bundle_from_pixels_plays_in_every_simulator(from_pixels: Bundle, worl
     rollout.close()
 
 
-def test_the_networks_say_what_they_were_trained_for(bundle: Bundle) -> None:
+def test_the_networks_metadata_names_action_arm_and_proprioception(bundle: Bundle) -> None:
     notes = bundle.session("policy.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(notes["rlfp_ros.action"])["scale"] == [0.25, 0.25, 0.25]
     assert json.loads(notes["rlfp_ros.arm"])["joint_names"] == list(load_arm("panda").joint_names)
@@ -424,7 +424,7 @@ def test_int8_is_kept_only_if_faster_and_no_worse(
     assert verdict.kept is kept
 
 
-def test_an_int8_encoder_sees_what_the_float_one_sees() -> None:
+def test_an_int8_encoder_gives_nearly_the_features_of_the_float_one() -> None:
     """A red square, found after a few gradient steps: shipped encoders may be int8 already."""
     torch.manual_seed(0)
     camera, rng = load_bundle(SHIPPED).contract.camera, np.random.default_rng(0)
@@ -490,7 +490,7 @@ def test_novelty_marks_altered_images_and_leaves_torchs_random_numbers_alone() -
 
 
 @pytest.mark.parametrize("said", [0.5, 1.0, 4.0])
-def test_nominal_90_percent_regions_hold_90_percent_whatever_the_pose_head_says(said: float) -> None:
+def test_calibrated_90_percent_regions_contain_90_percent_for_any_output_of_the_pose_head(said: float) -> None:
     """Of errors of 1 cm, said to be `said` cm: with the spread that is fitted, on others than it was fitted on."""
 
     class Head:

@@ -1,4 +1,4 @@
-"""The cheap half of the fault matrix: a few faults, three times each, injected into the real graph as processes."""
+"""The short part of the fault matrix: some faults, three times each, injected into the real graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recorded run of the real graph, replayed through the controller: the camera dies and comes back, then an e-stop.
+"""Replays a recorded run of the real graph through the controller: the camera dies and returns, then an e-stop.
 
 `test/data/camera_dead_then_estop.mcap` holds what the node heard (joint states, residuals, percepts, e-stop) and said.
 """

@@ -1,4 +1,4 @@
-"""Files are written completely or not at all, and a full disk is reported in one sentence."""
+"""Tests that files are written completely or not at all, and that a full disk is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "folder" / "plan.json"
     write_whole(file, "old")
     monkeypatch.setattr(os, "fsync", full)

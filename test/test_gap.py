@@ -1,4 +1,4 @@
-"""The gap doctor: a mistake planted in a deployment is named by its stage, and a healthy one has none."""
+"""Tests of `gap`: it names the stage of a planted mistake, and finds nothing in a healthy run."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_images_that_were_cut_or_resized_without_their_lens(taken: Any, tmp_path
     ],
     ids=str,
 )
-def test_healthy_run_diverges_nowhere_whatever_the_recorder_missed(
+def test_a_healthy_run_diverges_nowhere_even_if_the_recorder_lost_messages(
     taken: Any, tmp_path: Path, healthy: Deployment
 ) -> None:
     found = verdicts(record(tmp_path / "bag", taken, healthy))
@@ -230,7 +230,7 @@ def test_healthy_run_diverges_nowhere_whatever_the_recorder_missed(
     assert {name for name, verdict in found.items() if verdict == "not judged"} <= {"stack order"}
 
 
-def test_replay_of_a_whole_run_is_exact(taken: Any, tmp_path: Path) -> None:
+def test_the_replay_of_a_complete_run_is_exact(taken: Any, tmp_path: Path) -> None:
     """The policy's memory begins at the first frame on which it acts, and skips those on which it does not."""
     bag = record(tmp_path / "bag", taken, Deployment(acts_from=7, lost=(12, 13), restarts_at=20))
     run = read_run(bag, ARM, BUNDLE.contract)
@@ -240,7 +240,7 @@ def test_replay_of_a_whole_run_is_exact(taken: Any, tmp_path: Path) -> None:
     assert [action.twist is None for action in stretches[0].actions].count(True) == 2
 
 
-def test_recording_that_begins_later_says_that_its_memory_is_not_known(taken: Any, tmp_path: Path) -> None:
+def test_a_recording_that_begins_later_has_an_unknown_memory(taken: Any, tmp_path: Path) -> None:
     for numbered in (True, False):
         bag = record(tmp_path / f"bag_{numbered}", taken, Deployment(begins_at=12, numbered=numbered))
         assert [stretch.from_start for stretch in read_run(bag, ARM, BUNDLE.contract).stretches()] == [False]
@@ -268,7 +268,7 @@ def test_mistake_is_found_although_the_recorder_missed_something(
     assert list(found) == [stage], found
 
 
-def test_joints_out_of_order_in_the_bag_stay_with_their_own_message(taken: Any, tmp_path: Path) -> None:
+def test_joint_states_out_of_order_in_the_bag_keep_their_own_values(taken: Any, tmp_path: Path) -> None:
     run = read_run(record(tmp_path / "bag", taken, Deployment()), ARM, BUNDLE.contract)
     for recorded in run.joints:
         np.testing.assert_allclose(recorded.in_message_order[2:], recorded.state.positions[::-1][:5])

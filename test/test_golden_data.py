@@ -1,4 +1,4 @@
-"""Golden data covers every input: one that gets lost between training and deployment cannot pass."""
+"""Tests that golden data covers every input, so that an input that is lost in deployment is found."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def played(act: Any, count: int, goal: bool = True) -> tuple[Any, list[Any]]:
     return networks, frames
 
 
-def test_golden_frames_go_on_until_they_cover_what_the_policy_uses() -> None:
+def test_golden_frames_continue_until_they_cover_every_input_that_the_policy_uses() -> None:
     """This policy acts on its state from the tenth frame on only, and never on the goal."""
     reference = pytest.importorskip("rlfp_ros.learning.export.reference")
     networks, frames = played(lambda inputs: inputs["proprioception"][:, :1] + (inputs["state"] >= 10), 40)

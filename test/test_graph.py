@@ -1,4 +1,4 @@
-"""The graph as data, and both launchers held against it."""
+"""Tests of the graph as data, and of both launchers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_real_arm_has_the_same_nodes_and_a_checklist_in_place_of_a_simulator() -
 
 
 @BOTH
-def test_recorder_runs_only_when_told_where_to_record(which: Graph) -> None:
+def test_the_recorder_runs_only_if_a_folder_is_given(which: Graph) -> None:
     assert "recorder" not in [process.name for process in run_of(which).processes]
     recording = run_of(which, record="bags", record_per_episode=False)
     assert parameters(recording, "recorder") == {
@@ -75,16 +75,16 @@ def test_real_arm_starts_disabled_and_simulation_enabled() -> None:
     assert parameters(run_of(SIM), "residual_controller")["start_enabled"] is True
 
 
-def test_real_arm_needs_a_heartbeat_unless_told_otherwise() -> None:
+def test_the_real_arm_needs_a_heartbeat_unless_an_argument_turns_it_off() -> None:
     assert parameters(run_of(REAL_ARM), "residual_controller")["require_heartbeat"] is True
 
 
 @pytest.mark.parametrize("overrides", [{}, {"lock_step": True}, {"real_time_factor": 0.5}])
-def test_controller_ticks_on_joint_states_where_time_is_not_wall_time(overrides: dict[str, Any]) -> None:
+def test_the_controller_ticks_on_joint_states_if_time_is_simulated(overrides: dict[str, Any]) -> None:
     assert parameters(run_of(SIM, **overrides), "residual_controller")["tick_on"] == "joint_states"
 
 
-def test_real_arm_is_enabled_only_by_the_checklist_and_the_twins_camera_stands_where_the_bundle_says() -> None:
+def test_the_real_arm_is_enabled_only_after_the_checklist_and_the_twins_camera_is_at_the_bundles_pose() -> None:
     assert parameters(run_of(REAL_ARM), "residual_controller")["require_checklist"] is True
     assert parameters(run_of(REAL_ARM), "checklist")["extrinsics"] == ""
     mock = run_of(REAL_ARM, use_mock_hardware=True)
@@ -125,7 +125,7 @@ def arm_with_driver(folder: Path) -> Path:
     return folder / "panda.yaml"
 
 
-def test_robots_address_includes_its_driver_in_a_ros_launch_and_our_runner_says_how_to(tmp_path: Path) -> None:
+def test_a_robots_address_starts_its_driver_in_a_ros_launch_and_our_runner_explains_how(tmp_path: Path) -> None:
     resolved = run_of(REAL_ARM, arm=str(arm_with_driver(tmp_path)), robot_ip="172.16.0.2", domain_id=7)
     (included,) = resolved.included
     assert (included.package, included.launch_file) == ("vendor_bringup", "arm.launch.py")
@@ -156,7 +156,7 @@ def test_default_bundle_is_named_after_task_and_arm() -> None:
     assert parse_arguments(SIM, {"arm": "iiwa", "bundle": "mine"})["bundle"] == "mine"
 
 
-def test_simulator_gets_camera_settings_only_where_they_differ_from_the_bundle() -> None:
+def test_the_simulator_gets_only_camera_settings_that_differ_from_the_bundle() -> None:
     assert not {"image_width", "image_height", "image_rate_hz"} & set(parameters(run_of(SIM), "simulator"))
     changed = parameters(run_of(SIM, image_size="640x480", rate=15), "simulator")
     assert (changed["image_width"], changed["image_height"], changed["image_rate_hz"]) == (640, 480, 15.0)
@@ -223,7 +223,7 @@ def test_local_transport_is_shared_memory_alone_for_participants_without_the_pro
 @pytest.mark.usefixtures("no_choice_of_the_callers")
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("transport", ["local", "lan"])
-def test_profile_of_every_transport_says_what_it_is_for(transport: str, large: bool) -> None:
+def test_the_profile_of_every_transport_states_its_purpose(transport: str, large: bool) -> None:
     profile = Path(environment(transport, large_images=large)["FASTRTPS_DEFAULT_PROFILES_FILE"])
     (shared, *others) = ElementTree.parse(profile).findall(".//{*}transport_descriptor")
     assert shared.findtext("{*}type") == "SHM"
@@ -268,7 +268,7 @@ def test_domain_id_reaches_every_node_and_every_node_has_one_thread() -> None:
         ({"namespace": "a b"}, "namespace is 'a b', expected a ROS namespace"),
     ],
 )
-def test_wrong_argument_is_refused_with_what_is_possible(overrides: dict[str, str], expected: str) -> None:
+def test_a_wrong_argument_is_refused_with_the_possible_values(overrides: dict[str, str], expected: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_arguments(SIM, overrides)
     assert expected in str(caught.value)
@@ -276,7 +276,7 @@ def test_wrong_argument_is_refused_with_what_is_possible(overrides: dict[str, st
 
 
 @pytest.mark.parametrize(("word", "hint"), [("task=push", "write task:=push"), ("--task", "write task:=VALUE")])
-def test_word_that_is_no_assignment_is_refused_with_the_right_form(word: str, hint: str) -> None:
+def test_a_word_that_is_not_an_assignment_is_refused_with_the_right_form(word: str, hint: str) -> None:
     with pytest.raises(ConfigurationError, match=hint):
         parse_assignments([word], "sim.launch.py")
 
@@ -289,7 +289,9 @@ def test_word_that_is_no_assignment_is_refused_with_the_right_form(word: str, hi
         ({"profile": "chaos"}, "sim/randomization/ has no 'chaos'; it has: harsh, none, train, validation"),
     ],
 )
-def test_what_an_argument_names_is_checked_before_anything_starts(overrides: dict[str, str], expected: str) -> None:
+def test_files_and_names_in_arguments_are_checked_before_anything_starts(
+    overrides: dict[str, str], expected: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve(SIM, overrides)
     assert expected in str(caught.value)
@@ -308,7 +310,7 @@ def test_extrinsics_outside_the_bundles_tolerance_are_refused_before_anything_st
         resolve(REAL_ARM, {"extrinsics": str(tmp_path / "far.yaml")})
 
 
-def test_unknown_launch_file_lists_what_exists() -> None:
+def test_an_unknown_launch_file_lists_the_existing_ones() -> None:
     assert find_graph("launch/sim.launch.py") is SIM
     with pytest.raises(ConfigurationError, match=r"there is: sim\.launch\.py, real_arm\.launch\.py"):
         find_graph("simulation.launch.py")
@@ -487,7 +489,9 @@ def test_launch_file_includes_the_arms_driver(
     assert [path.arguments[0][0].arguments[0], *path.arguments[0][1:]] == ["vendor_bringup", "launch", "arm.launch.py"]
 
 
-def test_launch_file_says_which_argument_does_nothing(launch_stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launch_file_names_an_argument_without_effect(
+    launch_stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resolution, "check_arguments", lambda *_: 0)
     (entities,) = load_launch_file("sim").generate_launch_description().arguments
     values = {argument.name: argument.default for argument in SIM.arguments} | {"epsiodes": "3"}

@@ -67,7 +67,7 @@ def test_sampled_actions_have_the_likelihood_that_is_given() -> None:
         assert size == pytest.approx(high - low, rel=0.02)
 
 
-def test_critics_that_alone_know_the_state_teach_the_actor_what_the_observation_shows() -> None:
+def test_privileged_critics_train_an_actor_that_sees_only_the_observation() -> None:
     """Episodes of one step; the reward is highest if the action equals what the observation shows."""
     sac = RECIPE_SAC.changed(hidden=32, batch=128, learning_rate=3e-3, actor_learning_rate=3e-3)
     learner = recipe_learner(SPACE, POINTS, 1, ReinforcementSettings(sac=sac, camera_turn=0.0))
@@ -259,6 +259,6 @@ def test_the_stage_trains_and_resumes(tmp_path: Path) -> None:
         ({"no_such": 1}, "no_such is not a known field"),
     ],
 )
-def test_settings_out_of_bounds_are_one_sentence(change: dict[str, Any], expected: str) -> None:
+def test_settings_outside_their_bounds_give_one_sentence(change: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigurationError, match=expected):
         ReinforcementSettings().changed(**change)

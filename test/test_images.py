@@ -1,4 +1,4 @@
-"""Every encoding gives the pixels that arithmetic gives, and whatever is not an image is refused in one sentence."""
+"""Tests of image decoding: every encoding gives the expected pixels, and data that is not an image is refused."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_rgb8_without_padding_is_not_copied() -> None:
         (("yuv422", 6, 7, 14, bytes(84)), "width is 7, expected an even one"),
     ],
 )
-def test_what_is_not_an_image_is_refused_in_one_sentence(
+def test_data_that_is_not_an_image_is_refused_in_one_sentence(
     arguments: tuple[str, int, int, int, bytes], field: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(field)) as caught:

@@ -1,4 +1,4 @@
-"""The benchmark of participants that come and go."""
+"""Tests of the benchmark of participants that join and leave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlfp_ros.schema import ConfigurationError
 
 
 @pytest.mark.graph
-def test_process_that_does_not_start_is_said_and_none_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_start_is_reported_and_none_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[str]] = []
     popen = subprocess.Popen
 

@@ -1,4 +1,4 @@
-"""Forward kinematics, Jacobian and capsule distances, against Pinocchio, coal, PyBullet and finite differences."""
+"""Tests of kinematics and capsule distances, against Pinocchio, coal, PyBullet and finite differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the layout: imports point one way, only nodes/ needs ROS, only learning/ needs torch."""
+"""Tests of the layout's rules: imports point one way, only nodes/ needs ROS, only learning/ needs torch."""
 
 from __future__ import annotations
 

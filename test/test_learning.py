@@ -1,4 +1,4 @@
-"""Training: each part does what its paper says, and the whole makes a bundle, resumes, and loses nothing."""
+"""Tests of training: each part matches its paper, and the whole makes a bundle and resumes without losses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CAMERA = load_scene().camera.contract()
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
-def test_feature_points_are_where_the_heat_is() -> None:
+def test_feature_points_are_at_the_maxima_of_the_heat_maps() -> None:
     """All heat in one cell: the point is the middle of that cell's pixels, on the plane z = 1, with full confidence."""
     encoder = SpatialEncoder(CAMERA).eval()
     rows, columns = encoder.cells
@@ -68,7 +68,7 @@ def test_of_two_places_a_feature_point_is_at_the_likelier() -> None:
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, 10.0, 100.0])
-def test_a_feature_point_weighs_each_cell_by_what_is_around_it(sharpness: float) -> None:
+def test_a_feature_point_weighs_each_cell_by_its_neighbours(sharpness: float) -> None:
     """From maps that say nothing to maps with one place only; gradients stay finite."""
     encoder = SpatialEncoder(CAMERA)
     heat = sharpness * torch.randn(2, encoder.settings.points, encoder.grid.shape[0])
@@ -98,7 +98,7 @@ def test_the_pose_covariance_is_positive_definite() -> None:
     assert torch.linalg.eigvalsh(covariance[0]).min() > 0
 
 
-def test_other_appearances_leave_the_object_where_it_is_and_come_again_with_their_seed() -> None:
+def test_other_appearances_do_not_move_the_object_and_repeat_with_their_seed() -> None:
     """A red square on grey: whatever is done to the image, its middle is still redder than its surroundings."""
     images = torch.full((16, 84, 84, 3), 110, dtype=torch.uint8)
     images[:, 30:38, 50:58] = torch.tensor([220, 30, 30], dtype=torch.uint8)

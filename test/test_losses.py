@@ -1,4 +1,4 @@
-"""Messages that never arrived are counted for any number of publishers."""
+"""Tests of the counter of lost messages, for any number of publishers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_publisher_that_starts_again_counts_from_one() -> None:
     assert losses.lost == 1
 
 
-def test_what_a_publisher_sent_before_its_first_message_arrived_is_lost_if_all_was_expected() -> None:
+def test_messages_before_the_first_received_one_count_as_lost_if_all_were_expected() -> None:
     losses = counter()
     losses.expect_first()
     for sequence in (47, 48, 50):
@@ -56,7 +56,7 @@ def test_a_publisher_that_was_heard_before_all_was_expected_lost_nothing() -> No
 
 
 @pytest.mark.parametrize("first", [1, 7, 9000])
-def test_a_publisher_that_joins_is_no_loss_and_hides_none(first: int) -> None:
+def test_a_publisher_that_joins_neither_counts_as_a_loss_nor_hides_one(first: int) -> None:
     losses = counter()
     for sequence in (500, 501):
         losses.message(sequence, 5.0)
@@ -68,7 +68,7 @@ def test_a_publisher_that_joins_is_no_loss_and_hides_none(first: int) -> None:
     assert losses.lost == 2
 
 
-def test_a_publisher_whose_messages_come_before_it_is_known_is_no_loss() -> None:
+def test_messages_that_arrive_before_their_publisher_is_known_are_not_counted_as_lost() -> None:
     losses = counter()
     for sequence in (500, 501, 1, 502, 2, 503, 3, 504):
         losses.message(sequence, 5.0)

@@ -1,4 +1,4 @@
-"""Arrays survive the trip through messages, bit for bit; what does not fit is refused in one sentence."""
+"""Tests of message conversion: arrays survive bit for bit, and values that do not fit are refused in one sentence."""
 
 from __future__ import annotations
 

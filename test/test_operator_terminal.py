@@ -1,4 +1,4 @@
-"""`./rlfp operate --terminal` in a terminal of its own, before the real-arm graph on mock hardware."""
+"""Tests of `./rlfp operate --terminal` in a terminal of its own, with the real-arm graph on mock hardware."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_keyboard_gives_single_keys_and_notices_a_closed_terminal() -> None:
         ([], "operate: standard input is not a terminal"),
     ],
 )
-def test_operate_refuses_what_it_cannot_do(
+def test_operate_refuses_unsupported_options(
     words: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())

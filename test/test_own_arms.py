@@ -1,4 +1,4 @@
-"""An arm given as a file: its name, its content, its own values for tasks, and the limits that a bundle accepts."""
+"""Tests of an arm given as a file: its name, content and task values, and the limits that a bundle accepts."""
 
 from __future__ import annotations
 

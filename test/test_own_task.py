@@ -1,4 +1,4 @@
-"""A task of the user's own, in one file outside the package."""
+"""Tests of a user's own task in one file outside the package."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_settings_come_from_the_class_or_from_a_file_beside_the_plugin(write: Wr
         load_task(write(settings="task: push\n"))
 
 
-def test_a_settings_file_named_as_the_plugin_is_taken_for_the_task_that_it_names(write: Write, tmp_path: Path) -> None:
+def test_a_settings_file_with_the_plugins_name_belongs_to_the_task_that_it_names(write: Write, tmp_path: Path) -> None:
     name = write()
     (tmp_path / f"my_{name}.yaml").write_text(f"task: {name}\nhold: 0.7\n")
     assert load_task(name).settings.hold == 0.7

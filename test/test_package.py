@@ -1,4 +1,4 @@
-"""The wheel: what `pip install` gives a user, in an environment and a folder that know nothing of the source tree."""
+"""Tests of the wheel: what `pip install` installs, in an environment and a folder without the source tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of the tutorials and how-to pages work as they are written.
+"""Tests that the commands of the tutorials and how-to pages work as they are written.
 
 A block ```` ```sh ```` of a page is run by bash in a copy of the repository, the blocks of a page one after the other.
 Only sizes are replaced or added, so that a training takes seconds: see `SIZES`. With RLFP_FULL_LENGTH=1 not even those.

@@ -1,4 +1,4 @@
-"""Settings become ROS parameters with their descriptions and ranges, and wrong ones are refused in one sentence."""
+"""Tests of ROS parameters made from settings: descriptions, ranges, and errors in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Past actions and the decision rate: in the observation, in the environment, and in a deployed bundle."""
+"""Tests of past actions and the decision rate: in the observation, in the environment, and in a deployed bundle."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_gymnasium_accepts_past_actions_and_held_actions(observation: str, every
     env.close()
 
 
-def test_past_actions_are_what_the_controller_admitted_until_the_image_was_delivered() -> None:
+def test_past_actions_are_those_that_the_controller_admitted_before_the_image_was_delivered() -> None:
     env, rng = environment(4), np.random.default_rng(0)
     for seed in (5, 6):  # the second episode begins without those of the first
         admitted: list[Residual] = []
@@ -303,7 +303,7 @@ def test_a_policy_continues_from_the_memory_of_another(bundle: Bundle) -> None:
         assert found.decided is (frame == 4)
 
 
-def test_a_rollout_gives_the_policy_what_the_controller_admitted(bundle: Bundle) -> None:
+def test_a_rollout_gives_the_policy_the_residuals_that_the_controller_admitted(bundle: Bundle) -> None:
     rollout = Rollout(bundle, load_profile("train"))
     observed: list[tuple[int, np.ndarray]] = []
     admitted: list[Residual] = []

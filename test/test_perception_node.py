@@ -1,4 +1,4 @@
-"""The perception node as a user meets it: a process of its own, real DDS."""
+"""Tests of the perception node in a process of its own, over real DDS."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_larger_camera_is_resized(camera: Camera, start_node: Callable[..., Pr
 
 
 @pytest.mark.parametrize("transport", ["auto", "compressed"])
-def test_compressed_images_are_taken_where_only_they_exist(
+def test_compressed_images_are_used_if_there_are_no_raw_ones(
     test_node: TestNode, start_node: Callable[..., Process], tiny_bundle: Path, transport: str
 ) -> None:
     compressed = test_node.publisher(messages.IMAGE_COMPRESSED)
@@ -233,7 +233,7 @@ def test_a_best_effort_camera_is_seen_too(
         ({"bundle": "{tiny}", "extrinsics": "/nowhere.yaml"}, "/nowhere.yaml: no such file"),
     ],
 )
-def test_what_the_user_can_put_right_ends_in_one_line_and_code_2(
+def test_an_error_that_the_user_can_correct_ends_with_one_line_and_code_2(
     start_node: Callable[..., Process], tiny_bundle: Path, parameters: dict[str, Any], words: str
 ) -> None:
     given = {name: str(value).replace("{tiny}", str(tiny_bundle)) for name, value in parameters.items()}
@@ -289,7 +289,7 @@ def test_other_encodings_and_padded_rows_give_the_same_features(
         ({"height": HEIGHT // 2}, "image is 64 x 24, but camera_info says 64 x 48"),
     ],
 )
-def test_a_wrong_image_is_said_in_one_sentence_and_the_next_good_one_is_taken(
+def test_a_wrong_image_is_reported_in_one_sentence_and_the_next_good_one_is_used(
     camera: Camera, running: Process, change: dict[str, Any], sentence: str
 ) -> None:
     camera.connected()

@@ -1,4 +1,4 @@
-"""Plugins of every kind: in this process, in spawned workers and in nodes; a wrong one ends in one sentence."""
+"""Tests of plugins of every kind, in this process, in spawned workers and in nodes; a wrong one gives one sentence."""
 
 from __future__ import annotations
 

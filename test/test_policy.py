@@ -1,4 +1,4 @@
-"""The policy in process: its memory can be read and set, and a replayed step is the live one."""
+"""Tests of the policy in process: its memory can be read and set, and a replayed step equals the live one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frame(number: int) -> tuple[np.ndarray, JointState, int]:
     return random.normal(scale=0.3, size=(POINTS, 3)).astype(np.float32), joint_state, stamp
 
 
-def test_a_step_is_what_act_does_and_says_what_the_network_saw(tiny_bundle: Path) -> None:
+def test_a_step_equals_act_and_returns_the_networks_input(tiny_bundle: Path) -> None:
     live, replayed = Policy(load_bundle(tiny_bundle), PANDA), Policy(load_bundle(tiny_bundle), PANDA)
     for number in range(5):
         features, joint_state, stamp = frame(number)
@@ -49,7 +49,7 @@ def test_with_the_memory_of_a_frame_another_policy_continues_from_there(tiny_bun
     np.testing.assert_array_equal(second.step(*frame(3)).residual.twist, expected)
 
 
-def test_an_altered_observation_is_what_the_network_sees(tiny_bundle: Path) -> None:
+def test_the_network_receives_the_altered_observation(tiny_bundle: Path) -> None:
     def reversed_stack(observation: Observation) -> Observation:
         return observation | {"features": observation["features"][::-1].copy()}
 

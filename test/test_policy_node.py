@@ -1,4 +1,4 @@
-"""The policy node as a user meets it: a process of its own, real DDS."""
+"""Tests of the policy node in a process of its own, over real DDS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder sees the bundle's camera, whatever camera is there; what cannot be made to fit is refused."""
+"""Tests of preprocessing: any camera is converted to the bundle's camera, or refused."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def statistics(mean: tuple, covariance: tuple, usual: float = 1.0, rare: float =
     return FeatureStatistics(mean=mean, covariance=covariance, usual_distance=usual, rare_distance=rare)
 
 
-def test_domain_shift_is_low_on_training_s_own_embeddings_and_1_far_away() -> None:
+def test_domain_shift_is_low_for_embeddings_of_training_and_1_for_distant_ones() -> None:
     generator = np.random.default_rng(5)
     spread = generator.normal(size=(16, 16))
     covariance = spread @ spread.T
@@ -179,5 +179,5 @@ def test_orientations_turn_with_the_camera(contract: Contract) -> None:
         assert np.allclose(Pose(xyz=(0, 0, 0), quaternion_xyzw=tuple(turned)).matrix(), expected)
 
 
-def test_focal_length_in_the_fixture_is_what_these_tests_assume(contract: Contract) -> None:
+def test_the_fixtures_focal_length_is_as_these_tests_assume(contract: Contract) -> None:
     assert contract.camera.intrinsics.fx == FX

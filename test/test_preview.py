@@ -1,4 +1,4 @@
-"""Contact sheets."""
+"""Tests of contact sheets."""
 
 from __future__ import annotations
 

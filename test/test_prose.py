@@ -1,4 +1,4 @@
-"""Plain English: patterns that make a reader stop do not come back into docstrings, comments and messages."""
+"""Tests that docstrings, comments, messages and pages contain none of the patterns that we found hard to read."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_prose_is_plain(path: Path) -> None:
         ("rate = 0.01  # per frame", 0),
     ],
 )
-def test_checker_finds_what_it_is_for(text: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checker_finds_the_patterns(text: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "file.py").write_text(text + "\n")
     assert len(findings(tmp_path / "file.py")) == count

@@ -1,4 +1,4 @@
-"""Every randomisation parameter has its effect, in pixels, in motion or in time."""
+"""Tests that every randomisation parameter has its effect, on pixels, motion or time."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_distractors_swing_at_their_speed() -> None:
     assert change(0.15) > 5 * change(0.0)
 
 
-def test_a_long_exposure_blurs_what_moves_and_nothing_else() -> None:
+def test_a_long_exposure_blurs_only_moving_objects() -> None:
     def swinging(**values: float) -> np.ndarray:
         world = make_world(distractors=5, distractor_speed=0.15, **values)
         world.reset(3)
@@ -190,7 +190,7 @@ def test_momentum_is_force_times_time_over_mass() -> None:
 
 
 @pytest.mark.parametrize("surface", ["object_friction", "table_friction"])
-def test_a_sliding_block_stops_after_what_friction_says(surface: str) -> None:
+def test_a_sliding_block_stops_after_the_distance_that_friction_predicts(surface: str) -> None:
     other = {"object_friction": "table_friction", "table_friction": "object_friction"}[surface]
     for friction in (0.4, 0.8):
         world = make_world("push", **{surface: friction, other: 1.0})
@@ -204,7 +204,7 @@ def test_a_sliding_block_stops_after_what_friction_says(surface: str) -> None:
         world.close()
 
 
-def test_slippery_fingers_lose_what_they_hold() -> None:
+def test_slippery_fingers_drop_the_object() -> None:
     def fall(friction: float) -> float:
         world = make_world("lift", finger_friction=friction)
         world.reset(0)
@@ -295,7 +295,7 @@ def test_frames_are_lost_as_often_as_drawn_and_in_runs() -> None:
     assert (gaps >= 3).any()
 
 
-def test_parameters_that_a_profile_leaves_out_draw_what_they_always_drew() -> None:
+def test_parameters_that_a_profile_omits_keep_their_random_numbers() -> None:
     """Recorded seeds mean something: these are of the first release of the profile."""
     drawn = sample(load_profile("train"), 7)
     assert drawn["camera_latency"] == 0.03770027798567588

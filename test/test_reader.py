@@ -1,4 +1,4 @@
-"""Bags of every form that rosbag2 writes are read in the order of recording, and what cannot be read is named."""
+"""Tests of the bag reader: every form that rosbag2 writes is read in the order of recording; the rest is refused."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_write_ahead_log_of_a_killed_recorder_is_read(tmp_path: Path) -> Non
     assert texts(copy) == TEXTS
 
 
-def test_a_cut_last_file_gives_what_is_whole(tmp_path: Path) -> None:
+def test_complete_records_of_a_truncated_last_file_are_read(tmp_path: Path) -> None:
     folder = write_foreign_bag(tmp_path / "bag", ROWS, files=3)
     last = folder / "bag_2.mcap"
     last.write_bytes(last.read_bytes()[:400])
@@ -195,7 +195,7 @@ def test_messages_of_ros_1_are_refused(tmp_path: Path) -> None:
         | {"use_summary_offsets": False},
     ],
 )
-def test_whole_files_without_chunks_or_index_are_read_in_the_order_of_recording(
+def test_complete_files_without_chunks_or_index_are_read_in_the_order_of_recording(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     """As the profile `fastwrite` and other writers of MCAP make them; here with the messages in reverse."""

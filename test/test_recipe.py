@@ -1,4 +1,4 @@
-"""What a recipe refuses before it begins, what a resumed training notices, and encoders and objectives of one's own."""
+"""Tests of the recipe: refused settings, changes that a resumed training notices, and own encoders and objectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recorder as a user meets it: a process of its own, real DDS, real files."""
+"""Tests of the recorder in a process of its own, with real DDS and real files."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_wrong_parameters_end_in_one_line_and_exit_code_2(
     assert len(process.output.strip().splitlines()) == 1
 
 
-def test_diagnostics_say_what_is_recorded(
+def test_diagnostics_list_the_recorded_topics(
     test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
 ) -> None:
     robot = Publisher(test_node)

@@ -1,4 +1,4 @@
-"""Bags are whole, say what they hold, and survive what happens to recorders: kill -9, full disks, cut files."""
+"""Tests of recorded bags: they are complete, describe their content, and survive kill -9, full disks and cut files."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_bag_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert not (folder / RESERVE_NAME).exists()
 
 
-def test_metadata_has_what_rosbag2_of_jazzy_writes(tmp_path: Path) -> None:
+def test_metadata_has_the_fields_that_rosbag2_of_jazzy_writes(tmp_path: Path) -> None:
     text = (write_bag(tmp_path / "bag") / "metadata.yaml").read_text()
     metadata = yaml.safe_load(text)["rosbag2_bagfile_information"]
     # rosbag2_storage/src/rosbag2_storage and include/rosbag2_storage/yaml.hpp, branch jazzy, BagMetadata version 9
@@ -249,7 +249,7 @@ def test_kill_9_costs_less_than_the_last_second(tmp_path: Path) -> None:
     assert recovery.unfinished(tmp_path) == []
 
 
-def test_a_file_cut_anywhere_gives_back_every_whole_chunk(tmp_path: Path) -> None:
+def test_every_complete_chunk_of_a_truncated_file_is_recovered(tmp_path: Path) -> None:
     folder = tmp_path / "whole" / "bag"
     writer = BagWriter(folder)
     writer.add_topic("/episode", STRING, [QualityOfService()])
@@ -293,7 +293,7 @@ def test_a_damaged_last_chunk_is_left_out(tmp_path: Path) -> None:
     assert recovery.recover(tmp_path / "bag").message_count == 1
 
 
-def test_recovering_a_whole_bag_changes_nothing(tmp_path: Path) -> None:
+def test_recovering_a_complete_bag_changes_nothing(tmp_path: Path) -> None:
     folder = write_bag(tmp_path / "bag")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     recovery.recover(folder)
@@ -343,7 +343,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("room", [3_000, 60_000, 200_001])
-def test_a_full_disk_ends_the_bag_with_one_sentence_and_keeps_what_is_written(
+def test_a_full_disk_ends_the_bag_with_one_sentence_and_keeps_the_written_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     FullDisk(monkeypatch, room)
@@ -444,7 +444,7 @@ def test_a_slow_disk_drops_messages_and_counts_them_by_topic(tmp_path: Path, mon
     assert metadata["custom_data"] == {"dropped": f"/camera/image_raw: {40 - taken}"}
 
 
-def test_rolling_over_splits_where_it_was_asked_for(tmp_path: Path) -> None:
+def test_a_bag_is_split_when_a_split_is_requested(tmp_path: Path) -> None:
     writer = BackgroundWriter()
     answered: list[int] = []
     for episode in range(3):

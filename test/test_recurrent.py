@@ -1,4 +1,4 @@
-"""Memory distinguishes what one image does not show and learns through time; test_export covers its way to a bundle."""
+"""Tests of the policy's memory: it distinguishes states that one image does not show, and learns through time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def played(policy: SacPolicy, way: float, length: int) -> list[float]:
 
 
 @pytest.mark.parametrize("how", ["imitation", "reinforcement"])
-def test_an_actor_with_memory_keeps_to_what_only_the_first_image_showed(how: str) -> None:
+def test_an_actor_with_memory_uses_information_that_only_the_first_image_showed(how: str) -> None:
     rng = np.random.default_rng(0)
     buffer = episodes(400, 5, rng)
     learner = recipe_learner(SPACE, POINTS, 1, SETTINGS)

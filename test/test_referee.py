@@ -1,4 +1,4 @@
-"""The episode referee and the pace of the simulator, without ROS."""
+"""Tests of the episode referee and of the simulator's pace, without ROS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe `reinforcement`: its reward, the expert, the policy that learns from it, and the whole training."""
+"""Tests of the recipe's reinforcement stage: privileged critics, teacher, turned camera, collectors."""
 
 from __future__ import annotations
 

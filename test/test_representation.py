@@ -1,4 +1,4 @@
-"""Representations: each objective does what its paper says, on data made so that the answer is known."""
+"""Tests of the representation objectives: each matches its paper, on data with a known answer."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_every_encoder_exports_and_agrees_with_onnx_runtime(name: str) -> None:
     assert expected[0].flatten(1).shape[1] == encoder.code_size
 
 
-def test_the_transformer_sees_where_a_patch_is_and_what_is_in_it() -> None:
+def test_the_transformer_uses_the_position_and_the_content_of_a_patch() -> None:
     encoder = VitEncoder(CAMERA, VitSettings(patch=12)).eval()
     image, _ = spots(1, torch.tensor([[5, 5]]))
     moved, _ = spots(1, torch.tensor([[17, 5]]))  # a whole patch farther: the same patches in other places
@@ -177,7 +177,7 @@ def test_a_larger_beta_brings_the_posterior_closer_to_the_prior() -> None:
     assert found[1] < 0.3 * found[0]
 
 
-def test_the_deep_spatial_autoencoder_puts_a_point_on_what_moves() -> None:
+def test_the_deep_spatial_autoencoder_puts_a_point_on_the_moving_object() -> None:
     """Without a label: one of the points follows the square, up to a linear map."""
     encoder = small("spatial")
     objective = DeepSpatialAutoencoder(encoder, SIZES)
@@ -267,7 +267,7 @@ def moving_spots(count: int, length: int) -> tuple[Tensor, Tensor]:
     return spots(count * length, where.flatten(0, 1))[0].unflatten(0, (count, length)), actions
 
 
-def test_inverse_dynamics_tells_the_action_from_the_change() -> None:
+def test_inverse_dynamics_recovers_the_action_from_the_change() -> None:
     encoder = small("cnn")
     objective = InverseDynamics(encoder, SIZES)
 

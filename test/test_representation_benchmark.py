@@ -1,4 +1,4 @@
-"""The benchmark's table: what was measured is in it, what was not is shown as missing."""
+"""Tests of the representation benchmark's table: it contains every measurement and shows missing ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Supervision: what each fault does to state, gain and motion, and what clears it."""
+"""Tests of supervision: the effect of each fault on state, gain and motion, and how it clears."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_hold_keeps_the_tools_orientation() -> None:
     assert np.arccos(np.clip((np.trace(before.T @ after) - 1) / 2, -1, 1)) < 0.01
 
 
-def test_the_same_inputs_give_the_same_commands_whatever_the_absolute_time() -> None:
+def test_the_same_inputs_give_the_same_commands_at_any_absolute_time() -> None:
     first, second = Rig(origin_ns=0).run(1.0), Rig(origin_ns=1_700_000_000_000_000_000).run(1.0)
     for one, other in zip(first.commands, second.commands, strict=True):
         assert (one.trajectory is None) == (other.trajectory is None)
@@ -155,7 +155,7 @@ def test_on_hardware_nothing_is_sent_before_enable() -> None:
     assert rig.speed > 0.01
 
 
-def test_a_dead_policy_loses_its_gain_within_100_ms_and_the_base_goes_on() -> None:
+def test_a_dead_policy_loses_its_gain_within_100_ms_and_the_base_controller_continues() -> None:
     rig = Rig().run(1.0)
     rig.twist = None
     rig.run(0.105)
@@ -301,7 +301,7 @@ def test_a_frozen_measurement_is_noticed_although_it_is_fresh() -> None:
     assert Reason.JOINT_STATE_FROZEN in rig.reasons()
 
 
-def test_a_lost_heartbeat_stops_where_one_is_required() -> None:
+def test_a_lost_heartbeat_stops_the_arm_if_a_heartbeat_is_required() -> None:
     rig = Rig(ControllerSettings(start_enabled=True, require_heartbeat=True))
     for _ in range(120):
         rig.controller.on_heartbeat(rig.now)
@@ -323,7 +323,7 @@ def test_disable_comes_to_rest_and_then_sends_nothing() -> None:
     assert rig.speed == 0.0
 
 
-def test_missed_ticks_let_the_sent_stop_run_and_motion_goes_on_from_there() -> None:
+def test_after_missed_ticks_motion_continues_from_the_stop_that_was_sent() -> None:
     rig = Rig().run(1.0)
     rig.tick += 20
     for _ in range(100):
@@ -405,7 +405,7 @@ def test_step_lets_one_action_through_at_a_time() -> None:
     assert 1e-4 < np.linalg.norm(rig.tool - rested) < 0.02
 
 
-def test_enabling_waits_for_joints_where_the_last_came_long_ago_whatever_their_stamp_says() -> None:
+def test_enabling_waits_for_joint_states_if_the_last_were_received_long_ago_whatever_their_stamp() -> None:
     """The driver died just before `enable`, and its clock was ahead: its last stamp still looks fresh."""
     controller = ResidualController(ARM, contract(), ControllerSettings())
     second = 1_000_000_000
@@ -690,7 +690,7 @@ def test_a_joint_space_residual_turns_the_joints_that_the_bundle_names_and_no_fa
     assert rig.applied == pytest.approx([0.3, 0.09, 0, 0, 0, -0.1, 0])
 
 
-def test_under_a_joint_space_residual_the_base_controller_turns_along_and_goes_on_without_it() -> None:
+def test_with_a_joint_space_residual_the_base_controller_follows_and_continues_without_it() -> None:
     rig = Rig(made_for=joint_contract())
     rig.twist = np.array([0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     before = rig.run(0.5).line.sample(rig.now)[0][0]
@@ -762,7 +762,7 @@ def test_under_a_forward_controller_a_new_episode_starts_once_the_arm_is_at_rest
     assert rig.speed > 0.05
 
 
-def test_inputs_that_come_after_a_stall_of_this_process_are_not_taken_for_those_of_the_future() -> None:
+def test_inputs_after_a_stall_of_this_process_are_not_rejected_as_future_ones() -> None:
     """Simulated time: the first tick after the stall still has the old /clock, the residual is 100 ms newer."""
     rig = Rig().run(1.0)
     before = rig.now

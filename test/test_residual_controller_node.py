@@ -1,4 +1,4 @@
-"""The residual controller's node over real DDS: what it publishes, on which stamp, and what its services do."""
+"""Tests of the residual controller's node over real DDS: its topics, stamps and services."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_a_message_that_cannot_be_read_is_refused_and_said(start: Callable[..., 
     assert driver.node.controller.supervisor.counts[Reason.RESIDUAL_SHAPE] == 1
 
 
-def test_dry_run_tells_everything_and_sends_the_arm_nothing(start: Callable[..., Driver]) -> None:
+def test_a_dry_run_admits_residuals_and_sends_no_command(start: Callable[..., Driver]) -> None:
     driver = start(
         "tick_on:=joint_states", "start_enabled:=true", "settle_s:=0.0", "gain_ramp_s:=0.01", "dry_run:=true"
     )
@@ -442,7 +442,7 @@ def test_a_joint_space_bundle_gets_its_residual_as_joint_velocities(
     assert driver.node.controller.commanded[0] > ARM.home[0] + 1e-3
 
 
-def test_dds_reports_a_residual_that_stays_away_and_its_publishers_end(start: Callable[..., Driver]) -> None:
+def test_dds_reports_a_missing_residual_and_the_end_of_its_publisher(start: Callable[..., Driver]) -> None:
     driver = start("tick_on:=joint_states")
     name = m.RESIDUAL.name
     values = driver.node.streams.values

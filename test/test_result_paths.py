@@ -1,4 +1,4 @@
-"""Files and folders for results are checked before the work begins, in every command and benchmark."""
+"""Tests that every command and benchmark checks the paths of its results before it begins its work."""
 
 from __future__ import annotations
 

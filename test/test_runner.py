@@ -1,4 +1,4 @@
-"""The process runner with real child processes: all of them end, and every end is reported."""
+"""Tests of the process runner with real child processes: all of them end, and every end is reported."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_killed_required_node_ends_the_run_with_128_plus_signal() -> None:
     assert "SIGKILL" in runner.failure
 
 
-def test_optional_node_that_dies_is_said_and_the_run_goes_on() -> None:
+def test_the_end_of_an_optional_node_is_reported_and_the_run_continues() -> None:
     stream = io.StringIO()
     nodes = resolved(node("recorder", "raise SystemExit(1)", OnExit.CONTINUE), node("policy", WELL_BEHAVED))
     with Runner(nodes, stream=stream) as runner:
@@ -191,7 +191,7 @@ def test_delay_grows_to_its_limit() -> None:
 # --- stopping --------------------------------------------------------------------------------------------------------
 
 
-def test_stop_ends_a_hung_node_within_three_seconds_and_says_so() -> None:
+def test_stop_ends_a_hung_node_within_three_seconds_and_reports_it() -> None:
     stream = io.StringIO()
     nodes = resolved(node("hung", IGNORES_SIGINT_AND_SIGTERM), node("policy", WELL_BEHAVED))
     with Runner(nodes, stream=stream) as runner:

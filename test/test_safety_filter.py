@@ -1,4 +1,4 @@
-"""Nothing that comes in makes the command leave the arm's published limits.
+"""Tests that no input makes a command leave the arm's published limits.
 
 The judge is `benchmarks/safety.py`'s: written against `config/arms/*.yaml` alone, it samples what the model of
 joint_trajectory_controller would tell the arm while commands arrive up to two ticks late.
@@ -150,7 +150,7 @@ def test_at_every_wall_of_the_box_the_arm_slides_along_it(arm: Arm, axis: int, o
 
 
 @pytest.mark.parametrize("slowest", [0, 3, 6, None])
-def test_what_is_too_fast_becomes_slower_and_keeps_its_direction(arm: Arm, slowest: int | None) -> None:
+def test_a_motion_that_is_too_fast_is_slowed_and_keeps_its_direction(arm: Arm, slowest: int | None) -> None:
     speeds = [2.0] * 7
     if slowest is not None:
         speeds[slowest] = 0.1
@@ -174,7 +174,7 @@ def test_what_is_too_fast_becomes_slower_and_keeps_its_direction(arm: Arm, slowe
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_from_rest_the_tool_goes_where_it_is_asked_to_within_a_third_of_a_second(arm: Arm, seed: int) -> None:
+def test_from_rest_the_tool_follows_a_request_within_a_third_of_a_second(arm: Arm, seed: int) -> None:
     asked = np.zeros(6)
     asked[:3] = np.random.default_rng(seed).normal(size=3)
     asked *= 0.2 / np.linalg.norm(asked)
@@ -323,7 +323,7 @@ def test_a_large_wanted_motion_is_bounded_by_the_limits(arm: Arm, large: float, 
     assert Refusal.NOT_FINITE not in safety.counts.refused
 
 
-def test_a_step_from_where_the_tool_no_longer_is_is_refused(arm: Arm) -> None:
+def test_a_step_from_an_outdated_tool_position_is_refused(arm: Arm) -> None:
     safety = moving(arm)
     here = safety.locate()
     safety.extend(here, np.full(7, 0.1))

@@ -1,4 +1,4 @@
-"""The pages about safety: every reason is explained, and their figures come from measurements."""
+"""Tests of the pages about safety: every reason is explained, and figures come from measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No episode of a training is one of selection, export or evaluation, or one of another training."""
+"""Tests of seeds: no episode of a training is one of selection, export or evaluation, or of another training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulator node in real time, a process of its own."""
+"""Tests of the simulator node in real time, in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.graph
 TICK_S = 1 / 240
 
 
-def test_a_slow_renderer_lowers_the_frame_rate_and_says_so(
+def test_a_slow_renderer_lowers_the_frame_rate_and_reports_it(
     test_node: TestNode, start_node: Callable[..., Process], tiny_bundle: Path
 ) -> None:
     """An image that takes longer to draw than the camera's period: fewer of them, and time continues in full ticks."""

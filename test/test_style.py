@@ -1,4 +1,4 @@
-"""The tools find nothing: ruff and mypy."""
+"""Runs ruff and mypy, which must find nothing."""
 
 from __future__ import annotations
 

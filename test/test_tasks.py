@@ -1,4 +1,4 @@
-"""The tasks: success, teachers and settings."""
+"""Tests of the tasks: success, teachers and settings."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_place_counts_only_once_the_brick_is_let_go(environments: dict[str, Mani
     assert task.distance(world) > task.settings.success_distance
 
 
-def test_the_goal_is_told_as_a_point_or_seen_as_a_disc() -> None:
+def test_the_goal_is_given_as_a_point_or_shown_as_a_disc() -> None:
     """Red is the brick alone and green the marker alone under `none`."""
     task = load_task("push")
     shown = type(task)(task.settings.model_copy(update={"goal": "marker"}))
@@ -167,7 +167,7 @@ def test_an_arm_that_cannot_come_down_to_the_block_is_refused() -> None:
 
 
 @pytest.mark.parametrize("simulator", ["pybullet", "mujoco"])
-def test_both_worlds_tell_where_the_arm_touches_the_object(simulator: str) -> None:
+def test_both_worlds_report_where_the_arm_touches_the_object(simulator: str) -> None:
     arm, task = load_arm("panda"), load_task("lift")
     if simulator == "pybullet":
         world: PybulletWorld | MujocoWorld = PybulletWorld(arm, task, load_profile("none"), load_scene(image_size=16))
@@ -202,7 +202,7 @@ def drive(world: PybulletWorld, ticks: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("task", ["push", "lift"])
-def test_a_restored_world_goes_on_bit_for_bit(task: str, environments: dict[str, ManipulationEnv]) -> None:
+def test_a_restored_world_continues_bit_for_bit(task: str, environments: dict[str, ManipulationEnv]) -> None:
     """From the middle of the teacher's work, with the brick in contact; here, and in another world."""
     env = environments[task]
     env.reset(seed=1)

@@ -1,4 +1,4 @@
-"""The model of joint_trajectory_controller that simulator, twin and safety tests share."""
+"""Tests of the model of joint_trajectory_controller, which the simulators, the twin and the safety tests share."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_trajectory_that_agrees_changes_nothing_whenever_it_arrives(controller
         assert late.sample(round(time * SECOND))[0] == pytest.approx(controller.sample(round(time * SECOND))[0])
 
 
-def test_refuses_what_is_over_and_what_is_not_finite(controller: TrajectoryController) -> None:
+def test_an_ended_trajectory_and_values_that_are_not_finite_are_refused(controller: TrajectoryController) -> None:
     assert not controller.accept(trajectory(0, [1.0], [1.5], [0.0]), now_ns=SECOND)
     assert not controller.accept(trajectory(0, [1.0], [np.nan], [0.0]), now_ns=0)
     assert not controller.accept(trajectory(0, [], [], []), now_ns=0)

@@ -1,4 +1,4 @@
-"""The evidence's script: statistics against hand-made numbers, failure modes, ablations, and that it resumes."""
+"""Tests of the transfer benchmark: statistics on known numbers, failure modes, ablations, and resuming."""
 
 from __future__ import annotations
 
@@ -194,14 +194,14 @@ def test_correlation_is_over_policies_that_have_both_scores(transfer: ModuleType
         assert row[6] == "0.000"
 
 
-def test_policies_by_places_with_what_is_missing(transfer: ModuleType) -> None:
+def test_the_table_of_policies_and_places_names_missing_cells(transfer: ModuleType) -> None:
     row = {"policy": "a", "profile": "train", "success_rate": 0.5, "wilson95": [0.2, 0.8]}
     _, header, made = transfer.matrix_rows([row, {**row, "policy": "b", "profile": "twin_dim"}])
     assert header == ("policy", "train", "twin_dim")
     assert made == [("a", "0.50 (0.20 to 0.80)", "missing"), ("b", "missing", "0.50 (0.20 to 0.80)")]
 
 
-def test_ablations_are_told_over_trainings_and_what_is_missing_is_said(transfer: ModuleType) -> None:
+def test_ablations_are_summarised_over_trainings_and_missing_ones_are_named(transfer: ModuleType) -> None:
     """Three trainings: the mean of the middle ones, which is all three, and how far they differ. None: missing."""
     rows: list[dict[str, Any]] = [
         {"of": "a", "what": "nothing is left out", "identity": f"{seed}", "profile": "train", "success_rate": rate}

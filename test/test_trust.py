@@ -1,4 +1,4 @@
-"""What the benchmarks of trust and of training count, on cases whose answer is known."""
+"""Tests of the figures that the trust and training benchmarks compute, on cases with a known answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_camera_across_the_table_looks_at_the_mirrored_place() -> None:
     np.testing.assert_allclose(mirrored[:3, 3], T[:3, 3] * [1, -1, 1], atol=1e-9)
 
 
-def test_blackened_pictures_lose_the_half_they_say() -> None:
+def test_blackened_images_lose_the_stated_half() -> None:
     images = np.full((2, 84, 84, 3), 200, np.uint8)
     left, lower = trust.ALTERED["left half black"](images), trust.ALTERED["lower half black"](images)
     assert left[:, :, :42].max() == 0
@@ -98,7 +98,7 @@ def encoded_scene(rng: np.random.Generator, count: int, shift: np.ndarray) -> tu
     return points, pose, covariance, np.zeros((count, 1)), np.zeros((count, 7)), tool, in_camera
 
 
-def test_the_score_finds_wrong_positions_by_where_the_arm_must_appear() -> None:
+def test_the_score_detects_wrong_positions_from_the_arms_expected_appearance() -> None:
     """Nothing but the arm's own points says that everything is seen too far to the side."""
     pytest.importorskip("torch")
     import torch

@@ -1,4 +1,4 @@
-"""The MuJoCo twin: the same arm as PyBullet's and Pinocchio's, another world, and a real arm's topics."""
+"""Tests of the MuJoCo twin: the same arm as in PyBullet and Pinocchio, another room, and the topics of a real arm."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def postures() -> np.ndarray:
 # --- the same arm ----------------------------------------------------------------------------------------------------
 
 
-def test_tool_is_where_pinocchio_and_pybullet_have_it(world: MujocoWorld, postures: np.ndarray) -> None:
+def test_the_tool_is_at_the_position_of_pinocchio_and_pybullet(world: MujocoWorld, postures: np.ndarray) -> None:
     world.reset(0)
     kinematics, client = Kinematics(PANDA), connect()
     body = client.loadURDF(str(simulation_urdf(PANDA)), useFixedBase=True)
@@ -112,7 +112,7 @@ def test_joint_states_follow_the_order_of_the_arms_file(world: MujocoWorld) -> N
 
 
 @pytest.mark.parametrize("name", ROOMS)
-def test_every_room_shows_the_block_where_the_calibrated_camera_says(name: str) -> None:
+def test_every_room_shows_the_block_at_its_projected_position(name: str) -> None:
     world = make_world(room=name)
     found = 0
     for seed in range(3):
@@ -126,7 +126,7 @@ def test_every_room_shows_the_block_where_the_calibrated_camera_says(name: str) 
 
 
 @pytest.mark.parametrize("name", ROOMS)
-def test_every_rooms_camera_covers_what_the_policy_was_trained_to_see(name: str, tiny_bundle: Path) -> None:
+def test_every_rooms_camera_covers_the_view_of_training(name: str, tiny_bundle: Path) -> None:
     contract = load_bundle(tiny_bundle).contract
     preprocess = Preprocessor(contract.model_copy(update={"camera": load_scene().camera.contract()}))
     world = make_world(room=name)
@@ -269,7 +269,7 @@ def test_commands_are_refused_as_the_joint_trajectory_controller_does(changes: d
 
 
 @pytest.mark.graph
-def test_twin_refuses_over_dds_what_it_must_and_says_so(
+def test_the_twin_refuses_wrong_commands_over_dds_and_reports_them(
     start_node: Callable[..., Any], test_node: Any, tiny_bundle: Path
 ) -> None:
     """A moving end, a past stamp and times that do not increase: none of them moves the arm."""
@@ -305,7 +305,7 @@ def test_mock_hardware_adds_the_twin_to_the_real_arms_graph() -> None:
 
 
 @pytest.mark.graph
-def test_twin_publishes_what_drivers_publish_by_the_system_clock(
+def test_the_twin_publishes_the_drivers_topics_with_stamps_of_the_system_clock(
     start_node: Callable[..., Any], test_node: Any, tiny_bundle: Path
 ) -> None:
     joints, images, infos = (test_node.listen(topic) for topic in (m.JOINT_STATES, m.IMAGE, m.CAMERA_INFO))

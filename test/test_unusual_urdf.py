@@ -1,4 +1,4 @@
-"""An arm whose URDF has another origin, another joint order, and joints with the names of links works everywhere."""
+"""Tests of an arm whose URDF has another origin, another joint order, and joints with the names of links."""
 
 from __future__ import annotations
 

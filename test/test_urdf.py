@@ -1,4 +1,4 @@
-"""URDF files as vendors ship them: mesh names of every kind, prefixed joints, continuous joints, pointers."""
+"""Tests of URDF files as vendors ship them: mesh names of every kind, prefixes, continuous joints, pointers."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_joint_that_turns_without_end_takes_the_limits_of_the_arm_file(tmp_pat
 
 
 @pytest.mark.parametrize("direction", [(0, 0, 1), (0, 0, -2), (1, 0, 0), (0, -1, 0), (0.3, -0.5, 0.8)])
-def test_a_pointer_stands_along_any_direction(direction: tuple[float, float, float]) -> None:
+def test_a_pointer_may_have_any_direction(direction: tuple[float, float, float]) -> None:
     """The tool frame's z axis is the rod, for kinematics and for the URDF that both simulators read."""
     xarm = load_or_skip("xarm6")
     assert xarm.pointer is not None

@@ -1,4 +1,4 @@
-"""Environments in processes of their own."""
+"""Tests of environments in processes of their own."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_stable_baselines3_plays_different_episodes(seed: int | None) -> None:
     assert len(set(found)) == COUNT * EPISODES
 
 
-def test_autoreset_goes_on_with_other_episodes() -> None:
+def test_autoreset_continues_with_other_episodes() -> None:
     """SyncVectorEnv resets an ended environment by itself, without a seed."""
     vector = gymnasium.make_vec("rlfp_ros/Reach-v0", num_envs=2, vectorization_mode="sync", **STOCK)
     vector.reset(seed=0)

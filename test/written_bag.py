@@ -1,4 +1,4 @@
-"""A bag written by a test: real ROS messages, serialised as DDS would bring them, in the order given."""
+"""Writes a bag of real ROS messages, serialised as DDS delivers them, in the given order."""
 
 from __future__ import annotations
 
