@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -33,6 +34,7 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -44,7 +46,7 @@ from rlfp_ros.evaluation.failures import TracedRollout, count_modes, write_failu
 from rlfp_ros.evaluation.results import around, figure_text, put_between, write_json
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
-from rlfp_ros.perception.images import write_image
+from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS
 from rlfp_ros.simulation.randomization import Profile, Range, load_profile
@@ -63,7 +65,7 @@ SHIPPED = "as it ships"
 ALL_ROOMS = "the mean of all"
 KEY = ("identity", "world", "profile", "episodes", "seed")  # of a row: what was played
 ROW = (*KEY, "policy", "what", "of", "won", "date", "machine")  # what the tables need of one
-SHEET_PX, SHEET_COLUMNS = 252, 4  # of the sheet of failures
+SHEET_PX, SHEET_COLUMNS, SHEET_COLOURS = 252, 4, 128  # of the sheet of failures
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 ABLATION_MARKS = ("<!-- ablations: begin -->", "<!-- ablations: end -->")
 
@@ -489,8 +491,10 @@ def _write_document(path: Path, marks: tuple[str, str], tables: list[Rows], play
 
 
 def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> None:
-    """A sheet beside the page, `<page>_failures.png`: how the first failure of each mode ended, for each bundle as it
-    ships and each place."""
+    """Write `<page>_failures.png` with the last image of the first failure of each mode, per shipped bundle and place.
+
+    The file goes into the documentation's folder `images` if the page belongs to it, otherwise beside the page.
+    """
     images = []
     for row in (row for row in rows if row["what"] == SHIPPED):
         for mode, name in row["failure_pictures"].items():
@@ -508,8 +512,13 @@ def _write_failures(page: Path, rows: list[dict[str, Any]], folder: Path) -> Non
     blank = np.zeros_like(images[0])
     images += [blank] * (-len(images) % SHEET_COLUMNS)
     sheet = [np.hstack(images[at : at + SHEET_COLUMNS]) for at in range(0, len(images), SHEET_COLUMNS)]
-    file = page.with_name(f"{page.stem}_failures.png")
-    write_image(file, np.vstack(sheet)[..., ::-1])
+    images_folder = page.resolve().parents[1] / "images"
+    file = (images_folder if images_folder.is_dir() else page.parent) / f"{page.stem}_failures.png"
+    # A palette makes the file a quarter as large, and the images are only to be looked at.
+    drawn = Image.fromarray(np.vstack(sheet)[..., ::-1]).quantize(SHEET_COLOURS, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    drawn.save(buffer, "PNG", optimize=True)
+    write_whole(file, buffer.getvalue())
 
 
 if __name__ == "__main__":

@@ -273,26 +273,17 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-REGISTRIES = {
-    "simulation.tasks.task": "TASKS",
-    "control.arm": "ARMS",
-    "control.base_controllers.base_controller": "BASE_CONTROLLERS",
-    "learning.encoders.encoder": "ENCODERS",
-    "learning.objectives.objective": "OBJECTIVES",
-    "learning.algorithms.algorithm": "ALGORITHMS",
-}
-
-
 @part("names")
 def names() -> str:
     """Everything that is selectable by name."""
-    from rlfp_ros.cli.plugin_list import entries
+    from rlfp_ros.cli.plugin_list import entries, registries_of, registry_modules
 
     parts = []
-    for module, registry in REGISTRIES.items():
-        found = list(entries(getattr(import_module(f"rlfp_ros.{module}"), registry)))
-        parts.append(f"## {registry.replace('_', ' ').capitalize()}")
-        parts.append(table(("name", "what it is"), ((f"`{entry.name}`", entry.description) for entry in found)))
+    for module, _ in registry_modules():
+        for registry in registries_of(module):
+            parts.append(f"## {registry.kind.capitalize()}s")
+            rows = ((f"`{entry.name}`", entry.description) for entry in entries(registry))
+            parts.append(table(("name", "what it is"), rows))
     return "\n\n".join(parts)
 
 

@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 from source_copy import copy_source
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs"))
+
+import page_tables
+
+from rlfp_ros.cli.plugin_list import entries, registries_of, registry_modules
+
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -37,6 +43,26 @@ def test_a_page_that_is_out_of_date_is_named_and_not_changed(tmp_path: Path) -> 
     assert done.returncode == 1, done.stderr
     assert done.stdout == "docs/reference/reason-codes.md: out of date; run docs/generate.py\n"
     assert page.read_text(encoding="utf-8") == changed
+
+
+def test_the_page_of_names_lists_every_registry() -> None:
+    text = (ROOT / "docs" / "reference" / "names.md").read_text(encoding="utf-8")
+    for module, _ in registry_modules():
+        for registry in registries_of(module):
+            assert f"\n## {registry.kind.capitalize()}s\n" in text
+            assert all(f"\n| `{entry.name}` |" in text for entry in entries(registry))
+
+
+def test_cells_of_tables_show_angle_brackets_and_bars() -> None:
+    cells = page_tables.table(["a"], [["models/<task>_<arm> or `<name>` | none"]]).splitlines()[-1]
+    assert cells == r"| models/\<task>_\<arm> or `<name>` \| none |"
+
+
+def test_images_of_the_documentation_are_small() -> None:
+    """A page loads quickly, and a clone stays small although images are drawn anew now and then."""
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
+    assert sizes
+    assert {name: size for name, size in sizes.items() if size > 300_000} == {}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)

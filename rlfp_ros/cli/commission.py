@@ -128,7 +128,7 @@ def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
             "--out",
             default=Path(f"runs/calibration/{name}.{suffix}"),
             metavar="FILE",
-            help="(default: %(default)s)",
+            help="the file to write (default: %(default)s)",
         )
         if name != "board":
             part.add_argument("--bag", type=Path, required=name == "extrinsics", metavar="DIR", help="a recorded bag")

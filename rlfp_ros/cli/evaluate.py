@@ -45,7 +45,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: %(default)s)"
     )
-    add_result(command, "--out", metavar="FILE", help="(default: runs/preview_<task>_<profile>.png)")
+    add_result(command, "--out", metavar="FILE", help="the image (default: runs/preview_<task>_<profile>.png)")
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def run(console: Console | None = None) -> int:
     """Print every registry and return the exit code."""
     console = console or Console(highlight=False)
     plugins.load_plugins()
-    for module, packages in _modules():
+    for module, packages in registry_modules():
         try:
             found = registries_of(module)
         except ModuleNotFoundError as error:
@@ -99,7 +99,7 @@ def _origin(entry: object) -> str:
     return module.__name__ if module is not None else "unknown"
 
 
-def _modules() -> Iterator[tuple[str, str]]:
+def registry_modules() -> Iterator[tuple[str, str]]:
     """Yield (module, package) of every module of this package that defines a registry."""
     root = Path(rlfp_ros.__file__).parent
     for path in sorted(root.rglob("*.py")):

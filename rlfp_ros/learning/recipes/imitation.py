@@ -56,7 +56,7 @@ class TrainedPolicy:
 @RECIPES.register("imitation")
 @dataclass(frozen=True)
 class ImitationRecipe(Recipe):
-    """Everything that determines a training by imitation."""
+    """An encoder from labelled images, then a policy by imitation of a teacher, then reinforcement."""
 
     feature_stack: int = ObservationContract().feature_stack  # frames of features that the policy sees
     encoder: EncoderChoice = field(default_factory=EncoderChoice)
