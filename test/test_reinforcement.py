@@ -1,4 +1,4 @@
-"""Tests of the recipe's reinforcement stage: privileged critics, teacher, turned camera, collectors."""
+"""Tests of the recipe `reinforcement`: reward, expert, the policy that learns from it, and the whole training."""
 
 from __future__ import annotations
 

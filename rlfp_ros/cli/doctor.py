@@ -227,22 +227,20 @@ def installed_version(name: str) -> str | None:
     return None
 
 
+def _runs(code: str) -> bool:
+    """Return whether Python code runs in a process of its own."""
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(command, capture_output=True, env=child_environment({}), check=False).returncode == 0
+
+
 def _cv_bridge() -> Finding:
-    code = "import cv_bridge; cv_bridge.CvBridge().encoding_to_dtype_with_channels('rgb8')"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, env=child_environment({}), check=False
-    )
-    if done.returncode == 0:
+    if _runs("import cv_bridge; cv_bridge.CvBridge().encoding_to_dtype_with_channels('rgb8')"):
         return Finding("cv_bridge", Health.OK, "there, and it runs with this NumPy")
     return Finding("cv_bridge", Health.OK, "not there; the project's own image conversion is used")
 
 
 def _opengl() -> Finding:
-    code = "from rlfp_ros.simulation.mujoco_headless import mujoco; mujoco.GLContext(8, 8).make_current()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, env=child_environment({}), check=False
-    )
-    if done.returncode == 0:
+    if _runs("from rlfp_ros.simulation.mujoco_headless import mujoco; mujoco.GLContext(8, 8).make_current()"):
         return Finding("OpenGL", Health.OK, "MuJoCo draws without a display")
     return Finding(
         "OpenGL",

@@ -226,19 +226,20 @@ def _load_own(path: Path) -> Arm:
     return arm
 
 
+def flat_fields(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested fields to dotted names."""
+    fields: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            fields |= flat_fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
 def differences(arm: Arm, other: Arm) -> list[str]:
     """List the fields in which two arms differ, as dotted names. The files that they came from do not matter."""
-
-    def flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for key, value in document.items():
-            if isinstance(value, dict):
-                fields |= flat(value, f"{prefix}{key}.")
-            else:
-                fields[prefix + key] = value
-        return fields
-
-    ours, theirs = (flat(each.model_dump(mode="json", exclude={"urdf"})) for each in (arm, other))
+    ours, theirs = (flat_fields(each.model_dump(mode="json", exclude={"urdf"})) for each in (arm, other))
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if arm.urdf != other.urdf and _without_folders(arm.urdf_path) != _without_folders(other.urdf_path):
         names.append("urdf")

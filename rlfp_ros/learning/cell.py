@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import JsonValue
 
 from rlfp_ros.contract import ActionContract, BaseControllerContract, Bundle, CameraContract
-from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm import Arm, flat_fields, load_arm
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile, load_profile
@@ -54,10 +53,10 @@ class Cell:
     def contents(self) -> dict[str, dict[str, JsonValue]]:
         """Return the contents of all files that determine a training, by dotted names, to detect changes."""
         return {
-            "profile_file": _flat(self.profile.model_dump(mode="json")),
-            "task_file": _flat(parameters(self.make_task())),
-            "scene_file": _flat(self.scene.model_dump(mode="json")),
-            "arm_file": _flat(self.arm.model_dump(mode="json")) | {"urdf_digest": self.arm.digest},
+            "profile_file": flat_fields(self.profile.model_dump(mode="json")),
+            "task_file": flat_fields(parameters(self.make_task())),
+            "scene_file": flat_fields(self.scene.model_dump(mode="json")),
+            "arm_file": flat_fields(self.arm.model_dump(mode="json")) | {"urdf_digest": self.arm.digest},
         }
 
 
@@ -89,8 +88,8 @@ def check_encoder_bundle(bundle: Bundle, cell: Cell, option: str = "--encoder-fr
             f"{option} is {bundle.directory}: its encoder was trained with the arm {trained.name}, but this training's "
             f"arm is {arm.name}; choose a bundle of {arm.name}, or train an encoder for it with the recipe"
         )
-    wanted = _flat(cell.camera.model_dump(mode="json", exclude={"tolerance", "width", "height", "intrinsics"}))
-    found = _flat(bundle.contract.camera.model_dump(mode="json"))
+    wanted = flat_fields(cell.camera.model_dump(mode="json", exclude={"tolerance", "width", "height", "intrinsics"}))
+    found = flat_fields(bundle.contract.camera.model_dump(mode="json"))
     different = [name for name in wanted if found[name] != wanted[name]]
     if different:
         name = different[0]
@@ -111,14 +110,3 @@ def check_learnable(cell: Cell) -> None:
             f"task {cell.task}: has no privileged state, which critics learn from; return one from "
             "privileged_state() of the task's class"
         )
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, JsonValue]:
-    """Flatten nested fields to dotted names."""
-    fields: dict[str, JsonValue] = {}
-    for name, value in document.items():
-        if isinstance(value, dict):
-            fields |= _flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
