@@ -19,7 +19,7 @@ import re
 import sys
 import tokenize
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,14 @@ def sentence(text: str) -> str:
 
 
 UNITS = re.compile(r"(rad|m|s|kg|px|N m|Hz|ns|ms|mm)\b")
+IDENTIFIER = re.compile(r"\w+[/_]\w")  # a topic or a field
 
 
-def capitalised(text: str) -> str:
-    """A text that begins with a capital letter, unless it begins with a unit."""
-    return text if UNITS.match(text) else text[:1].upper() + text[1:]
+def capitalised(text: str, values: Iterable[object] = ()) -> str:
+    """A text that begins with a capital letter, unless it begins with a unit, an identifier, or one of the values."""
+    first = text.partition(":")[0]
+    as_it_is = UNITS.match(text) or IDENTIFIER.match(text) or first in ("true", "false", *map(str, values))
+    return text if as_it_is else text[:1].upper() + text[1:]
 
 
 # --- reference -------------------------------------------------------------------------------------------------------
@@ -92,7 +95,7 @@ def _option(option: argparse.Action) -> tuple[str, str]:
     value = "" if option.nargs == 0 else f" {metavar if isinstance(metavar, str) else ' '.join(metavar)}"
     names = ", ".join(option.option_strings)
     help_text = (option.help or "").replace("%(default)s", str(option.default)).replace("%%", "%")
-    return f"`{names}{value}`" if names else f"`{value.strip()}`", help_text[:1].upper() + help_text[1:]
+    return f"`{names}{value}`" if names else f"`{value.strip()}`", capitalised(help_text, option.choices or ())
 
 
 @part("launch-sim")
@@ -115,7 +118,7 @@ def _launch(name: str) -> str:
     rows = []
     for argument in graph.arguments:
         choices = f" One of {', '.join(f'`{choice}`' for choice in argument.choices)}." if argument.choices else ""
-        text = argument.description[:1].upper() + argument.description[1:].rstrip(".") + "."
+        text = capitalised(argument.description, argument.choices or ()).rstrip(".") + "."
         rows.append((f"`{argument.name}`", f"`{argument.default}`" if argument.default else "", text + choices))
     return f"{graph.description}\n\n{nodes}\n\n{table(('argument', 'default', 'what it does'), rows)}"
 
@@ -171,7 +174,12 @@ def _parameter(name: str, field: FieldInfo) -> tuple[str, str, str, str]:
     default = "required" if field.is_required() else f"`{_plain(field.default)}`"
     live = " May change while the node runs." if field.json_schema_extra else ""
     text = (field.description or "").strip()
-    return f"`{name}`", default, _range(field), (text[:1].upper() + text[1:]).rstrip(".") + "." + live
+    return (
+        f"`{name}`",
+        default,
+        _range(field),
+        capitalised(text, typing.get_args(field.annotation)).rstrip(".") + "." + live,
+    )
 
 
 def _plain(value: Any) -> str:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(300)  # the first run installs colcon
 
 
 def in_clean_shell(command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """bash without what this test's own environment would lend to the build."""
+    """Run bash without the variables of this test's own environment, which would help the build."""
     mine = ("PYTHONPATH", "AMENT_", "COLCON_", "LD_LIBRARY_PATH", "_ROS_WHEELS_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
     return subprocess.run(

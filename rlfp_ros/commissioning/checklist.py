@@ -320,7 +320,7 @@ def extrinsics_line(extrinsics: str, camera: CameraContract) -> Line:
             name="extrinsics",
             ok=False,
             found="the camera's pose was not given",
-            fix="run ./rlfp calibrate extrinsics and give extrinsics:=FILE, or extrinsics:=bundle if it stands there",
+            fix="run ./rlfp calibrate extrinsics and give extrinsics:=FILE, or extrinsics:=bundle if it is there",
         )
     if extrinsics == "bundle":
         return Line(name="extrinsics", ok=True, found="taken from the bundle, not calibrated")

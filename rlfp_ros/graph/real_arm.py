@@ -87,7 +87,7 @@ REAL_ARM = Graph(
         Argument(
             "extrinsics",
             "",
-            "the camera's calibrated place: a file that `./rlfp calibrate extrinsics` wrote, or bundle: it stands as "
+            "the camera's calibrated place: a file that `./rlfp calibrate extrinsics` wrote, or bundle: it is where "
             "the bundle says; empty: not known, and the arm is not enabled",
         ),
         Argument("joint_states_topic", "joint_states", "the topic with the arm's measured joints", pattern=_TOPIC),
@@ -192,7 +192,7 @@ REAL_ARM = Graph(
         ),
         Node(
             "checklist",
-            "what the drivers send against what the policy needs; the arm is enabled only where all of it fits",
+            "what the drivers send against what the policy needs; the arm is enabled only if all of it fits",
             parameters=lambda a: {
                 "bundle": a["bundle"],
                 "arm": a["arm"],

@@ -49,7 +49,7 @@ SIM = Graph(
             "train",
             "how much is randomised: a name in sim/randomization/ or a path; with world:=mujoco a room in sim/scenes/",
         ),
-        Argument("world", "pybullet", "which simulator; mujoco is the foreign one", choices=("pybullet", "mujoco")),
+        Argument("world", "pybullet", "which simulator; no training uses mujoco", choices=("pybullet", "mujoco")),
         Argument(
             "seed", "0", "the first episode's seed; each further episode takes the next", kind="integer", minimum=0
         ),

@@ -87,7 +87,7 @@ class ArmTwinSettings(Schema):
     stalled_joint: str = Field("", description="fault: name of a joint that does not move", json_schema_extra=LIVE)
     controller_active: bool = Field(
         True,
-        description="fault where false: the joint trajectory controller is inactive and drops every command",
+        description="fault if false: the joint trajectory controller is inactive and drops every command",
         json_schema_extra=LIVE,
     )
     clock_offset_s: float = Field(

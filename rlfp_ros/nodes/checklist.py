@@ -45,7 +45,8 @@ class ChecklistNodeSettings(ChecklistSettings):
         default="", description="arm: a name in config/arms/ or a YAML file; empty: the copy in the bundle"
     )
     extrinsics: str = Field(
-        default="", description="calibration file with T_base_camera; bundle: it stands there; empty: not known"
+        default="",
+        description="calibration file with T_base_camera; bundle: the bundle's pose is right; empty: not known",
     )
     output: Literal["joint_trajectory", "forward_position", "forward_velocity"] = Field(
         default="joint_trajectory", description="what the arm's controller takes"
