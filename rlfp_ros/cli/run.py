@@ -91,8 +91,10 @@ def _launch(options: argparse.Namespace) -> int:
         print(describe(graph))
         return 0
     resolved = resolve(graph, parse_assignments(options.arguments, f"{graph.name}.launch.py"))
+    runner = Runner(resolved, log_file=options.log_file)
+    runner.check()  # first, because looking at the arm may compile the control core
     warned_about(choose_arm(load_bundle(resolved.arguments["bundle"]), resolved.arguments["arm"]))
-    with Runner(resolved, log_file=options.log_file) as runner:
+    with runner:
         return runner.wait()
 
 

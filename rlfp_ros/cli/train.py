@@ -77,13 +77,16 @@ def _recipe_options(command: argparse.ArgumentParser) -> Sequence[argparse.Actio
         group.add_argument(
             "--representation",
             metavar="NAME[+NAME...]",
-            help="the objectives that train the encoder; `rlfp plugins` lists them",
+            help="the objectives that train the encoder (imitation); `rlfp plugins` lists them",
         ),
         group.add_argument(
-            "--feature-stack", type=positive, metavar="N", help="images whose features the policy sees (default: 2)"
+            "--feature-stack",
+            type=positive,
+            metavar="N",
+            help="decisions whose features are seen (default: 2; reinforcement: 1)",
         ),
         group.add_argument(
-            "--memory", type=natural, metavar="N", help="units of the policy's memory, a GRU (default: 0, no memory)"
+            "--memory", type=natural, metavar="N", help="units of a memory, a GRU (imitation; default: 0)"
         ),
         group.add_argument("--work", type=fraction, metavar="F", help="share of the full training (default: 1)"),
     )

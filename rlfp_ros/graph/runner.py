@@ -126,15 +126,19 @@ class Runner:
 
     # --- what the caller uses ----------------------------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raise ConfigurationError if the environment keeps nodes from starting or from hearing each other."""
+        transport = str(self._resolved.arguments.get("transport", "lan"))
+        for child in self._children[:1]:  # the variables that are checked are the same for all
+            check_environment(child_environment(child.spec.environment), transport)
+
     def __enter__(self) -> Runner:
         """Start everything.
 
         Raises ConfigurationError if another graph of ours runs in the same domain, or if the environment keeps nodes
         from starting or from hearing each other.
         """
-        transport = str(self._resolved.arguments.get("transport", "lan"))
-        for child in self._children[:1]:  # the variables that are checked are the same for all
-            check_environment(child_environment(child.spec.environment), transport)
+        self.check()
         if any(child.spec.name == "residual_controller" for child in self._children):
             compiled.prepare_cache()
         self._began = time.monotonic()
