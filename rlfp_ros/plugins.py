@@ -99,6 +99,11 @@ class Registry(Generic[Entry]):
         self._entries[name] = entry
         self._places[name] = place
 
+    def remove(self, name: str) -> None:
+        """Make `name` unknown again, if it is known; for tests that add entries."""
+        self._entries.pop(name, None)
+        self._places.pop(name, None)
+
     def _check(self, name: str, entry: object, place: str) -> None:
         found = f"{place}: {self.kind} {name!r} is {_label(entry)}"
         fits = issubclass(entry, self._entry_type) if isinstance(entry, type) else isinstance(entry, self._entry_type)

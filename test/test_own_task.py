@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
@@ -44,8 +44,9 @@ numbers = itertools.count()
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """write(text): load a plugin file with `text` as `--plugin` does; returns the name of its task, `NAME` in it."""
+    names: list[str] = []
 
     def written(text: str = HOVER, settings: str = "") -> str:
         name = f"hover_{next(numbers)}"
@@ -54,9 +55,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         file = tmp_path / f"my_{name}.py"
         file.write_text(text.replace("NAME", name))
         monkeypatch.setenv(plugins.VARIABLE, str(file))
+        names.append(name)
         return name
 
-    return written
+    yield written
+    for name in names:
+        TASKS.remove(name)
 
 
 def test_reward_and_distance_are_enough_for_an_environment(write: Write) -> None:
