@@ -41,8 +41,8 @@ from rlfp_ros.learning.cell import load_cell
 from rlfp_ros.learning.encoders.encoder import Encoder, EncoderChoice, features_of
 from rlfp_ros.learning.recipes.frames import Frames, FrameSource, held_out_count
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining, train_encoder
-from rlfp_ros.seeds import BENCHMARKS
-from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+from rlfp_ros.seeds import BENCHMARKS, CountedSeeds
+from rlfp_ros.simulation.environment import ManipulationEnv
 
 TASK = "reach"
 NOTHING = "nothing"  # an untrained encoder: the baseline of the probes with random features

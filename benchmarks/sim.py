@@ -184,7 +184,8 @@ def own_step(profile: str, size: int) -> Step:
     import cv2
     import numpy as np
 
-    from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+    from rlfp_ros.seeds import CountedSeeds
+    from rlfp_ros.simulation.environment import ManipulationEnv
 
     cv2.setNumThreads(1)
     env = ManipulationEnv(TASK, profile=profile, observation="pixels", image_size=size, seeds=CountedSeeds())

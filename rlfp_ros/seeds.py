@@ -104,3 +104,19 @@ def check_seed(seed: int, name: str = "seed") -> int:
     if seed < 0:
         raise ConfigurationError(f"{name} is {seed}, expected 0 or more")
     return seed
+
+
+@dataclass(frozen=True)
+class CountedSeeds:
+    """Episode n has seed `first + n * step`, and `reset(seed=s)` starts the count again at s.
+
+    Trainings and evaluations use this, so that several environments share one series of episodes.
+    """
+
+    first: int = 0
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        check_seed(self.first)
+        if self.step < 1:
+            raise ConfigurationError(f"step of the seeds is {self.step}, expected 1 or more")

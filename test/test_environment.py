@@ -13,9 +13,9 @@ from gymnasium.utils.env_checker import check_env
 from rlfp_ros.contract import BaseControllerContract
 from rlfp_ros.evaluation.feature_errors import measure_feature_errors
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.seeds import DRAWN
+from rlfp_ros.seeds import DRAWN, CountedSeeds
 from rlfp_ros.simulation.deployment import Behaviour
-from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors, fit
 from rlfp_ros.simulation.gymnasium_ids import environment_id
 from rlfp_ros.simulation.tasks.task import TASKS

@@ -19,8 +19,9 @@ from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.seeds import CountedSeeds
 from rlfp_ros.simulation.deployment import Behaviour
-from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import load_profile
 from rlfp_ros.simulation.tasks.task import load_task
 

@@ -11,7 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from rlfp_ros import plugins  # noqa: E402
 from rlfp_ros.contract import load_bundle  # noqa: E402
+from rlfp_ros.control.arm import load_arm  # noqa: E402
+from rlfp_ros.control.policy import Policy  # noqa: E402
 from rlfp_ros.learning.algorithms.environments import TaskEnvironment, shapes  # noqa: E402
 from rlfp_ros.learning.algorithms.networks import vector_size  # noqa: E402
 from rlfp_ros.learning.algorithms.point_mass import MakePointMass  # noqa: E402
@@ -20,11 +23,12 @@ from rlfp_ros.learning.recipes.collector import Experience  # noqa: E402
 from rlfp_ros.learning.recipes.expert import (  # noqa: E402
     ExpertLessons,
     ExpertSettings,
-    expect,
+    initialise_values,
     train_expert,
 )
 from rlfp_ros.learning.recipes.hindsight import Hindsight  # noqa: E402
 from rlfp_ros.learning.recipes.pink_noise import pink_noise  # noqa: E402
+from rlfp_ros.learning.recipes.reinforcement import ReinforcementRecipe  # noqa: E402
 from rlfp_ros.learning.recipes.shaping import ProgressReward  # noqa: E402
 from rlfp_ros.learning.recipes.student import (  # noqa: E402
     PlayedEpisodes,
@@ -33,9 +37,12 @@ from rlfp_ros.learning.recipes.student import (  # noqa: E402
     StudentSettings,
     train_student,
 )
+from rlfp_ros.learning.recipes.train import main  # noqa: E402
+from rlfp_ros.learning.recipes.train_encoder import SMALLEST_WORK  # noqa: E402
 from rlfp_ros.schema import ConfigurationError  # noqa: E402
 from rlfp_ros.simulation.environment import ManipulationEnv  # noqa: E402
 from rlfp_ros.simulation.tasks.goal import GoalTask  # noqa: E402
+from rlfp_ros.simulation.tasks.task import TASKS, Task, load_task  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
@@ -107,7 +114,7 @@ def test_an_episode_is_also_experience_with_the_goal_that_it_reached(monkeypatch
     np.testing.assert_allclose(goal[:2], end[:2], atol=0.01)
     unchanged = slice(20, 40)  # joints
     np.testing.assert_allclose(found.observation["vector"][:, unchanged], np.stack(seen)[:length, unchanged])
-    assert found.reward[-1] > settings.bonus / 2
+    assert found.reward[-1] > settings.success_bonus / 2
     assert found.reward.sum() == pytest.approx(sum(rewards), abs=2.0)  # about as far to go, and as well done
     np.testing.assert_allclose(
         task.goal_position, first["vector"][state] + start, atol=1e-3
@@ -126,7 +133,25 @@ def test_an_episode_that_moves_nothing_has_no_hindsight() -> None:
     env.close()
 
 
-def test_a_recorded_scene_answers_what_it_was_asked_and_nothing_else() -> None:
+@pytest.mark.parametrize("task_name", ["push", "place"])
+def test_another_goal_may_ask_other_questions_of_an_episode(task_name: str) -> None:
+    """At its own goal `place` asks for the gripper's opening, and away from it for the fingers' contacts."""
+    env = ExpertLessons(replace(STATE, task=task_name), ExpertSettings(hindsight=4)).environment()
+    plain = env.unwrapped
+    assert isinstance(plain, ManipulationEnv)
+    task = plain.world.task
+    env.reset(seed=1)
+    ended, info = False, dict[str, Any]()
+    while not ended:
+        teacher = task.teacher(plain.world, plain.behaviour.action)
+        _, _, terminated, truncated, info = env.step(teacher)
+        ended = terminated or truncated
+    assert info["success"]
+    assert info["hindsight"]
+    env.close()
+
+
+def test_a_recorded_scene_stays_as_it_was() -> None:
     env = ManipulationEnv("push", profile="none", observation="state")
     env.records_scenes = True
     env.reset(seed=0)
@@ -137,9 +162,22 @@ def test_a_recorded_scene_answers_what_it_was_asked_and_nothing_else() -> None:
         env.step(task.teacher(env.world, env.behaviour.action))
     assert task.reward(scene, False) == there
     assert task.reward(env.scene, False) != there
-    with pytest.raises(LookupError, match="was not asked when the scene was recorded"):
-        scene.body_pose(99)
     env.close()
+
+
+def test_a_task_that_says_which_goal_a_scene_reaches_must_take_it() -> None:
+    class Halved(GoalTask):
+        pursue = Task.pursue
+
+        def distance(self, scene: Any) -> float:
+            return 1.0
+
+        def reward(self, scene: Any, success: bool) -> float:
+            return 0.0
+
+    settings = load_task("push").settings
+    with pytest.raises(ConfigurationError, match="Halved defines `reached_goal` without `pursue`"):
+        Halved(settings)
 
 
 def test_pink_noise_changes_slowly_and_is_as_large_as_white_noise() -> None:
@@ -162,7 +200,7 @@ def test_the_critics_begin_at_the_value_of_random_play() -> None:
     buffer.begin(observation)
     for _ in range(20):
         buffer.add(np.zeros(3, np.float32), -0.5, False, False, observation)
-    expect(learner, buffer)
+    initialise_values(learner, buffer)
     vector = torch.from_numpy(observation["vector"])[None]
     values = learner.critic(vector[:, :0], vector, torch.zeros(1, 3))
     wanted = -0.5 / (1 - learner.settings.discount)
@@ -183,13 +221,13 @@ def test_an_expert_is_the_same_every_time_and_continues_where_it_stopped(tmp_pat
 
 
 def test_an_expert_that_wins_often_enough_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlfp_ros.learning.recipes.expert.JUDGED", 1)
+    monkeypatch.setattr("rlfp_ros.learning.recipes.expert.JUDGED_EPISODES", 1)
     decisions: list[int] = []
 
     def show(done: int, text: str, **figures: float) -> None:
         decisions.append(done)
 
-    train_expert(expert_lessons(steps=900, enough=0.0), 0, tmp_path, show)
+    train_expert(expert_lessons(steps=900, target_success=0.0), 0, tmp_path, show)
     assert decisions[-2] < 300  # the round in which the first episode ended
 
 
@@ -310,9 +348,31 @@ def test_a_policy_learns_from_an_expert_and_continues(tmp_path: Path) -> None:
     }
 
 
-def test_neither_teacher_nor_estimator_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipes_modules_do_not_use_teacher_and_estimator() -> None:
     recipes = Path(__file__).parents[1] / "rlfp_ros" / "learning" / "recipes"
-    for name in ("reinforcement", "expert", "student", "shaping", "perception", "train_encoder"):
+    for name in ("reinforcement", "expert", "student", "shaping", "hindsight", "perception", "train_encoder"):
         text = (recipes / f"{name}.py").read_text()
         for forbidden in ("task.teacher", "recipes.estimator", "recipes.dagger", "recipes.imitation"):
             assert forbidden not in text, f"{name}.py has {forbidden}"
+
+
+# --- the whole training ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_task_with_a_reward_and_no_teacher_becomes_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = Path(__file__).parents[1] / "examples" / "my_task.py"
+    plugin = tmp_path / "reward_alone.py"
+    plugin.write_text(example.read_text().replace('"touch"', '"touch_alone"'))
+    monkeypatch.setenv(plugins.VARIABLE, str(plugin))
+    try:
+        recipe = ReinforcementRecipe.for_task("touch_alone", "panda", "train", 0).shortened(SMALLEST_WORK)
+        assert not load_task("touch_alone").has_teacher
+        bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=1, observations=2)
+        policy, action = bundle.contract.policy, bundle.contract.action
+        assert (policy.past_actions, action.images_per_decision) == (9, 3)
+        assert policy.state_size == StudentSettings().memory
+        Policy(bundle, load_arm("panda"))  # repeats the golden frames
+    finally:
+        TASKS.remove("touch_alone")

@@ -140,6 +140,7 @@ class ResidualControllerNode(Node):
         return self.create_publisher(topic.type, topic.name, topic.qos)
 
     def _open_subscriptions(self) -> None:
+        with_object, without = (messages.OBJECT_POSE, self._on_object_pose), (messages.PERCEPT, self._on_percept)
         # If several messages wait, callbacks run in this order: the inputs of a tick come before the joint states.
         subscriptions: tuple[tuple[messages.Topic, Any], ...] = (
             (messages.ESTOP, self._on_estop),
@@ -147,9 +148,7 @@ class ResidualControllerNode(Node):
             (messages.HEARTBEAT, self._on_heartbeat),
             (messages.GOAL, self._on_goal),
             (messages.DOMAIN_SHIFT, self._on_domain_shift),
-            (messages.OBJECT_POSE, self._on_object_pose)
-            if self._finds_object
-            else (messages.PERCEPT, self._on_percept),
+            with_object if self._finds_object else without,
             (messages.GRIPPER, self._on_gripper),
             (messages.JOINT_RESIDUAL if self.controller.in_joint_space else messages.RESIDUAL, self._on_residual),
         )

@@ -24,7 +24,7 @@ from rlfp_ros.control.residual_controller import ActionAndBase
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.seeds import DRAWN, check_seed
+from rlfp_ros.seeds import DRAWN, CountedSeeds
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment, Moment
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
@@ -38,22 +38,6 @@ ObservationKind = Literal["pixels", "features", "state", "both"]
 
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 NO_FEATURES = np.zeros((1, 3), np.float32)
-
-
-@dataclass(frozen=True)
-class CountedSeeds:
-    """Episode n has seed `first + n * step`, and `reset(seed=s)` starts the count again at s.
-
-    Trainings and evaluations use this, so that several environments share one series of episodes.
-    """
-
-    first: int = 0
-    step: int = 1
-
-    def __post_init__(self) -> None:
-        check_seed(self.first)
-        if self.step < 1:
-            raise ConfigurationError(f"step of the seeds is {self.step}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -131,7 +115,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     on_held : callable or None
         Called with each image for which the action of the last decision is held, before it is answered.
     records_scenes : bool
-        Whether to record the answers of the scene for each image; `scene` returns them.
+        Whether to record the scene at each image; `scene` returns it.
 
     Raises
     ------
@@ -306,9 +290,9 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def _capture(self) -> CameraFrame:
         """Return the newest image with what is known at its exposure."""
         world, task = self.world, self.world.task
-        recorded = RecordedScene(world) if self.records_scenes else None
+        recorded = RecordedScene(world, world.task_bodies) if self.records_scenes else None
         scene = world if recorded is None else recorded
-        frame = CameraFrame(
+        return CameraFrame(
             world.image_stamp_ns,
             world.image,
             self.deployment.frame_joint_state,
@@ -319,12 +303,6 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             self._true_percept() if self._guided else None,
             recorded,
         )
-        if recorded is not None:
-            task.reward(recorded, False)
-            task.success(recorded)
-            task.object_pose(recorded)
-            recorded.detach()
-        return frame
 
     def _answer(self, frame: CameraFrame, action: np.ndarray) -> None:
         residual = residual_of(action, self.behaviour.action, frame.stamp_ns, self.world.arm.joint_names)

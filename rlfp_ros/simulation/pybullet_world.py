@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,40 +18,19 @@ from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.simulation.brick import brick
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.bullet_arm import load_bullet_arm
-from rlfp_ros.simulation.camera import Camera, Electronics
+from rlfp_ros.simulation.camera import Camera
 from rlfp_ros.simulation.dressing import FAR_AWAY, Dressing
 from rlfp_ros.simulation.randomization import Profile, Sample, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
 from rlfp_ros.simulation.scene_renderer import SceneRenderer
 from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body
-from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, EpisodeState, TickedWorld
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
+from rlfp_ros.simulation.world_state import Setpoint, TickCommand, WorldState
 
 BLOCK_MASS = 0.03  # kg, nominal
 POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: fraction of the error removed per step
 MARKER_THICKNESS = 0.002  # m
-
-Setpoint = tuple[np.ndarray, np.ndarray]  # [J] rad and [J] rad/s
-TickCommand = tuple[Setpoint | None, float | None]  # input of the motors in one tick: a setpoint and a width in m
-
-
-@dataclass(frozen=True)
-class WorldState:
-    """A world at one tick, from `PybulletWorld.save`: plain data, for any world of the same make.
-
-    PyBullet's own snapshots lose the order of contacts, so that a restored world drifts by rounding. This holds the
-    commands to the physics server instead.
-    """
-
-    sample: Sample
-    positions: np.ndarray | None  # [J] rad that the episode was reset to
-    tick: int
-    commands: tuple[TickCommand, ...]  # one per tick
-    episode: EpisodeState
-    controller: TrajectoryController
-    electronics: Electronics
-    task: Any  # the task's `state`
 
 
 class PybulletWorld(TickedWorld):
@@ -185,6 +162,11 @@ class PybulletWorld(TickedWorld):
         return 0.0 if self.arm.gripper is None else self.arm.gripper.width(positions)
 
     # --- building blocks of tasks -----------------------------------------------------------------------------------
+
+    @property
+    def task_bodies(self) -> tuple[Body, ...]:
+        """All bodies that the task added."""
+        return (*self._blocks, *self._markers)
 
     def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
         """Add a free box that takes the colour of the task's object and the sampled mass and friction.

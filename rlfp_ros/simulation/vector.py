@@ -13,7 +13,8 @@ from typing import Any
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.environment import CountedSeeds, ManipulationEnv
+from rlfp_ros.seeds import CountedSeeds
+from rlfp_ros.simulation.environment import ManipulationEnv
 
 # Libraries read these when they are imported, so they have to be set before a worker's first import.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

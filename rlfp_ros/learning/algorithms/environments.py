@@ -79,7 +79,7 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
         super().__init__(gymnasium.wrappers.RecordEpisodeStatistics(env))
         space = env.observation_space
         self._parts: list[str] = []
-        self._known: list[str] = []  # parts that are also privileged
+        self._privileged_parts: list[str] = []  # parts that are also privileged
         self.observation: dict[str, np.ndarray] = {}  # the last one, before it was split
         self._frames: deque[np.ndarray] = deque(maxlen=frame_stack)
         spaces: dict[str, gymnasium.Space[Any]] = {}
@@ -94,9 +94,9 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
         self._privileged, self._action = privileged, np.zeros(env.action_space.shape or (), np.float32)
         if privileged:
             assert isinstance(space, gymnasium.spaces.Dict)
-            self._known = [name for name in self._parts if name not in ("features", "state")]
-            known = privileged + sum(int(np.prod(space[name].shape or ())) for name in self._known)
-            if "past_actions" not in self._known:
+            self._privileged_parts = [name for name in self._parts if name not in ("features", "state")]
+            known = privileged + sum(int(np.prod(space[name].shape or ())) for name in self._privileged_parts)
+            if "past_actions" not in self._privileged_parts:
                 known += self._action.size
             spaces["privileged"] = gymnasium.spaces.Box(-np.inf, np.inf, (known,), np.float32)
         spaces["vector"] = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
@@ -123,8 +123,8 @@ class LearningObservation(gymnasium.Wrapper[dict[str, np.ndarray], np.ndarray, A
         self.observation = observation
         split = {"vector": self.vector_of(observation)}
         if self._privileged:
-            parts = [info["privileged_state"], *(observation[name].ravel() for name in self._known)]
-            if "past_actions" not in self._known:
+            parts = [info["privileged_state"], *(observation[name].ravel() for name in self._privileged_parts)]
+            if "past_actions" not in self._privileged_parts:
                 parts.append(self._action)
             split["privileged"] = np.concatenate(parts).astype(np.float32)
         if "image" in observation:

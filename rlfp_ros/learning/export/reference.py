@@ -15,8 +15,8 @@ from rlfp_ros.learning.export.build import POLICY_OUTPUTS, outputs_of
 from rlfp_ros.learning.export.networks import Networks
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.seeds import GOLDEN
-from rlfp_ros.simulation.environment import CameraFrame, CountedSeeds, ManipulationEnv
+from rlfp_ros.seeds import GOLDEN, CountedSeeds
+from rlfp_ros.simulation.environment import CameraFrame, ManipulationEnv
 
 AGREEMENT = 1e-5  # between PyTorch and ONNX Runtime: absolute below 1, relative above
 GOLDEN_FRAMES = 5  # enough for the stack to fill and the arm to move

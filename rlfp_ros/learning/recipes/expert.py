@@ -33,7 +33,7 @@ from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
 CLIP = 5.0  # standard deviations, of the networks' inputs
 CHECKPOINT_ROUNDS = 20  # rounds between checkpoints; a resumed training repeats at most these
 NOISE_STEPS = 256  # decisions after which an episode's noise repeats
-JUDGED = 200  # episodes over which the success rate that ends the training is taken
+JUDGED_EPISODES = 200  # episodes over which the success rate that ends the training is taken
 
 EXPERT_SAC = SacSettings(
     learning_rate=5e-4,
@@ -61,11 +61,11 @@ class ExpertSettings(TrainingSettings):
     random_rounds: int = Field(5, ge=1)  # first rounds, with random actions
     normalised_rounds: int = Field(150, ge=1)  # first rounds, whose observations set the scale of the inputs
     updates_per_step: float = Field(1.0, gt=0, le=100)  # gradient steps per decision
-    progress: float = Field(10.0, ge=0)  # factor of the change of the task's reward
-    bonus: float = Field(5.0, gt=0)  # reward of success, once
+    progress_scale: float = Field(10.0, ge=0)  # factor of the change of the task's reward
+    success_bonus: float = Field(5.0, gt=0)  # reward of success, once
     hindsight: int = Field(2, ge=0)  # other goals with which each episode is learned from, if its task has goals
     hindsight_share: float = Field(0.5, ge=0, lt=1)  # largest share of these in a batch
-    enough: float = Field(0.99, ge=0, le=1)  # success rate of the last `JUDGED` episodes that ends the training
+    target_success: float = Field(0.99, ge=0, le=1)  # of the last episodes; ends the training
 
     def shortened(self, factor: float) -> ExpertSettings:
         """Return the same settings with `factor` of the work."""
@@ -83,15 +83,15 @@ class ExpertLessons:
     make_env: TaskEnvironment  # observes the state
     settings: ExpertSettings
 
-    def student(self) -> Beginner:
+    def student(self) -> ExpertPlayer:
         """A policy that explores."""
         env = self.environment()
-        return Beginner(env, self.learner(env).policy)
+        return ExpertPlayer(env, self.learner(env).policy)
 
     def environment(self) -> Environment:
         """The task, with shaped rewards."""
         plain = self.make_env.plain()
-        reward = ProgressReward(plain, self.settings.progress, self.settings.bonus)
+        reward = ProgressReward(plain, self.settings.progress_scale, self.settings.success_bonus)
         return Hindsight(plain, reward, LearningObservation(reward), self.settings.hindsight)
 
     def learner(self, env: Environment) -> SoftActorCritic:
@@ -100,7 +100,7 @@ class ExpertLessons:
         return SoftActorCritic(space, action_size, self.settings.sac, clip=CLIP)
 
 
-class Beginner:
+class ExpertPlayer:
     """A policy that samples its actions; before it has weights, all actions are equally likely."""
 
     def __init__(self, env: Environment, policy: SacPolicy) -> None:
@@ -164,7 +164,7 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> Sa
         ReplayBuffer(sac.capacity, space, np.zeros(action_size, np.float32), sac.discount, sac.return_steps)
         for _ in range(2)
     )
-    recent: deque[bool] = deque(maxlen=JUDGED)
+    recent: deque[bool] = deque(maxlen=JUDGED_EPISODES)
     state, first = load_checkpoint(checkpoint, key), 0
     if state:
         learner.load_state_dict(state["learner"])
@@ -183,7 +183,7 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> Sa
             figures: dict[str, float] = {}
             if learning:
                 if index == settings.random_rounds:
-                    expect(learner, buffer)
+                    initialise_values(learner, buffer)
                 for _ in range(int(settings.round_steps * settings.updates_per_step)):
                     figures = learner.update(_draw(buffer, hindsight, settings, rng))
             for part in collectors.finish_round():
@@ -196,7 +196,7 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> Sa
             won = float(np.mean(recent)) if recent else 0.0
             text = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
             show((index + 1) * settings.round_steps, f"success {won:.2f}{text}", success_rate=won, **figures)
-            finished = index + 1 == rounds or (len(recent) == JUDGED and won >= settings.enough)
+            finished = index + 1 == rounds or (len(recent) == JUDGED_EPISODES and won >= settings.target_success)
             if finished or (index + 1) % CHECKPOINT_ROUNDS == 0:
                 save_checkpoint(
                     checkpoint,
@@ -225,7 +225,7 @@ def _draw(
     return buffer.sample(settings.sac.batch - others, rng).joined(hindsight.sample(others, rng))
 
 
-def expect(learner: SoftActorCritic, buffer: ReplayBuffer) -> None:
+def initialise_values(learner: SoftActorCritic, buffer: ReplayBuffer) -> None:
     """Let the critics begin at the value of random play, which they would need thousands of updates to reach."""
     value = buffer.mean_reward() / (1 - learner.settings.discount)
     for critic in (learner.critic, learner.target):

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1707.01495). Tasks without a goal have none.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,6 @@ class Hindsight(gymnasium.Wrapper[Observed, np.ndarray, Observed, np.ndarray]):
 
     def __init__(self, env: ManipulationEnv, reward: ProgressReward, wrapper: LearningObservation, copies: int) -> None:
         super().__init__(wrapper)
-        env.records_scenes = True
         self._task_env, self._reward, self._wrapper, self._copies = env, reward, wrapper, copies
         action = env.behaviour.action
         period = action.images_per_decision / action.rate_hz
@@ -80,17 +80,17 @@ class Hindsight(gymnasium.Wrapper[Observed, np.ndarray, Observed, np.ndarray]):
     def _relabelled(self) -> list[Experience]:
         task, start = self._task_env.world.task, self._start
         assert start is not None
-        own, found = task.state, []
+        own, found = copy.deepcopy(task.state), []
         try:
-            for copy in range(self._copies):
-                last = len(self._steps) - 1
-                pick = last if copy == 0 else int(self._rng.integers(len(self._steps) // 2, last + 1))
+            last = len(self._steps) - 1
+            for number in range(self._copies):
+                pick = last if number == 0 else int(self._rng.integers(len(self._steps) // 2, last + 1))
                 goal = task.reached_goal(self._steps[pick].scene)
                 if goal is None:
                     continue
                 spread = JITTER * task.settings.success_distance
-                goal[:2] += self._rng.uniform(-spread, spread, 2)
-                task.pursue(goal)
+                offset = np.append(self._rng.uniform(-spread, spread, 2), 0.0)
+                task.pursue(goal + offset)
                 if task.success(start):
                     continue  # nothing had to be done for it
                 found.append(self._with_present_goal(start))

@@ -80,10 +80,10 @@ class StudentLessons:
     settings: StudentSettings
     expert: SacPolicy
 
-    def student(self) -> Apprentice:
+    def student(self) -> StudentPlayer:
         """A policy that plays beside the expert."""
         env = self.make_env()
-        return Apprentice(env, self.policy(env), self.expert, self.settings.noise)
+        return StudentPlayer(env, self.policy(env), self.expert, self.settings.noise)
 
     def policy(self, env: Environment) -> SacPolicy:
         """Return an untrained policy for the observations of `env`."""
@@ -94,7 +94,7 @@ class StudentLessons:
         return SacPolicy(ImageEncoder(space), actor)
 
 
-class Apprentice:
+class StudentPlayer:
     """A policy that plays, with noise in every second episode, and its expert."""
 
     def __init__(self, env: Environment, policy: SacPolicy, expert: SacPolicy, noise: float) -> None:
@@ -220,10 +220,10 @@ class StudentLearner(nn.Module):
     def learn(self, lessons: PlayedEpisodes, rate: float) -> tuple[float, float]:
         """Take one gradient step; return the squared errors of actions and of predictions."""
         self.optimizer.param_groups[0]["lr"] = rate
-        lesson, there = lessons.draw(self._settings.episodes)
+        lesson, mask = lessons.draw(self._settings.episodes)
         actions, memory = self.actions(lesson.vector)
-        action = _mean_square(actions - lesson.expert, there)
-        state = _mean_square(self.head(memory) - self.normaliser(lesson.privileged), there)
+        action = _mean_square(actions - lesson.expert, mask)
+        state = _mean_square(self.head(memory) - self.normaliser(lesson.privileged), mask)
         self.optimizer.zero_grad()
         (action + self._settings.auxiliary * state).backward()
         nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
@@ -231,8 +231,8 @@ class StudentLearner(nn.Module):
         return action.item(), state.item()
 
 
-def _mean_square(error: Tensor, there: Tensor) -> Tensor:
-    return (error.square() * there).sum() / (there.sum() * error.shape[-1])
+def _mean_square(error: Tensor, mask: Tensor) -> Tensor:
+    return (error.square() * mask).sum() / (mask.sum() * error.shape[-1])
 
 
 def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> SacPolicy:

@@ -1,8 +1,8 @@
-"""The answers of a scene at one moment, so that a task can judge it again later, for example with another goal."""
+"""A scene at one moment, so that a task can judge it again later, for example with another goal."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -10,48 +10,45 @@ from rlfp_ros.simulation.tasks.task_scene import Body, TaskScene
 
 
 class RecordedScene:
-    """A `TaskScene` that asks another scene each question once, and after `detach` knows only those answers."""
+    """A `TaskScene` with the present answers of another one.
 
-    def __init__(self, scene: TaskScene) -> None:
-        self._scene: TaskScene | None = scene
-        self._answers: dict[tuple[Any, ...], Any] = {}
+    Everything is recorded, not only what the task asks now: with another goal it may ask more.
 
-    def detach(self) -> None:
-        """Forget the scene, and keep its answers."""
-        self._scene = None
+    Parameters
+    ----------
+    scene
+        The scene to record.
+    bodies
+        All bodies of the task.
+    """
+
+    def __init__(self, scene: TaskScene, bodies: Iterable[Body]) -> None:
+        self._tool_position, self._tool_velocity = scene.tool_position(), scene.tool_velocity()
+        self._hand_position, self._gripper_width = scene.hand_position(), scene.gripper_width()
+        self._poses = {body: scene.body_pose(body) for body in bodies}
+        self._contacts = {body: scene.contacts(body) for body in self._poses}
 
     def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """Position [3] m and quaternion xyzw [4] of a body, base frame."""
-        position, turned = self._ask("body_pose", body)
-        return position.copy(), turned.copy()
+        position, quaternion = self._poses[body]
+        return position.copy(), quaternion.copy()
 
     def tool_position(self) -> np.ndarray:
         """Tool centre point, [3] m, base frame."""
-        return np.array(self._ask("tool_position"))
+        return self._tool_position.copy()
 
     def gripper_width(self) -> float:
         """Opening of the gripper, m; 0 for an arm without one."""
-        return float(self._ask("gripper_width"))
+        return self._gripper_width
 
     def tool_velocity(self) -> np.ndarray:
         """Velocity of the tool centre point, [3] m/s, base frame."""
-        return np.array(self._ask("tool_velocity"))
+        return self._tool_velocity.copy()
 
     def hand_position(self) -> np.ndarray:
         """Point [3] m, base frame, `HAND_BEHIND_TOOL` behind the tool centre point."""
-        return np.array(self._ask("hand_position"))
+        return self._hand_position.copy()
 
     def contacts(self, body: Body) -> np.ndarray:
         """Points [N, 3] m, base frame, at which the arm touched the body."""
-        return np.array(self._ask("contacts", body))
-
-    def _ask(self, question: str, *about: Any) -> Any:
-        key = (question, *about)
-        if key not in self._answers:
-            if self._scene is None:
-                raise LookupError(
-                    f"{question}{about} was not asked when the scene was recorded; let reward, success and "
-                    "privileged_state of the task ask the same questions with every goal"
-                )
-            self._answers[key] = getattr(self._scene, question)(*about)
-        return self._answers[key]
+        return self._contacts[body].copy()

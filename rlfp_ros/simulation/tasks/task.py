@@ -86,6 +86,11 @@ class Task(ABC):
                 f"task {settings.task}: class {kind.__name__} defines neither `distance` nor `success`, so nothing "
                 "wins it; add one of them"
             )
+        if kind.reached_goal is not Task.reached_goal and kind.pursue is Task.pursue:
+            raise ConfigurationError(
+                f"task {settings.task}: class {kind.__name__} defines `reached_goal` without `pursue`, so the goal "
+                "cannot be used; add `pursue`"
+            )
         self.settings = settings
         self.source = source or f"sim/tasks/{settings.task}.yaml"
         self.block: Body = -1  # the object's body, from `build` on
@@ -183,8 +188,8 @@ class Task(ABC):
         return None
 
     def pursue(self, goal: np.ndarray) -> None:
-        """Use another goal, [3] m; called with goals of `reached_goal` only."""
-        raise NotImplementedError
+        """Use another goal, [3] m; a task that defines `reached_goal` defines this too."""
+        raise ConfigurationError(f"task {self.settings.task}: has no goal that could be exchanged; define `pursue`")
 
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
         """Return a good action [A] in [-1, 1] for imitation learning. Optional."""
