@@ -130,14 +130,86 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return parent.parent
 
 
-def start(cache: Path) -> subprocess.CompletedProcess[str]:
+def start(cache: Path, root: Path = ROOT, program: str = PREPARE, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-c", PREPARE],
-        env={**os.environ, "PYTHONPATH": str(ROOT), compiled.CACHE: str(cache)},
+        [sys.executable, "-P", "-c", program],
+        env={**os.environ, "PYTHONPATH": str(root), compiled.CACHE: str(cache), **more},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the package."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(ROOT / "rlfp_ros", folder / "rlfp_ros", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_a_copy_of_the_sources_in_another_folder_starts_without_compilation(warm: Path, elsewhere: Path) -> None:
+    (folder,) = (warm / "rlfp_ros").iterdir()
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != "lock"}
+    program = f"""{PREPARE}
+from rlfp_ros.control import compiled
+print(compiled.__file__, sum(sum(point.stats.cache_misses.values()) for point in compiled.entry_points()))"""
+    found = start(warm, elsewhere, program)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.split() == [str(elsewhere / "rlfp_ros" / "control" / "compiled.py"), "0"]
+    after = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != "lock"}
+    assert before == after
+
+
+@pytest.mark.parametrize("changed", ["control/chain.py", "control/safety/steps.py", "control/compiled.py", "numba"])
+def test_other_code_has_another_folder(tmp_path: Path, elsewhere: Path, changed: str) -> None:
+    program = "from rlfp_ros.control.compiled import cache_folder; print(cache_folder().name)"
+    same = start(tmp_path, elsewhere, program).stdout
+    assert same == start(tmp_path, ROOT, program).stdout
+    if changed == "numba":
+        found = start(tmp_path, elsewhere, program, NUMBA_BOUNDSCHECK="1")
+    else:
+        file = elsewhere / "rlfp_ros" / changed
+        text = file.read_text("utf-8")
+        file.write_text(text + "# changed\n", "utf-8")
+        found = start(tmp_path, elsewhere, program)
+        file.write_text(text, "utf-8")
+    assert found.returncode == 0
+    assert found.stdout.startswith("compiled-")
+    assert found.stdout != same
+
+
+def test_compiled_functions_take_constants_only_from_the_modules_that_name_the_cache() -> None:
+    """Numba writes the values of constants into the machine code, so a change in another module would be lost."""
+    compiled.prepare()
+    for name in compiled.MODULES:
+        module = sys.modules[name]
+        used = {
+            one
+            for value in vars(module).values()
+            if getattr(value, "__module__", None) == name and hasattr(value, "py_func")
+            for one in value.py_func.__code__.co_names
+        }
+        assert used
+        for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("rlfp_ros"):
+                taken = {alias.asname or alias.name for alias in node.names} & used
+                assert not taken or node.module in (*compiled.MODULES, compiled.__name__), (name, taken)
+
+
+def test_a_folder_that_other_users_can_write_is_not_used(warm: Path, tmp_path: Path) -> None:
+    """Loading machine code runs it, so the files must be the user's own."""
+    cache = tmp_path / "cache"
+    shutil.copytree(warm, cache)
+    (folder,) = (cache / "rlfp_ros").iterdir()
+    assert compiled.private(folder)
+    folder.chmod(0o777)
+    assert not compiled.private(folder)
+    folder.chmod(0o700)
+    assert compiled.private(folder)
+    if os.getuid() == 0:
+        os.chown(folder, 12345, -1)
+        assert not compiled.private(folder)
 
 
 def test_a_second_start_says_nothing_and_changes_nothing(warm: Path) -> None:

@@ -2,9 +2,10 @@
 
 The core is plain Python over arrays and numbers. `compiled` marks a function that other compiled functions call, and
 `entry_point` one that Python calls. `prepare` makes all entry points ready; whatever runs ticks calls it first. Machine
-code is kept in the user's cache folder, in a folder of its own for every version of the code, Numba, Python and
-processor. With the environment variable NUMBA_DISABLE_JIT=1 the same functions run as Python, a hundred times slower,
-as their own reference.
+code is kept in the user's cache folder, in a folder of its own for every content of the code and every version of
+Numba, Python and processor. The place of the code does not matter: all its copies on a machine share one folder. With
+the environment variable NUMBA_DISABLE_JIT=1 the same functions run as Python, a hundred times slower, as their own
+reference.
 
 Floating-point operations keep their order (no fastmath), so results are the same as Python's.
 """
@@ -29,10 +30,12 @@ from typing import Any, TypeVar
 import llvmlite.binding  # type: ignore[import-untyped]  # has no stubs
 import numba
 import numpy as np
+from numba.core.caching import UserProvidedCacheLocator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # All modules with compiled functions. Their texts name the cache folder, because a change in one changes its callers.
+# A compiled function takes constants from these modules only: Numba writes their values into the machine code.
 MODULES = (
     "rlfp_ros.control.chain",
     "rlfp_ros.control.capsules",
@@ -51,6 +54,19 @@ MANIFEST = "manifest.json"  # written last, with the digest of every file of a c
 UNUSED_DAYS = 90  # folders of other versions are removed after this time
 
 LOCK = "lock"
+
+# Settings of Numba that change the machine code; a user can set each by an environment variable NUMBA_<name>.
+CODE_SETTINGS = (
+    "OPT",
+    "BOUNDSCHECK",
+    "CPU_NAME",
+    "CPU_FEATURES",
+    "ENABLE_AVX",
+    "LOOP_VECTORIZE",
+    "SLP_VECTORIZE",
+    "DISABLE_INTEL_SVML",
+    "DEBUGINFO_DEFAULT",
+)
 
 # Without Numba's runtime (`_nrt`) nothing can allocate memory, and no references to arrays are counted.
 OPTIONS = {"error_model": "numpy", "fastmath": False, "_nrt": False, "no_cfunc_wrapper": True}
@@ -114,7 +130,8 @@ def prepare() -> None:
             if folder is None or not _prepare_from(folder):
                 _say(
                     "compiling the control core, which takes half a minute; nothing is kept, because "
-                    f"{folder or 'the home folder'} cannot be used; set {CACHE} to a folder that can be written"
+                    f"{folder or 'the home folder'} cannot be used or can be changed by other users; set {CACHE} to a "
+                    "folder of your own"
                 )
                 _compile()
         for dispatcher, _ in _entry_points:
@@ -125,7 +142,7 @@ def prepare() -> None:
 def prepare_cache() -> None:
     """Compile, if no process has before, for processes that are started next and must be ready in time."""
     folder = cache_folder()
-    if not CONFIG.DISABLE_JIT and not (folder is not None and complete(folder)):
+    if not CONFIG.DISABLE_JIT and not (folder is not None and complete(folder) and private(folder)):
         prepare()
 
 
@@ -152,13 +169,14 @@ def cache_folder() -> Path | None:
 
 
 def _version() -> str:
-    """Return a digest of everything that the machine code depends on."""
+    """Return a digest of everything that the machine code depends on. The place of the sources does not count."""
     digest = hashlib.sha256()
-    for name in MODULES:
+    for name in (__name__, *MODULES):
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.origin is not None
-        digest.update(spec.origin.encode() + Path(spec.origin).read_bytes())  # Numba's files belong to one path
+        text = Path(spec.origin).read_bytes()
+        digest.update(f"\n{name} {len(text)}\n".encode() + text)
     features = llvmlite.binding.get_host_cpu_features().flatten()
     for part in (
         numba.__version__,
@@ -167,7 +185,7 @@ def _version() -> str:
         sys.version,
         llvmlite.binding.get_host_cpu_name(),
         features,
-        sorted(OPTIONS.items()),
+        [(name, getattr(CONFIG, name)) for name in CODE_SETTINGS],
     ):
         digest.update(f"\n{part}".encode())
     return digest.hexdigest()[:16]
@@ -177,6 +195,8 @@ def _prepare_from(folder: Path) -> bool:
     """Load the machine code from `folder`, or compile into it. Return False if neither is possible there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not private(folder):
+            return False
         with _alone(folder):  # of several processes that start at once, one compiles and the others load
             if not complete(folder):
                 _empty(folder)
@@ -196,16 +216,29 @@ def _prepare_from(folder: Path) -> bool:
     return True
 
 
+class CacheLocator(UserProvidedCacheLocator):
+    """Tells Numba to name the files of a module after the module. Numba itself names them after the module's path."""
+
+    def __init__(self, function: Callable[..., Any], source: str) -> None:
+        super().__init__(function, source)  # type: ignore[no-untyped-call]  # Numba's method has no types
+        self._folder = str(Path(CONFIG.CACHE_DIR) / function.__module__)
+
+    def get_cache_path(self) -> str:
+        """Return the folder for the machine code of the function's module."""
+        return self._folder
+
+
 @contextlib.contextmanager
 def _numba_caches_in(folder: Path) -> Iterator[None]:
     """Let the entry points keep their machine code in `folder`; the user's own Numba functions are not affected."""
-    kept = CONFIG.CACHE_DIR
+    kept = CONFIG.CACHE_DIR, CONFIG.CACHE_LOCATOR_CLASSES
     CONFIG.CACHE_DIR = str(folder)
+    CONFIG.CACHE_LOCATOR_CLASSES = f"{__name__}.{CacheLocator.__name__}"
     try:
         for dispatcher, _ in _entry_points:
             dispatcher.enable_caching()
     finally:
-        CONFIG.CACHE_DIR = kept
+        CONFIG.CACHE_DIR, CONFIG.CACHE_LOCATOR_CLASSES = kept
     yield
 
 
@@ -240,6 +273,12 @@ def complete(folder: Path) -> bool:
         return bool(json.loads((folder / MANIFEST).read_text("utf-8")) == _digests(folder))
     except (OSError, ValueError):
         return False
+
+
+def private(folder: Path) -> bool:
+    """Return whether only this user can change the folder's files: loading machine code runs it."""
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _write_manifest(folder: Path) -> None:
