@@ -28,6 +28,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 from rlfp_ros.learning.algorithms.algorithm import algorithm
 from rlfp_ros.learning.algorithms.environments import EnvironmentMaker, episode_seeds, shapes
 from rlfp_ros.learning.algorithms.networks import ActorCritic, batch_of_one
+from rlfp_ros.learning.runs import processes
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.seeds import MAX_WORKERS
@@ -149,8 +150,7 @@ def train(make_env: EnvironmentMaker, settings: A3cSettings, steps: int, seed: i
     messages: multiprocessing.Queue[tuple[int, dict[str, Any]]] = context.Queue()
     arguments = (make_env, settings, steps, seed, shared, messages)
     workers = [context.Process(target=_work, args=(rank, *arguments), daemon=True) for rank in range(settings.workers)]
-    for worker in workers:
-        worker.start()
+    processes.start(workers)
     try:
         while any(worker.is_alive() for worker in workers) or not messages.empty():
             try:
@@ -161,9 +161,7 @@ def train(make_env: EnvironmentMaker, settings: A3cSettings, steps: int, seed: i
                     raise RuntimeError(f"a worker died with exit code {failed[0]}") from None
             log.checkpoint(int(shared.step), lambda: {"shared": shared.state_dict()})
     finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
+        processes.end(workers)
     shared.load(network)
     network.trunk.normaliser.load_state_dict(shared.statistics)
     log.checkpoint(int(shared.step), lambda: {"shared": shared.state_dict()}, last=True)

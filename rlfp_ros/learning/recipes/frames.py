@@ -23,6 +23,7 @@ from rlfp_ros.control.kinematics import Kinematics, rotation_matrix
 from rlfp_ros.control.policy import ObservationContract, Observer
 from rlfp_ros.files import RESUME, reserve, write_whole
 from rlfp_ros.learning.cell import Cell
+from rlfp_ros.learning.runs import processes
 from rlfp_ros.simulation.postures import arrange, random_posture, tool_at
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import stream
@@ -121,15 +122,13 @@ class Frames:
 
     def __enter__(self) -> Frames:
         if self.available < self.source.count:
-            self.process.start()
+            processes.start([self.process])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.process.pid is not None:
-            self.process.terminate()
-            self.process.join()
+        processes.end([self.process])
 
     @property
     def available(self) -> int:

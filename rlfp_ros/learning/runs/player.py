@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from rlfp_ros.learning.runs import processes
+
 
 class Player:
     """Runs `play(what, connection)` in a separate process. A context manager that ends the process."""
@@ -18,14 +20,13 @@ class Player:
         self._process = context.Process(target=play, args=(what, theirs), daemon=True)
 
     def __enter__(self) -> Self:
-        self._process.start()
+        processes.start([self._process])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.join()
+        processes.end([self._process])
 
     def receive(self) -> Any:
         """Wait for the next object that the process sends. Raises RuntimeError if the process died."""
