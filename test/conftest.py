@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
+import lanes
 import pytest
 
 from rlfp_ros.control.arm import Arm, load_arm
@@ -29,6 +30,11 @@ _domain = _held.enter_context(reserved_domain())
 os.environ |= dds_environment("local", str(_domain))  # opens no port, sees no other machine
 os.environ["RCUTILS_COLORIZED_OUTPUT"] = "0"
 os.environ.pop("ROS_NAMESPACE", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose what this process runs, if several share the suite."""
+    lanes.configure(config)
 
 
 def pytest_sessionstart() -> None:

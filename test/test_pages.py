@@ -1,72 +1,27 @@
 """Tests that the commands of the tutorials and how-to pages work as they are written.
 
-A block ```` ```sh ```` of a page is run by bash in a copy of the repository, the blocks of a page one after the other.
-Only sizes are replaced or added, so that a training takes seconds: see `SIZES`. With RLFP_FULL_LENGTH=1 not even those.
-Blocks in another language (`text` for what needs an arm, `yaml`, `python`) are not run.
+Pages that start the graph are in test_graph_pages.py.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import textwrap
 from pathlib import Path
 
 import pytest
-from source_copy import copy_source
+from page_commands import GRAPH, TIMEOUT_S, commands, copy_with_environment, pages, run_commands
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*(ROOT / "docs" / "tutorials").rglob("*.md"), *(ROOT / "docs" / "how-to").rglob("*.md")])
-BLOCK = re.compile(r"^(?P<indent> *)```sh\n(?P<code>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
-SIZES = {"--steps ": "2000", "--work ": "0.003", "--episodes ": "1", "--evaluation-episodes ": "1", "episodes:=": "1"}
-
-FULL_LENGTH = os.environ.get("RLFP_FULL_LENGTH") == "1"  # nothing is replaced then; hours
-
-pytestmark = pytest.mark.timeout(6 * 3600 if FULL_LENGTH else 600)
-
-
-def commands(page: Path) -> list[str]:
-    """The page's blocks, as they are written but for sizes."""
-    blocks = []
-    for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        code = re.sub(r"\\\n\s*", "", textwrap.dedent(match["code"]))  # continued lines are one
-        if FULL_LENGTH:
-            blocks.append(code)
-            continue
-        for option, size in SIZES.items():
-            code = re.sub(rf"(?<={re.escape(option)})[\d.]+", size, code)
-        blocks.append(re.sub(r"^\./rlfp (?:--plugin \S+ )?train .*$", _shorter_training, code, flags=re.MULTILINE))
-    return blocks
-
-
-def _shorter_training(match: re.Match[str]) -> str:
-    """A training of full length, which names no size, gets the smallest sizes."""
-    command = match[0] if "--algorithm" in match[0] or "--work" in match[0] else f"{match[0]} --work 0.003"
-    return command if "--evaluation-episodes" in command else f"{command} --evaluation-episodes 1"
-
-
-RUNNABLE = [page for page in PAGES if commands(page)]
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tracked files, with this environment."""
-    folder = tmp_path_factory.mktemp("pages") / "clone"
-    copy_source(folder)
-    (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
-    return folder
+    """A copy of the repository, with this environment."""
+    return copy_with_environment(tmp_path_factory.mktemp("pages") / "clone")
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+@pytest.mark.parametrize("page", pages(graph=False))
 def test_commands_of_the_page_run(page: Path, clone: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"}
-    for code in commands(page):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", code], cwd=clone, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    run_commands(page, clone)
 
 
 def test_sizes_are_replaced_and_nothing_else(tmp_path: Path) -> None:
@@ -74,3 +29,11 @@ def test_sizes_are_replaced_and_nothing_else(tmp_path: Path) -> None:
     block = "   ```sh\n   ./rlfp train reach \\\n       --work 0.5 --seed 3\n   ```\n"
     page.write_text(f"1. Do:\n\n{block}\n```text\nsudo x\n```\n")
     assert commands(page) == ["./rlfp train reach --work 0.003 --seed 3 --evaluation-episodes 1\n"]
+
+
+def test_pages_that_start_the_graph_are_found() -> None:
+    assert GRAPH.search("./rlfp demo --episodes 3")
+    assert GRAPH.search("./rlfp launch sim.launch.py episodes:=3")
+    assert GRAPH.search("./rlfp evaluate runs/my_reach --graph")
+    assert not GRAPH.search("./rlfp evaluate runs/my_reach --world mujoco")
+    assert len(pages(graph=True)) >= 3

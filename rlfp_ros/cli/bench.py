@@ -47,4 +47,7 @@ def _test(options: argparse.Namespace) -> int:
     import pytest
 
     os.chdir(parsing.source_tree("test"))
-    return int(pytest.main(options.pytest_arguments or ["test"]))
+    whole = ["test", "--durations", "20"]
+    if len(os.sched_getaffinity(0)) > 1:
+        whole += ["-n", "2"]  # test/lanes.py says which tests run beside others
+    return int(pytest.main(options.pytest_arguments or whole))
