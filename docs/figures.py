@@ -1,7 +1,7 @@
 """Makes the images of the documentation, in docs/images/, each below 300 kB.
 
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py graph safety_states training_curve twin_rooms
-PYTHONPATH=$PWD .venv/bin/python docs/figures.py training_curve --run runs/curve  # reads the event file first
+PYTHONPATH=$PWD .venv/bin/python docs/figures.py training_curve --run runs/curve  # reads the run folder first
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py episode --demo runs/<time>  # from `./rlfp demo`
 """
 
@@ -161,12 +161,10 @@ def safety_states(options: argparse.Namespace) -> None:
 
 
 def read_curve(run: Path) -> dict[str, Any]:
-    """Return the episodes of a training from its TensorBoard event file, with its result."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """Return the episodes of a training by one algorithm from its run folder, with its result."""
+    from rlfp_ros.learning.runs.history import read_history
 
-    events = EventAccumulator(os.fspath(run), size_guidance={"scalars": 0})
-    events.Reload()
-    returns, success = events.Scalars("return"), events.Scalars("success")
+    episodes = [row for row in read_history(run) if "episode_return" in row.figures]
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     plan = result["plan"]
     evaluated = result["evaluation"][0]
@@ -179,9 +177,9 @@ def read_curve(run: Path) -> dict[str, Any]:
         "steps": plan["steps"],
         "window": WINDOW,
         "result": evaluated,
-        "step": [event.step for event in returns],
-        "return": [round(event.value, 2) for event in returns],
-        "success": [int(event.value) for event in success],
+        "step": [row.done for row in episodes],
+        "return": [round(row.figures["episode_return"], 2) for row in episodes],
+        "success": [int(row.figures["success"]) for row in episodes],
     }
 
 

@@ -333,7 +333,7 @@ def training_curve() -> str:
     return (
         f"`{curve['command']}`: {curve['result']['successes']} of {curve['result']['episodes']} fresh episodes succeed "
         f"after {curve['steps']:,} steps and {curve['minutes']:.0f} minutes on {curve['machine']} ({curve['date']}). "
-        f"The lines are means over {curve['window']} episodes, from the TensorBoard event file of the training."
+        f"The lines are means over {curve['window']} episodes."
     )
 
 

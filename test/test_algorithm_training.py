@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("torch")
 
@@ -22,6 +23,8 @@ from rlfp_ros.learning.algorithms.algorithm import ALGORITHMS
 from rlfp_ros.learning.algorithms.networks import batch_of_one
 from rlfp_ros.learning.algorithms.point_mass import LIMIT, MakePointMass
 from rlfp_ros.learning.algorithms.run import Plan, main, score_of
+from rlfp_ros.learning.runs.history import read_history
+from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
 
@@ -111,7 +114,6 @@ def test_a_training_is_repeatable_and_continues_from_its_checkpoint(name: str, t
     train = ALGORITHMS[name].train
     log = TrainingLog(tmp_path, {"seed": 0})
     first = train(MakePointMass(), settings, 96, 0, log).state_dict()
-    log.close()
     second = train(MakePointMass(), settings, 96, 0, TrainingLog()).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     again = TrainingLog(tmp_path, {"seed": 0})
@@ -119,7 +121,6 @@ def test_a_training_is_repeatable_and_continues_from_its_checkpoint(name: str, t
     assert again.resumed["step"] == 96
     assert again.episodes == log.episodes
     third = train(MakePointMass(), settings, 128, 0, again).state_dict()
-    again.close()
     assert len(again.episodes) == 128 // LIMIT
     counts = [state[name].item() for state in (first, third) for name in state if name.endswith("normaliser.count")]
     assert counts[-1] == counts[0] + 32  # the statistics went on too
@@ -196,8 +197,23 @@ class FillingDisk(io.BytesIO):
 
 def test_a_curve_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorBoard's own writer leaves it to a thread."""
-    monkeypatch.setattr(Path, "open", lambda *_: FillingDisk())
-    log = TrainingLog(tmp_path, {})
+    monkeypatch.setattr(Path, "open", lambda *_, **__: FillingDisk())
+    progress = TrainingProgress(Console(), tmp_path)
+    progress.stage("sac", 10, "")
+    log = TrainingLog(tmp_path, {}, progress)
     curve = {f"loss_{number}": 1.0 for number in range(20)}
     with pytest.raises(ConfigurationError, match=r"tfevents.*cannot be written \(No space left on device\)"):
         log.figures(1, **curve)
+
+
+def test_episodes_and_losses_of_an_algorithm_are_rows_of_the_run(tmp_path: Path) -> None:
+    with TrainingProgress(Console(file=io.StringIO()), tmp_path) as progress:
+        progress.stage("sac", 40, "random actions")
+        log = TrainingLog(tmp_path, {}, progress)
+        for number in range(4):
+            log.episode(10 * (number + 1), {"episode": {"r": -float(number)}, "success": number == 3})
+        log.figures(40, critic_loss=0.5)
+    rows = read_history(tmp_path)
+    assert [row.done for row in rows] == [10, 20, 30, 40, 40]
+    assert rows[3].figures == {"success_rate": 0.25, "episode_return": -3.0, "success": 1.0}
+    assert rows[4].figures == {"critic_loss": 0.5}

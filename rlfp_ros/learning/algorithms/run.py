@@ -29,7 +29,7 @@ from rlfp_ros.learning.export.export import export_bundle
 from rlfp_ros.learning.export.networks import ExportedPolicy
 from rlfp_ros.learning.export.trained import save_trained
 from rlfp_ros.learning.runs.checkpoint import claim_run, save_checkpoint
-from rlfp_ros.learning.runs.progress import RunClock, TrainingProgress
+from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.learning.runs.training_log import TrainingLog
 from rlfp_ros.schema import ConfigurationError
@@ -155,15 +155,14 @@ def _train(
     torch.set_num_threads(1)  # A3C's workers and the other cores have one each
     document = plan.model_dump(mode="json") | load_cell(plan.task, plan.arm, plan.profile).contents()
     key = {"stage": plan.algorithm, "settings": settings.model_dump(), "plan": json.dumps(document)}
-    with TrainingProgress(console) as progress, RunClock(run) as clock:
+    with TrainingProgress(console, run) as progress:
         progress.stage(plan.algorithm, steps, "random actions")
-        log = TrainingLog(run, key, progress.show)
+        log = TrainingLog(run, key, progress)
         agent = ALGORITHMS[plan.algorithm].train(make_env, settings, steps, plan.seed, log).eval()
-        log.close()
     save_checkpoint(run / "policy.pt", key, agent=agent.state_dict())
     if plan.observation == "features":
         save_policy(plan, agent, run)
-    minutes = round(clock.total / 60, 1)
+    minutes = round(progress.seconds / 60, 1)
     console.print(f"trained in {minutes} minutes: {run / 'policy.pt'}")
     return agent, minutes
 

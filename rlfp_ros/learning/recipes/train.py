@@ -22,7 +22,7 @@ from rlfp_ros.learning.export.export import OBSERVATIONS, export_bundle
 from rlfp_ros.learning.export.trained import save_trained
 from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
 from rlfp_ros.learning.runs.checkpoint import claim_run
-from rlfp_ros.learning.runs.progress import RunClock, TrainingProgress
+from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.seeds import check_training_seed
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile
 from rlfp_ros.simulation.tasks.task import parameters
@@ -77,9 +77,9 @@ def main(
     )
     started = time.monotonic()
     with full_disk_explained(run, RESUME):
-        with TrainingProgress(console, run) as progress, RunClock(run) as clock:
+        with TrainingProgress(console, run) as progress:
             finished = recipe.train(cell, run, progress)
-        minutes = clock.total / 60
+        minutes = progress.seconds / 60
         console.print(f"trained in {minutes:.1f} minutes; writing {out}")
         contract = _contract(recipe, cell, finished, minutes)
         save_trained(run, contract, cell.arm, finished.encoder, finished.policy)

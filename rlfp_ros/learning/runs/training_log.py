@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
-from rlfp_ros.learning.runs.event_log import EventLog
+from rlfp_ros.learning.runs.progress import TrainingProgress
 
 CHECKPOINT_EVERY_S = 60.0
-RECENT = 20  # number of episodes in the displayed averages
+RECENT = 100  # number of episodes in the displayed averages
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrainingEpisode:
 
 
 class TrainingLog:
-    """A log in memory or, with a folder, also in `checkpoint.pt` and TensorBoard's event files.
+    """A log in memory or, with a folder, also in `checkpoint.pt`, and with `progress` also in curves.
 
     Parameters
     ----------
@@ -33,43 +33,44 @@ class TrainingLog:
         The run folder; None keeps everything in memory.
     key
         Describes the training: a checkpoint of another one is refused.
-    show
-        Called with environment steps and a text after each episode.
+    progress
+        Shows and records episodes and figures; one of its stages has begun.
     """
 
     def __init__(
         self,
         directory: Path | None = None,
         key: dict[str, Any] | None = None,
-        show: Callable[[int, str], None] | None = None,
+        progress: TrainingProgress | None = None,
     ) -> None:
         self.episodes: list[TrainingEpisode] = []
         self._file = directory / "checkpoint.pt" if directory else None
-        self._key, self._show = key or {}, show
+        self._key, self._progress = key or {}, progress
         self._saved = time.monotonic()
         self.resumed = load_checkpoint(self._file, self._key) if self._file else None
         if self.resumed:
             self.episodes = [TrainingEpisode(*row) for row in self.resumed["episodes"]]
-        self._events = EventLog(directory) if directory else None
 
     def episode(self, step: int, info: dict[str, Any]) -> None:
         """Record an episode that ended after `step` environment steps in all, with the environment's `info`."""
         ended = TrainingEpisode(step, float(info["episode"]["r"]), bool(info.get("success", False)))
         self.episodes.append(ended)
-        if self._events:
-            self._events.scalar("return", ended.episode_return, step)
-            self._events.scalar("success", float(ended.success), step)
-        if self._show:
+        if self._progress:
             recent = self.episodes[-RECENT:]
             mean = sum(episode.episode_return for episode in recent) / len(recent)
-            success = sum(episode.success for episode in recent) / len(recent)
-            self._show(step, f"success {success:.2f}, return {mean:.1f}")
+            rate = sum(episode.success for episode in recent) / len(recent)
+            self._progress.show(
+                step,
+                f"success {rate:.2f}, return {mean:.1f}",
+                success_rate=rate,
+                episode_return=ended.episode_return,
+                success=float(ended.success),
+            )
 
     def figures(self, step: int, **values: float) -> None:
         """Record losses and other figures after `step` environment steps."""
-        if self._events:
-            for name, value in values.items():
-                self._events.scalar(name, value, step)
+        if self._progress:
+            self._progress.record(step, **values)
 
     def checkpoint(self, step: int, state: Callable[[], dict[str, Any]], last: bool = False) -> None:
         """Save a checkpoint every minute and at the end; `state()` returns the algorithm's state."""
@@ -77,8 +78,3 @@ class TrainingLog:
             rows = [(episode.step, episode.episode_return, episode.success) for episode in self.episodes]
             save_checkpoint(self._file, self._key, step=step, episodes=rows, **state())
             self._saved = time.monotonic()
-
-    def close(self) -> None:
-        """Close the event file."""
-        if self._events:
-            self._events.close()
