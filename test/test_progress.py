@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from rich.console import Console
 
 pytest.importorskip("torch")
 
-from rlfp_ros.learning.runs import progress as module
 from rlfp_ros.learning.runs.history import FILE, read_history
 from rlfp_ros.learning.runs.progress import TrainingProgress
 
@@ -29,7 +29,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module.time, "monotonic", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
     return clock
 
 
