@@ -38,11 +38,12 @@ class Show(Protocol):
 
 
 @dataclass
-class Stage:
-    """The progress of one stage, as the table shows it."""
+class StageProgress:
+    """Progress of one stage, as the table shows it."""
 
     name: str
     total: int
+    unit: str
     text: str
     began: float  # of this session, s on the monotonic clock
     earlier_s: float = 0.0  # duration in earlier sessions
@@ -97,7 +98,7 @@ class TrainingProgress:
         self._clock = RunClock(run, self._before[-1].seconds if self._before else 0.0)
         self._events = EventLog(run) if run else None
         self._history = HistoryWriter(run) if run else None
-        self._stages: list[Stage] = []
+        self._stages: list[StageProgress] = []
         self._printed = 0.0
         self._resources = ExitStack()
 
@@ -122,12 +123,12 @@ class TrainingProgress:
         """Time of the training until now, over all sessions, s."""
         return self._clock.total
 
-    def stage(self, name: str, total: int, text: str) -> None:
+    def stage(self, name: str, total: int, text: str, unit: str = "decisions") -> None:
         """Start a stage of `total` units; the one before has ended."""
         now = time.monotonic()
         if self._stages:
             self._stages[-1].end(now)
-        stage = Stage(name, total, text, now)
+        stage = StageProgress(name, total, unit, text, now)
         rows = [row for row in self._before if row.stage == name]
         if rows:  # of earlier sessions
             stage.done, stage.earlier_s = min(rows[-1].done, total), rows[-1].seconds - self._start_of(rows[0])
@@ -158,7 +159,7 @@ class TrainingProgress:
             for name, value in figures.items():
                 self._events.scalar(f"{stage.name}/{name}", value, done)
         if self._history:
-            self._history.add(stage.name, done, stage.total, self.seconds, figures)
+            self._history.add(stage.name, done, stage.total, self.seconds, figures, stage.unit)
 
     def table(self) -> RenderableType:
         """Return the table of all stages that have begun, and the text of the present one."""
@@ -187,7 +188,7 @@ class TrainingProgress:
         return Group(table, Text(f"{self._stages[-1].name}: {self._stages[-1].text}", style="dim"))
 
 
-def _line(stage: Stage, now: float) -> str:
+def _line(stage: StageProgress, now: float) -> str:
     """Return a stage's progress on one line."""
     times = f"{stage.elapsed_s(now):.0f} s"
     if stage.rate is not None and stage.left_s is not None:
