@@ -397,9 +397,9 @@ def _success_rows(rows: list[dict[str, Any]]) -> Rows:
 
 
 def _failure_rows(rows: list[dict[str, Any]]) -> Rows:
-    modes = tuple(rows[0]["failures"]) if rows else ()
+    modes = tuple(dict.fromkeys(mode for row in rows for mode in row["failures"]))  # earlier versions had fewer
     made = [
-        (row["policy"], row["profile"], *(str(row["failures"][mode]) for mode in modes))
+        (row["policy"], row["profile"], *(str(row["failures"].get(mode, 0)) for mode in modes))
         for row in rows
         if sum(row["failures"].values())
     ]

@@ -2,6 +2,7 @@
 
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py graph safety_states training_curve twin_rooms
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py training_curve --run runs/curve  # reads the run folder first
+PYTHONPATH=$PWD .venv/bin/python docs/figures.py recipe_curves --run runs/train_push_panda  # or without --run, again
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py episode --demo runs/<time>  # from `./rlfp demo`
 """
 
@@ -27,10 +28,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from rlfp_ros.files import write_whole
+from rlfp_ros.learning.report.curves import Curve, Diagram, binned, draw_curves, running_mean
 
 DOCS = Path(__file__).resolve().parent
 IMAGES = DOCS / "images"
 CURVE = DOCS / "measured" / "training_curve.json"
+RECIPE_CURVES = DOCS / "measured" / "recipe_curves.json"
 LARGEST = 300_000  # bytes of an image file
 WINDOW = 20  # episodes in a mean of the training curve
 ROOMS = ("twin_near", "twin_dim", "twin_glare", "twin_clutter", "twin_moved")
@@ -188,22 +191,47 @@ def training_curve(options: argparse.Namespace) -> None:
     if options.run:
         write_whole(CURVE, json.dumps(read_curve(options.run)) + "\n", "free some space")
     curve = json.loads(CURVE.read_text(encoding="utf-8"))
-    kernel = np.ones(curve["window"]) / curve["window"]
-    steps = np.array(curve["step"])[curve["window"] - 1 :]
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(7.5, 4.6), sharex=True, facecolor="white")
-    above.plot(curve["step"], curve["return"], ".", color="#b9cbe0", markersize=3, label="an episode")
-    above.plot(steps, np.convolve(curve["return"], kernel, "valid"), color="#1f4e8c", label="mean")
-    above.set_ylabel("episode return")
-    above.legend(loc="lower right", frameon=False)
-    below.plot(steps, np.convolve(curve["success"], kernel, "valid"), color="#2e7d32")
-    below.set_ylabel("success rate")
-    below.set_ylim(-0.03, 1.03)
-    below.set_xlabel("environment steps")
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    save(figure, "training_curve")
+    steps, returns, window = np.array(curve["step"]), np.array(curve["return"]), curve["window"]
+    after = steps[window - 1 :]
+    above = Diagram(
+        [Curve("mean", after, running_mean(curve["return"], window))],
+        "environment steps",
+        "episode return",
+        dots=Curve("episode", steps, returns),
+    )
+    below = Diagram(
+        [Curve("success", after, running_mean(curve["success"], window))],
+        "environment steps",
+        "success rate",
+        share=True,
+    )
+    svg = draw_curves([above, below], width=7.5, height=2.3, background="white")
+    (IMAGES / "training_curve.svg").write_text(svg, encoding="utf-8")
+
+
+def recipe_curves(options: argparse.Namespace) -> None:
+    """Success of all stages of recipes over the minutes, `recipe_curves_<run>.svg`, from recipe_curves.json."""
+    from rlfp_ros.evaluation.results import read_json
+    from rlfp_ros.learning.report.stage_curves import stages_of, success_diagram
+    from rlfp_ros.learning.runs.history import read_history
+
+    found = read_json(RECIPE_CURVES)
+    if options.run:
+        diagram = success_diagram(stages_of(read_history(options.run)))
+        found[options.run.name] = {
+            "date": f"{date.today()}",
+            "machine": f"{os.cpu_count()} cores",
+            "curves": {
+                curve.name: [np.round(values, 3).tolist() for values in binned(curve.x, curve.y)]
+                for curve in diagram.curves
+            },
+        }
+        write_whole(RECIPE_CURVES, json.dumps(found) + "\n", "free some space")
+    for name, document in found.items():
+        curves = [Curve(stage, np.array(x), np.array(y)) for stage, (x, y) in document["curves"].items()]
+        diagram = Diagram(curves, "minutes of training", "success of recent episodes", share=True)
+        svg = draw_curves([diagram], width=7.5, height=2.8, background="white")
+        (IMAGES / f"recipe_curves_{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def twin_rooms(options: argparse.Namespace) -> None:
@@ -247,7 +275,8 @@ def episode(options: argparse.Namespace) -> None:
 
 
 FIGURES: dict[str, Callable[[argparse.Namespace], None]] = {
-    function.__name__: function for function in (graph, safety_states, training_curve, twin_rooms, episode)
+    function.__name__: function
+    for function in (graph, safety_states, training_curve, recipe_curves, twin_rooms, episode)
 }
 
 
@@ -260,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for name in options.names:
         FIGURES[name](options)
-    made = [file for name in options.names for file in IMAGES.glob(f"{name}.*")]
+    made = [file for name in options.names for file in IMAGES.glob(f"{name}*")]
     large = [file for file in made if file.stat().st_size > LARGEST]
     for file in large:
         print(f"{file}: {file.stat().st_size} bytes, at most {LARGEST}", file=sys.stderr)

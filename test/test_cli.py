@@ -56,6 +56,7 @@ def test_without_a_command_help_lists_the_commands(capsys: pytest.CaptureFixture
         "launch",
         "train",
         "evaluate",
+        "report",
         "calibrate",
         "align",
         "gap",
@@ -68,7 +69,20 @@ def test_without_a_command_help_lists_the_commands(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "launch", "train", "evaluate", "inspect", "doctor", "bench", "test", "calibrate", "align", "gap"],
+    [
+        "demo",
+        "launch",
+        "train",
+        "evaluate",
+        "report",
+        "inspect",
+        "doctor",
+        "bench",
+        "test",
+        "calibrate",
+        "align",
+        "gap",
+    ],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -17,12 +17,14 @@ import pytest
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.evaluation import rollout
-from rlfp_ros.evaluation.failures import FailureMode, Trace, TracedRollout, count_modes
+from rlfp_ros.evaluation.failures import FailureMode, Trace, TracedRollout, count_modes, measures_distance
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.evaluation.statistics import bootstrap95, mean_maximum_rank_violation, pearson
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import load_profile, sample
-from rlfp_ros.simulation.tasks.task import load_task
+from rlfp_ros.simulation.tasks.task import Task, load_task
+from rlfp_ros.simulation.tasks.task_scene import TaskScene
+from rlfp_ros.simulation.tasks.task_settings import TaskSettings
 from rlfp_ros.simulation.ticked_world import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,11 +90,35 @@ def trace(**values: Any) -> Trace:
         (trace(nearest_m=0.01), False, FailureMode.TIMEOUT),
         (trace(nearest_m=0.01), True, FailureMode.GRASP),
         (trace(nearest_m=0.01, risen_m=0.05), True, FailureMode.TIMEOUT),
+        (trace(images=90, distrusted=40, shifted=30), False, FailureMode.DOMAIN_SHIFT),
+        (trace(images=90, distrusted=40, shifted=10), False, FailureMode.CONTROLLER),
+        (trace(images=90, distrusted=10, shifted=10), False, FailureMode.TIMEOUT),
+        (trace(fallen_m=0.2, object_errors_m=[0.08] * 90), False, FailureMode.LOST),
+        (trace(distances_m=[0.3, 0.1], success_distance_m=0.06), False, FailureMode.NEAR_SUCCESS),
+        (trace(distances_m=[0.3, 0.1], success_distance_m=0.04), False, FailureMode.TIMEOUT),
+        (trace(distances_m=[0.3] * 60 + [0.29] * 30), False, FailureMode.NO_PROGRESS),
+        (trace(distances_m=[0.3] * 30 + [0.1] * 60), False, FailureMode.WRONG_PLACE),
+        (trace(distances_m=[0.3] * 60 + [0.1 + 0.005 * left for left in range(30, 0, -1)]), False, FailureMode.TIMEOUT),
     ],
 )
 def test_failed_episode_has_one_mode(made: Trace, grips: bool, mode: FailureMode | None) -> None:
     assert made.mode_of(grips) is mode
     assert sum(count_modes([made], grips).values()) == (mode is not None)
+
+
+class OnlySuccess(Task):
+    """A task that does not measure how far success is."""
+
+    def reward(self, scene: TaskScene, success: bool) -> float:
+        return 0.0
+
+    def success(self, scene: TaskScene) -> bool:
+        return False
+
+
+def test_a_distance_that_is_not_from_success_is_not_judged() -> None:
+    assert measures_distance(load_task("push"))
+    assert not measures_distance(OnlySuccess(TaskSettings(task="only_success")))
 
 
 def short_task(name: str) -> Any:

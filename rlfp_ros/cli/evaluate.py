@@ -1,14 +1,16 @@
-"""Commands that measure and show: `evaluate` and `preview`."""
+"""Commands that measure and show: `evaluate`, `report` and `preview`."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlfp_ros.cli.arm_warnings import named_arm
 from rlfp_ros.cli.parsing import ARMS, PROFILES, ROOMS, TASKS, Commands, add_command, add_result, positive
 
 if TYPE_CHECKING:
+    from rlfp_ros.evaluation.evaluate import Play
     from rlfp_ros.simulation.ticked_world import Outcome
 
 
@@ -36,6 +38,18 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: the arm that the bundle was trained with)")
     command.add_argument("--graph", action="store_true", help="run through the real ROS 2 graph, in lock step")
     add_result(command, "--json", metavar="FILE", help="also write the figures to FILE")
+    command.add_argument(
+        "--report",
+        type=Path,
+        metavar="RUN",
+        help="also keep the episodes in the run folder in which the bundle was trained, and write its report anew",
+    )
+
+    command = add_command(
+        commands, "report", _report, "write the report of a training: curves, success, failures and episodes"
+    )
+    command.add_argument("source", metavar="RUN", type=Path, help="a run folder of `rlfp train`")
+    add_result(command, "--out", metavar="FILE", help="the HTML file (default: report.html in the run folder)")
 
     command = add_command(commands, "preview", _preview, "write an image of 36 episodes as the policy sees them")
     command.add_argument("--task", default="reach", help=f"{TASKS} (default: %(default)s)")
@@ -57,6 +71,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rlfp_ros.seeds import EVALUATION
 
     EVALUATION.episodes(options.seed, options.episodes)
+    play: Play = play_graph if options.graph else play_in_process
+    if options.report is not None:
+        play = _album(options)
     successes = 0
     console = Console(highlight=False)
     with Progress(console=console, transient=True) as progress:
@@ -72,7 +89,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             profile=options.profile,
             episodes=options.episodes,
             seed=options.seed,
-            play=play_graph if options.graph else play_in_process,
+            play=play,
             world=options.world,
             arm=options.arm,
             json_path=options.json,
@@ -88,6 +105,34 @@ def _evaluate(options: argparse.Namespace) -> int:
     latency = result.get("camera_to_command_ms")
     if latency:
         console.print(f"camera to command: p50 {latency['p50']:.2f} ms, p99 {latency['p99']:.2f} ms, n {latency['n']}")
+    if options.report is not None:
+        from rlfp_ros.learning.report.training_report import write_report
+
+        console.print(f"report: {write_report(options.report)}")
+    return 0
+
+
+def _album(options: argparse.Namespace) -> Play:
+    """Return a way to play episodes that keeps them in a run folder, after checks that they belong there."""
+    from rlfp_ros.contract import load_bundle
+    from rlfp_ros.evaluation.album import Album
+    from rlfp_ros.learning.report.training_report import check_bundle_of_run, read_run
+    from rlfp_ros.schema import ConfigurationError
+
+    if options.graph:
+        raise ConfigurationError(
+            "--report keeps the images of episodes that are played in process, so it cannot be used with --graph; "
+            "leave one of them out"
+        )
+    read_run(options.report)
+    check_bundle_of_run(load_bundle(options.bundle), options.report)
+    return Album(options.report).play
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rlfp_ros.learning.report.training_report import write_report
+
+    print(write_report(options.source, options.out))
     return 0
 
 

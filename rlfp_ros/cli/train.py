@@ -182,8 +182,11 @@ def _train_by_algorithm(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from rlfp_ros.learning.encoders.trust import TrustTraining
     from rlfp_ros.learning.export.export import export_bundle
+    from rlfp_ros.learning.report.training_report import MARKERS, write_report
 
     trust = TrustTraining().shortened(options.trust_images) if options.trust_images else None
     bundle = export_bundle(options.source, options.out, options.evaluation_episodes, trust=trust)
     print(f"wrote {bundle.directory}")
+    if any((options.source / marker).is_file() for marker in MARKERS):  # a run folder, not a bundle
+        print(f"report: {write_report(options.source)}")
     return 0

@@ -1,4 +1,4 @@
-"""Draws perception's results into an image: feature points, the object's pose, a bar for the domain shift."""
+"""Draws perception's results into an image: feature points, object pose, goal, and a bar for the domain shift."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rlfp_ros.contract import Intrinsics
 
 TARGET_WIDTH = 420  # px; the encoder's own image is too small to look at
 AXIS_M = 0.04  # length of the drawn pose axes
+GOAL_M = 0.025  # radius of the ring around the goal
 BAR_PX = 8  # height of the domain-shift bar
 WARNING, ALARM = 0.5, 0.9  # domain shift from which the bar turns yellow and red
 
@@ -22,11 +23,12 @@ def draw(
     features: np.ndarray,
     object_pose: np.ndarray | None = None,
     domain_shift: float | None = None,
+    goal: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return an enlarged copy of `image`, the encoder's input rgb uint8 [h, w, 3], with the results drawn in.
 
     `features` [K, 3]: x, y on the plane z = 1 of the optical frame and confidence in [0, 1], which sets the size of the
-    dot. `object_pose` [7]: xyz m, quaternion xyzw in the optical frame.
+    dot. `object_pose` [7]: xyz m, quaternion xyzw in the optical frame. `goal` [3]: xyz m in the optical frame, a ring.
     """
     scale = max(1, round(TARGET_WIDTH / image.shape[1]))
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
@@ -37,6 +39,10 @@ def draw(
         # OpenCV's drawing overflows beyond 16 bits.
         return int(np.clip((u + 0.5) * scale, -9999, 9999)), int(np.clip((v + 0.5) * scale, -9999, 9999))
 
+    if goal is not None and goal[2] > 0.01:
+        ring = round(GOAL_M * K[0, 0] / goal[2] * scale)
+        for colour, width in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+            cv2.circle(canvas, pixel(goal[0] / goal[2], goal[1] / goal[2]), ring, colour, width, cv2.LINE_AA)
     if features.ndim == 2:
         for index, (x, y, confidence) in enumerate(features.tolist()):
             if not np.isfinite([x, y, confidence]).all():

@@ -64,6 +64,7 @@ class WorldCamera(Protocol):
     """The interface of a world's camera."""
 
     contract: CameraContract  # of the bundle
+    T_base_camera: np.ndarray  # [4, 4], the camera's true pose in this episode, from `reset` on
 
 
 class ArmWorld(TaskScene, Protocol):

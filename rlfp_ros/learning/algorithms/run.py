@@ -28,6 +28,7 @@ from rlfp_ros.learning.export.build import build_contract
 from rlfp_ros.learning.export.export import export_bundle
 from rlfp_ros.learning.export.networks import ExportedPolicy
 from rlfp_ros.learning.export.trained import save_trained
+from rlfp_ros.learning.report.training_report import write_report
 from rlfp_ros.learning.runs.checkpoint import claim_run, save_checkpoint
 from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.learning.runs.settings import TrainingSettings
@@ -86,8 +87,8 @@ def main(
 ) -> dict[str, Any]:
     """Train by `plan` in the folder `run`.
 
-    The folder gets `policy.pt`, `result.json` and TensorBoard's event files and, if the policy learns from features,
-    the input of `rlfp export`.
+    The folder gets `policy.pt`, `result.json`, `report.html` and TensorBoard's event files and, if the policy learns
+    from features, the input of `rlfp export`.
 
     Parameters
     ----------
@@ -145,6 +146,7 @@ def main(
         if out:
             export_bundle(run, out, evaluation_episodes, console=console)
             console.print(f"done: {out}")
+        console.print(f"report: {write_report(run)}")
     return result
 
 
@@ -156,7 +158,7 @@ def _train(
     document = plan.model_dump(mode="json") | load_cell(plan.task, plan.arm, plan.profile).contents()
     key = {"stage": plan.algorithm, "settings": settings.model_dump(), "plan": json.dumps(document)}
     with TrainingProgress(console, run) as progress:
-        progress.stage(plan.algorithm, steps, "random actions")
+        progress.stage(plan.algorithm, steps, "random actions", "environment steps")
         log = TrainingLog(run, key, progress)
         agent = ALGORITHMS[plan.algorithm].train(make_env, settings, steps, plan.seed, log).eval()
     save_checkpoint(run / "policy.pt", key, agent=agent.state_dict())

@@ -32,6 +32,8 @@ from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.control.trained_arm import trained_arm
+from rlfp_ros.evaluation.album import Album
+from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.learning.encoders.trust import TrustTraining
 from rlfp_ros.learning.export import quantise
 from rlfp_ros.learning.export.networks import Networks, deployed
@@ -84,7 +86,7 @@ def export_bundle(
     out
         Folder of the bundle; an older bundle there is replaced.
     evaluation_episodes
-        Episodes per profile in which a new bundle is measured; 0 for none.
+        Episodes per profile in which a new bundle is measured; 0 for none. The run folder keeps them for its report.
     observations
         Number of random and of real observations on which PyTorch and ONNX Runtime are compared.
     console
@@ -122,7 +124,7 @@ def export_bundle(
     files = {name: _described(contract, name, data) for name, data in files.items()}
     files |= {"golden.npz": buffer.getvalue()} | carried_files(candidate.arm)
     if evaluation_episodes and not older:
-        contract = _evaluated(contract, files, evaluation_episodes, console)
+        contract = _evaluated(contract, files, evaluation_episodes, console, Album(source))
         if out.exists() and not any(result.success_rate for result in contract.evaluation):
             raise ConfigurationError(
                 f"{out}: keeps its older bundle, since the new one solved none of {evaluation_episodes} episodes under "
@@ -179,20 +181,19 @@ def _described(contract: Contract, name: str, data: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _evaluated(contract: Contract, files: dict[str, bytes], episodes: int, console: Console) -> Contract:
+def _evaluated(contract: Contract, files: dict[str, bytes], episodes: int, console: Console, album: Album) -> Contract:
     """Return the contract with success rates, measured on a temporary copy of the bundle."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = write_bundle(Path(folder) / "bundle", contract, files, check=check_deployment)
-        return contract.model_copy(update={"evaluation": measured(bundle, episodes, console)})
+        return contract.model_copy(update={"evaluation": measured(bundle, episodes, console, album)})
 
 
-def measured(bundle: Bundle, episodes: int, console: Console) -> tuple[Evaluation, ...]:
-    """Measure a bundle's success rate under each of `PROFILES`."""
-    from rlfp_ros.evaluation.evaluate import evaluate
-
+def measured(bundle: Bundle, episodes: int, console: Console, album: Album) -> tuple[Evaluation, ...]:
+    """Measure a bundle's success rate under each of `PROFILES`; the episodes replace those of `album`."""
+    album.clear()
     found = []
     for profile in PROFILES:
-        result = evaluate(bundle.directory, profile=profile, episodes=episodes, seed=0)
+        result = evaluate(bundle.directory, profile=profile, episodes=episodes, seed=0, play=album.play)
         console.print(f"  {profile:10} success {result['success_rate']:.3f}  95 % interval {result['wilson95']}")
         found.append(Evaluation.model_validate({name: result[name] for name in Evaluation.model_fields}))
     return tuple(found)

@@ -41,7 +41,7 @@ def encoder_stage(
     threads: int,
 ) -> tuple[Encoder, EncoderReport]:
     """Train the encoder, or continue its training; write `run/encoder.onnx`, with which policies are trained."""
-    progress.stage("encoder", training.updates, "rendering the first frames")
+    progress.stage("encoder", training.updates, "rendering the first frames", "gradient steps")
     encoder, report = train_encoder(source, run, training, choice, progress.show, representation, threads=threads)
     pixels = "/".join(f"{error:.2f}" for error in report.keypoint_error_px)
     progress.show(training.updates, f"object {report.position_error_mm:.1f} mm, points {pixels} px")

@@ -21,6 +21,7 @@ from rlfp_ros.learning.export.build import build_contract
 from rlfp_ros.learning.export.export import OBSERVATIONS, export_bundle
 from rlfp_ros.learning.export.trained import save_trained
 from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
+from rlfp_ros.learning.report.training_report import write_report
 from rlfp_ros.learning.runs.checkpoint import claim_run
 from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.seeds import check_training_seed
@@ -44,7 +45,7 @@ def main(
     evaluation_episodes: int = 100,
     observations: int = OBSERVATIONS,
 ) -> Bundle:
-    """Train a recipe and write the bundle.
+    """Train a recipe, write the bundle, and write the report of the training into the run folder.
 
     Parameters
     ----------
@@ -83,7 +84,10 @@ def main(
         console.print(f"trained in {minutes:.1f} minutes; writing {out}")
         contract = _contract(recipe, cell, finished, minutes)
         save_trained(run, contract, cell.arm, finished.encoder, finished.policy)
-        bundle = export_bundle(run, out, evaluation_episodes, observations, console)
+        try:
+            bundle = export_bundle(run, out, evaluation_episodes, observations, console)
+        finally:  # a bundle that is refused needs the report most
+            console.print(f"report: {write_report(run)}")
     console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
     return bundle
 

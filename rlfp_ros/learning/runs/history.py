@@ -22,10 +22,11 @@ class ProgressRow:
 
     session: int  # 0 for the training's first session, one more with each --resume
     stage: str
-    done: int  # units of the stage: decisions, gradient steps
+    done: int  # units of the stage
     total: int
     seconds: float  # of training until then, over all stages and sessions
     figures: dict[str, float]
+    unit: str = "decisions"  # what the stage counts
 
 
 class HistoryWriter:
@@ -47,9 +48,9 @@ class HistoryWriter:
             if self._stream.tell():
                 self._stream.write(b"\n")  # ends a row that a kill cut short
 
-    def add(self, stage: str, done: int, total: int, seconds: float, figures: dict[str, float]) -> None:
+    def add(self, stage: str, done: int, total: int, seconds: float, figures: dict[str, float], unit: str) -> None:
         """Write a row. Raises ConfigurationError if the disk is full."""
-        row = ProgressRow(self.session, stage, done, total, round(seconds, 2), figures)
+        row = ProgressRow(self.session, stage, done, total, round(seconds, 2), figures, unit)
         with explained(self._file, RESUME):
             self._stream.write(json.dumps(asdict(row)).encode() + b"\n")
             self._stream.flush()
@@ -84,7 +85,11 @@ def _row(line: bytes) -> ProgressRow | None:
     try:
         row = ProgressRow(**json.loads(line))
         numbers = (row.session, row.done, row.total, row.seconds, *row.figures.values())
-        valid = isinstance(row.stage, str) and all(isinstance(number, int | float) for number in numbers)
+        valid = (
+            isinstance(row.stage, str)
+            and isinstance(row.unit, str)
+            and all(isinstance(number, int | float) for number in numbers)
+        )
         return row if valid else None
     except (ValueError, TypeError, AttributeError):
         return None
