@@ -59,6 +59,8 @@ KINDS: dict[str, tuple[Path, Callable[[Path], object]]] = {
     "reach": (SHARE / "sim/tasks/reach.yaml", _task("reach")),
     "push": (SHARE / "sim/tasks/push.yaml", _task("push")),
     "place": (SHARE / "sim/tasks/place.yaml", _task("place")),
+    "stack": (SHARE / "sim/tasks/stack.yaml", _task("stack")),
+    "drawer": (SHARE / "sim/tasks/drawer.yaml", _task("drawer")),
     "scene": (SHARE / "sim/scenes/table.yaml", load_scene),
     "profile": (SHARE / "sim/randomization/harsh.yaml", lambda path: sample(load_profile(path), 0)),
     "room": (SHARE / "sim/scenes/twin_clutter.yaml", lambda path: load_room(path).draw(0)),

@@ -32,7 +32,7 @@ def teacher_episode(env: ManipulationEnv, seed: int) -> tuple[list[np.ndarray], 
     return images, info["success"]
 
 
-@pytest.mark.parametrize("task", ["reach", "push", "lift", "place"])
+@pytest.mark.parametrize("task", ["reach", "push", "lift", "place", "stack", "drawer"])
 @pytest.mark.parametrize("observation", ["pixels", "state", "both"])
 def test_gymnasium_accepts_the_environment(task: str, observation: str) -> None:
     env = gymnasium.make(environment_id(task), observation=observation, profile="train", render_mode="rgb_array")

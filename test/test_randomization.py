@@ -10,7 +10,8 @@ import pytest
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.pybullet_world import BLOCK_MASS, PybulletWorld
+from rlfp_ros.simulation.bullet_bodies import BLOCK_MASS
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
@@ -61,7 +62,10 @@ IN_MOTION = (
     "joint_noise",
     "distractor_speed",
     "motion_blur",
+    "slider_friction",  # these two in test_stack_and_drawer.py
+    "slider_damping",
 )
+OTHER_OBJECTS = {"other_hue": 150.0, "other_saturation": 0.4, "other_value": 0.3}  # of tasks with several objects
 IN_TIME = ("camera_latency", "camera_jitter", "dropped_frames", "dropped_run", "command_latency")
 ELSEWHERE = ("fill_azimuth", "arm_tint")
 
@@ -73,8 +77,8 @@ def make_world(task: str = "reach", textures: str = "plain", /, **values: float)
     return PybulletWorld(load_arm("panda"), load_task(task), profile, load_scene())
 
 
-def first_image(seed: int, **values: float) -> np.ndarray:
-    world = make_world(**values)
+def first_image(seed: int, task: str = "reach", /, **values: float) -> np.ndarray:
+    world = make_world(task, **values)
     world.reset(seed)
     image = world.image.astype(float)
     world.close()
@@ -87,7 +91,7 @@ def nominal() -> np.ndarray:
 
 
 def test_every_parameter_is_tried_here() -> None:
-    assert {*VISIBLE, *IN_MOTION, *IN_TIME, *ELSEWHERE} == set(PARAMETERS)
+    assert {*VISIBLE, *OTHER_OBJECTS, *IN_MOTION, *IN_TIME, *ELSEWHERE} == set(PARAMETERS)
 
 
 @pytest.mark.parametrize("name", sorted(VISIBLE))
@@ -96,6 +100,13 @@ def test_each_visual_parameter_changes_the_image(name: str, nominal: np.ndarray)
     assert np.abs(after - nominal).mean() > 0.02
     if name in ("exposure", "gamma"):  # automatic exposure makes up for the others
         assert after.mean() > nominal.mean()
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_OBJECTS))
+def test_the_colours_of_other_objects_change_the_image_of_a_task_that_has_some(name: str, nominal: np.ndarray) -> None:
+    changed = {name: OTHER_OBJECTS[name]}
+    assert np.abs(first_image(5, "stack", **changed) - first_image(5, "stack")).mean() > 0.02
+    np.testing.assert_array_equal(first_image(5, **changed), nominal)
 
 
 def test_the_second_light_comes_from_its_azimuth() -> None:

@@ -251,7 +251,7 @@ def _task(arm: Arm, kinematics: Kinematics, name: str) -> ArmFinding:
         return ArmFinding(part, Severity.WARNING, str(error))
     home = np.array(arm.home)
     down = kinematics.forward(home)[:3, 2]
-    height = max(task.settings.block_size[2], arm.tool_limits.lower[2])
+    height = max(task.object_height, arm.tool_limits.lower[2])
     missed = []
     for field, region in given.regions().items():
         for x in (region.lower[0], region.upper[0]):

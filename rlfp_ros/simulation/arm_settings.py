@@ -88,14 +88,14 @@ def _derived(settings: TaskSettings, arm: Arm) -> dict[str, Any]:
         if (np.array(region.lower) < lower).any() or (np.array(region.upper) > upper).any()
     ]
     if outside:
-        changed |= {name: _placed(region, lower, upper) for name, region in settings.regions().items()}
+        fields = type(settings).model_fields
+        changed |= {
+            name: _placed(region, lower, upper) for name, region in settings.regions().items() if name in fields
+        }
         scale = float(np.min((upper - lower) / np.subtract(REFERENCE_UPPER, REFERENCE_LOWER)))
         if _scale(arm) < SMALL:
             changed["block_size"] = tuple(min(edge, max(SMALLEST_BLOCK, scale * edge)) for edge in settings.block_size)
-        distance = getattr(settings, "goal_distance", None)
-        if distance is not None:
-            least = max(scale * distance[0], 1.25 * settings.success_distance)
-            changed["goal_distance"] = (least, max(scale * distance[1], 1.5 * least))
+        changed |= settings.scaled(scale)
     if settings.task == "reach" and arm.pointer is not None:
         height = changed.get("block_size", settings.block_size)[2]
         nearest = round(height / 2 + ROD_ON_BLOCK, 4)

@@ -15,24 +15,25 @@ import cv2
 import numpy as np
 import pybullet_data
 
-from rlfp_ros.simulation.randomization import OBJECTS, Profile, Sample, stream
+from rlfp_ros.simulation.bullet_bodies import FAR_AWAY, BulletBodies
+from rlfp_ros.simulation.randomization import OBJECTS, OTHERS, Profile, Sample, stream
 from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.scene_renderer import Colour, SceneRenderer
-from rlfp_ros.simulation.tasks.task_scene import Body
+from rlfp_ros.simulation.tasks.task_scene import Body, Hue
 from rlfp_ros.simulation.textures import photograph_set, texture_set
 
 TEXTURES = 48  # loaded once, because loadTexture leaks 1.5 MB per call
 PHOTOGRAPHS = 24  # likewise
-FAR_AWAY = (0.0, 0.0, -5.0)  # m, place of unused bodies, behind the camera's far plane
 UPRIGHT = (0, 0, 0, 1)  # quaternion xyzw
-DISTRACTOR_HUES = (0.12, 0.88)  # range on the colour circle; excludes the red of the task's block
+DISTRACTOR_HUES = (0.12, 0.88)  # range on the colour circle; excludes the red of the task's object
+OTHER_SHADES = (1.0, 0.55)  # factors of the value of other objects, so that two of the same hue differ
 PLAIN_TABLE = (0.55, 0.52, 0.48)  # rgb, 0..1
 UNPAINTED = (1.0, 1.0, 1.0)  # rgb, 0..1; shows a texture as it is
 PLAIN_BACKGROUND = 200  # grey, 0..255
 DISTRACTOR_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, base frame
 DISTRACTOR_HEIGHT = 0.03  # m, of a distractor's middle
 DISTRACTOR_SWING = 0.04  # m, amplitude of a moving distractor
-DISTRACTOR_CLEARANCE = 0.11  # m, from the task's blocks: the amplitude and half of the largest distractor
+DISTRACTOR_CLEARANCE = 0.11  # m, from the task's objects: the amplitude and half of the largest distractor
 MARKER_COLOUR = (0.05, 0.75, 0.25)  # rgb, 0..1; the same in every episode, because it shows the policy the goal
 OCCLUDERS = 3
 OCCLUDER_HALF_SIZE = (0.008, 0.008, 0.25)  # m
@@ -81,8 +82,7 @@ class Dressing:
         sample: Sample,
         arm: tuple[Body, Sequence[int]],
         table: Body,
-        blocks: dict[Body, np.ndarray],
-        markers: Sequence[Body],
+        bodies: BulletBodies,
     ) -> None:
         """Paint and place everything for an episode.
 
@@ -92,22 +92,20 @@ class Dressing:
             The episode's sample.
         arm
             The arm's body and its links.
-        table, markers
-            Bodies.
-        blocks
-            The task's blocks and their positions [3] m, which no distractor may hide.
+        table
+            Its body.
+        bodies
+            Those of the task, which no distractor may hide.
         """
         client, paint = self._client, self._renderer.paint
         rng = stream(sample.seed, "appearance")
-        hue = (sample["block_hue"] / 360) % 1
-        colour = colorsys.hsv_to_rgb(hue, sample["block_saturation"], sample["block_value"])
-        for block in blocks:
-            paint(block, -1, colour)
-        for marker in markers:
+        self._paint_objects(sample, bodies)
+        for marker in bodies.markers:
             paint(marker, -1, MARKER_COLOUR)
         tint, value = sample["arm_tint"], sample["arm_value"]
         arm_hue = rng.uniform()
         body, links = arm
+        clear_of = bodies.clear_points()
         for link in links:
             shade = colorsys.hsv_to_rgb(arm_hue, tint, value * rng.uniform(0.6, 1.0))
             if sample.textures == "plain":
@@ -118,9 +116,9 @@ class Dressing:
         else:
             client.changeVisualShape(table, -1, textureUniqueId=-1)  # the last episode may have left a photograph
             paint(table, -1, PLAIN_TABLE)
-        self._place_distractors(sample, rng, list(blocks.values()))
+        self._place_distractors(sample, rng, clear_of)
         self._hang_occluders(sample)
-        self._lay_out_household(sample, list(blocks.values()))
+        self._lay_out_household(sample, clear_of)
         rng = stream(sample.seed, "photographs")
         if rng.uniform() < sample["photographs"]:
             self._cover(table, self._photograph_textures[int(rng.integers(PHOTOGRAPHS))])
@@ -201,6 +199,17 @@ class Dressing:
 
     # --- an episode -------------------------------------------------------------------------------------------------
 
+    def _paint_objects(self, sample: Sample, bodies: BulletBodies) -> None:
+        others = 0
+        for (body, link), hue in bodies.hues.items():
+            if hue is Hue.OBJECT:
+                colour = _colour(sample["block_hue"], sample["block_saturation"], sample["block_value"])
+            else:
+                drawn = [sample[name][others % OTHERS] for name in ("other_hue", "other_saturation", "other_value")]
+                colour = _colour(drawn[0], drawn[1], drawn[2] * OTHER_SHADES[others % len(OTHER_SHADES)])
+                others += 1
+            self._renderer.paint(body, link, colour)
+
     def _cover(self, table: Body, texture: int) -> None:
         self._client.changeVisualShape(table, -1, textureUniqueId=texture)
         self._renderer.paint(table, -1, UNPAINTED)
@@ -209,7 +218,7 @@ class Dressing:
         self._client.resetBasePositionAndOrientation(body, FAR_AWAY, UPRIGHT)
         self._renderer.paint(body, -1, None)
 
-    def _place_distractors(self, sample: Sample, rng: np.random.Generator, blocks: list[np.ndarray]) -> None:
+    def _place_distractors(self, sample: Sample, rng: np.random.Generator, clear_of: list[np.ndarray]) -> None:
         self._motion = []
         for place, index in enumerate(rng.permutation(OBJECTS)):
             body = self._distractors[index]
@@ -220,7 +229,7 @@ class Dressing:
             direction = rng.uniform(0, 2 * np.pi)
             swing = DISTRACTOR_SWING * np.array([np.cos(direction), np.sin(direction), 0.0])
             rate = sample["distractor_speed"][place] / DISTRACTOR_SWING  # rad/s
-            self._motion.append((body, _free_place(rng, blocks), swing, rate))
+            self._motion.append((body, _free_place(rng, clear_of), swing, rate))
 
     def _hang_occluders(self, sample: Sample) -> None:
         """Place bars between camera and table."""
@@ -238,7 +247,7 @@ class Dressing:
             self._client.resetBasePositionAndOrientation(body, place, turned / np.linalg.norm(turned))
             self._renderer.paint(body, -1, _any_colour(rng, darkest=0.1))
 
-    def _lay_out_household(self, sample: Sample, blocks: list[np.ndarray]) -> None:
+    def _lay_out_household(self, sample: Sample, clear_of: list[np.ndarray]) -> None:
         """Place still objects on the table."""
         rng = stream(sample.seed, "household")
         for place, index in enumerate(rng.permutation(len(self.household))):
@@ -248,17 +257,21 @@ class Dressing:
                 continue
             yaw = rng.uniform(-np.pi, np.pi)
             turned = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
-            self._client.resetBasePositionAndOrientation(body, _free_place(rng, blocks).tolist(), turned)
+            self._client.resetBasePositionAndOrientation(body, _free_place(rng, clear_of).tolist(), turned)
             self._renderer.paint(body, -1, _any_colour(rng, darkest=0.2))
+
+
+def _colour(hue_deg: float, saturation: float, value: float) -> Colour:
+    return colorsys.hsv_to_rgb((hue_deg / 360) % 1, saturation, value)
 
 
 def _any_colour(rng: np.random.Generator, darkest: float) -> Colour:
     return colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(darkest, 1))
 
 
-def _free_place(rng: np.random.Generator, blocks: list[np.ndarray]) -> np.ndarray:
-    """Return a position on the table, [3] m, where a distractor never hides the task's blocks."""
+def _free_place(rng: np.random.Generator, clear_of: list[np.ndarray]) -> np.ndarray:
+    """Return a position on the table, [3] m, where a distractor never hides the task's objects."""
     while True:
         place = rng.uniform(DISTRACTOR_REGION[0], DISTRACTOR_REGION[1])
-        if all(np.linalg.norm(place - block[:2]) > DISTRACTOR_CLEARANCE for block in blocks):
+        if all(np.linalg.norm(place - point[:2]) > DISTRACTOR_CLEARANCE for point in clear_of):
             return np.array([*place, DISTRACTOR_HEIGHT])

@@ -6,6 +6,7 @@ policy's score here is a sim-to-sim proxy for its score on an arm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,19 +15,18 @@ from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.mujoco_arm import THING_CONTACT, MujocoArm, add_drives, arm_spec, gear_fingers
+from rlfp_ros.simulation.mujoco_arm import ARM_CONTACT, MujocoArm, add_drives, arm_spec, gear_fingers
+from rlfp_ros.simulation.mujoco_bodies import MujocoBodies
 from rlfp_ros.simulation.mujoco_headless import mujoco
-from rlfp_ros.simulation.mujoco_room import FAR_AWAY, add_lights, add_materials, furnish
+from rlfp_ros.simulation.mujoco_room import add_lights, add_materials, furnish
 from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.room import Room
 from rlfp_ros.simulation.room_camera import MujocoCamera
 from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.tasks.task import Task
-from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body
+from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body, Hue, Plate, Slider, Vector
 from rlfp_ros.simulation.ticked_world import DT, TickedWorld
 
-MARKER_COLOUR = (0.05, 0.70, 0.22)  # rgb, 0..1: green, as the tasks document
-MARKER_THICKNESS = 0.002  # m
 TABLE_REGION = ((0.15, -0.45), (0.85, 0.45))  # m, for clutter
 
 
@@ -85,8 +85,7 @@ class MujocoWorld(TickedWorld):
 
     def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """Position [3] m and quaternion xyzw [4], base frame."""
-        number = self.model.body(self._things[body]).id
-        return self.data.xpos[number].copy(), self.data.xquat[number][[1, 2, 3, 0]]
+        return self.bodies.pose(body)
 
     def gripper_width(self) -> float:
         """True opening, m."""
@@ -95,75 +94,34 @@ class MujocoWorld(TickedWorld):
 
     def contacts(self, body: Body) -> np.ndarray:
         """Points [N, 3] m, base frame, at which the arm touches a body now."""
-        number = self.model.body(self._things[body]).id
-        touching = []
-        for contact in self.data.contact:
-            bodies = {int(self.model.geom_bodyid[geom]) for geom in contact.geom}
-            if number in bodies and bodies & self._arm_bodies:
-                touching.append(contact.pos.copy())
-        return np.array(touching).reshape(-1, 3)
+        return self.bodies.contacts(body, self._arm_bodies)
 
-    def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
-        """Add a free box in the colour of the task's object; for a task's `build` only.
+    @property
+    def task_bodies(self) -> tuple[Body, ...]:
+        """All bodies that the task added."""
+        return self.bodies.all
 
-        `studs` makes it look like a LEGO brick; its collision shape stays the box.
-        """
-        name = f"block_{len(self._things)}"
-        body = self._spec.worldbody.add_body(name=name, pos=[0.0, 0.3 * len(self._things), size[2] / 2])
-        body.add_freejoint(name=name)
-        body.add_geom(
-            name=name,
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=[extent / 2 for extent in size],
-            material="block_0",
-            mass=0.03,
-            contype=THING_CONTACT,
-            conaffinity=THING_CONTACT | 1,
-            condim=4,
-            friction=[0.7, 0.01, 0.001],
-        )
-        if studs:
-            for x in (-0.25, 0.25):
-                for y in (-0.25, 0.25):
-                    body.add_geom(
-                        name=f"{name}_stud_{x:+}{y:+}",
-                        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-                        size=[0.15 * min(size[:2]), 0.07 * size[2], 0.0],
-                        material="block_0",
-                        mass=0.0,
-                        pos=[x * size[0], y * size[1], 0.57 * size[2]],
-                        contype=0,
-                        conaffinity=0,
-                    )
-        self._things.append(name)
-        return len(self._things) - 1
+    def add_block(self, size: Vector, studs: bool = False, hue: Hue = Hue.OBJECT) -> Body:
+        """Add a free box, for a task's `build` only; `studs` makes it look like a LEGO brick."""
+        return self.bodies.add_block(size, studs, hue)
 
     def add_marker(self, radius: float) -> Body:
         """Add a flat disc without collision; `place` moves it."""
-        name = f"marker_{len(self._things)}"
-        body = self._spec.worldbody.add_body(name=name, mocap=True, pos=FAR_AWAY)
-        body.add_geom(
-            name=name,
-            type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-            size=[radius, MARKER_THICKNESS / 2, 0.0],
-            rgba=[*MARKER_COLOUR, 1.0],
-            contype=0,
-            conaffinity=0,
-        )
-        self._things.append(name)
-        return len(self._things) - 1
+        return self.bodies.add_marker(radius)
 
-    def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:
+    def add_slider(
+        self, housing: Sequence[Plate], drawer: Sequence[Plate], handle: Sequence[Plate], travel: float
+    ) -> Slider:
+        """Add an object with a prismatic joint that opens from 0 to `travel` m."""
+        return self.bodies.add_slider(housing, drawer, handle, travel)
+
+    def place(self, body: Body, position: Vector, yaw: float = 0.0) -> None:
         """Move a body to a position in the base frame, at rest."""
-        pose = [*position, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
-        mocap = int(self.model.body_mocapid[self.model.body(self._things[body]).id])
-        if mocap >= 0:
-            self.data.mocap_pos[mocap], self.data.mocap_quat[mocap] = pose[:3], pose[3:]
-        else:
-            joint = self.model.joint(self._things[body]).id
-            address, dof = self.model.jnt_qposadr[joint], self.model.jnt_dofadr[joint]
-            self.data.qpos[address : address + 7], self.data.qvel[dof : dof + 6] = pose, 0
-        mujoco.mj_forward(self.model, self.data)
+        self.bodies.place(body, position, yaw)
+
+    def slide(self, slider: Slider, opening: float) -> None:
+        """Open a slider by `opening` m, at rest."""
+        self.bodies.slide(slider, opening)
 
     def move_arm(self, positions: np.ndarray, gripper_width: float) -> None:
         """Teleport the arm, at rest; positions [J] rad, width in m."""
@@ -191,7 +149,7 @@ class MujocoWorld(TickedWorld):
     def _build(self) -> None:
         room = self.room
         self._spec = spec = arm_spec(self.arm)
-        self._things: list[str] = []  # the task's bodies, by name
+        self.bodies = MujocoBodies(spec)
         spec.option.timestep = DT / room.dynamics.substeps
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
@@ -204,6 +162,7 @@ class MujocoWorld(TickedWorld):
         self._materials = {
             name: add_materials(spec, name, getattr(room, name)) for name in ("table", "floor", "wall", "arm", "block")
         }
+        self._other_materials = add_materials(spec, "other", room.other)
         for geom in spec.geoms:
             geom.material = "arm_0"
         self._furniture = furnish(spec, room, self.scene)
@@ -218,13 +177,12 @@ class MujocoWorld(TickedWorld):
             raise ConfigurationError(f"{self.arm.urdf} in room {room.name}: MuJoCo says {error}") from None
         self.data = mujoco.MjData(self.model)
         self.arm_index = MujocoArm(self.arm, self.model)
-        block_bodies = [self.model.body(name).id for name in self._things if name.startswith("block")]
-        self._block_geoms = [g for g in range(self.model.ngeom) if self.model.geom_bodyid[g] in block_bodies]
-        self._block_bodies = block_bodies
-        self._arm_bodies = {int(self.model.geom_bodyid[g]) for g in range(self.model.ngeom)} - {0, *block_bodies}
+        self.bodies.bind(self.model, self.data)
+        arm_geoms = [g for g in range(self.model.ngeom) if self.model.geom_contype[g] == ARM_CONTACT]
+        self._arm_bodies = {int(self.model.geom_bodyid[geom]) for geom in arm_geoms}
         self._geoms_of = {
-            "arm": [g for g in range(self.model.ngeom) if self.model.geom_contype[g] == 1],
-            "block": self._block_geoms,
+            "arm": arm_geoms,
+            "block": [geom for geoms in self.bodies.geoms(Hue.OBJECT) for geom in geoms],
             **{name: [self.model.geom(geom).id for geom in geoms] for name, geoms in self._furniture.items()},
         }
 
@@ -239,11 +197,7 @@ class MujocoWorld(TickedWorld):
         dofs = self.arm_index.dofs
         model.dof_frictionloss[dofs], model.dof_damping[dofs] = drawn["friction"], drawn["damping"]
         model.dof_armature[dofs] = drawn["armature"]
-        for body in self._block_bodies:
-            ratio = drawn["block_mass"] / model.body_mass[body]
-            model.body_mass[body] *= ratio
-            model.body_inertia[body] *= ratio
-        model.geom_friction[self._block_geoms, 0] = drawn["block_friction"]
+        self.bodies.set_dynamics(drawn)
         model.body_gravcomp[self.arm_index.bodies] = drawn["gravity_compensation"]
         mujoco.mj_setConst(model, self.data)
         limits, offset = self.arm.limits, self.room.dynamics.home_offset
@@ -280,7 +234,10 @@ class MujocoWorld(TickedWorld):
             position = np.asarray(light.position) + rng.uniform(-light.wander, light.wander, 3)
             direction = np.asarray(light.towards) - position
             model.light_pos[number], model.light_dir[number] = position, direction / np.linalg.norm(direction)
-        blocks = [self.body_pose(body)[0][:2] for body in range(len(self._things))]
+        others = stream(seed, "room other").permutation(self._other_materials)
+        for number, geoms in enumerate(self.bodies.geoms(Hue.OTHER)):
+            model.geom_matid[geoms] = model.material(f"other_{others[number % len(others)]}").id
+        clear_of = [point[:2] for point in self.bodies.clear_points()]
         self._clutter: list[tuple[int, np.ndarray, np.ndarray, float]] = []
         clutter = self.room.clutter
         for number in range(clutter.count):
@@ -290,7 +247,7 @@ class MujocoWorld(TickedWorld):
             model.geom_rgba[geom] = [*shade, 1.0]
             while True:
                 place = rng.uniform(*TABLE_REGION)
-                if all(np.linalg.norm(place - block) > clutter.clearance for block in blocks):
+                if all(np.linalg.norm(place - point) > clutter.clearance for point in clear_of):
                     break
             angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*clutter.speed)
             swing = 0.04 * np.array([np.cos(angle), np.sin(angle), 0.0])

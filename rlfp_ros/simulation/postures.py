@@ -54,7 +54,9 @@ def arrange(world: PybulletWorld, kinematics: Kinematics, lying: np.ndarray, rng
     held = task.grips and rng.uniform() < HELD
     if held:
         width = task.settings.block_size[0] + rng.uniform(0, HELD_SLACK)
-    posture = random_posture(kinematics, lying, rng)
+    points = task.object_points(world)
+    near = lying if len(points) == 1 else points[rng.integers(len(points))]
+    posture = random_posture(kinematics, near, rng)
     world.move_arm(posture, width)
     if task.grips:
         place = lying
@@ -62,4 +64,6 @@ def arrange(world: PybulletWorld, kinematics: Kinematics, lying: np.ndarray, rng
             place = world.tool_position() + rng.normal(0, HELD_SIGMA, 3)
             place[2] = max(place[2], lying[2])
         world.place(task.block, tuple(place), rng.uniform(-1, 1) * HELD_YAW)
+    if not held:
+        task.scatter(world, world, rng)
     return task.object_pose(world)[0]

@@ -15,22 +15,20 @@ import numpy as np
 from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception.camera import CameraModel
-from rlfp_ros.simulation.brick import brick
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.bullet_arm import load_bullet_arm
+from rlfp_ros.simulation.bullet_bodies import BulletBodies
 from rlfp_ros.simulation.camera import Camera
-from rlfp_ros.simulation.dressing import FAR_AWAY, Dressing
+from rlfp_ros.simulation.dressing import Dressing
 from rlfp_ros.simulation.randomization import Profile, Sample, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
 from rlfp_ros.simulation.scene_renderer import SceneRenderer
 from rlfp_ros.simulation.tasks.task import Task
-from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body
+from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body, Hue, Plate, Slider, Vector
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
 from rlfp_ros.simulation.world_state import Setpoint, TickCommand, WorldState
 
-BLOCK_MASS = 0.03  # kg, nominal
 POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: fraction of the error removed per step
-MARKER_THICKNESS = 0.002  # m
 
 
 class PybulletWorld(TickedWorld):
@@ -139,13 +137,11 @@ class PybulletWorld(TickedWorld):
 
     def body_pose(self, body: Body) -> tuple[np.ndarray, np.ndarray]:
         """True position [3] m and quaternion xyzw [4], base frame."""
-        position, orientation = self.client.getBasePositionAndOrientation(body)
-        return np.array(position), np.array(orientation)
+        return self.bodies.pose(body)
 
     def contacts(self, body: Body) -> np.ndarray:
         """Points [N, 3] m, base frame, at which the arm touches a body now."""
-        points = [contact[5] for contact in self.client.getContactPoints(self.arm_body, body)]
-        return np.array(points, dtype=float).reshape(-1, 3)
+        return self.bodies.contacts(body, self.arm_body)
 
     def keypoints(self) -> np.ndarray:
         """Return the task's keypoints in the newest image, on the plane z = 1 of the contract's camera, [N, 2]."""
@@ -166,48 +162,31 @@ class PybulletWorld(TickedWorld):
     @property
     def task_bodies(self) -> tuple[Body, ...]:
         """All bodies that the task added."""
-        return (*self._blocks, *self._markers)
+        return self.bodies.all
 
-    def add_block(self, size: tuple[float, float, float], studs: bool = False) -> Body:
-        """Add a free box that takes the colour of the task's object and the sampled mass and friction.
-
-        `studs` makes it look like a LEGO brick; its collision shape stays the box.
-        """
-        client, half = self.client, [extent / 2 for extent in size]
-        if studs:
-            vertices, normals = brick(size)
-            visual = client.createVisualShape(
-                client.GEOM_MESH,
-                vertices=vertices.tolist(),
-                indices=list(range(len(vertices))),
-                normals=normals.tolist(),
-                uvs=[[0.0, 0.0]] * len(vertices),
-            )
-        else:
-            visual = client.createVisualShape(client.GEOM_BOX, halfExtents=half)
-        body = client.createMultiBody(
-            BLOCK_MASS,
-            client.createCollisionShape(client.GEOM_BOX, halfExtents=half),
-            visual,
-            basePosition=FAR_AWAY,
-        )
-        self._blocks.append(body)
-        return body
+    def add_block(self, size: Vector, studs: bool = False, hue: Hue = Hue.OBJECT) -> Body:
+        """Add a free box with the sampled mass and friction; `studs` makes it look like a LEGO brick."""
+        return self.bodies.add_block(size, studs, hue)
 
     def add_marker(self, radius: float) -> Body:
         """Add a flat disc without collision; `place` moves it."""
-        shape = self.client.createVisualShape(self.client.GEOM_CYLINDER, radius=radius, length=MARKER_THICKNESS)
-        marker: Body = self.client.createMultiBody(0, -1, shape, basePosition=FAR_AWAY)
-        self._markers.append(marker)
-        return marker
+        return self.bodies.add_marker(radius)
 
-    def place(self, body: Body, position: tuple[float, float, float], yaw: float = 0.0) -> None:
+    def add_slider(
+        self, housing: Sequence[Plate], drawer: Sequence[Plate], handle: Sequence[Plate], travel: float
+    ) -> Slider:
+        """Add an object with a prismatic joint that opens from 0 to `travel` m."""
+        return self.bodies.add_slider(housing, drawer, handle, travel)
+
+    def place(self, body: Body, position: Vector, yaw: float = 0.0) -> None:
         """Move a body to a position in the base frame, at rest."""
-        orientation = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
-        self.client.resetBasePositionAndOrientation(body, position, orientation)
-        self.client.resetBaseVelocity(body, (0, 0, 0), (0, 0, 0))
-        if body in self._markers:
+        self.bodies.place(body, position, yaw)
+        if (body, -1) in self.bodies.still:
             self.renderer.forget_backdrop()
+
+    def slide(self, slider: Slider, opening: float) -> None:
+        """Open a slider by `opening` m, at rest."""
+        self.bodies.slide(slider, opening)
 
     def move_arm(self, positions: np.ndarray, gripper_width: float) -> None:
         """Teleport the arm, at rest; positions [J] rad, width in m."""
@@ -240,8 +219,7 @@ class PybulletWorld(TickedWorld):
         self._tool, self.arm_links = loaded.tool, loaded.links
         self._sensed = self._joints + self._fingers
         self._table = self._surface(self.scene.table)
-        self._blocks: list[Body] = []
-        self._markers: list[Body] = []
+        self.bodies = BulletBodies(client)
         drawn_as_collision = self.arm.visuals != "visual"
         cullable = [
             link
@@ -251,7 +229,7 @@ class PybulletWorld(TickedWorld):
         self.renderer = SceneRenderer(client, self.camera, self.arm_body, cullable)
         self.task.build(self)
         self.dressing = Dressing(client, self.renderer, self.profile, self.scene, texture_pool)
-        self.renderer.stand_still([(self.arm_body, -1), (self._table, -1), *((body, -1) for body in self._markers)])
+        self.renderer.stand_still([(self.arm_body, -1), (self._table, -1), *self.bodies.still])
         self._pristine = client.saveState()
 
     def _surface(self, box: Box) -> Body:
@@ -275,8 +253,7 @@ class PybulletWorld(TickedWorld):
         self.client.performCollisionDetection()
         self._reset_arm(self._reset_positions)
         self.task.reset(self, stream(seed, "task"))
-        blocks = {block: self.body_pose(block)[0] for block in self._blocks}
-        self.dressing.arrange(self.sample, (self.arm_body, self.arm_links), self._table, blocks, self._markers)
+        self.dressing.arrange(self.sample, (self.arm_body, self.arm_links), self._table, self.bodies)
         contract = self.camera.contract
         self.camera.reset(self.sample, self.dressing.background(self.sample, (contract.height, contract.width)))
         self.renderer.forget_backdrop()
@@ -303,10 +280,7 @@ class PybulletWorld(TickedWorld):
         client.changeDynamics(self._table, -1, lateralFriction=drawn["table_friction"])
         for finger in self._fingers:
             client.changeDynamics(self.arm_body, finger, lateralFriction=drawn["finger_friction"])
-        for block in self._blocks:
-            client.changeDynamics(
-                block, -1, mass=BLOCK_MASS * drawn["object_mass"], lateralFriction=drawn["object_friction"]
-            )
+        self.bodies.set_dynamics(drawn)
 
     def _simulate(self, setpoint: Setpoint | None, gripper_width: float | None) -> None:
         self._commands.append((setpoint, gripper_width))

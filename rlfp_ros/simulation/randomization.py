@@ -62,12 +62,15 @@ UNIT_LIMITS: dict[str, tuple[float, float]] = {
     "px": (0.0, 50.0),
     "percent": (1.0, 100.0),
     "N m s/rad": (0.0, 1000.0),
+    "N": (0.0, 1000.0),
+    "N s/m": (0.0, 1000.0),
     "s": (0.0, 2.0),
     "1": (0.0, 10.0),
 }
 
 JOINTS = 8  # draws for `home_offset`; an arm uses as many as it has joints
 OBJECTS = 6  # draws per distractor parameter
+OTHERS = 4  # draws per parameter of a task's objects that do not have the object's colour
 
 PARAMETERS: dict[str, Parameter] = {
     "camera_position": Parameter("m", 0.0, 3),
@@ -118,6 +121,11 @@ PARAMETERS: dict[str, Parameter] = {
     "household": Parameter("count", 0),  # distractors from pybullet_data's 1000 random objects
     "photographs": Parameter("probability", 0.0),  # of a photograph as table or background
     "dropped_run": Parameter("count", 1, limits=(1, 1000)),  # frames lost in a row once one is lost
+    "other_hue": Parameter("deg", 220.0, OTHERS),  # of each of a task's objects that are not red
+    "other_saturation": Parameter("ratio", 0.85, OTHERS),
+    "other_value": Parameter("ratio", 0.8, OTHERS),
+    "slider_friction": Parameter("N", 1.0),  # dry, of a drawer
+    "slider_damping": Parameter("N s/m", 5.0),
 }
 
 

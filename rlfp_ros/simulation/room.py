@@ -19,6 +19,8 @@ from rlfp_ros.schema import ConfigurationError, Point, Schema
 from rlfp_ros.simulation.randomization import Sample, stream
 
 TEXTURE_PX = 512  # edge to which photographs are resized
+# rgb, 0..1: blue, green, violet and cyan, whose hues are clearly not red
+OTHER_COLOURS = ((0.10, 0.22, 0.70), (0.08, 0.45, 0.20), (0.38, 0.18, 0.65), (0.05, 0.45, 0.52))
 
 
 def _pair(value: Any) -> Any:
@@ -134,6 +136,9 @@ class Dynamics(Schema):
     home_offset: float = Field(0.0, ge=0, le=3.2)  # rad, per joint and episode
     block_mass: Positive = (0.03, 0.03)  # kg
     block_friction: NotNegative = (0.7, 0.7)
+    slider_mass: Positive = (0.2, 0.5)  # kg
+    slider_friction: NotNegative = (0.5, 2.0)  # N, dry, of a drawer
+    slider_damping: NotNegative = (3.0, 10.0)  # N s/m
 
 
 class Timing(Schema):
@@ -158,6 +163,7 @@ class Room(Schema):
     wall: Surface
     arm: Surface
     block: Surface
+    other: Surface = Surface(colours=OTHER_COLOURS, specular=0.3)  # of the task's objects that are not red
     clutter: Clutter = Clutter()
     dynamics: Dynamics
     timing: Timing

@@ -75,6 +75,8 @@ class Task(ABC):
     # Training sizes that differ from the imitation recipe's defaults: field of the recipe -> changed fields.
     training: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     keypoints: tuple[str, ...] = KEYPOINTS  # the encoder's first feature points are supervised with these
+    # The keypoints that lie on the task's objects, the one that the policy moves first; images for training show them.
+    objects: tuple[str, ...] = ("object",)
     starts_closed: ClassVar[bool] = False  # whether the gripper is closed at the start of an episode
     grips: ClassVar[bool] = False  # whether the object is gripped; then the fingers are coupled, as in a real gripper
     pushes: ClassVar[bool] = False  # whether the tool pushes the object
@@ -100,10 +102,10 @@ class Task(ABC):
         """Use the settings for this arm. Raises ConfigurationError if a region is out of the tool's reach."""
         self.settings = fit_settings(self.settings, arm, self.source)
         lower, upper = arm.tool_limits.lower, arm.tool_limits.upper
-        if lower[2] > self.settings.block_size[2]:
+        if lower[2] > self.object_height:
             raise ConfigurationError(
                 f"{arm.origin}: tool_limits.lower keeps the tool {lower[2]} m above the table, but the "
-                f"block of {self.source} is {self.settings.block_size[2]} m high; give the arm "
+                f"block of {self.source} is {self.object_height} m high; give the arm "
                 "a gripper or a pointer, or choose another arm"
             )
         for name, region in self.settings.regions().items():
@@ -140,6 +142,10 @@ class Task(ABC):
         x, y = rng.uniform(self.settings.region.lower, self.settings.region.upper)
         builder.place(self.block, (x, y, self.settings.block_size[2] / 2), yaw=rng.uniform(-np.pi, np.pi))
 
+    def scatter(self, builder: SceneBuilder, scene: TaskScene, rng: np.random.Generator) -> None:
+        """Move bodies to where they may be in the middle of an episode, for images to learn from; default: nothing."""
+        return
+
     def object_pose(self, scene: TeacherScene) -> tuple[np.ndarray, np.ndarray]:
         """Return position [3] m and quaternion xyzw [4] of the object that matters, base frame; default: the block."""
         return scene.body_pose(self.block)
@@ -162,6 +168,10 @@ class Task(ABC):
     def keypoint_positions(self, scene: TaskScene) -> np.ndarray:
         """Return the positions of `keypoints`, [len(keypoints), 3] m, base frame."""
         return np.stack([self.keypoint(name, scene) for name in self.keypoints])
+
+    def object_points(self, scene: TaskScene) -> np.ndarray:
+        """Return the positions of `objects`, [len(objects), 3] m, base frame."""
+        return np.stack([self.keypoint(name, scene) for name in self.objects])
 
     def privileged_state(self, scene: TaskScene) -> np.ndarray:
         """Return the privileged state, [P] float32, for critics and teachers but never for a deployed policy.
@@ -194,6 +204,11 @@ class Task(ABC):
     def teacher(self, scene: TeacherScene, action: ActionContract) -> np.ndarray:
         """Return a good action [A] in [-1, 1] for imitation learning. Optional."""
         raise ConfigurationError(self._no_teacher("its teacher was asked for an action"))
+
+    @property
+    def object_height(self) -> float:
+        """Height of the object's top above the table, m, to which the tool has to come down."""
+        return self.settings.block_size[2]
 
     # --- for callers ------------------------------------------------------------------------------------------------
 

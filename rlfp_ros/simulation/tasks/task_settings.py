@@ -62,8 +62,12 @@ class TaskSettings(Schema):
         return schema.validate(changed, type(self), f"{source or f'sim/tasks/{self.task}.yaml'}: {name}")
 
     def regions(self) -> dict[str, Region]:
-        """Return the regions that the tool must be able to reach, by field."""
+        """Return the regions that the tool must be able to reach, by field or in words."""
         return {"region": self.region}
+
+    def scaled(self, scale: float) -> dict[str, Any]:
+        """Return the distances that shrink with the regions of an arm of shorter reach, by field."""
+        return {}
 
 
 class GoalSettings(TaskSettings):
@@ -77,6 +81,11 @@ class GoalSettings(TaskSettings):
     def regions(self) -> dict[str, Region]:
         """Return the regions that the tool must be able to reach, by field."""
         return {"region": self.region, "goal_region": self.goal_region}
+
+    def scaled(self, scale: float) -> dict[str, Any]:
+        """Return the distance to the goal for an arm of shorter reach."""
+        least = max(scale * self.goal_distance[0], 1.25 * self.success_distance)
+        return {"goal_distance": (least, max(scale * self.goal_distance[1], 1.5 * least))}
 
     @model_validator(mode="after")
     def _distances(self) -> GoalSettings:
