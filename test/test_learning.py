@@ -98,25 +98,28 @@ def test_the_pose_covariance_is_positive_definite() -> None:
     assert torch.linalg.eigvalsh(covariance[0]).min() > 0
 
 
-def test_other_appearances_do_not_move_the_object_and_repeat_with_their_seed() -> None:
-    """A red square on grey: whatever is done to the image, its middle is still redder than its surroundings."""
-    images = torch.full((16, 84, 84, 3), 110, dtype=torch.uint8)
-    images[:, 30:38, 50:58] = torch.tensor([220, 30, 30], dtype=torch.uint8)
-    middle = torch.tensor([[53.5, 33.5]]).expand(16, 2)
+def test_other_appearances_do_not_move_or_hide_objects_and_repeat_with_their_seed() -> None:
+    """Two red squares on grey: whatever is done to the image, their middles are still redder than the surroundings."""
+    images = torch.full((48, 84, 84, 3), 110, dtype=torch.uint8)
+    for row, column in ((30, 50), (60, 20)):
+        images[:, row : row + 8, column : column + 8] = torch.tensor([220, 30, 30], dtype=torch.uint8)
+    middles = torch.tensor([[53.5, 33.5], [23.5, 63.5]]).expand(48, 2, 2)
     appearance = Appearance(84, 84, seed=5)
     appearance.seed(5)
-    changed = appearance(images, middle)
+    changed = appearance(images, middles)
     red = changed[..., 0] - changed[..., 1:].mean(dim=-1)
-    assert (red[:, 32:36, 52:56].mean(dim=(1, 2)) > red[:, 28:30, 50:58].mean(dim=(1, 2)) + 20).all()
+    for row, column in ((30, 50), (60, 20)):
+        inside = red[:, row + 2 : row + 6, column + 2 : column + 6].mean(dim=(1, 2))
+        assert (inside > red[:, row - 2 : row, column : column + 8].mean(dim=(1, 2)) + 20).all()
     assert (changed - images).abs().mean() > 5
     appearance.seed(5)
-    torch.testing.assert_close(appearance(images, middle), changed, atol=0, rtol=0)
+    torch.testing.assert_close(appearance(images, middles), changed, atol=0, rtol=0)
 
 
 def test_other_appearances_take_images_of_any_size() -> None:
     """A batch with more values than there is noise in store."""
     images = torch.full((128, 150, 150, 3), 110, dtype=torch.uint8)
-    changed = Appearance(150, 150, seed=5)(images, torch.tensor([[75.0, 75.0]]).expand(128, 2))
+    changed = Appearance(150, 150, seed=5)(images, torch.tensor([[75.0, 75.0]]).expand(128, 1, 2))
     assert changed.shape == images.shape
     assert changed.isfinite().all()
 

@@ -511,3 +511,20 @@ def test_the_drawer_opens_by_15_cm_on_every_arm_of_about_the_pandas_reach(arm: s
     task.fit_to(load_arm(arm))
     assert isinstance(task.settings, DrawerSettings)
     assert task.settings.opening == 0.15
+
+
+def test_a_cabinet_that_would_stand_on_the_arms_foot_is_refused() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"drawer\.yaml: the cabinet's rear reaches x = -0\.\d\d m, expected at"
+    ):
+        load_task("drawer").fit_to(load_arm("so101"))
+
+
+def test_an_object_without_a_keypoint_is_refused() -> None:
+    class Nameless(Stack):
+        objects = ("object", "lower brick")
+
+    with pytest.raises(
+        ConfigurationError, match="class Nameless has 'lower brick' in `objects`, but not in `keypoints`"
+    ):
+        Nameless(load_task("stack").settings)

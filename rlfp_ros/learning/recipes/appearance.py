@@ -23,7 +23,7 @@ TEXTURES = 96
 SHAPES = 3  # largest number of shapes in front of an image
 SHAPE_SHARE = 0.4  # probability of each
 SHAPE_PX = (2.0, 9.0)  # half extent
-CLEAR_PX = 3.0  # px, smallest distance between a shape and the object
+CLEAR_PX = 3.0  # px, smallest distance between a shape and a point on an object
 REDDEST = 40.0  # counts by which a shape's red may exceed its other channels, because red is the object's colour
 OVERLAY_SHARE, OVERLAY = 0.5, 0.4  # share of the images; largest weight of the texture
 TURNED_SHARE = 0.6  # share of the images whose hues, except the object's red, are rotated by any angle
@@ -55,7 +55,10 @@ class Appearance:
         self._rng.manual_seed(seed)
 
     def __call__(self, images: Tensor, clear_of: Tensor) -> Tensor:
-        """Change images uint8 [B, H, W, 3] to float [B, H, W, 3] in 0 to 255; shapes avoid a point [B, 2] px (x, y)."""
+        """Change images uint8 [B, H, W, 3] to float [B, H, W, 3] in 0 to 255.
+
+        Shapes avoid N points per image, `clear_of` [B, N, 2] px (x, y).
+        """
         batch = images.permute(0, 3, 1, 2).float().contiguous()
         for _ in range(SHAPES):
             self._draw_shapes(batch, clear_of)
@@ -92,7 +95,8 @@ class Appearance:
         count, _, height, width = batch.shape
         middle = self._uniform(0, 1, count, 2) * torch.tensor([width, height])
         half = self._uniform(*SHAPE_PX, count, 2)
-        clear = ((middle - clear_of).abs() - half.amax(dim=1, keepdim=True)).amax(dim=1) > CLEAR_PX
+        beside = (middle[:, None] - clear_of).abs() - half.amax(dim=1)[:, None, None]
+        clear = (beside.amax(dim=2) > CLEAR_PX).all(dim=1)
         there = torch.nonzero(clear & (self._chosen(SHAPE_SHARE, count) > 0)).flatten()
         angle, box = self._uniform(0, np.pi, count)[there], self._chosen(0.5, count)[there, None, None] > 0
         colour = self._uniform(0, 255, count, 3)[there]

@@ -189,6 +189,8 @@ class _Batches:
         source = frames.source
         self._seed, self._intrinsics = source.seed, source.camera.intrinsics
         self.pool = source.count - held_out_count(source.count)  # images that the encoder learns from
+        task = source.cell.make_task()
+        self._objects = [task.keypoints.index(name) for name in task.objects]
         self._appearance: Appearance | None = None
         if training.other_appearances and representation.supervised:
             self._appearance = Appearance(source.camera.height, source.camera.width, source.seed)
@@ -206,9 +208,9 @@ class _Batches:
         images, keypoints, positions = _batch(self._frames, picks)
         if self._appearance is not None:
             lens = self._intrinsics
-            centre = keypoints[:, 0] * lens.fx + torch.tensor([lens.cx, lens.cy])
+            on_objects = keypoints[:, self._objects] * lens.fx + torch.tensor([lens.cx, lens.cy])
             self._appearance.seed(self._seed + update)
-            images = self._appearance(images, centre)
+            images = self._appearance(images, on_objects)
         return _Batch(picks, images, keypoints, positions)
 
 

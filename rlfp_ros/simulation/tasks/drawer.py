@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
-from rlfp_ros.schema import Edge
+from rlfp_ros.schema import ConfigurationError, Edge
 from rlfp_ros.simulation.tasks.reward import closeness
 from rlfp_ros.simulation.tasks.task import TASKS, Task
 from rlfp_ros.simulation.tasks.task_scene import Plate, SceneBuilder, Slider, TaskScene, turned_by
 from rlfp_ros.simulation.tasks.task_settings import Region, TaskSettings
+
+if TYPE_CHECKING:
+    from rlfp_ros.control.arm import Arm
 
 TOOL_SHARE = 0.4  # of the reward, for a tool close to the gap behind the handle; the rest is for the opening
 TOOL_NEAR = 0.05  # m, scale of the reward
@@ -24,6 +27,7 @@ WALL, SLACK, FRONT = (
     0.004,
     0.012,
 )  # m: thickness of walls, gap between drawer and housing, thickness of the front
+FOOT = 0.12  # m from the base frame along x, taken by the arm's foot
 POST = 0.012  # m, edge of the two posts that carry the handle's bar
 
 
@@ -105,6 +109,19 @@ class Drawer(Task):
         self.block = self.slider.handle
         self._gap = np.array([-(bar[0] + settings.handle_gap) / 2, 0.0, 0.0])  # middle of the gap in the handle's frame
         self._cabinet = np.array([rear + depth / 2, 0.0, bottom + height])  # middle of its top
+
+    def fit_to(self, arm: Arm) -> None:
+        """Use the settings for this arm. Raises ConfigurationError if the cabinet is out of reach or on the foot."""
+        super().fit_to(arm)
+        settings = self.settings
+        (depth, width, _), yaw = settings.cabinet_size, settings.largest_yaw
+        behind = settings.block_size[0] / 2 + settings.handle_gap + depth  # the handle, of the cabinet's rear
+        nearest = settings.region.lower[0] - behind * math.cos(yaw) - width / 2 * math.sin(yaw)
+        if nearest < FOOT:
+            raise ConfigurationError(
+                f"{self.source}: the cabinet's rear reaches x = {nearest:.2f} m, expected at least {FOOT} m, where the "
+                f"foot of {arm.origin} ends; move region away from the arm, or make cabinet_size smaller"
+            )
 
     def reset(self, builder: SceneBuilder, rng: np.random.Generator) -> None:
         """Put the closed cabinet somewhere, its front turned a little."""

@@ -93,6 +93,12 @@ class Task(ABC):
                 f"task {settings.task}: class {kind.__name__} defines `reached_goal` without `pursue`, so the goal "
                 "cannot be used; add `pursue`"
             )
+        unknown = [name for name in kind.objects if name not in self.keypoints]
+        if unknown:
+            raise ConfigurationError(
+                f"task {settings.task}: class {kind.__name__} has {unknown[0]!r} in `objects`, but not in `keypoints`; "
+                "add it there"
+            )
         self.settings = settings
         self.source = source or f"sim/tasks/{settings.task}.yaml"
         self.block: Body = -1  # the object's body, from `build` on
