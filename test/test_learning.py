@@ -265,6 +265,9 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
     assert {"imitate/success_rate", "imitate/loss"} <= set(events.Tags()["scalars"])
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "<h3>encoder: " in report
+    assert "<h3>imitate: " in report
     with pytest.raises(ConfigurationError, match="continue it with --resume"):
         main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)
     with pytest.raises(ConfigurationError, match="seed was 0 and is 1 now"):

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,8 +16,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from rich.console import Console
 
 pytest.importorskip("torch")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs"))
+
+import figures
 
 from rlfp_ros import cli
 from rlfp_ros.contract import load_bundle
@@ -25,6 +31,7 @@ from rlfp_ros.evaluation import rollout
 from rlfp_ros.evaluation.album import Album, KeptEpisode, KeptSeries, read_album, series_folder, wanted, write_series
 from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.evaluation.failures import FailureMode
+from rlfp_ros.learning.export import export
 from rlfp_ros.learning.report import training_report
 from rlfp_ros.learning.report.curves import INK, Curve, Diagram, binned, draw_curves, inline
 from rlfp_ros.learning.report.html import Markup, element, page, table
@@ -277,6 +284,20 @@ def test_a_drawing_is_the_same_for_the_same_curves_and_fits_into_a_page() -> Non
     assert shown.count("currentColor") > 5
 
 
+def test_the_documentation_draws_the_same_curves_from_its_own_copy(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "IMAGES", run)
+    monkeypatch.setattr(figures, "RECIPE_CURVES", run / "recipe_curves.json")
+    assert figures.main(["recipe_curves", "--run", str(run)]) == 0
+    image = run / f"recipe_curves_{run.name}.svg"
+    drawn = image.read_bytes()
+    kept = json.loads((run / "recipe_curves.json").read_text())[run.name]["curves"]
+    assert list(kept) == ["expert"]  # the encoder has no success
+    assert kept["expert"][0][-1] == pytest.approx(20, abs=0.1)
+    image.unlink()
+    assert figures.main(["recipe_curves"]) == 0
+    assert image.read_bytes() == drawn
+
+
 # --- episodes --------------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +344,19 @@ def test_an_evaluation_keeps_the_episodes_that_it_plays(tmp_path: Path, monkeypa
         assert np.asarray(film.convert("RGB")).std() > 10
     Album(tmp_path).clear()
     assert read_album(tmp_path) == []
+
+
+def test_the_evaluation_of_a_new_bundle_is_shown_and_its_episodes_replace_older_ones(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rollout, "load_task", short_task)
+    monkeypatch.setattr(export, "PROFILES", ("none", "train"))
+    write(series(run, "twin_dim", None, world="mujoco"), animation())  # of an older policy
+    console = Console(file=io.StringIO())
+    found = export.measured(load_bundle("reach_panda"), 1, console, Album(run))
+    assert [(each.profile, each.episodes, each.success_rate) for each in found] == [("none", 1, 0.0), ("train", 1, 0.0)]
+    assert re.findall(r"^(?:none|train) +1/1 .* 0 won$", capsys.readouterr().out, re.MULTILINE)
+    assert [kept.profile for kept in read_album(run)] == ["none", "train"]
 
 
 def test_an_older_series_of_the_same_profile_is_replaced(tmp_path: Path) -> None:

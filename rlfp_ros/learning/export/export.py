@@ -33,6 +33,7 @@ from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.evaluation.album import Album
+from rlfp_ros.evaluation.episodes import count
 from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.learning.encoders.trust import TrustTraining
 from rlfp_ros.learning.export import quantise
@@ -49,8 +50,10 @@ from rlfp_ros.learning.export.reference import (
 )
 from rlfp_ros.learning.export.trained import load_trained
 from rlfp_ros.learning.export.trust import golden_trust, make_trust
+from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.ticked_world import Outcome
 
 OBSERVATIONS = 1_000  # number of random and of real observations on which PyTorch and ONNX Runtime are compared
 FRAMES = 200  # frames that are played without this comparison; enough to see whether the goal matters
@@ -191,9 +194,22 @@ def _evaluated(contract: Contract, files: dict[str, bytes], episodes: int, conso
 def measured(bundle: Bundle, episodes: int, console: Console, album: Album) -> tuple[Evaluation, ...]:
     """Measure a bundle's success rate under each of `PROFILES`; the episodes replace those of `album`."""
     album.clear()
+    results, outcomes = [], list[Outcome]()
+    with TrainingProgress(console) as progress:
+
+        def report(number: int, outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            score = count(outcomes)
+            progress.show(number + 1, f"{score.successes} won", success_rate=score.success_rate)
+
+        for profile in PROFILES:
+            outcomes.clear()
+            progress.stage(profile, episodes, "the policy plays", "episodes")
+            results.append(
+                evaluate(bundle.directory, profile=profile, episodes=episodes, seed=0, play=album.play, report=report)
+            )
     found = []
-    for profile in PROFILES:
-        result = evaluate(bundle.directory, profile=profile, episodes=episodes, seed=0, play=album.play)
+    for profile, result in zip(PROFILES, results, strict=True):
         console.print(f"  {profile:10} success {result['success_rate']:.3f}  95 % interval {result['wilson95']}")
         found.append(Evaluation.model_validate({name: result[name] for name in Evaluation.model_fields}))
     return tuple(found)
