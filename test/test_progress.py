@@ -179,18 +179,22 @@ def test_stages_of_earlier_sessions_are_shown_as_they_ended(clock: Clock, tmp_pa
         assert again.seconds == pytest.approx(110)
 
 
-def test_time_counts_although_the_first_session_was_killed(clock: Clock, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [0.0, 40.0])
+def test_time_counts_although_a_session_was_killed(before: float, clock: Clock, tmp_path: Path) -> None:
+    if before:
+        with TrainingProgress(quiet(), tmp_path):
+            clock.now += before
     killed = TrainingProgress(quiet(), tmp_path)
     killed.__enter__()
     killed.stage("expert", 400, "")
     clock.now += 60
     killed.show(100, "", loss=1.0)
-    assert not (tmp_path / "seconds.txt").exists()
+    clock.now += 1000
     with TrainingProgress(quiet(), tmp_path) as again:
         clock.now += 5
     clock.now += 100
-    assert again.seconds == pytest.approx(65)
-    assert float((tmp_path / "seconds.txt").read_text()) == pytest.approx(65)
+    assert again.seconds == pytest.approx(before + 65)
+    assert float((tmp_path / "seconds.txt").read_text()) == pytest.approx(before + 65)
 
 
 @pytest.mark.parametrize(
