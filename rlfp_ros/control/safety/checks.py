@@ -13,7 +13,7 @@ import numpy as np
 
 from rlfp_ros.control.capsules import closest, find_spare_distances, place, spare_distance
 from rlfp_ros.control.chain import find_tool
-from rlfp_ros.control.compiled import compiled
+from rlfp_ros.control.compiled import compiled, shaped
 from rlfp_ros.control.safety.limits import (
     SPEED_MARGIN,
     Limits,
@@ -79,12 +79,12 @@ def check_step(limits: Limits, state: FilterState, ticks: np.ndarray, points: in
     made, or `PASSED`.
     """
     joints = state.step.shape[1]
-    here, step, stop = state.end[: 3 * joints].reshape(3, joints), state.step, state.step_points
+    here, step, stop = shaped(state.end[: 3 * joints], (3, joints)), state.step, state.step_points
     refusal = _check_joints(limits, state, here, ticks, points)
     if refusal:
         return refusal
     tool = state.next_end[3 * joints :]
-    copy_rows(step, state.next_end[: 3 * joints].reshape(3, joints))
+    copy_rows(step, shaped(state.next_end[: 3 * joints], (3, joints)))
     place(limits.body, step[0], state.poses, state.placed)
     find_tool(limits.body.chain, state.poses, tool)
     nearest = closest(limits.body, state.placed, EXACT_BELOW_M)

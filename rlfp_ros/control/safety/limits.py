@@ -13,7 +13,7 @@ import numpy as np
 
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.capsules import Body
-from rlfp_ros.control.compiled import compiled
+from rlfp_ros.control.compiled import compiled, inlined, shaped
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.distances import Distances
 from rlfp_ros.control.safety.motion import ROUNDING, propagate
@@ -181,7 +181,7 @@ def pack(limits: Limits) -> np.ndarray:
     return np.concatenate([np.ravel(np.array(part, dtype=float)) for part in parts])
 
 
-@compiled
+@inlined
 def unpack(packed: np.ndarray) -> Limits:
     """Return the limits that `pack` packed."""
     j, capsules, pairs, boxes = int(packed[0]), int(packed[1]), int(packed[2]), int(packed[3])
@@ -191,15 +191,15 @@ def unpack(packed: np.ndarray) -> Limits:
     at_pairs = at_capsules + 8 * capsules
     at_boxes = at_pairs + 5 * pairs
     end = at_boxes + 15 * boxes
-    r, n = packed[4:at_numbers].reshape((12, j)), packed[at_numbers:at_chain]
+    r, n = shaped(packed[4:at_numbers], (12, j)), packed[at_numbers:at_chain]
     joints = JointBounds(r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11])
     first = n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9]
     last = n[10], n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[18], n[19]
     body = Body(
-        chain=packed[at_chain:at_capsules].reshape((j + 1, 18)),
-        capsules=packed[at_capsules:at_pairs].reshape((capsules, 8)),
-        pairs=packed[at_pairs:at_boxes].reshape((pairs, 5)),
-        boxes=packed[at_boxes:end].reshape((boxes, 15)),
+        chain=shaped(packed[at_chain:at_capsules], (j + 1, 18)),
+        capsules=shaped(packed[at_capsules:at_pairs], (capsules, 8)),
+        pairs=shaped(packed[at_pairs:at_boxes], (pairs, 5)),
+        boxes=shaped(packed[at_boxes:end], (boxes, 15)),
         table=n[19],
     )
     return Limits(joints, Numbers(*first, *last), body)

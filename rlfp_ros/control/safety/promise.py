@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlfp_ros.control.chain import POSE
-from rlfp_ros.control.compiled import as_python, compiled
+from rlfp_ros.control.compiled import as_python, compiled, inlined, shaped
 from rlfp_ros.control.safety.limits import Limits
 from rlfp_ros.control.safety.motion import AHEAD, copy_rows, propagate
 from rlfp_ros.control.safety.stop import STOP_POINTS
@@ -105,7 +105,7 @@ def memory_size(joints: int, capsules: int, pairs: int) -> int:
     return sum(part.size for part in state)
 
 
-@compiled
+@inlined
 def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> FilterState:
     """Return the state as views of one array, which a compiled function takes faster than many."""
     j = joints
@@ -138,31 +138,31 @@ def state_in(memory: np.ndarray, joints: int, capsules: int, pairs: int) -> Filt
     at_twist = at_column + j + 1
     total = at_twist + 6
     return FilterState(
-        points=memory[at_points:at_end].reshape((STOP + STOP_POINTS, 3, j)),
+        points=shaped(memory[at_points:at_end], (STOP + STOP_POINTS, 3, j)),
         end=memory[at_end:at_closest],
         closest=memory[at_closest:at_times],
         times=memory[at_times:at_asked],
         asked=memory[at_asked:at_velocity],
         velocity=memory[at_velocity:at_most],
-        most=memory[at_most:at_rows].reshape((2, j + 3)),
-        rows=memory[at_rows:at_least].reshape((CLOSEST_PAIRS, j)),
+        most=shaped(memory[at_most:at_rows], (2, j + 3)),
+        rows=shaped(memory[at_rows:at_least], (CLOSEST_PAIRS, j)),
         least=memory[at_least:at_hessian],
-        hessian=memory[at_hessian:at_linear].reshape((j, j)),
+        hessian=shaped(memory[at_hessian:at_linear], (j, j)),
         linear=memory[at_linear:at_constraints],
-        constraints=memory[at_constraints:at_upper].reshape((3 + CLOSEST_PAIRS, j)),
+        constraints=shaped(memory[at_constraints:at_upper], (3 + CLOSEST_PAIRS, j)),
         upper=memory[at_upper:at_lower],
         lower=memory[at_lower:at_step],
-        step=memory[at_step:at_step_points].reshape((3, j)),
-        step_points=memory[at_step_points:at_next_end].reshape((STOP_POINTS, 3, j)),
+        step=shaped(memory[at_step:at_step_points], (3, j)),
+        step_points=shaped(memory[at_step_points:at_next_end], (STOP_POINTS, 3, j)),
         next_end=memory[at_next_end:at_tool],
         tool=memory[at_tool:at_sample],
-        sample=memory[at_sample:at_ramp].reshape((2, j)),
+        sample=shaped(memory[at_sample:at_ramp], (2, j)),
         ramp=memory[at_ramp:at_poses],
-        poses=memory[at_poses:at_placed].reshape((j + 1, POSE)),
-        placed=memory[at_placed:at_spares].reshape((capsules, 6)),
+        poses=shaped(memory[at_poses:at_placed], (j + 1, POSE)),
+        placed=shaped(memory[at_placed:at_spares], (capsules, 6)),
         spares=memory[at_spares:at_gram],
-        gram=memory[at_gram:at_factor].reshape((6, 6)),
-        factor=memory[at_factor:at_column].reshape((6, 6)),
+        gram=shaped(memory[at_gram:at_factor], (6, 6)),
+        factor=shaped(memory[at_factor:at_column], (6, 6)),
         column=memory[at_column:at_twist],
         twist=memory[at_twist:total],
     )

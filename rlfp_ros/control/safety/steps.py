@@ -9,7 +9,7 @@ import numpy as np
 
 from rlfp_ros.control.capsules import closest, place
 from rlfp_ros.control.chain import find_tool
-from rlfp_ros.control.compiled import compiled, entry_point
+from rlfp_ros.control.compiled import compiled, entry_point, inlined, shaped
 from rlfp_ros.control.safety.checks import EXACT_BELOW_M, NOT_FINITE, PASSED, check_step
 from rlfp_ros.control.safety.limits import Limits, plan_step, unpack
 from rlfp_ros.control.safety.motion import AHEAD, all_finite, copy_rows, copy_vector
@@ -42,7 +42,7 @@ SETTLED_RAD_S = 2e-3  # rad/s; below this speed, if no motion is wanted, the sen
 ARRAYS = "f8[::1], f8[::1], i8[::1]"
 
 
-@compiled
+@inlined
 def _unpacked(packed: np.ndarray, memory: np.ndarray) -> tuple[Limits, FilterState]:
     limits = unpack(packed)
     return limits, state_in(memory, len(limits.joints.lower), len(limits.body.capsules), len(limits.body.pairs))
@@ -101,7 +101,7 @@ def locate_end(packed: np.ndarray, memory: np.ndarray, counters: np.ndarray) -> 
     if counters[LOCATED] == counters[PROMISED]:
         return
     count = len(limits.joints.lower)
-    copy_rows(state.points[counters[COUNT]], state.end[: 3 * count].reshape(3, count))
+    copy_rows(state.points[counters[COUNT]], shaped(state.end[: 3 * count], (3, count)))
     place(limits.body, state.end[:count], state.poses, state.placed)
     find_tool(limits.body.chain, state.poses, state.end[3 * count :])
     state.closest[0] = closest(limits.body, state.placed, EXACT_BELOW_M)
@@ -187,7 +187,7 @@ def _settled(state: FilterState, counters: np.ndarray) -> bool:
 def _try_step(limits: Limits, state: FilterState, counters: np.ndarray) -> bool:
     """Promise a step towards `state.velocity` if it and its stop pass their checks."""
     count, ticks = len(state.velocity), counters[PLANNED : PLANNED + STOP_POINTS]
-    plan_step(limits, state.end[: 3 * count].reshape(3, count), state.velocity, state.step)
+    plan_step(limits, shaped(state.end[: 3 * count], (3, count)), state.velocity, state.step)
     points = plan_stop(limits, state.step, state.step_points, ticks)
     refusal = NOT_FINITE if points == NO_STOP else check_step(limits, state, ticks, points)
     if refusal != PASSED:

@@ -12,7 +12,7 @@ import daqp
 import numpy as np
 
 from rlfp_ros.control.capsules import find_closing, place
-from rlfp_ros.control.compiled import compiled
+from rlfp_ros.control.compiled import compiled, inlined
 from rlfp_ros.control.safety.limits import SLIDING_ROOM_M, Limits, speeds_near_ends
 from rlfp_ros.control.safety.motion import ROUNDING, all_finite
 from rlfp_ros.control.safety.promise import CLOSEST_PAIRS, NEAREST, PAIRS, FilterState
@@ -27,7 +27,7 @@ HALVINGS = 52  # of the interval that holds the smallest eigenvalue: to rounding
 INSIDE, LIMITED = 0, 1  # whether the wanted motion is inside the limits, or the quadratic programme must change it
 
 
-@compiled
+@inlined
 def find_velocity(limits: Limits, state: FilterState, counters: np.ndarray) -> int:
     """Set `state.velocity` to the joint velocities for the wanted motion `state.asked`, from the promised end.
 
@@ -70,7 +70,7 @@ def find_velocity(limits: Limits, state: FilterState, counters: np.ndarray) -> i
 # --- inverse kinematics ---------------------------------------------------------------------------------------------
 
 
-@compiled
+@inlined
 def _find_unlimited(limits: Limits, state: FilterState, tool: np.ndarray) -> None:
     """Set `state.velocity` to damped inverse kinematics of the wanted twist and the posture's part that keeps the tool.
 
@@ -114,12 +114,12 @@ def _find_unlimited(limits: Limits, state: FilterState, tool: np.ndarray) -> Non
         state.velocity[joint] += state.asked[6 + joint] - _turned(tool, joints, joint, solved, numbers.lever)
 
 
-@compiled
+@inlined
 def _weight(axis: int, lever: float) -> float:
     return 1.0 if axis < 3 else lever
 
 
-@compiled
+@inlined
 def _turned(tool: np.ndarray, joints: int, joint: int, solved: np.ndarray, lever: float) -> float:
     """Return a joint's row of the weighted Jacobian's transpose times `solved` [6]."""
     total = 0.0
@@ -128,7 +128,7 @@ def _turned(tool: np.ndarray, joints: int, joint: int, solved: np.ndarray, lever
     return total
 
 
-@compiled
+@inlined
 def _along(state: FilterState, tool: np.ndarray, joint: int, lever: float) -> float:
     """Return a joint's row of the weighted Jacobian's transpose times the weighted twist in `state.twist`."""
     joints, total = len(state.velocity), 0.0
@@ -137,7 +137,7 @@ def _along(state: FilterState, tool: np.ndarray, joint: int, lever: float) -> fl
     return total
 
 
-@compiled
+@inlined
 def _set_gram(lever: float, state: FilterState, tool: np.ndarray) -> None:
     """Set `state.gram` to A A^T, or to A^T A for fewer than six joints."""
     joints = len(state.velocity)
@@ -204,7 +204,7 @@ def smallest_eigenvalue(matrix: np.ndarray, upper: float, factor: np.ndarray, si
     return lower
 
 
-@compiled
+@inlined
 def _set_twist(limits: Limits, state: FilterState, tool: np.ndarray) -> None:
     """Set `state.twist` to the wanted twist, with the speed that brings a tool outside its room back into it.
 
@@ -226,7 +226,7 @@ def _inwards(value: float, lower: float, upper: float) -> float:
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
-@compiled
+@inlined
 def find_bounds(limits: Limits, state: FilterState, counters: np.ndarray) -> None:
     """Set `state.most`, `state.rows` and `state.least`.
 
@@ -259,7 +259,7 @@ def find_bounds(limits: Limits, state: FilterState, counters: np.ndarray) -> Non
     counters[PAIRS] = count
 
 
-@compiled
+@inlined
 def _moved(tool: np.ndarray, velocity: np.ndarray, axis: int) -> float:
     """Return the tool's speed along an axis of its twist."""
     joints, total = len(velocity), 0.0
@@ -268,7 +268,7 @@ def _moved(tool: np.ndarray, velocity: np.ndarray, axis: int) -> float:
     return total
 
 
-@compiled
+@inlined
 def _inside_bounds(state: FilterState, tool: np.ndarray) -> bool:
     joints = len(state.velocity)
     for row in range(joints + 3):
@@ -278,7 +278,7 @@ def _inside_bounds(state: FilterState, tool: np.ndarray) -> bool:
     return True
 
 
-@compiled
+@inlined
 def slow_down(limits: Limits, state: FilterState) -> None:
     """Scale `state.velocity` so that the tool is inside its speeds."""
     n, joints = limits.numbers, len(state.velocity)
@@ -300,7 +300,7 @@ def slow_down(limits: Limits, state: FilterState) -> None:
             state.velocity[joint] *= scale
 
 
-@compiled
+@inlined
 def _set_programme(limits: Limits, state: FilterState, tool: np.ndarray, pairs: int) -> None:
     """Set the quadratic programme: the nearest velocity to `state.velocity`, mostly by the tool's weighted motion."""
     joints, lever = len(state.velocity), limits.numbers.lever
