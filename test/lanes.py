@@ -22,6 +22,7 @@ APART = (
     "test_compiled.py",
     "test_export.py",
     "test_worker_processes.py",
+    "test_resumed_trainings.py",
     "test_algorithms.py",
     "test_arm_check.py",
     "test_world.py",

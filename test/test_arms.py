@@ -10,6 +10,7 @@ import numpy as np
 import pinocchio as pin
 import pytest
 from conftest import load_or_skip
+from small_worlds import make_world
 
 from benchmarks.safety import contract_of, run_hostile
 from rlfp_ros import paths
@@ -179,12 +180,7 @@ def test_a_controller_is_made_for_each(arm: Arm) -> None:
 def test_the_arm_plays_in_both_simulators(name: str, plays: str, world: str) -> None:
     """The task's teacher, with the block and the regions that sim/tasks/<task>.yaml has for the arm."""
     arm, task, action = load_or_skip(name), load_task(plays), TASKS[plays].action
-    made: PybulletWorld | MujocoWorld
-    if world == "pybullet":
-        made = PybulletWorld(arm, task, load_profile("none"), load_scene(image_size=16))
-        made.blind = True
-    else:
-        made = MujocoWorld(arm, task, load_room("twin_near"), load_scene(image_size=16))
+    made = make_world(world, arm, task)
     deployment = Deployment(made, TASKS[plays], SIMULATION_SETTINGS)
     for seed in (1, 2, 3):
         deployment.reset(seed)

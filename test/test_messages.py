@@ -12,6 +12,7 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TwistStamped
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joint_messages import in_order
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, Image, JointState, PointCloud2
 from std_msgs.msg import String
@@ -56,13 +57,7 @@ def test_stamps_split_into_seconds_and_nanoseconds() -> None:
 @given(st.permutations(range(9)))
 def test_joints_are_matched_by_name_whatever_the_order(order: list[int]) -> None:
     message = messages.joint_state_message(STATE, PANDA)
-    shuffled = JointState(
-        header=message.header,
-        name=[message.name[place] for place in order],
-        position=[message.position[place] for place in order],
-        velocity=[message.velocity[place] for place in order],
-        effort=[message.effort[place] for place in order],
-    )
+    shuffled = in_order(message, order)
     found = decode.JointMatcher(PANDA)(over_the_wire(shuffled))
     np.testing.assert_array_equal(found.positions, STATE.positions)
     np.testing.assert_array_equal(found.velocities, STATE.velocities)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fixture_bundle import POINTS, make_bundle
 from gymnasium.utils.env_checker import check_env
+from same_episodes import assert_parity
 
-from benchmarks import parity
 from rlfp_ros.contract import ActionContract, Bundle
 from rlfp_ros.control.actions import action_of, decides, residual_of
 from rlfp_ros.control.arm import JointState, load_arm
@@ -335,7 +335,4 @@ def test_a_rollout_gives_the_policy_the_residuals_that_the_controller_admitted(b
 @pytest.mark.graph
 def test_lock_step_through_the_graph_gives_the_same_past_actions(bundle: Bundle) -> None:
     """Every residual of the graph follows from the same past actions, held images and memory as in process."""
-    found = parity.compare(str(bundle.directory), "train", episodes=2, seed=3)
-    assert found["outcomes_equal"] == 2
-    assert found["largest_difference"] <= parity.TOLERANCE
-    assert found["heard"] >= 0.9 * found["residuals"]
+    assert_parity(bundle, seed=3)

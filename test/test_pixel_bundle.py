@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixture_bundle import POINTS, make_bundle
+from same_episodes import assert_parity
 
-from benchmarks import parity
 from rlfp_ros import cli
 from rlfp_ros.contract import Bundle
 from rlfp_ros.control.arm import JointState, load_arm
@@ -144,10 +144,7 @@ def test_failures_are_traced_without_an_object_pose(bundle: Bundle) -> None:
 
 @pytest.mark.graph
 def test_lock_step_through_the_graph_plays_the_same_episodes(bundle: Bundle) -> None:
-    found = parity.compare(str(bundle.directory), "train", episodes=2, seed=4)
-    assert found["outcomes_equal"] == 2
-    assert found["largest_difference"] <= parity.TOLERANCE
-    assert found["heard"] >= 0.9 * found["residuals"]
+    assert_parity(bundle, seed=4)
 
 
 @pytest.mark.graph

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Process, TestNode, longer_than
 from fixture_bundle import POINTS, make_bundle
-from sensor_msgs.msg import JointState
+from joint_messages import in_order
 
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control import arm as arms
@@ -191,13 +191,7 @@ def test_joints_are_matched_by_name_and_a_missing_one_is_named(
     state = joints(START, 1)
     message = messages.joint_state_message(state, PANDA)
     order = np.random.default_rng(0).permutation(9)
-    shuffled = JointState(
-        header=message.header,
-        name=[message.name[place] for place in order],
-        position=[message.position[place] for place in order],
-        velocity=[message.velocity[place] for place in order],
-        effort=[message.effort[place] for place in order],
-    )
+    shuffled = in_order(message, order)
     robot.joint_states.publish(shuffled)
     robot.node.spin_for(0.1)
     robot.see(START, 5)

@@ -267,14 +267,21 @@ def moving_spots(count: int, length: int) -> tuple[Tensor, Tensor]:
     return spots(count * length, where.flatten(0, 1))[0].unflatten(0, (count, length)), actions
 
 
+def drawing(encoder: Encoder, length: int) -> Callable[..., Batch]:
+    """Return a function that draws sequences of moving spots, 32 or as many as it is given."""
+
+    def draw(count: int = 32) -> Batch:
+        images, actions = moving_spots(count, length)
+        return batch_of(encoder, images, actions=actions)
+
+    return draw
+
+
 def test_inverse_dynamics_recovers_the_action_from_the_change() -> None:
     encoder = small("cnn")
     objective = InverseDynamics(encoder, SIZES)
 
-    def draw(count: int = 32) -> Batch:
-        images, actions = moving_spots(count, 2)
-        return batch_of(encoder, images, actions=actions)
-
+    draw = drawing(encoder, 2)
     learn(encoder, objective, draw, 110)
     batch = draw(200)
     with torch.no_grad():
@@ -339,10 +346,7 @@ def test_pixel_control_learns_which_action_changes_the_image() -> None:
     encoder = small("cnn")
     objective = PixelControl(encoder, SIZES)
 
-    def draw(count: int = 32) -> Batch:
-        images, actions = moving_spots(count, 3)
-        return batch_of(encoder, images, actions=actions)
-
+    draw = drawing(encoder, 3)
     learn(encoder, objective, draw, 110)
     with torch.no_grad():
         values = objective.head(draw(100).codes[:, 0]).mean(dim=(0, 2, 3))

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 import yaml
+from small_worlds import make_world
 
 from benchmarks.safety import run_hostile, segment_distance
 from rlfp_ros import paths
@@ -16,11 +17,6 @@ from rlfp_ros.control.distances import Distances
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.policy import residual_of
 from rlfp_ros.simulation.deployment import SIMULATION_SETTINGS, Deployment
-from rlfp_ros.simulation.mujoco_world import MujocoWorld
-from rlfp_ros.simulation.pybullet_world import PybulletWorld
-from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.room import load_room
-from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
 PANDA = load_arm("panda")
@@ -87,12 +83,7 @@ def test_hostile_inputs_never_leave_the_published_limits(unusual: Arm, seed: int
 @pytest.mark.parametrize("world", ["pybullet", "mujoco"])
 def test_the_arm_plays_in_both_simulators(unusual: Arm, world: str) -> None:
     task, action = load_task("lift"), TASKS["lift"].action
-    made: PybulletWorld | MujocoWorld
-    if world == "pybullet":
-        made = PybulletWorld(unusual, task, load_profile("none"), load_scene(image_size=16))
-        made.blind = True
-    else:
-        made = MujocoWorld(unusual, task, load_room("twin_near"), load_scene(image_size=16))
+    made = make_world(world, unusual, task)
     try:
         made.reset(0)
         for q in postures(3):

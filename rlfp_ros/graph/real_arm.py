@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit, Respawn
 from rlfp_ros.graph.parts import ARM, COMMON, CONTROLLER, PERCEPTION, POLICY, RECORD, RECORDER, waited_for
@@ -40,6 +41,16 @@ _TOPIC = r"[A-Za-z~/][A-Za-z0-9_/]*"
 def _extrinsics(arguments: Arguments) -> str:
     """Return the extrinsics: for the twin the bundle's, because its camera is placed there; else the given ones."""
     return str(arguments["extrinsics"] or ("bundle" if arguments["use_mock_hardware"] else ""))
+
+
+def _of_all(arguments: Arguments) -> dict[str, Any]:
+    """Return the parameters that perception, policy, checklist and controller have in common."""
+    return {
+        "bundle": arguments["bundle"],
+        "arm": arguments["arm"],
+        "extrinsics": _extrinsics(arguments),
+        "use_sim_time": arguments["use_sim_time"],
+    }
 
 
 REAL_ARM = Graph(
@@ -169,11 +180,8 @@ REAL_ARM = Graph(
         replace(
             PERCEPTION,
             parameters=lambda a: {
-                "bundle": a["bundle"],
-                "arm": a["arm"],
+                **_of_all(a),
                 "image_kind": a["image_kind"],
-                "extrinsics": _extrinsics(a),
-                "use_sim_time": a["use_sim_time"],
             },
             remappings=_real_topics,
             # The controller holds the arm while perception or policy is away, so both may come back.
@@ -181,12 +189,7 @@ REAL_ARM = Graph(
         ),
         replace(
             POLICY,
-            parameters=lambda a: {
-                "bundle": a["bundle"],
-                "arm": a["arm"],
-                "extrinsics": _extrinsics(a),
-                "use_sim_time": a["use_sim_time"],
-            },
+            parameters=_of_all,
             remappings=_real_topics,
             respawn=Respawn(),
         ),
@@ -194,12 +197,9 @@ REAL_ARM = Graph(
             "checklist",
             "what the drivers send against what the policy needs; the arm is enabled only if all of it fits",
             parameters=lambda a: {
-                "bundle": a["bundle"],
-                "arm": a["arm"],
-                "extrinsics": _extrinsics(a),
+                **_of_all(a),
                 "output": a["command_interface"],
                 "require_heartbeat": a["require_heartbeat"],
-                "use_sim_time": a["use_sim_time"],
             },
             remappings=_real_topics,
             respawn=Respawn(),
@@ -207,17 +207,14 @@ REAL_ARM = Graph(
         replace(
             CONTROLLER,
             parameters=lambda a: {
-                "bundle": a["bundle"],
-                "arm": a["arm"],
+                **_of_all(a),
                 "tick_on": "timer",
                 "start_enabled": False,
                 "output": a["command_interface"],
                 "dry_run": a["dry_run"],
                 "step_by_step": a["step"],
                 "require_checklist": True,
-                "extrinsics": _extrinsics(a),
                 "require_heartbeat": a["require_heartbeat"],
-                "use_sim_time": a["use_sim_time"],
             },
             remappings=_real_topics,
             # Never restarted automatically, because a person has to check the arm first.
