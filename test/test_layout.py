@@ -221,6 +221,7 @@ PRIVATE_ALLOWED = {
     "_callback_type": "rclpy says only there whether a callback takes the message's info",
     "_parameter_overrides": "rclpy gives the parameters from the command line only there before they are declared",
     "_foreach_lerp_": "torch documents no other update of all target weights in one call",
+    "_getvalue": "Numba's documentation builds the values of an extension with it",
     "_pending_of": "pytest-xdist's schedulers are extended by subclassing, which its documentation suggests",
     "_reschedule": "as above",
     "_initializing": "importlib has no public way to ask whether a module is being imported",
