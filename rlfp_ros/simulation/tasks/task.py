@@ -231,7 +231,7 @@ class Task(ABC):
     def _no_teacher(self, reason: str) -> str:
         return (
             f"task {self.settings.task}: has no teacher, but {reason}; add a method `teacher` to class "
-            f"{type(self).__name__}, or train by an algorithm that needs none (--algorithm sac)"
+            f"{type(self).__name__}, or train without one (--recipe reinforcement, or --algorithm sac)"
         )
 
 
