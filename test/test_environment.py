@@ -11,6 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from rlfp_ros.contract import BaseControllerContract
+from rlfp_ros.control.observation import ObservationContract
 from rlfp_ros.evaluation.feature_errors import measure_feature_errors
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import DRAWN, CountedSeeds
@@ -18,6 +19,7 @@ from rlfp_ros.simulation.deployment import Behaviour
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors, fit
 from rlfp_ros.simulation.gymnasium_ids import environment_id
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.tasks.task import TASKS
 
 
@@ -267,3 +269,40 @@ def test_closing_one_of_several_environments_leaves_the_others() -> None:
     third.close()
     with pytest.raises(Exception, match=r"after close\(\)"):
         first.reset()
+
+
+@pytest.mark.parametrize("past_actions", [0, 6])
+def test_images_without_a_decision_are_not_drawn_and_change_nothing(
+    past_actions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, drawn = TASKS["push"], [0]
+    draw = PybulletWorld._render
+
+    def counted(world: PybulletWorld) -> np.ndarray:
+        drawn[0] += 1
+        return draw(world)
+
+    monkeypatch.setattr(PybulletWorld, "_render", counted)
+
+    def play(watched: bool) -> tuple[list[np.ndarray], int]:
+        behaviour = Behaviour(task.action.deciding_every(3), task.base_controller)
+        observed = ObservationContract(feature_stack=1, past_actions=past_actions)
+        env = ManipulationEnv("push", observation="pixels", behaviour=behaviour, observed=observed)
+        env.on_held = (lambda frame: None) if watched else None  # draws all
+        images, before = [], drawn[0]
+        for seed in (1, 2):
+            images.append(env.reset(seed=seed)[0]["image"])
+            ended = False
+            while not ended and len(images) % 40:
+                action = np.random.default_rng(len(images)).uniform(-1, 1, 3)
+                observation, _, terminated, truncated, _ = env.step(action)
+                images.append(observation["image"])
+                ended = terminated or truncated
+        env.close()
+        return images, drawn[0] - before
+
+    (some, few), (all_, many) = play(watched=False), play(watched=True)
+    assert few < many / 2
+    assert len(some) == len(all_)
+    for one, other in zip(some, all_, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -16,10 +16,10 @@ from rlfp_ros.contract import load_bundle  # noqa: E402
 from rlfp_ros.control.arm import load_arm  # noqa: E402
 from rlfp_ros.control.policy import Policy  # noqa: E402
 from rlfp_ros.learning.algorithms.environments import TaskEnvironment, shapes  # noqa: E402
-from rlfp_ros.learning.algorithms.networks import vector_size  # noqa: E402
 from rlfp_ros.learning.algorithms.point_mass import MakePointMass  # noqa: E402
 from rlfp_ros.learning.algorithms.replay import ReplayBuffer  # noqa: E402
 from rlfp_ros.learning.recipes.collector import Experience  # noqa: E402
+from rlfp_ros.learning.recipes.episodes import Episode, PlayedEpisodes  # noqa: E402
 from rlfp_ros.learning.recipes.expert import (  # noqa: E402
     ExpertLessons,
     ExpertSettings,
@@ -29,13 +29,13 @@ from rlfp_ros.learning.recipes.expert import (  # noqa: E402
 from rlfp_ros.learning.recipes.hindsight import Hindsight  # noqa: E402
 from rlfp_ros.learning.recipes.pink_noise import pink_noise  # noqa: E402
 from rlfp_ros.learning.recipes.reinforcement import ReinforcementRecipe  # noqa: E402
-from rlfp_ros.learning.recipes.shaping import ProgressReward  # noqa: E402
-from rlfp_ros.learning.recipes.student import (  # noqa: E402
-    PlayedEpisodes,
-    StudentLearner,
-    StudentLessons,
-    StudentSettings,
-    train_student,
+from rlfp_ros.learning.recipes.shaping import ProgressReward, RewardSettings  # noqa: E402
+from rlfp_ros.learning.recipes.student import Student, StudentLessons, StudentSettings, train_student  # noqa: E402
+from rlfp_ros.learning.recipes.student_reinforcement import (  # noqa: E402
+    ReinforcementLessons,
+    StudentReinforcement,
+    StudentReinforcementSettings,
+    reinforce_student,
 )
 from rlfp_ros.learning.recipes.train import main  # noqa: E402
 from rlfp_ros.learning.recipes.train_encoder import SMALLEST_WORK  # noqa: E402
@@ -64,7 +64,7 @@ def expert_lessons(**changes: Any) -> ExpertLessons:
 
 def test_rewards_add_up_to_the_change_of_the_tasks_reward_and_the_bonus() -> None:
     plain = ManipulationEnv("reach", profile="none", observation="state")
-    env = ProgressReward(plain, scale=10.0, bonus=5.0)
+    env = ProgressReward(plain, RewardSettings())
     env.reset(seed=4)
     first, total, ended, success = plain.world.task.reward(plain.world, False), 0.0, False, False
     while not ended:
@@ -85,8 +85,7 @@ def test_rewards_add_up_to_the_change_of_the_tasks_reward_and_the_bonus() -> Non
 def test_an_episode_is_also_experience_with_the_goal_that_it_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher pushes the brick to its goal; the other goal is where the brick lies at the end."""
     monkeypatch.setattr("rlfp_ros.learning.recipes.hindsight.JITTER", 0.0)
-    settings = ExpertSettings(hindsight=1)
-    env = ExpertLessons(replace(STATE, task="push"), settings).environment()
+    env = ExpertLessons(replace(STATE, task="push"), ExpertSettings(hindsight=1)).environment()
     assert isinstance(env, Hindsight)
     plain = env.unwrapped
     assert isinstance(plain, ManipulationEnv)
@@ -114,7 +113,7 @@ def test_an_episode_is_also_experience_with_the_goal_that_it_reached(monkeypatch
     np.testing.assert_allclose(goal[:2], end[:2], atol=0.01)
     unchanged = slice(20, 40)  # joints
     np.testing.assert_allclose(found.observation["vector"][:, unchanged], np.stack(seen)[:length, unchanged])
-    assert found.reward[-1] > settings.success_bonus / 2
+    assert found.reward[-1] > RewardSettings().success_bonus / 2
     assert found.reward.sum() == pytest.approx(sum(rewards), abs=2.0)  # about as far to go, and as well done
     np.testing.assert_allclose(
         task.goal_position, first["vector"][state] + start, atol=1e-3
@@ -209,11 +208,11 @@ def test_the_critics_begin_at_the_value_of_random_play() -> None:
 
 
 def test_an_expert_is_the_same_every_time_and_continues_where_it_stopped(tmp_path: Path) -> None:
-    one = train_expert(expert_lessons(), 0, tmp_path / "one", quiet)
-    other = train_expert(expert_lessons(), 0, tmp_path / "other", quiet)
+    one = train_expert(expert_lessons(), 0, tmp_path / "one", quiet).policy
+    other = train_expert(expert_lessons(), 0, tmp_path / "other", quiet).policy
     for name, value in one.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=0)
-    again = train_expert(expert_lessons(), 0, tmp_path / "one", quiet)  # has ended
+    again = train_expert(expert_lessons(), 0, tmp_path / "one", quiet).policy  # has ended
     for name, value in one.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
     with pytest.raises(ConfigurationError, match="this training has 1"):
@@ -229,6 +228,31 @@ def test_an_expert_that_wins_often_enough_stops(tmp_path: Path, monkeypatch: pyt
 
     train_expert(expert_lessons(steps=900, target_success=0.0), 0, tmp_path, show)
     assert decisions[-2] < 300  # the round in which the first episode ended
+
+
+def test_the_policy_gets_less_random_as_it_wins_more() -> None:
+    settings = ExpertSettings(final_entropy=-6.0)
+    first = settings.sac.target_entropy
+    assert first is not None
+    assert [settings.entropy_at(won) for won in (0.0, 0.5, 0.75, 1.0)] == [first, first, (first - 6) / 2, -6.0]
+
+
+def test_an_expert_plays_some_episodes_as_it_is_deployed() -> None:
+    def actions(share: float) -> list[np.ndarray]:
+        player = expert_lessons(deployed_share=share).student()
+        player.load(untrained_expert().policy.state_dict())
+        observation, rng = player.environment.reset(seed=0)[0], np.random.default_rng(0)
+        found = []
+        for _ in range(2):
+            player.begin(rng)
+            found.append(player.act(observation, rng))
+        player.environment.close()
+        return found
+
+    one, other = actions(1.0)
+    np.testing.assert_array_equal(one, other)
+    one, other = actions(0.0)
+    assert np.abs(one - other).max() > 0.01
 
 
 def test_a_replay_buffer_continues_from_its_checkpoint() -> None:
@@ -260,24 +284,30 @@ def experience(begins: list[bool], first: int) -> Experience:
     """Steps that are numbered from `first` on."""
     count = len(begins)
     number = np.arange(first, first + count, dtype=np.float32)[:, None]
-    seen = {"vector": number, "privileged": number}
+    seen, after = ({"vector": values, "privileged": values} for values in (number, number + 1))
     none = np.zeros(count, bool)
-    return Experience(seen, seen, number, number, number[:, 0], none, none, np.array(begins), [])
+    return Experience(seen, after, number, number, number[:, 0], none, none, np.array(begins), [])
 
 
 def test_episodes_are_joined_over_rounds_and_collectors_stay_apart() -> None:
-    lessons = PlayedEpisodes()
-    lessons.add(0, experience([True, False, False], 0))
-    lessons.add(1, experience([True, False, False], 100))
-    lessons.add(0, experience([False, True, False], 3))
-    lessons.add(1, experience([True, False, True], 103))
-    found = [lesson.vector[:, 0].tolist() for lesson in lessons.finished]
-    assert found == [[0, 1, 2, 3], [100, 101, 102], [103, 104]]
-    together, there = lessons.draw(5)
-    lengths = there.sum(dim=1)[:, 0].int().tolist()
-    assert set(lengths) <= {2, 3, 4}
-    for row, length in enumerate(lengths):
-        assert not together.vector[row, length:].any()
+    played = PlayedEpisodes()
+    played.add(0, experience([True, False, False], 0))
+    played.add(1, experience([True, False, False], 100))
+    played.add(0, experience([False, True, False], 3))
+    played.add(1, experience([True, False, True], 103))
+    assert [episode.action[:, 0].tolist() for episode in played.finished] == [[0, 1, 2, 3], [100, 101, 102], [103, 104]]
+    # Observations include the one after the last action.
+    assert [episode.vector[:, 0].tolist() for episode in played.finished] == [
+        [0, 1, 2, 3, 4],
+        [100, 101, 102, 103],
+        [103, 104, 105],
+    ]
+    together, there = played.draw(5)
+    for row, length in enumerate(there.sum(dim=1).int().tolist()):
+        assert length in {2, 3, 4}
+        assert together.reward[row, :length].tolist() == together.vector[row, :length, 0].tolist()
+        assert not together.action[row, length:].any()
+        assert not together.vector[row, length + 1 :].any()
 
 
 def student_lessons(expert: Any, **changes: Any) -> StudentLessons:
@@ -301,9 +331,15 @@ def student_lessons(expert: Any, **changes: Any) -> StudentLessons:
 def untrained_expert() -> Any:
     lessons = expert_lessons()
     env = lessons.environment()
-    policy = lessons.learner(env).policy
+    learner = lessons.learner(env)
     env.close()
-    return policy
+    return learner
+
+
+def vector_length(learner: Any) -> int:
+    """Return the size of the policy's input."""
+    expand = learner.policy.actor.trunk.expand
+    return int(learner.policy.actor.trunk.normaliser.mean.numel() - 2 * expand.shape[0] * (expand.shape[1] - 1))
 
 
 def test_the_expert_sees_in_the_students_environment_what_it_was_trained_on() -> None:
@@ -318,39 +354,136 @@ def test_the_expert_sees_in_the_students_environment_what_it_was_trained_on() ->
 
 
 def test_training_computes_the_memory_as_deployment_does() -> None:
-    lessons = student_lessons(untrained_expert())
-    env = lessons.make_env()
-    space, _ = shapes(env)
-    learner = StudentLearner(lessons.policy(env), vector_size(space, "privileged"), lessons.settings)
-    vectors = torch.randn(1, 7, vector_size(space))
-    together = learner.actions(vectors)[0]
+    learner = student_lessons(untrained_expert().policy).learner()
+    vectors = torch.randn(1, 7, vector_length(learner))
+    together = learner.act(vectors)[0].mode()
     state = torch.zeros(1, learner.policy.state_size)
     for step in range(7):
         action, state = learner.policy.step({"vector": vectors[:, step]}, state)
         torch.testing.assert_close(together[:, step], action)
-    env.close()
 
 
 def test_a_policy_learns_from_an_expert_and_continues(tmp_path: Path) -> None:
-    lessons = student_lessons(untrained_expert())
+    lessons = student_lessons(untrained_expert().policy)
     errors: list[float] = []
 
     def show(done: int, text: str, **figures: float) -> None:
         errors.extend(value for name, value in figures.items() if name == "action_error")
 
-    policy = train_student(lessons, 0, tmp_path, show)
+    student = train_student(lessons, 0, tmp_path, show)
     assert errors
     assert np.isfinite(errors).all()
-    assert policy.state_size == 8
-    again = train_student(lessons, 0, tmp_path, quiet)  # repeats the final updates only
-    assert {name: value.shape for name, value in again.state_dict().items()} == {
-        name: value.shape for name, value in policy.state_dict().items()
-    }
+    assert student.learner.policy.state_size == 8
+    again = train_student(lessons, 0, tmp_path, quiet)  # has ended
+    for name, value in student.learner.state_dict().items():
+        torch.testing.assert_close(again.learner.state_dict()[name], value, rtol=0, atol=0)
+    assert len(again.played.finished) == len(student.played.finished)
+
+
+# --- reinforcement of the policy -------------------------------------------------------------------------------------
+
+
+def reinforcement(learner: Any, **changes: Any) -> StudentReinforcement:
+    settings = StudentReinforcementSettings(imitation=0, auxiliary=0, episodes=4, final_rate=1.0)
+    return StudentReinforcement(learner, untrained_expert(), settings.changed(**changes))
+
+
+def played_episodes(learner: Any, terminated: bool) -> PlayedEpisodes:
+    """Return episodes of three decisions, of which the last is rewarded with 1."""
+    privileged = learner.normaliser.mean.numel()
+    ends = torch.tensor([0.0, 0.0, float(terminated)])
+    played = PlayedEpisodes()
+    for _ in range(4):
+        action = torch.rand(3, 3) * 2 - 1
+        vector = torch.randn(4, vector_length(learner))
+        played.finished.append(
+            Episode(vector, torch.randn(4, privileged), action, action, torch.tensor([0.0, 0.0, 1.0]), ends)
+        )
+    return played
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_critics_learn_the_return_of_whole_episodes(terminated: bool) -> None:
+    learner = student_lessons(untrained_expert().policy).learner()
+    training = reinforcement(learner, target_rate=0.1)
+    discount, played = training.discount, played_episodes(learner, terminated)
+    training.expert.log_temperature.data.fill_(-20.0)  # no entropy
+    for _ in range(400):
+        training.update(played, 0.0, train_actor=False)
+    for episode in played.finished:
+        state = episode.privileged[:-1]
+        found = training.expert.critic(state[:, :0], state, episode.action)[0].detach()
+        with torch.no_grad():
+            action = learner.act(episode.vector[None])[0].mode()[0, -1:]
+            after = training.expert.target(state[:1, :0], episode.privileged[-1:], action)
+        last = 1.0 if terminated else 1.0 + discount * min(value.item() for value in after)
+        torch.testing.assert_close(found[2], torch.tensor(last), atol=0.25, rtol=0.1)
+
+
+def test_the_actor_climbs_the_critics_and_follows_the_expert_only_at_first() -> None:
+    learner = student_lessons(untrained_expert().policy).learner()
+    training = reinforcement(learner, imitation=100.0, imitation_share=0.5, actor_learning_rate=3e-3)
+    played = played_episodes(learner, terminated=True)
+    before = training.update(played, 0.0, train_actor=False)["action_error"]
+    for _ in range(100):
+        held = training.update(played, 0.0, train_actor=True)["action_error"]
+    assert held < before / 2
+    episode = played.finished[0]
+    state = episode.privileged[:-1]
+
+    def value() -> float:
+        with torch.no_grad():
+            action = learner.act(episode.vector[None])[0].mode()[0, :-1]
+            return float(torch.min(*training.expert.critic(state[:, :0], state, action)).mean())
+
+    for _ in range(50):
+        training.update(played, 0.0, train_actor=False)
+    imitated = value()
+    for _ in range(100):
+        freed = training.update(played, 0.6, train_actor=True)["action_error"]
+    assert freed > held
+    assert value() > imitated
+
+
+def test_reinforcement_goes_on_from_imitation_and_from_its_checkpoint(tmp_path: Path) -> None:
+    expert = untrained_expert()
+    lessons = student_lessons(expert.policy)
+    student = train_student(lessons, 0, tmp_path, quiet)
+    settings = StudentReinforcementSettings(steps=160, round_steps=80, critic_rounds=1, updates_per_round=2, episodes=2)
+    imitated = {name: value.clone() for name, value in student.learner.policy.state_dict().items()}
+    episodes = len(student.played.finished)
+    rounds: list[int] = []
+
+    def show(done: int, text: str, **figures: float) -> None:
+        rounds.append(done)
+
+    policy = reinforce_student(student, expert, ReinforcementLessons(lessons, settings), 0, tmp_path, show)
+    assert rounds == [80, 160]
+    assert len(student.played.finished) > episodes
+    last = "actor.layers.6.weight"
+    assert not torch.equal(policy.state_dict()[last], imitated[last])
+    fresh = Student(lessons.learner(), PlayedEpisodes())
+    again = reinforce_student(fresh, untrained_expert(), ReinforcementLessons(lessons, settings), 0, tmp_path, show)
+    assert rounds == [80, 160]  # it had ended
+    torch.testing.assert_close(again.state_dict()[last], policy.state_dict()[last], rtol=0, atol=0)
+    none = settings.changed(steps=0)
+    kept = reinforce_student(fresh, untrained_expert(), ReinforcementLessons(lessons, none), 0, tmp_path / "no", quiet)
+    assert kept is fresh.learner.policy
 
 
 def test_the_recipes_modules_do_not_use_teacher_and_estimator() -> None:
     recipes = Path(__file__).parents[1] / "rlfp_ros" / "learning" / "recipes"
-    for name in ("reinforcement", "expert", "student", "shaping", "hindsight", "perception", "train_encoder"):
+    for name in (
+        "reinforcement",
+        "expert",
+        "student",
+        "student_reinforcement",
+        "episodes",
+        "shaping",
+        "hindsight",
+        "perception",
+        "train_encoder",
+    ):
         text = (recipes / f"{name}.py").read_text()
         for forbidden in ("task.teacher", "recipes.estimator", "recipes.dagger", "recipes.imitation"):
             assert forbidden not in text, f"{name}.py has {forbidden}"

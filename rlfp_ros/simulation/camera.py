@@ -143,6 +143,10 @@ class Camera:
         """Apply the sensor to an image: exposure, white balance, gamma, blur, noise, JPEG."""
         return self.electronics(image)
 
+    def skip(self) -> None:
+        """Leave an image out; the next ones are as if it had been taken."""
+        self.electronics.skip()
+
     def _centre(self) -> np.ndarray:
         return np.array([self.contract.intrinsics.cx, self.contract.intrinsics.cy])
 
@@ -208,6 +212,8 @@ class Electronics:
         self._brightness = 1 - sample["low_light"]
         self._blur, self._noise = sample["blur"], sample["noise"] / self._brightness
         self._quality = int(sample["jpeg_quality"])
+        values = 3 * contract.width * contract.height
+        self._noise_places = (NOISE_POOL - 1) * values  # in the pool, at which the noise of an image may begin
         self._glare = None
         if sample["glare"] > 0:
             centre = self._rng.uniform(0, 1, 2) * (contract.width, contract.height)
@@ -215,6 +221,11 @@ class Electronics:
             y, x = np.mgrid[: contract.height, : contract.width]
             spot = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * radius**2))
             self._glare = np.repeat((255 * sample["glare"] * spot)[..., None], 3, axis=-1).astype(np.uint8)
+
+    def skip(self) -> None:
+        """Leave an image out; the next ones are as if it had been taken."""
+        if self._noise > 0:
+            self._rng.integers(self._noise_places)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if self._glare is not None:
@@ -230,7 +241,7 @@ class Electronics:
             image = cv2.GaussianBlur(image, (0, 0), self._blur)
         if self._noise > 0:
             pool = _noise_pool(image.size)
-            start = int(self._rng.integers(len(pool) - image.size))
+            start = int(self._rng.integers(self._noise_places))
             noise = self._noise * pool[start : start + image.size].reshape(image.shape)
             noise += image
             image = np.clip(noise, 0, 255, out=noise).astype(np.uint8)

@@ -164,6 +164,8 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._perceive = None if isinstance(perceiver, FeatureErrorModel) else perceiver
         self._errors: FeatureErrors | None = None
         self.world.blind = render_mode is None and (observation == "state" or self._error_model is not None)
+        self.world.is_seen = self._is_seen
+        self._decision_ns: int | None = None  # stamp of the newest captured image that decides
         self._guided = BASE_CONTROLLERS[self.behaviour.base_controller.name].follows_object
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": round(self.world.camera.contract.rate_hz)}
@@ -277,6 +279,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return seed
 
     def _begin(self, seed: int) -> None:
+        self._decision_ns = None
         self.deployment.reset(seed)
         self._observer.reset()
         self._on_way.clear()
@@ -287,9 +290,17 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def _next_moment(self) -> Moment:
         return Moment.ENDED if self.world.outcome is not None else self.deployment.next_moment()
 
+    def _is_seen(self, stamp_ns: int) -> bool:
+        """Return whether an image will be used: a decision's, an episode's last one, or any for `on_held`."""
+        if self.on_held is not None or self.world.outcome is not None:
+            return True
+        return decides(self.behaviour.action, self._decision_ns, stamp_ns)
+
     def _capture(self) -> CameraFrame:
         """Return the newest image with what is known at its exposure."""
         world, task = self.world, self.world.task
+        if decides(self.behaviour.action, self._decision_ns, world.image_stamp_ns):
+            self._decision_ns = world.image_stamp_ns
         recorded = RecordedScene(world, world.task_bodies) if self.records_scenes else None
         scene = world if recorded is None else recorded
         return CameraFrame(

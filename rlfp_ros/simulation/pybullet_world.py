@@ -8,7 +8,7 @@ number of an episode comes from its seed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -66,6 +66,8 @@ class PybulletWorld(TickedWorld):
         super().__init__(arm, task, self.camera.contract.rate_hz)
         self.profile, self.scene = profile, scene
         self.blind = False  # if True, images are black and take no time, for learning from states
+        # Whether anything looks at the image of a stamp, ns; any other image is not drawn, and the last one stays.
+        self.is_seen: Callable[[int], bool] = lambda stamp_ns: True
         self.client = connect()
         self._reset_positions: np.ndarray | None = None
         self._commands: list[TickCommand] = []
@@ -341,6 +343,9 @@ class PybulletWorld(TickedWorld):
         if self.blind:
             contract = self.camera.contract
             return np.zeros((contract.height, contract.width, 3), np.uint8)
+        if not self.is_seen(self.stamp_ns):
+            self.camera.skip()
+            return self.episode_state.image
         rendered, exposures = self._render(), self.episode_state.exposures
         if exposures:
             rendered = np.asarray(np.mean([*exposures, rendered], axis=0, dtype=np.float32)).astype(np.uint8)
@@ -349,7 +354,8 @@ class PybulletWorld(TickedWorld):
     def _expose(self, ticks_left: int) -> None:
         if ticks_left == self.ticks_per_frame - 1:
             self.episode_state.exposures = []
-        if ticks_left <= self._exposure_ticks and not self.blind:
+        exposing = ticks_left <= self._exposure_ticks and not self.blind
+        if exposing and self.is_seen(self.stamp_of(self.tick + ticks_left)):
             self.episode_state.exposures.append(self._render())
 
     def _render(self) -> np.ndarray:

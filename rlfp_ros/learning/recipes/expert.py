@@ -9,7 +9,7 @@ horizon (Mnih et al. 2015, https://doi.org/10.1038/nature14236). The reward is t
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ from pydantic import Field
 from torch import nn
 
 from rlfp_ros.learning.algorithms.environments import Environment, LearningObservation, TaskEnvironment, shapes
+from rlfp_ros.learning.algorithms.networks import batch_of_one
 from rlfp_ros.learning.algorithms.replay import ReplayBuffer, TransitionBatch
 from rlfp_ros.learning.algorithms.sac import SacPolicy, SacSettings, SoftActorCritic
 from rlfp_ros.learning.recipes.collector import Collectors, Experience, Seen
 from rlfp_ros.learning.recipes.hindsight import Hindsight
 from rlfp_ros.learning.recipes.pink_noise import pink_noise
-from rlfp_ros.learning.recipes.shaping import ProgressReward
+from rlfp_ros.learning.recipes.shaping import ProgressReward, RewardSettings
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
-from rlfp_ros.learning.runs.progress import Show
+from rlfp_ros.learning.runs.progress import Show, described
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
 
@@ -55,17 +56,24 @@ class ExpertSettings(TrainingSettings):
     """Length and hyperparameters of the training."""
 
     sac: SacSettings = EXPERT_SAC
-    steps: int = Field(150_000, ge=1, le=MAX_STEPS)  # largest number of decisions
+    steps: int = Field(400_000, ge=1, le=MAX_STEPS)  # largest number of decisions
     round_steps: int = Field(400, ge=1)  # decisions per round of all collectors together
     collectors: int = Field(1, ge=1, le=MAX_WORKERS)  # processes that play
     random_rounds: int = Field(5, ge=1)  # first rounds, with random actions
     normalised_rounds: int = Field(150, ge=1)  # first rounds, whose observations set the scale of the inputs
     updates_per_step: float = Field(1.0, gt=0, le=100)  # gradient steps per decision
-    progress_scale: float = Field(10.0, ge=0)  # factor of the change of the task's reward
-    success_bonus: float = Field(5.0, gt=0)  # reward of success, once
+    # The policy is deployed without noise, and must not need it (to come free of a limit, for example).
+    deployed_share: float = Field(0.25, ge=0, le=1)  # of the episodes, which are played without noise
+    final_entropy: float = -6.0  # target entropy, nats, at a success rate of 1; up to one half it is that of `sac`
     hindsight: int = Field(2, ge=0)  # other goals with which each episode is learned from, if its task has goals
     hindsight_share: float = Field(0.5, ge=0, lt=1)  # largest share of these in a batch
-    target_success: float = Field(0.99, ge=0, le=1)  # of the last episodes; ends the training
+    target_success: float = Field(0.97, ge=0, le=1)  # of the last episodes; ends the training
+
+    def entropy_at(self, success: float) -> float:
+        """Return the target entropy, nats, at a success rate."""
+        first = self.sac.target_entropy
+        assert first is not None
+        return first + (self.final_entropy - first) * max(0.0, 2 * success - 1)
 
     def shortened(self, factor: float) -> ExpertSettings:
         """Return the same settings with `factor` of the work."""
@@ -82,16 +90,17 @@ class ExpertLessons:
 
     make_env: TaskEnvironment  # observes the state
     settings: ExpertSettings
+    reward: RewardSettings = field(default_factory=RewardSettings)
 
     def student(self) -> ExpertPlayer:
         """A policy that explores."""
         env = self.environment()
-        return ExpertPlayer(env, self.learner(env).policy)
+        return ExpertPlayer(env, self.learner(env).policy, self.settings.deployed_share)
 
     def environment(self) -> Environment:
         """The task, with shaped rewards."""
         plain = self.make_env.plain()
-        reward = ProgressReward(plain, self.settings.progress_scale, self.settings.success_bonus)
+        reward = ProgressReward(plain, self.reward)
         return Hindsight(plain, reward, LearningObservation(reward), self.settings.hindsight)
 
     def learner(self, env: Environment) -> SoftActorCritic:
@@ -101,12 +110,15 @@ class ExpertLessons:
 
 
 class ExpertPlayer:
-    """A policy that samples its actions; before it has weights, all actions are equally likely."""
+    """A policy that samples its actions, or plays as it is deployed in a share of the episodes.
 
-    def __init__(self, env: Environment, policy: SacPolicy) -> None:
-        self.environment, self._policy = env, policy
+    Before it has weights, all actions are equally likely.
+    """
+
+    def __init__(self, env: Environment, policy: SacPolicy, deployed_share: float) -> None:
+        self.environment, self._policy, self._deployed_share = env, policy, deployed_share
         self._size = int(np.prod(env.action_space.shape or ()))
-        self._random = True
+        self._random, self._deployed = True, False
         self._noise = np.zeros((0, self._size))
         self._step = 0
 
@@ -119,11 +131,16 @@ class ExpertPlayer:
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
         self._noise, self._step = pink_noise(rng, NOISE_STEPS, self._size), 0
+        self._deployed = rng.uniform() < self._deployed_share
 
     def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
-        """Return a sampled action [A]."""
+        """Return an action [A]."""
         if self._random:
             return rng.uniform(-1, 1, self._size).astype(np.float32)
+        if self._deployed:
+            with torch.no_grad():
+                action: np.ndarray = self._policy(batch_of_one(observation))[0].numpy()
+            return action
         noise = self._noise[self._step % NOISE_STEPS]
         self._step += 1
         return self._policy.explore(observation, None, noise)[0]
@@ -132,7 +149,7 @@ class ExpertPlayer:
         """There is none."""
 
 
-def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> SacPolicy:
+def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> SoftActorCritic:
     """Train an expert, or continue from `run/expert.pt`.
 
     Parameters
@@ -148,8 +165,8 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> Sa
 
     Returns
     -------
-    SacPolicy
-        The policy after all steps, or once it wins often enough.
+    SoftActorCritic
+        Policy and critics after all steps, or once the policy wins often enough.
     """
     torch.set_num_threads(1)  # the collectors have the other cores
     settings, checkpoint = lessons.settings, run / "expert.pt"
@@ -171,9 +188,10 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> Sa
         buffer.load_state_dict(state["buffer"])
         hindsight.load_state_dict(state["hindsight"])
         recent.extend(state["recent"])
+        learner.target_entropy = settings.entropy_at(float(np.mean(recent)) if recent else 0.0)
         first = state["round"]
         if state["finished"]:
-            return learner.policy
+            return learner
     rng = np.random.default_rng([seed, first])
     rounds = max(1, settings.steps // settings.round_steps)
     with Collectors(lessons, settings.collectors, seed, first * settings.round_steps) as collectors:
@@ -194,8 +212,8 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> Sa
                 if index < settings.normalised_rounds:
                     learner.observe({"vector": torch.from_numpy(part.observation["vector"])})
             won = float(np.mean(recent)) if recent else 0.0
-            text = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
-            show((index + 1) * settings.round_steps, f"success {won:.2f}{text}", success_rate=won, **figures)
+            learner.target_entropy = settings.entropy_at(won)
+            show((index + 1) * settings.round_steps, described(won, figures), success_rate=won, **figures)
             finished = index + 1 == rounds or (len(recent) == JUDGED_EPISODES and won >= settings.target_success)
             if finished or (index + 1) % CHECKPOINT_ROUNDS == 0:
                 save_checkpoint(
@@ -211,7 +229,7 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> Sa
             if finished:
                 show(settings.steps, f"success {won:.2f} after {(index + 1) * settings.round_steps} decisions")
                 break
-    return learner.policy
+    return learner
 
 
 def _draw(

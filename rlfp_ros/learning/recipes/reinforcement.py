@@ -4,6 +4,7 @@
 2. An encoder learns with randomised, labelled images (`train_encoder`).
 3. The deployed policy learns to act like the expert, from the encoder's features, the joints and its past actions, and
    with a learned memory (`student`).
+4. It learns on by reinforcement, with critics that see the privileged state (`student_reinforcement`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from rlfp_ros.learning.recipes.frames import FrameSource
 from rlfp_ros.learning.recipes.perception import as_provenance, encoder_stage, finish_perception
 from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
 from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation
+from rlfp_ros.learning.recipes.shaping import RewardSettings
 from rlfp_ros.learning.recipes.student import StudentLessons, StudentSettings, train_student
+from rlfp_ros.learning.recipes.student_reinforcement import (
+    ReinforcementLessons,
+    StudentReinforcementSettings,
+    reinforce_student,
+)
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.schema import ConfigurationError
@@ -44,8 +51,10 @@ class ReinforcementRecipe(Recipe):
     feature_stack: int = 1  # decisions whose features the policy sees; it remembers earlier ones
     encoder: EncoderChoice = field(default_factory=EncoderChoice)
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
+    reward: RewardSettings = field(default_factory=RewardSettings)
     expert: ExpertSettings = field(default_factory=ExpertSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
+    reinforcement: StudentReinforcementSettings = field(default_factory=StudentReinforcementSettings)
 
     @classmethod
     def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
@@ -78,6 +87,7 @@ class ReinforcementRecipe(Recipe):
             encoder_training=self.encoder_training.shortened(factor),
             expert=self.expert.shortened(factor),
             student=self.student.shortened(factor),
+            reinforcement=self.reinforcement.shortened(factor),
         )
 
     def check(self, cell: Cell) -> None:
@@ -93,14 +103,18 @@ class ReinforcementRecipe(Recipe):
         """Train expert, encoder and policy."""
         threads = torch.get_num_threads()
         progress.stage("expert", self.expert.steps, "random actions")
-        lessons = ExpertLessons(self._environment(cell), self.expert)
+        lessons = ExpertLessons(self._environment(cell), self.expert, self.reward)
         expert = train_expert(lessons, self.seed, run, progress.show)
         encoder, report = encoder_stage(
             self.source(cell), self.encoder_training, self.encoder, SUPERVISED, run, progress, threads
         )
         progress.stage("student", self.student.steps, "the expert plays")
         seeing = self._environment(cell, run / "encoder.onnx")
-        policy = train_student(StudentLessons(seeing, self.student, expert), self.seed, run, progress.show)
+        seen_lessons = StudentLessons(seeing, self.student, expert.policy, self.reward)
+        student = train_student(seen_lessons, self.seed, run, progress.show)
+        progress.stage("reinforcement", self.reinforcement.steps, "the critics learn")
+        exploring = ReinforcementLessons(seen_lessons, self.reinforcement)
+        policy = reinforce_student(student, expert, exploring, self.seed, run, progress.show)
         torch.set_num_threads(threads)
         perception = finish_perception(encoder, cell, run, self.seed, self.encoder_training.updates)
         return FinishedTraining(

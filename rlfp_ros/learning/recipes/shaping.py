@@ -12,30 +12,38 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from pydantic import Field
 
+from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.simulation.environment import ManipulationEnv
 
 Observed = dict[str, np.ndarray]
 
 
+class RewardSettings(TrainingSettings):
+    """What reinforcement learning is paid for."""
+
+    progress_scale: float = Field(10.0, ge=0)  # factor of the change of the task's reward
+    success_bonus: float = Field(5.0, gt=0)  # reward of success, once
+
+
 class ProgressReward(gymnasium.Wrapper[Observed, np.ndarray, Observed, np.ndarray]):
-    """Replaces the reward of an environment.
+    """Replaces the reward of a task's environment.
 
     Parameters
     ----------
     env
-        The task's environment.
-    scale
-        Factor of the change of the task's reward.
-    bonus
-        Reward of success, once.
+        A `ManipulationEnv`, perhaps in wrappers that leave time and scene alone.
+    settings
+        What is paid for.
     """
 
-    def __init__(self, env: ManipulationEnv, scale: float, bonus: float) -> None:
+    def __init__(self, env: gymnasium.Env[Observed, np.ndarray], settings: RewardSettings) -> None:
         super().__init__(env)
-        self._task_env = env
-        env.records_scenes = True  # the reward is that of the observation's time
-        self._scale, self._bonus = scale, bonus
+        task_env = env.unwrapped
+        assert isinstance(task_env, ManipulationEnv)
+        self._task_env, self._settings = task_env, settings
+        task_env.records_scenes = True  # the reward is that of the observation's time
         self._before = 0.0
 
     def reset(self, **arguments: Any) -> tuple[Observed, dict[str, Any]]:
@@ -52,7 +60,8 @@ class ProgressReward(gymnasium.Wrapper[Observed, np.ndarray, Observed, np.ndarra
 
     def of(self, before: float, after: float, success: bool) -> float:
         """Return the learner's reward of a step, from the task's reward before and after it."""
-        return self._scale * (after - before) + self._bonus * success
+        settings = self._settings
+        return settings.progress_scale * (after - before) + settings.success_bonus * success
 
     def _task_reward(self) -> float:
         return self._task_env.world.task.reward(self._task_env.scene, False)

@@ -9,7 +9,6 @@ https://arxiv.org/abs/2010.11251); only training uses them.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, field
@@ -28,15 +27,18 @@ from rlfp_ros.learning.algorithms.networks import (
     ImageEncoder,
     RelativePoints,
     RunningNormaliser,
+    SquashedGaussian,
     Trunk,
     batch_of_one,
     vector_size,
 )
 from rlfp_ros.learning.algorithms.sac import SacPolicy
 from rlfp_ros.learning.recipes.collector import Collectors, Experience, Seen
+from rlfp_ros.learning.recipes.episodes import Episode, PlayedEpisodes
 from rlfp_ros.learning.recipes.expert import CLIP
+from rlfp_ros.learning.recipes.shaping import ProgressReward, RewardSettings
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
-from rlfp_ros.learning.runs.progress import Show
+from rlfp_ros.learning.runs.progress import Show, described
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
 
@@ -50,12 +52,12 @@ class StudentSettings(TrainingSettings):
 
     hidden: int = Field(256, ge=1, le=8192)  # units in each of the policy's two layers
     memory: int = Field(192, ge=1, le=8192)  # units of its memory
-    steps: int = Field(30_000, ge=1, le=MAX_STEPS)  # decisions played
+    steps: int = Field(100_000, ge=1, le=MAX_STEPS)  # decisions played
     round_steps: int = Field(1_000, ge=1)  # decisions per round of all collectors together
-    collectors: int = Field(1, ge=1, le=MAX_WORKERS)  # processes that play
+    collectors: int = Field(2, ge=1, le=MAX_WORKERS)  # processes that play
     expert_rounds: int = Field(2, ge=1)  # first rounds, which the expert plays with noise
-    updates_per_round: int = Field(60, ge=1)  # gradient steps
-    final_updates: int = Field(1_000, ge=0)  # gradient steps at the end, with a falling learning rate
+    updates_per_round: int = Field(100, ge=1)  # gradient steps
+    final_updates: int = Field(2_000, ge=0)  # gradient steps at the end, with a falling learning rate
     episodes: int = Field(12, ge=1)  # episodes per gradient step
     noise: float = Field(0.15, ge=0, le=1)  # standard deviation added to the actions in every second episode
     learning_rate: float = Field(1e-3, gt=0, le=1)  # falls linearly to 3 % in the final updates
@@ -79,11 +81,16 @@ class StudentLessons:
     make_env: TaskEnvironment  # observes features, and the privileged state for the expert
     settings: StudentSettings
     expert: SacPolicy
+    reward: RewardSettings = field(default_factory=RewardSettings)
 
     def student(self) -> StudentPlayer:
         """A policy that plays beside the expert."""
-        env = self.make_env()
+        env = self.environment()
         return StudentPlayer(env, self.policy(env), self.expert, self.settings.noise)
+
+    def environment(self) -> Environment:
+        """The task, with the learner's rewards."""
+        return ProgressReward(self.make_env(), self.reward)
 
     def policy(self, env: Environment) -> SacPolicy:
         """Return an untrained policy for the observations of `env`."""
@@ -93,29 +100,36 @@ class StudentLessons:
         actor = GaussianActor(trunk, action_size, self.settings.hidden, self.settings.memory)
         return SacPolicy(ImageEncoder(space), actor)
 
+    def learner(self) -> StudentLearner:
+        """Return an untrained policy with what its training needs."""
+        env = self.environment()
+        learner = StudentLearner(self.policy(env), vector_size(shapes(env)[0], "privileged"), self.settings)
+        env.close()
+        return learner
+
 
 class StudentPlayer:
     """A policy that plays, with noise in every second episode, and its expert."""
 
     def __init__(self, env: Environment, policy: SacPolicy, expert: SacPolicy, noise: float) -> None:
-        self.environment, self._policy, self._expert = env, policy, expert
+        self.environment, self.policy, self._expert = env, policy, expert
         self._largest_noise, self._noise = noise, 0.0
         self._start = torch.zeros(1, policy.state_size)
-        self._memory = self._start
+        self.memory = self._start
 
     def load(self, weights: dict[str, Any]) -> None:
         """Use new weights."""
-        self._policy.load_state_dict(weights)
+        self.policy.load_state_dict(weights)
 
     def begin(self, rng: np.random.Generator) -> None:
         """Start an episode."""
-        self._memory = self._start
+        self.memory = self._start
         self._noise = self._largest_noise * (rng.uniform() < 0.5)
 
     def act(self, observation: Seen, rng: np.random.Generator) -> np.ndarray:
         """Return the policy's action [A], with noise."""
         with torch.no_grad():
-            action, self._memory = self._policy.step(batch_of_one(observation), self._memory)
+            action, self.memory = self.policy.step(batch_of_one(observation), self.memory)
         return action[0].numpy() + self._noise * rng.normal(size=action.shape[1])
 
     def teacher(self, observation: Seen) -> np.ndarray:
@@ -123,63 +137,6 @@ class StudentPlayer:
         with torch.no_grad():
             action: np.ndarray = self._expert({"vector": torch.from_numpy(observation["privileged"])[None]})[0].numpy()
         return action
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One episode, or its decisions until now."""
-
-    vector: Tensor  # [L, V]
-    privileged: Tensor  # [L, P]
-    expert: Tensor  # [L, A]
-
-
-@dataclass
-class PlayedEpisodes:
-    """Episodes of all collectors, of which some continue in the next round."""
-
-    finished: list[Lesson] = field(default_factory=list)
-    unfinished: dict[int, list[Lesson]] = field(default_factory=dict)  # by collector
-
-    def add(self, collector: int, experience: Experience) -> Lesson:
-        """Add a round of one collector; return it as one lesson."""
-        assert experience.teacher is not None
-        whole = Lesson(
-            torch.from_numpy(experience.observation["vector"]),
-            torch.from_numpy(experience.observation["privileged"]),
-            torch.from_numpy(experience.teacher),
-        )
-        cuts = [0, *np.flatnonzero(experience.begins).tolist(), len(experience.begins)]
-        for first, last in itertools.pairwise(cuts):
-            parts = self.unfinished.setdefault(collector, [])
-            if experience.begins[first : first + 1].any() and parts:
-                self.finished.append(_joined(parts))
-                parts.clear()
-            if last > first:
-                parts.append(Lesson(whole.vector[first:last], whole.privileged[first:last], whole.expert[first:last]))
-        return whole
-
-    def draw(self, count: int) -> tuple[Lesson, Tensor]:
-        """Draw episodes: [count, L, ...], padded with zeros, and whether there is a decision, [count, L, 1]."""
-        picks = [self.finished[int(pick)] for pick in torch.randint(0, len(self.finished), (count,))]
-
-        def padded(parts: list[Tensor]) -> Tensor:
-            return nn.utils.rnn.pad_sequence(parts, batch_first=True)
-
-        together = Lesson(
-            padded([pick.vector for pick in picks]),
-            padded([pick.privileged for pick in picks]),
-            padded([pick.expert for pick in picks]),
-        )
-        return together, padded([torch.ones(len(pick.expert), 1) for pick in picks])
-
-
-def _joined(parts: list[Lesson]) -> Lesson:
-    return Lesson(
-        torch.cat([part.vector for part in parts]),
-        torch.cat([part.privileged for part in parts]),
-        torch.cat([part.expert for part in parts]),
-    )
 
 
 class StudentLearner(nn.Module):
@@ -204,38 +161,64 @@ class StudentLearner(nn.Module):
             fused=True,
         )
 
-    def observe(self, lesson: Lesson) -> None:
+    def observe(self, experience: Experience) -> None:
         """Add decisions to the statistics of the inputs and of the privileged state."""
-        self.policy.actor.trunk.observe(lesson.vector)
-        self.normaliser.observe(lesson.privileged)
+        self.policy.actor.trunk.observe(torch.from_numpy(experience.observation["vector"]))
+        self.normaliser.observe(torch.from_numpy(experience.observation["privileged"]))
 
-    def actions(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute actions [N, L, A] and the memory after each decision [N, L, M] of whole episodes [N, L, V]."""
+    def act(self, vector: Tensor) -> tuple[SquashedGaussian, Tensor]:
+        """Compute the distributions of actions [N, L, A], and the memory after each, of whole episodes [N, L, V]."""
         actor = self.policy.actor
         inputs = actor.trunk(vector[..., :0], vector)
         memory, _ = self._recurrence(inputs)
-        mean = actor.layers(torch.cat([inputs, memory], dim=-1)).chunk(2, dim=-1)[0]
-        return torch.tanh(mean), memory
+        return SquashedGaussian(actor.layers(torch.cat([inputs, memory], dim=-1))), memory
 
-    def learn(self, lessons: PlayedEpisodes, rate: float) -> tuple[float, float]:
+    def errors(
+        self, policy: SquashedGaussian, memory: Tensor, episode: Episode, there: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean squared differences from the expert's actions and from the privileged state.
+
+        Parameters
+        ----------
+        policy, memory
+            Of all observations of the episodes, see `act`.
+        episode, there
+            The episodes, see `PlayedEpisodes.draw`.
+        """
+        action = masked_mean((policy.mode()[:, :-1] - episode.expert).square().mean(dim=-1), there)
+        state = self.head(memory[:, :-1]) - self.normaliser(episode.privileged[:, :-1])
+        return action, masked_mean(state.square().mean(dim=-1), there)
+
+    def imitate(self, played: PlayedEpisodes, rate: float) -> tuple[float, float]:
         """Take one gradient step; return the squared errors of actions and of predictions."""
         self.optimizer.param_groups[0]["lr"] = rate
-        lesson, mask = lessons.draw(self._settings.episodes)
-        actions, memory = self.actions(lesson.vector)
-        action = _mean_square(actions - lesson.expert, mask)
-        state = _mean_square(self.head(memory) - self.normaliser(lesson.privileged), mask)
-        self.optimizer.zero_grad()
-        (action + self._settings.auxiliary * state).backward()
-        nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
+        episode, there = played.draw(self._settings.episodes)
+        action, state = self.errors(*self.act(episode.vector), episode, there)
+        self.step(action + self._settings.auxiliary * state)
         return action.item(), state.item()
 
+    def step(self, loss: Tensor) -> None:
+        """Take one step of the optimiser."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
+        self.optimizer.step()
 
-def _mean_square(error: Tensor, mask: Tensor) -> Tensor:
-    return (error.square() * mask).sum() / (mask.sum() * error.shape[-1])
+
+def masked_mean(values: Tensor, there: Tensor) -> Tensor:
+    """Return the mean of the values [N, L] of decisions that are `there`, 1 or 0."""
+    return (values * there).sum() / there.sum()
 
 
-def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> SacPolicy:
+@dataclass(frozen=True)
+class Student:
+    """A policy that acts like an expert, and what it learned from."""
+
+    learner: StudentLearner
+    played: PlayedEpisodes
+
+
+def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> Student:
     """Train a policy, or continue from `run/student.pt`.
 
     Parameters
@@ -253,23 +236,21 @@ def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> 
     settings, checkpoint = lessons.settings, run / "student.pt"
     key = {"stage": "student", "settings": settings.model_dump(), "seed": seed}
     torch.manual_seed(seed)
-    env = lessons.make_env()
-    space, _ = shapes(env)
-    learner = StudentLearner(lessons.policy(env), vector_size(space, "privileged"), settings)
-    env.close()
-    played, first, recent = PlayedEpisodes(), 0, deque[bool](maxlen=RECENT)
+    learner, played, first, recent = lessons.learner(), PlayedEpisodes(), 0, deque[bool](maxlen=RECENT)
     rounds = max(settings.expert_rounds + 1, settings.steps // settings.round_steps)
     state = load_checkpoint(checkpoint, key)
     if state:
         learner.load_state_dict(state["learner"])
         learner.optimizer.load_state_dict(state["optimizer"])
-        played.finished = [Lesson(*parts) for parts in state["episodes"]]
+        played.finished = [Episode(*parts) for parts in state["episodes"]]
         recent.extend(state["recent"])
         first = state["round"]
+        if state["finished"]:
+            return Student(learner, played)
 
-    def learn(updates: int, falling: bool) -> dict[str, float]:
+    def imitate(updates: int, falling: bool) -> dict[str, float]:
         errors = [
-            learner.learn(played, settings.learning_rate * (1 - 0.97 * update / updates if falling else 1))
+            learner.imitate(played, settings.learning_rate * (1 - 0.97 * update / updates if falling else 1))
             for update in range(updates if played.finished else 0)
         ]
         if not errors:
@@ -277,28 +258,32 @@ def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> 
         actions, predictions = np.mean(errors, axis=0)
         return {"action_error": math.sqrt(actions), "state_error": math.sqrt(predictions)}
 
+    def save(rounds_done: int, finished: bool) -> None:
+        save_checkpoint(
+            checkpoint,
+            key,
+            learner=learner.state_dict(),
+            optimizer=learner.optimizer.state_dict(),
+            episodes=[one.tensors() for one in played.finished],
+            round=rounds_done,
+            recent=list(recent),
+            finished=finished,
+        )
+
     with Collectors(lessons, settings.collectors, seed, first * settings.round_steps) as collectors:
         for index in range(first, rounds):
             share = 1.0 if index < settings.expert_rounds else 0.0
             collectors.start_round(learner.policy.state_dict(), settings.round_steps, share)
-            figures = learn(settings.updates_per_round, falling=False)
+            figures = imitate(settings.updates_per_round, falling=False)
             for collector, part in enumerate(collectors.finish_round()):
-                learner.observe(played.add(collector, part))
+                played.add(collector, part)
+                learner.observe(part)
                 recent.extend(part.successes)
             won = float(np.mean(recent)) if recent else 0.0
-            text = "".join(f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
-            show((index + 1) * settings.round_steps, f"success {won:.2f}{text}", success_rate=won, **figures)
-            if (index + 1) % CHECKPOINT_ROUNDS == 0 or index + 1 == rounds:
-                save_checkpoint(
-                    checkpoint,
-                    key,
-                    learner=learner.state_dict(),
-                    optimizer=learner.optimizer.state_dict(),
-                    episodes=[(one.vector, one.privileged, one.expert) for one in played.finished],
-                    round=index + 1,
-                    recent=list(recent),
-                )
-    figures = learn(settings.final_updates, falling=True)
-    text = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
-    show(settings.steps, f"final updates, {text}")
-    return learner.policy
+            show((index + 1) * settings.round_steps, described(won, figures), success_rate=won, **figures)
+            if (index + 1) % CHECKPOINT_ROUNDS == 0:
+                save(index + 1, finished=False)
+    figures = imitate(settings.final_updates, falling=True)
+    save(rounds, finished=True)
+    show(settings.steps, described(won, figures))
+    return Student(learner, played)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -250,3 +251,10 @@ class RunClock:
         except ConfigurationError:
             if error is None:  # or the full disk that ended the training is what the user reads about
                 raise
+
+
+def described(success: float, figures: Mapping[str, float]) -> str:
+    """Return a text of a success rate and of figures by name."""
+    return f"success {success:.2f}" + "".join(
+        f", {name.replace('_', ' ')} {value:.3g}" for name, value in figures.items()
+    )
