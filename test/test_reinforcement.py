@@ -388,14 +388,14 @@ def reinforcement(learner: Any, **changes: Any) -> StudentReinforcement:
     return StudentReinforcement(learner, untrained_expert(), settings.changed(**changes))
 
 
-def played_episodes(learner: Any, terminated: bool) -> PlayedEpisodes:
+def played_episodes(training: StudentReinforcement, terminated: bool) -> PlayedEpisodes:
     """Return episodes of three decisions, of which the last is rewarded with 1."""
-    privileged = learner.normaliser.mean.numel()
+    privileged = training.expert.critic.trunk.normaliser.mean.numel()
     ends = torch.tensor([0.0, 0.0, float(terminated)])
     played = PlayedEpisodes()
     for _ in range(4):
         action = torch.rand(3, 3) * 2 - 1
-        vector = torch.randn(4, vector_length(learner))
+        vector = torch.randn(4, vector_length(training.learner))
         played.finished.append(
             Episode(vector, torch.randn(4, privileged), action, action, torch.tensor([0.0, 0.0, 1.0]), ends)
         )
@@ -406,7 +406,7 @@ def played_episodes(learner: Any, terminated: bool) -> PlayedEpisodes:
 def test_critics_learn_the_return_of_whole_episodes(terminated: bool) -> None:
     learner = student_lessons(untrained_expert().policy).learner()
     training = reinforcement(learner, target_rate=0.1)
-    discount, played = training.discount, played_episodes(learner, terminated)
+    discount, played = training.discount, played_episodes(training, terminated)
     training.expert.log_temperature.data.fill_(-20.0)  # no entropy
     for _ in range(400):
         training.update(played, 0.0, train_actor=False)
@@ -423,7 +423,7 @@ def test_critics_learn_the_return_of_whole_episodes(terminated: bool) -> None:
 def test_the_actor_climbs_the_critics_and_follows_the_expert_only_at_first() -> None:
     learner = student_lessons(untrained_expert().policy).learner()
     training = reinforcement(learner, imitation=100.0, imitation_share=0.5, actor_learning_rate=3e-3)
-    played = played_episodes(learner, terminated=True)
+    played = played_episodes(training, terminated=True)
     before = training.update(played, 0.0, train_actor=False)["action_error"]
     for _ in range(100):
         held = training.update(played, 0.0, train_actor=True)["action_error"]

@@ -41,6 +41,7 @@ from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show, described
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
+from rlfp_ros.simulation.environment import ManipulationEnv
 
 CHECKPOINT_ROUNDS = 2  # rounds between checkpoints; a resumed training repeats at most these
 LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped
@@ -62,7 +63,7 @@ class StudentSettings(TrainingSettings):
     noise: float = Field(0.15, ge=0, le=1)  # standard deviation added to the actions in every second episode
     learning_rate: float = Field(1e-3, gt=0, le=1)  # falls linearly to 3 % in the final updates
     weight_decay: float = Field(1e-4, ge=0, lt=1)  # of AdamW
-    auxiliary: float = Field(0.3, ge=0)  # weight of the predictions of the privileged state
+    auxiliary: float = Field(1.0, ge=0)  # weight of the predictions of the privileged state
 
     def shortened(self, factor: float) -> StudentSettings:
         """Return the same settings with `factor` of the work."""
@@ -103,7 +104,10 @@ class StudentLessons:
     def learner(self) -> StudentLearner:
         """Return an untrained policy with what its training needs."""
         env = self.environment()
-        learner = StudentLearner(self.policy(env), vector_size(shapes(env)[0], "privileged"), self.settings)
+        plain = env.unwrapped
+        assert isinstance(plain, ManipulationEnv)
+        state = len(plain.world.task.privileged_state(plain.world))
+        learner = StudentLearner(self.policy(env), state, self.settings)
         env.close()
         return learner
 
@@ -140,15 +144,25 @@ class StudentPlayer:
 
 
 class StudentLearner(nn.Module):
-    """The policy, the auxiliary heads and the optimiser."""
+    """The policy, the auxiliary heads and the optimiser.
 
-    def __init__(self, policy: SacPolicy, privileged: int, settings: StudentSettings) -> None:
+    Parameters
+    ----------
+    policy
+        The policy.
+    state
+        Size of the simulator's privileged state, with which observations of the expert begin.
+    settings
+        Hyperparameters.
+    """
+
+    def __init__(self, policy: SacPolicy, state: int, settings: StudentSettings) -> None:
         super().__init__()
-        self.policy, self._settings = policy, settings
+        self.policy, self._state, self._settings = policy, slice(state), settings
         actor = policy.actor
         assert actor.cell is not None
-        self.normaliser = RunningNormaliser(privileged, CLIP)
-        self.head = nn.Linear(settings.memory, privileged)
+        self.normaliser = RunningNormaliser(state, CLIP)
+        self.head = nn.Linear(settings.memory, state)
         # The cell over whole episodes at once; it shares the cell's parameters.
         self._recurrence = nn.GRU(actor.trunk.size, settings.memory, batch_first=True)
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
@@ -164,7 +178,7 @@ class StudentLearner(nn.Module):
     def observe(self, experience: Experience) -> None:
         """Add decisions to the statistics of the inputs and of the privileged state."""
         self.policy.actor.trunk.observe(torch.from_numpy(experience.observation["vector"]))
-        self.normaliser.observe(torch.from_numpy(experience.observation["privileged"]))
+        self.normaliser.observe(torch.from_numpy(experience.observation["privileged"][:, self._state]))
 
     def act(self, vector: Tensor) -> tuple[SquashedGaussian, Tensor]:
         """Compute the distributions of actions [N, L, A], and the memory after each, of whole episodes [N, L, V]."""
@@ -186,7 +200,7 @@ class StudentLearner(nn.Module):
             The episodes, see `PlayedEpisodes.draw`.
         """
         action = masked_mean((policy.mode()[:, :-1] - episode.expert).square().mean(dim=-1), there)
-        state = self.head(memory[:, :-1]) - self.normaliser(episode.privileged[:, :-1])
+        state = self.head(memory[:, :-1]) - self.normaliser(episode.privileged[:, :-1, self._state])
         return action, masked_mean(state.square().mean(dim=-1), there)
 
     def imitate(self, played: PlayedEpisodes, rate: float) -> tuple[float, float]:

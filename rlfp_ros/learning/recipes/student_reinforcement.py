@@ -46,7 +46,7 @@ class StudentReinforcementSettings(TrainingSettings):
     target_entropy: float = -6.0  # nats; low, because the policy is deployed without noise
     imitation: float = Field(1.0, ge=0)  # weight of the expert's actions at first; falls linearly to 0
     imitation_share: float = Field(0.5, ge=0, le=1)  # of the training, after which that weight is 0
-    auxiliary: float = Field(0.3, ge=0)  # weight of the predictions of the privileged state
+    auxiliary: float = Field(1.0, ge=0)  # weight of the predictions of the privileged state
 
     def shortened(self, factor: float) -> StudentReinforcementSettings:
         """Return the same settings with `factor` of the work."""
