@@ -34,6 +34,7 @@ from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
 CLIP = 5.0  # standard deviations, of the networks' inputs
 CHECKPOINT_ROUNDS = 20  # rounds between checkpoints; a resumed training repeats at most these
 NOISE_STEPS = 256  # decisions after which an episode's noise repeats
+SHOWN_EPISODES = 100  # episodes over which the shown success rate is taken
 JUDGED_EPISODES = 200  # episodes over which the success rate that ends the training is taken
 
 EXPERT_SAC = SacSettings(
@@ -67,7 +68,7 @@ class ExpertSettings(TrainingSettings):
     final_entropy: float = -6.0  # target entropy, nats, at a success rate of 1; up to one half it is that of `sac`
     hindsight: int = Field(2, ge=0)  # other goals with which each episode is learned from, if its task has goals
     hindsight_share: float = Field(0.5, ge=0, lt=1)  # largest share of these in a batch
-    target_success: float = Field(0.97, ge=0, le=1)  # of the last episodes; ends the training
+    target_success: float = Field(0.98, ge=0, le=1)  # of the last episodes; ends the training
 
     def entropy_at(self, success: float) -> float:
         """Return the target entropy, nats, at a success rate."""
@@ -190,6 +191,7 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> So
         recent.extend(state["recent"])
         learner.target_entropy = settings.entropy_at(float(np.mean(recent)) if recent else 0.0)
         first = state["round"]
+        torch.manual_seed(seed + (first << 32))  # other numbers than those drawn before
         if state["finished"]:
             return learner
     rng = np.random.default_rng([seed, first])
@@ -213,7 +215,8 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> So
                     learner.observe({"vector": torch.from_numpy(part.observation["vector"])})
             won = float(np.mean(recent)) if recent else 0.0
             learner.target_entropy = settings.entropy_at(won)
-            show((index + 1) * settings.round_steps, described(won, figures), success_rate=won, **figures)
+            shown = float(np.mean(list(recent)[-SHOWN_EPISODES:])) if recent else 0.0
+            show((index + 1) * settings.round_steps, described(shown, figures), success_rate=shown, **figures)
             finished = index + 1 == rounds or (len(recent) == JUDGED_EPISODES and won >= settings.target_success)
             if finished or (index + 1) % CHECKPOINT_ROUNDS == 0:
                 save_checkpoint(

@@ -35,7 +35,7 @@ from rlfp_ros.learning.algorithms.networks import (
 from rlfp_ros.learning.algorithms.sac import SacPolicy
 from rlfp_ros.learning.recipes.collector import Collectors, Experience, Seen
 from rlfp_ros.learning.recipes.episodes import Episode, PlayedEpisodes
-from rlfp_ros.learning.recipes.expert import CLIP
+from rlfp_ros.learning.recipes.expert import CLIP, SHOWN_EPISODES
 from rlfp_ros.learning.recipes.shaping import ProgressReward, RewardSettings
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show, described
@@ -45,7 +45,6 @@ from rlfp_ros.simulation.environment import ManipulationEnv
 
 CHECKPOINT_ROUNDS = 2  # rounds between checkpoints; a resumed training repeats at most these
 LARGEST_GRADIENT = 1.0  # norm to which gradients are clipped
-RECENT = 100  # episodes over which the shown success rate is taken
 
 
 class StudentSettings(TrainingSettings):
@@ -250,7 +249,7 @@ def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> 
     settings, checkpoint = lessons.settings, run / "student.pt"
     key = {"stage": "student", "settings": settings.model_dump(), "seed": seed}
     torch.manual_seed(seed)
-    learner, played, first, recent = lessons.learner(), PlayedEpisodes(), 0, deque[bool](maxlen=RECENT)
+    learner, played, first, recent = lessons.learner(), PlayedEpisodes(), 0, deque[bool](maxlen=SHOWN_EPISODES)
     rounds = max(settings.expert_rounds + 1, settings.steps // settings.round_steps)
     state = load_checkpoint(checkpoint, key)
     if state:
@@ -259,6 +258,7 @@ def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> 
         played.finished = [Episode(*parts) for parts in state["episodes"]]
         recent.extend(state["recent"])
         first = state["round"]
+        torch.manual_seed(seed + (first << 32))  # other numbers than those drawn before
         if state["finished"]:
             return Student(learner, played)
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from rlfp_ros.learning.algorithms.sac import SacPolicy, SoftActorCritic
 from rlfp_ros.learning.recipes.collector import Collectors, Seen
 from rlfp_ros.learning.recipes.episodes import Episode, PlayedEpisodes
-from rlfp_ros.learning.recipes.expert import NOISE_STEPS
+from rlfp_ros.learning.recipes.expert import NOISE_STEPS, SHOWN_EPISODES
 from rlfp_ros.learning.recipes.pink_noise import pink_noise
 from rlfp_ros.learning.recipes.student import Student, StudentLearner, StudentLessons, StudentPlayer, masked_mean
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -27,7 +27,6 @@ from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.seeds import MAX_STEPS, MAX_WORKERS
 
 CHECKPOINT_ROUNDS = 5  # rounds between checkpoints; a resumed training repeats at most these
-RECENT = 200  # episodes over which the shown success rate is taken
 
 
 class StudentReinforcementSettings(TrainingSettings):
@@ -176,7 +175,7 @@ def reinforce_student(
     torch.set_num_threads(1)  # the collectors have the other cores
     settings, checkpoint = lessons.settings, run / "reinforcement.pt"
     key = {"stage": "reinforcement", "settings": settings.model_dump(), "seed": seed}
-    learner, played, recent, first = student.learner, student.played, deque[bool](maxlen=RECENT), 0
+    learner, played, recent, first = student.learner, student.played, deque[bool](maxlen=SHOWN_EPISODES), 0
     training = StudentReinforcement(learner, expert, settings)
     torch.manual_seed(seed)
     state = load_checkpoint(checkpoint, key)
@@ -187,6 +186,7 @@ def reinforce_student(
         played.finished = [Episode(*parts) for parts in state["episodes"]]
         recent.extend(state["recent"])
         first = state["round"]
+        torch.manual_seed(seed + (first << 32))  # other numbers than those drawn before
     rounds = settings.steps // settings.round_steps
     # Seeds that imitation did not use.
     begin = lessons.imitation.settings.steps + first * settings.round_steps
