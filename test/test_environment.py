@@ -19,7 +19,7 @@ from rlfp_ros.simulation.deployment import Behaviour
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.feature_error import FeatureErrorModel, FeatureErrors, fit
 from rlfp_ros.simulation.gymnasium_ids import environment_id
-from rlfp_ros.simulation.pybullet_world import PybulletWorld
+from rlfp_ros.simulation.scene_renderer import SceneRenderer
 from rlfp_ros.simulation.tasks.task import TASKS
 
 
@@ -213,7 +213,7 @@ def test_gymnasium_wraps_the_environment_for_human_rendering() -> None:
 
 def test_unknown_options_and_malformed_seeds_are_refused() -> None:
     env = ManipulationEnv(profile="none", observation="state")
-    with pytest.raises(ConfigurationError, match="options has goal, but reset takes none"):
+    with pytest.raises(ConfigurationError, match="options has goal, expected none"):
         env.reset(options={"goal": 1})
     env.reset(seed=1, options={})
     wrong: tuple[Any, ...] = (-1, 1.5, "7")
@@ -276,13 +276,13 @@ def test_images_without_a_decision_are_not_drawn_and_change_nothing(
     past_actions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, drawn = TASKS["push"], [0]
-    draw = PybulletWorld._render
+    draw = SceneRenderer.render
 
-    def counted(world: PybulletWorld) -> np.ndarray:
+    def counted(renderer: SceneRenderer) -> np.ndarray:
         drawn[0] += 1
-        return draw(world)
+        return draw(renderer)
 
-    monkeypatch.setattr(PybulletWorld, "_render", counted)
+    monkeypatch.setattr(SceneRenderer, "render", counted)
 
     def play(watched: bool) -> tuple[list[np.ndarray], int]:
         behaviour = Behaviour(task.action.deciding_every(3), task.base_controller)

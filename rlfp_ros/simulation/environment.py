@@ -56,10 +56,10 @@ class CameraFrame:
 
 
 class _Phase(enum.Enum):
-    NEW = enum.auto()  # not reset yet
-    RUNNING = enum.auto()
-    ENDED = enum.auto()
-    CLOSED = enum.auto()
+    NEW = "has not begun"
+    RUNNING = "runs"
+    ENDED = "has ended"
+    CLOSED = "cannot begin any more"
 
 
 class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
@@ -76,9 +76,8 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     Without past actions a step ends when the image of the next decision is taken. With past actions it ends when that
     image is delivered, because the actions that the controller admits until then are part of the observation.
-    Everything else in the observation and in `info` is of the time of the image's exposure in both cases, and a reward
-    belongs to the step during which its frame was taken; frames taken before the first delivery have none. Images that
-    are still on their way at the end of an episode are never decided on.
+    Everything else in the observation and in `info` is of the time of the image's exposure in both cases. A reward
+    belongs to the step during which its frame was taken; frames taken before the first delivery have none.
 
     `reset(seed=s)` plays episode s, the same one everywhere. Without a seed, the seeds of episodes are drawn from a
     stream that the last given seed starts, or from fresh entropy if none was given.
@@ -180,9 +179,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """Start an episode; see the class for its seed. There are no `options`, and any is refused."""
         self._require_open("reset")
         if options:
-            raise ConfigurationError(
-                f"options has {', '.join(map(str, options))}, but reset takes none; leave them out"
-            )
+            raise ConfigurationError(f"options has {', '.join(map(str, options))}, expected none; leave them out")
         super().reset(seed=seed)
         self._begin(self._episode_seed(seed))
         if self._delayed:
@@ -205,8 +202,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """
         self._require_open("step")
         if self._phase is not _Phase.RUNNING:
-            began = "has ended" if self._phase is _Phase.ENDED else "has not begun"
-            raise gymnasium.error.ResetNeeded(f"the episode {began}; call reset() before step()")
+            raise gymnasium.error.ResetNeeded(f"the episode {self._phase.value}; call reset() before step()")
         action = np.asarray(action, np.float64)
         if action.shape != (self.action_size,) or not np.isfinite(action).all():
             raise ValueError(f"action is {action}, expected {self.action_size} finite values in [-1, 1]")
@@ -215,9 +211,9 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         reward = 0.0
         while True:
             moment = self._next_moment()
-            if moment is Moment.DELIVERED and not self._delayed:
-                continue
             if moment is Moment.DELIVERED:
+                if not self._delayed:
+                    continue
                 frame = self._on_way.popleft()
             else:
                 frame = self._capture()
@@ -234,8 +230,8 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
                 self.on_held(frame)
             self._answer(frame, action)
         self._frame = frame
-        ended, success = self._phase is _Phase.ENDED, self._success
-        return self.observe(), reward, success, ended and not success, self._info()
+        truncated = self._phase is _Phase.ENDED and not self._success
+        return self.observe(), reward, self._success, truncated, self._info()
 
     def render(self) -> np.ndarray:
         """Return the observation's image, uint8 [H, W, 3] rgb."""
@@ -292,9 +288,8 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _is_seen(self, stamp_ns: int) -> bool:
         """Return whether an image will be used: a decision's, an episode's last one, or any for `on_held`."""
-        if self.on_held is not None or self.world.outcome is not None:
-            return True
-        return decides(self.behaviour.action, self._decision_ns, stamp_ns)
+        used = self.on_held is not None or self.world.outcome is not None
+        return used or decides(self.behaviour.action, self._decision_ns, stamp_ns)
 
     def _capture(self) -> CameraFrame:
         """Return the newest image with what is known at its exposure."""
@@ -302,7 +297,7 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if decides(self.behaviour.action, self._decision_ns, world.image_stamp_ns):
             self._decision_ns = world.image_stamp_ns
         recorded = RecordedScene(world, world.task_bodies) if self.records_scenes else None
-        scene = world if recorded is None else recorded
+        scene = recorded or world
         return CameraFrame(
             world.image_stamp_ns,
             world.image,
@@ -321,8 +316,8 @@ class ManipulationEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _applied(self, admitted: Residual) -> None:
         if self._observed.past_actions:
-            action = action_of(admitted, self.behaviour.action, self.world.arm.joint_names)
-            self._observer.saw_applied(admitted.stamp_ns, action)
+            names = self.world.arm.joint_names
+            self._observer.saw_applied(admitted.stamp_ns, action_of(admitted, self.behaviour.action, names))
 
     def _features(self) -> np.ndarray:
         if self._errors is not None:

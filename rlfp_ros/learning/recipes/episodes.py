@@ -16,7 +16,7 @@ from rlfp_ros.learning.recipes.collector import Experience
 
 
 @dataclass(frozen=True)
-class Episode:
+class Lesson:
     """An episode of L decisions, or a part of one. Observations include the one after the last decision."""
 
     vector: Tensor  # [L + 1, V]
@@ -48,13 +48,13 @@ class Episode:
         )
 
     @classmethod
-    def joined(cls, parts: list[Episode]) -> Self:
+    def joined(cls, parts: list[Lesson]) -> Self:
         """Return consecutive parts as one."""
 
-        def seen(of: Callable[[Episode], Tensor]) -> Tensor:
+        def seen(of: Callable[[Lesson], Tensor]) -> Tensor:
             return torch.cat([*(of(part)[:-1] for part in parts), of(parts[-1])[-1:]])
 
-        def rows(of: Callable[[Episode], Tensor]) -> Tensor:
+        def rows(of: Callable[[Lesson], Tensor]) -> Tensor:
             return torch.cat([of(part) for part in parts])
 
         return cls(
@@ -75,8 +75,8 @@ class Episode:
 class PlayedEpisodes:
     """Episodes of all collectors, of which some continue in the next round."""
 
-    finished: list[Episode] = field(default_factory=list)
-    unfinished: dict[int, list[Episode]] = field(default_factory=dict)  # by collector
+    finished: list[Lesson] = field(default_factory=list)
+    unfinished: dict[int, list[Lesson]] = field(default_factory=dict)  # by collector
 
     def add(self, collector: int, experience: Experience) -> None:
         """Add a round of one collector."""
@@ -84,12 +84,12 @@ class PlayedEpisodes:
         for first, last in itertools.pairwise(cuts):
             parts = self.unfinished.setdefault(collector, [])
             if experience.begins[first : first + 1].any() and parts:
-                self.finished.append(Episode.joined(parts))
+                self.finished.append(Lesson.joined(parts))
                 parts.clear()
             if last > first:
-                parts.append(Episode.of(experience, first, last))
+                parts.append(Lesson.of(experience, first, last))
 
-    def draw(self, count: int) -> tuple[Episode, Tensor]:
+    def draw(self, count: int) -> tuple[Lesson, Tensor]:
         """Draw episodes, [count, L, ...], padded with zeros, and whether there is a decision, [count, L]."""
         picks = [self.finished[int(pick)] for pick in torch.randint(0, len(self.finished), (count,))]
         together = [
@@ -97,4 +97,4 @@ class PlayedEpisodes:
             for parts in zip(*(pick.tensors() for pick in picks), strict=True)
         ]
         there = nn.utils.rnn.pad_sequence([torch.ones(len(pick.reward)) for pick in picks], batch_first=True)
-        return Episode(*together), there
+        return Lesson(*together), there

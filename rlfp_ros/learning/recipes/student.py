@@ -34,7 +34,7 @@ from rlfp_ros.learning.algorithms.networks import (
 )
 from rlfp_ros.learning.algorithms.sac import SacPolicy
 from rlfp_ros.learning.recipes.collector import Collectors, Experience, Seen
-from rlfp_ros.learning.recipes.episodes import Episode, PlayedEpisodes
+from rlfp_ros.learning.recipes.episodes import Lesson, PlayedEpisodes
 from rlfp_ros.learning.recipes.expert import CLIP, SHOWN_EPISODES
 from rlfp_ros.learning.recipes.shaping import ProgressReward, RewardSettings
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -186,9 +186,7 @@ class StudentLearner(nn.Module):
         memory, _ = self._recurrence(inputs)
         return SquashedGaussian(actor.layers(torch.cat([inputs, memory], dim=-1))), memory
 
-    def errors(
-        self, policy: SquashedGaussian, memory: Tensor, episode: Episode, there: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def errors(self, policy: SquashedGaussian, memory: Tensor, episode: Lesson, there: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squared differences from the expert's actions and from the privileged state.
 
         Parameters
@@ -224,14 +222,14 @@ def masked_mean(values: Tensor, there: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Student:
+class TrainedStudent:
     """A policy that acts like an expert, and what it learned from."""
 
     learner: StudentLearner
     played: PlayedEpisodes
 
 
-def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> Student:
+def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> TrainedStudent:
     """Train a policy, or continue from `run/student.pt`.
 
     Parameters
@@ -255,12 +253,12 @@ def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> 
     if state:
         learner.load_state_dict(state["learner"])
         learner.optimizer.load_state_dict(state["optimizer"])
-        played.finished = [Episode(*parts) for parts in state["episodes"]]
+        played.finished = [Lesson(*parts) for parts in state["episodes"]]
         recent.extend(state["recent"])
         first = state["round"]
         torch.manual_seed(seed + (first << 32))  # other numbers than those drawn before
         if state["finished"]:
-            return Student(learner, played)
+            return TrainedStudent(learner, played)
 
     def imitate(updates: int, falling: bool) -> dict[str, float]:
         errors = [
@@ -300,4 +298,4 @@ def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> 
     figures = imitate(settings.final_updates, falling=True)
     save(rounds, finished=True)
     show(settings.steps, described(won, figures))
-    return Student(learner, played)
+    return TrainedStudent(learner, played)

@@ -17,10 +17,10 @@ from pydantic import Field
 
 from rlfp_ros.learning.algorithms.sac import SacPolicy, SoftActorCritic
 from rlfp_ros.learning.recipes.collector import Collectors, Seen
-from rlfp_ros.learning.recipes.episodes import Episode, PlayedEpisodes
+from rlfp_ros.learning.recipes.episodes import Lesson, PlayedEpisodes
 from rlfp_ros.learning.recipes.expert import NOISE_STEPS, SHOWN_EPISODES
 from rlfp_ros.learning.recipes.pink_noise import pink_noise
-from rlfp_ros.learning.recipes.student import Student, StudentLearner, StudentLessons, StudentPlayer, masked_mean
+from rlfp_ros.learning.recipes.student import StudentLearner, StudentLessons, StudentPlayer, TrainedStudent, masked_mean
 from rlfp_ros.learning.runs.checkpoint import load_checkpoint, save_checkpoint
 from rlfp_ros.learning.runs.progress import Show, described
 from rlfp_ros.learning.runs.settings import TrainingSettings
@@ -153,7 +153,7 @@ class StudentReinforcement:
 
 
 def reinforce_student(
-    student: Student, expert: SoftActorCritic, lessons: ReinforcementLessons, seed: int, run: Path, show: Show
+    student: TrainedStudent, expert: SoftActorCritic, lessons: ReinforcementLessons, seed: int, run: Path, show: Show
 ) -> SacPolicy:
     """Train a student further, or continue from `run/reinforcement.pt`.
 
@@ -183,7 +183,7 @@ def reinforce_student(
         learner.load_state_dict(state["learner"])
         learner.optimizer.load_state_dict(state["optimizer"])
         expert.load_state_dict(state["expert"])
-        played.finished = [Episode(*parts) for parts in state["episodes"]]
+        played.finished = [Lesson(*parts) for parts in state["episodes"]]
         recent.extend(state["recent"])
         first = state["round"]
         torch.manual_seed(seed + (first << 32))  # other numbers than those drawn before
