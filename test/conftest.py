@@ -37,6 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
     lanes.configure(config)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse names that differ in every process: the suite's processes could not agree on their tests."""
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: has an address in its name; give the parameters `ids`")
+
+
 def pytest_sessionstart() -> None:
     """Compile the control core before the first test: no test's limit has room for it."""
     prepare()

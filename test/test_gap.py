@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,11 @@ class Deployment:
     begins_at: int = 0  # the frame at which the recording begins
     lost: tuple[int, ...] = ()  # frames whose residual the recorder did not get
     numbered: bool = True  # messages carry their publisher's numbers, as our recorder writes them
+
+    def changes(self) -> str:
+        """Return the parts that differ from a plain deployment."""
+        differing = (part.name for part in fields(self) if getattr(self, part.name) != part.default)
+        return ", ".join(f"{name}={getattr(self, name)}" for name in differing)
 
 
 def record(folder: Path, taken: Any, planted: Deployment) -> Path:
@@ -220,7 +225,7 @@ def test_images_that_were_cut_or_resized_without_their_lens(taken: Any, tmp_path
         Deployment(begins_at=25),
         Deployment(begins_at=25, numbered=False),
     ],
-    ids=str,
+    ids=lambda healthy: healthy.changes(),
 )
 def test_a_healthy_run_diverges_nowhere_even_if_the_recorder_lost_messages(
     taken: Any, tmp_path: Path, healthy: Deployment
