@@ -156,7 +156,10 @@ def test_words_after_test_go_to_pytest_as_they_are(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     assert cli.main(["test", "-k", "graph", "--lf", "test/test_graph.py"]) == 0
     assert cli.main(["test"]) == 0
-    assert given == [["-k", "graph", "--lf", "test/test_graph.py"], ["test"]]
+    some, whole = given
+    assert some == ["-k", "graph", "--lf", "test/test_graph.py"]
+    assert whole[0] == "test"
+    assert whole[1:3] == ["--durations", "20"]
 
 
 def test_benchmark_gets_the_words_after_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

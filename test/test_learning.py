@@ -266,7 +266,6 @@ def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch:
     events.Reload()
     assert {"imitate/success_rate", "imitate/loss"} <= set(events.Tags()["scalars"])
     report = (tmp_path / "run" / "report.html").read_text()
-    assert "<h3>encoder: " in report
     assert "<h3>imitate: " in report
     with pytest.raises(ConfigurationError, match="continue it with --resume"):
         main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0)

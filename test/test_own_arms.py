@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rlfp_ros import paths, plugins
 from rlfp_ros.contract import load_bundle, write_bundle
-from rlfp_ros.control.arm import LIMITS, Arm, differences, load_arm, read_arm
+from rlfp_ros.control.arm import ARMS, LIMITS, Arm, differences, load_arm, read_arm
 from rlfp_ros.control.robot_description import carried_files
 from rlfp_ros.control.trained_arm import choose_arm, trained_arm, wider_limits
 from rlfp_ros.schema import ConfigurationError
@@ -102,11 +102,15 @@ def test_a_plugin_registers_an_arm_by_file_or_as_an_object(tmp_path: Path, monke
         "ARMS.add('plugged_wrong', load_arm('panda'))\n"
     )
     monkeypatch.setenv(plugins.VARIABLE, os.fspath(plugin))
-    assert load_arm("plugged_arm").limits.velocity == (0.5,) * 7
-    assert load_arm("plugged_object").limits == PANDA.limits
-    assert not differences(load_arm(path), load_arm("plugged_arm"))
-    with pytest.raises(ConfigurationError, match="name is 'panda', but the arm is registered as 'plugged_wrong'"):
-        load_arm("plugged_wrong")
+    try:
+        assert load_arm("plugged_arm").limits.velocity == (0.5,) * 7
+        assert load_arm("plugged_object").limits == PANDA.limits
+        assert not differences(load_arm(path), load_arm("plugged_arm"))
+        with pytest.raises(ConfigurationError, match="name is 'panda', but the arm is registered as 'plugged_wrong'"):
+            load_arm("plugged_wrong")
+    finally:
+        for name in ("plugged_arm", "plugged_object", "plugged_wrong"):
+            ARMS.remove(name)
 
 
 # --- values for tasks and the scene ----------------------------------------------------------------------------------

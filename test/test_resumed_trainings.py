@@ -76,7 +76,7 @@ def expert_session(run: Path, kill_at: int = NEVER) -> list[bytes]:
             os.kill(os.getpid(), signal.SIGKILL)  # before this round's checkpoint
 
     lessons = expert.ExpertLessons(environment, settings.changed(sac=sac))
-    return weights(expert.train_expert(lessons, 0, run, show).state_dict())
+    return weights(expert.train_expert(lessons, 0, run, show).policy.state_dict())
 
 
 @pytest.mark.timeout(600)

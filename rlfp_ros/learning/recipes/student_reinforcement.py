@@ -1,7 +1,7 @@
 """Reinforcement learning of the deployed policy, until it beats the expert that it imitated.
 
 Soft actor-critic over whole episodes. The critics see the simulator's privileged state (Pinto et al. 2017,
-https://arxiv.org/abs/1710.06542) and go on from the expert's, so the policy improves from the first update on. The
+https://arxiv.org/abs/1710.06542) and start as the expert's, so the policy improves from the first update on. The
 actor sees only what it sees when it is deployed. At first it is also held to the expert's actions.
 """
 

@@ -25,7 +25,7 @@ from rlfp_ros.schema import ConfigurationError
 LINE_EVERY_S = 15.0  # if the output is not a terminal
 RATE_WINDOW_S = 60.0  # time over which the displayed speed is measured
 BAR_WIDTH = 10  # characters
-WIDTH_WITH_BARS = 84  # characters of a terminal that has room for them
+WIDTH_WITH_BARS = 84  # characters of a terminal that is wide enough for them
 
 
 class Show(Protocol):
