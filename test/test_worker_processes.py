@@ -90,7 +90,10 @@ def test_a_signal_while_workers_start_ends_in_one_line(
     _, errors = training.communicate(timeout=250)  # returns once no child holds the pipe any more
     said = [line for line in errors.strip().splitlines() if not line.endswith("prepares the control core")]
     assert (training.returncode, said) == (130, ["rlfp: interrupted"])
-    assert [one for one in psutil.process_iter() if _runs_in(training.pid, one)] == []
+    left = [one for one in psutil.process_iter() if _runs_in(training.pid, one)]
+    commands = [" ".join(one.cmdline()) for one in left]
+    _, alive = psutil.wait_procs(left, timeout=2)  # the resource tracker notices the end of its parent
+    assert not alive, commands
 
 
 def _runs_in(session: int, process: psutil.Process) -> bool:
