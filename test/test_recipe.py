@@ -19,9 +19,11 @@ from rlfp_ros.learning.cell import check_encoder_bundle, load_cell
 from rlfp_ros.learning.recipes import train
 from rlfp_ros.learning.recipes.domain_shift_reference import statistics_of
 from rlfp_ros.learning.recipes.imitation import ImitationRecipe
+from rlfp_ros.learning.recipes.reinforcement import ReinforcementRecipe
 from rlfp_ros.perception.domain_shift import DomainShift
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.environment import ManipulationEnv
+from rlfp_ros.simulation.tasks.task import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -220,3 +222,15 @@ def test_an_encoder_that_no_plugin_defines_is_refused_with_those_that_there_are(
     assert done.stderr.startswith("rlfp: encoder is 'mine', expected one of: cnn, spatial, vit;")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_gives_sizes_to_the_recipes_that_have_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"dagger": {"steps": 7_000}, "student": {"steps": 9_000}}
+    monkeypatch.setattr(TASKS["push"], "training", sizes)
+    imitation = ImitationRecipe.for_task("push", "panda", "train", 0)
+    assert imitation.dagger is not None
+    assert imitation.dagger.steps == 7_000
+    assert ReinforcementRecipe.for_task("push", "panda", "train", 0).student.steps == 9_000
+    monkeypatch.setattr(TASKS["push"], "training", {"dager": {"steps": 7}})
+    with pytest.raises(ConfigurationError, match="task push: training has 'dager', which is a part of no recipe"):
+        ImitationRecipe.for_task("push", "panda", "train", 0)

@@ -39,7 +39,6 @@ from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.learning.runs.progress import Show, TrainingProgress
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import FRAMES
-from rlfp_ros.simulation.tasks.task import TASKS
 
 OPTIONS = ("encoder", "representation", "feature_stack", "memory", "work")  # command-line options of this recipe
 
@@ -70,13 +69,6 @@ class ImitationRecipe(Recipe):
             raise ConfigurationError(
                 f"feature_stack is {self.feature_stack}, expected 1 to {MAX_FEATURE_STACK}, which a bundle can hold"
             )
-
-    @classmethod
-    def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
-        """Make the recipe with the sizes that the task gives."""
-        recipe, sizes = cls(task, arm, profile, seed), TASKS[task].training
-        changed = {part: getattr(recipe, part).changed(f"task {task}", **sizes[part]) for part in sizes}
-        return replace(recipe, **changed)
 
     def with_options(self, **options: Any) -> Self:
         """Apply options of the command line: encoder, representation, feature_stack, memory and work."""

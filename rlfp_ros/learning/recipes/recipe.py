@@ -7,7 +7,7 @@ folder, calls `train`, and exports the result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ from rlfp_ros.learning.cell import Cell
 from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.learning.runs.settings import TrainingSettings
 from rlfp_ros.plugins import Registry
+from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.tasks.task import TASKS
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,24 @@ class Recipe(ABC):
         return {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
 
     @classmethod
-    @abstractmethod
     def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
-        """Make the recipe with the sizes that suit a task. Raises ConfigurationError if there is no such task."""
+        """Make the recipe with the sizes that the task gives in `Task.training`.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such task, or no recipe has a part that it names.
+        """
+        recipe, sizes = cls(task, arm, profile, seed), TASKS[task].training
+        known = {part.name for name in RECIPES for part in fields(RECIPES[name])}
+        unknown = sorted(set(sizes) - known)
+        if unknown:
+            raise ConfigurationError(
+                f"task {task}: training has {unknown[0]!r}, which is a part of no recipe; the parts are: "
+                f"{', '.join(sorted(known - {part.name for part in fields(Recipe)}))}"
+            )
+        own = [part.name for part in fields(cls) if part.name in sizes]
+        return replace(recipe, **{part: getattr(recipe, part).changed(f"task {task}", **sizes[part]) for part in own})
 
     @abstractmethod
     def with_options(self, **options: Any) -> Self:

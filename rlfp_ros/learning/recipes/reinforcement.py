@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +36,6 @@ from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.learning.runs.progress import TrainingProgress
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import FRAMES
-from rlfp_ros.simulation.tasks.task import TASKS
 
 OPTIONS = ("encoder", "feature_stack", "work")  # command-line options of this recipe
 
@@ -54,17 +53,7 @@ class ReinforcementRecipe(Recipe):
     reward: RewardSettings = field(default_factory=RewardSettings)
     expert: ExpertSettings = field(default_factory=ExpertSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
-    reinforcement: StudentReinforcementSettings = field(default_factory=StudentReinforcementSettings)
-
-    @classmethod
-    def for_task(cls, task: str, arm: str, profile: str, seed: int) -> Self:
-        """Make the recipe with the sizes that the task gives."""
-        recipe, sizes = cls(task, arm, profile, seed), TASKS[task].training
-        known = {part.name for part in fields(cls)}
-        changed = {
-            part: getattr(recipe, part).changed(f"task {task}", **sizes[part]) for part in sizes if part in known
-        }
-        return replace(recipe, **changed)
+    student_reinforcement: StudentReinforcementSettings = field(default_factory=StudentReinforcementSettings)
 
     def with_options(self, **options: Any) -> Self:
         """Apply options of the command line: encoder, feature_stack and work."""
@@ -87,7 +76,7 @@ class ReinforcementRecipe(Recipe):
             encoder_training=self.encoder_training.shortened(factor),
             expert=self.expert.shortened(factor),
             student=self.student.shortened(factor),
-            reinforcement=self.reinforcement.shortened(factor),
+            student_reinforcement=self.student_reinforcement.shortened(factor),
         )
 
     def check(self, cell: Cell) -> None:
@@ -112,8 +101,8 @@ class ReinforcementRecipe(Recipe):
         seeing = self._environment(cell, run / "encoder.onnx")
         seen_lessons = StudentLessons(seeing, self.student, expert.policy, self.reward)
         student = train_student(seen_lessons, self.seed, run, progress.show)
-        progress.stage("reinforcement", self.reinforcement.steps, "the critics learn")
-        exploring = ReinforcementLessons(seen_lessons, self.reinforcement)
+        progress.stage("reinforcement", self.student_reinforcement.steps, "the critics learn")
+        exploring = ReinforcementLessons(seen_lessons, self.student_reinforcement)
         policy = reinforce_student(student, expert, exploring, self.seed, run, progress.show)
         torch.set_num_threads(threads)
         perception = finish_perception(encoder, cell, run, self.seed, self.encoder_training.updates)

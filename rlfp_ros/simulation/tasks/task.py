@@ -72,7 +72,7 @@ class Task(ABC):
     settings_schema: ClassVar[type[TaskSettings]] = TaskSettings
     action: ClassVar[ActionContract] = TOOL_ACTION
     base_controller: ClassVar[BaseControllerContract] = HOLD
-    # Training sizes that differ from the imitation recipe's defaults: field of the recipe -> changed fields.
+    # Training sizes that differ from the defaults of a recipe: part of the recipe -> changed fields.
     training: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     keypoints: tuple[str, ...] = KEYPOINTS  # the encoder's first feature points are supervised with these
     # The keypoints that lie on the task's objects, the one that the policy moves first; images for training show them.
