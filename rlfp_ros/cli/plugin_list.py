@@ -20,7 +20,7 @@ from rlfp_ros import plugins
 from rlfp_ros.plugins import Registry
 
 # A registry is one assignment at the top level of a module.
-_REGISTRY = re.compile(r"^[A-Z][A-Z_]*(?:: [^=\n]+)? = _?\w*Registry(?:\[.+\])?\(", re.MULTILINE)
+_REGISTRY = re.compile(r"^([A-Z][A-Z_]*)(?:: [^=\n]+)? = _?\w*Registry(?:\[.+\])?\(", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def run(console: Console | None = None) -> int:
 
 
 def registries_of(module: str) -> list[Registry[Any]]:
-    """Return the registries that a module defines."""
-    members = vars(importlib.import_module(module)).values()
-    return [member for member in members if isinstance(member, Registry)]
+    """Return the registries that a module defines, without those that it imports."""
+    found = importlib.import_module(module)
+    return [getattr(found, name) for name in _REGISTRY.findall(inspect.getsource(found))]
 
 
 def entries(registry: Registry[Any]) -> Iterator[Selectable]:
