@@ -19,6 +19,7 @@ APART = (
     "test_pages.py",
     "test_learning.py",
     "test_reinforcement.py",
+    "test_student.py",
     "test_compiled.py",
     "test_export.py",
     "test_worker_processes.py",

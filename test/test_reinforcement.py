@@ -212,9 +212,7 @@ def test_an_expert_that_wins_often_enough_stops(tmp_path: Path, monkeypatch: pyt
 
 def test_the_policy_gets_less_random_as_it_wins_more() -> None:
     settings = ExpertSettings(final_entropy=-6.0)
-    first = settings.sac.target_entropy
-    assert first is not None
-    assert [settings.entropy_at(won) for won in (0.0, 0.5, 0.75, 1.0)] == [first, first, (first - 6) / 2, -6.0]
+    assert [settings.entropy_at(won, -2.0) for won in (0.0, 0.5, 0.75, 1.0)] == [-2.0, -2.0, -4.0, -6.0]
 
 
 def test_an_expert_plays_some_episodes_as_it_is_deployed() -> None:

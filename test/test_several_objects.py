@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import colorsys
-import pickle
 
 import numpy as np
 import pytest
 from scripted_tasks import KINEMATICS, TASKS, drawer_of, make_world, play, stack_of
+from small_worlds import assert_continues
 
-from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.simulation.postures import arrange
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.tasks.drawer import Drawer
 from rlfp_ros.simulation.tasks.recorded_scene import RecordedScene
-from rlfp_ros.simulation.tasks.task import load_task
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -137,19 +135,6 @@ def test_a_recorded_scene_answers_as_the_world_did(task: str) -> None:
     world.close()
 
 
-def drive(world: PybulletWorld, ticks: int) -> list[np.ndarray]:
-    """Wave the arm about; everything that an observer may see."""
-    seen = []
-    for tick in range(ticks):
-        joints = world.joint_state()
-        goal = np.array(world.arm.home) + 0.15 * np.sin(world.tick * 0.05 + np.arange(7))
-        world.step(Trajectory.to_rest(world.stamp_ns, 0.1, goal), 0.03 if tick > 30 else None)
-        seen += [joints.positions, joints.efforts, world.task.privileged_state(world)]
-        if world.captured:
-            seen.append(world.image)
-    return seen
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_a_restored_world_continues_bit_for_bit(task: str) -> None:
     """From the middle of the task, with the object in contact; here, and in another world."""
@@ -157,15 +142,5 @@ def test_a_restored_world_continues_bit_for_bit(task: str) -> None:
     assert isinstance(world, PybulletWorld)
     play(world, 1, until=lambda: world.task.reward(world, False) > -0.35)
     assert world.outcome is None
-    state = pickle.loads(pickle.dumps(world.save()))
-    expected = drive(world, 60)
-    world.restore(state)
-    for one, two in zip(expected, drive(world, 60), strict=True):
-        np.testing.assert_array_equal(one, two)
-    other = PybulletWorld(world.arm, load_task(task), world.profile, world.scene)
-    other.reset(7)
-    other.restore(state)
-    for one, two in zip(expected, drive(other, 60), strict=True):
-        np.testing.assert_array_equal(one, two)
+    assert_continues(world, task)
     world.close()
-    other.close()

@@ -51,9 +51,12 @@ def test_episodes_are_joined_over_rounds_and_collectors_stay_apart() -> None:
         [100, 101, 102, 103],
         [103, 104, 105],
     ]
+    played.end()  # of each collector, the episode that it had begun
+    assert [episode.action[:, 0].tolist() for episode in played.finished[3:]] == [[4, 5], [105]]
+    assert not played.unfinished
     together, there = played.draw(5)
     for row, length in enumerate(there.sum(dim=1).int().tolist()):
-        assert length in {2, 3, 4}
+        assert length in {1, 2, 3, 4}
         assert together.reward[row, :length].tolist() == together.vector[row, :length, 0].tolist()
         assert not together.action[row, length:].any()
         assert not together.vector[row, length + 1 :].any()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from small_worlds import assert_continues
 
 from rlfp_ros.control.arm import load_arm
-from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError, validate
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.mujoco_world import MujocoWorld
@@ -188,19 +187,6 @@ def test_both_worlds_report_where_the_arm_touches_the_object(simulator: str) -> 
     world.close()
 
 
-def drive(world: PybulletWorld, ticks: int) -> list[np.ndarray]:
-    """Wave the arm about; everything that an observer may see."""
-    seen = []
-    for tick in range(ticks):
-        joints = world.joint_state()
-        goal = np.array(world.arm.home) + 0.15 * np.sin(world.tick * 0.05 + np.arange(7))
-        world.step(Trajectory.to_rest(world.stamp_ns, 0.1, goal), 0.03 if tick > 30 else None)
-        seen += [joints.positions, joints.velocities, joints.efforts, world.task.object_pose(world)[0]]
-        if world.captured:
-            seen.append(world.image)
-    return seen
-
-
 @pytest.mark.parametrize("task", ["push", "lift"])
 def test_a_restored_world_continues_bit_for_bit(task: str, environments: dict[str, ManipulationEnv]) -> None:
     """From the middle of the teacher's work, with the brick in contact; here, and in another world."""
@@ -208,18 +194,7 @@ def test_a_restored_world_continues_bit_for_bit(task: str, environments: dict[st
     env.reset(seed=1)
     while env.world.task.distance(env.world) > (0.06 if task == "push" else 0.09):
         env.step(env.world.task.teacher(env.world, env.behaviour.action))
-    world = env.world
-    state = pickle.loads(pickle.dumps(world.save()))
-    expected = drive(world, 60)
-    world.restore(state)
-    for one, two in zip(expected, drive(world, 60), strict=True):
-        np.testing.assert_array_equal(one, two)
-    other = PybulletWorld(world.arm, load_task(task), world.profile, world.scene)
-    other.reset(7)
-    other.restore(state)
-    for one, two in zip(expected, drive(other, 60), strict=True):
-        np.testing.assert_array_equal(one, two)
-    other.close()
+    assert_continues(env.world, task)
 
 
 def test_memory_stays_flat_over_many_episodes(environments: dict[str, ManipulationEnv]) -> None:

@@ -19,9 +19,7 @@ from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.ticked_world import Outcome
 
 LOST_M = 0.03  # median error of the perceived object above which perception caused the failure
-HELD_SHARE = (
-    0.2  # fraction of images with the controller holding or stopped, or with gain 0, that counts as its failure
-)
+HELD_SHARE = 0.2  # of the images, with the controller not ACTIVE or its gain 0, above which it caused the failure
 NEAR_M = 0.05  # distance between tool and object that is close enough to grasp
 LIFTED_M = 0.02  # rise of the object that counts as grasped
 FALLEN_M = 0.03  # drop of the object below where it lay that counts as lost

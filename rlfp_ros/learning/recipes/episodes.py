@@ -35,8 +35,8 @@ class Lesson:
             before, after = experience.observation[name], experience.next_observation[name]
             return torch.from_numpy(np.concatenate([before[first:last], after[last - 1 : last]]))
 
-        def rows(values: object) -> Tensor:
-            return torch.as_tensor(values)[first:last]
+        def rows(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values[first:last])
 
         return cls(
             seen("vector"),
@@ -73,7 +73,7 @@ class Lesson:
 
 @dataclass
 class PlayedEpisodes:
-    """Episodes of all collectors, of which some continue in the next round."""
+    """Episodes of all collectors. Those that continue in the next round are not drawn yet."""
 
     finished: list[Lesson] = field(default_factory=list)
     unfinished: dict[int, list[Lesson]] = field(default_factory=dict)  # by collector
@@ -88,6 +88,11 @@ class PlayedEpisodes:
                 parts.clear()
             if last > first:
                 parts.append(Lesson.of(experience, first, last))
+
+    def end(self) -> None:
+        """Count unfinished episodes too, because nothing continues them."""
+        self.finished += [Lesson.joined(parts) for parts in self.unfinished.values() if parts]
+        self.unfinished.clear()
 
     def draw(self, count: int) -> tuple[Lesson, Tensor]:
         """Draw episodes, [count, L, ...], padded with zeros, and whether there is a decision, [count, L]."""

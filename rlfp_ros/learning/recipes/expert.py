@@ -70,10 +70,8 @@ class ExpertSettings(TrainingSettings):
     hindsight_share: float = Field(0.5, ge=0, lt=1)  # largest share of these in a batch
     target_success: float = Field(0.98, ge=0, le=1)  # of the last episodes; ends the training
 
-    def entropy_at(self, success: float) -> float:
-        """Return the target entropy, nats, at a success rate."""
-        first = self.sac.target_entropy
-        assert first is not None
+    def entropy_at(self, success: float, first: float) -> float:
+        """Return the target entropy, nats, at a success rate, if it is `first` up to one half."""
         return first + (self.final_entropy - first) * max(0.0, 2 * success - 1)
 
     def shortened(self, factor: float) -> ExpertSettings:
@@ -178,6 +176,7 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> So
     space, action_size = shapes(env)
     learner = lessons.learner(env)
     env.close()
+    first_entropy = learner.target_entropy
     buffer, hindsight = (
         ReplayBuffer(sac.capacity, space, np.zeros(action_size, np.float32), sac.discount, sac.return_steps)
         for _ in range(2)
@@ -189,7 +188,6 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> So
         buffer.load_state_dict(state["buffer"])
         hindsight.load_state_dict(state["hindsight"])
         recent.extend(state["recent"])
-        learner.target_entropy = settings.entropy_at(float(np.mean(recent)) if recent else 0.0)
         first = state["round"]
         torch.manual_seed(seed + (first << 32))  # other numbers than those drawn before
         if state["finished"]:
@@ -201,6 +199,7 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> So
             learning = index >= settings.random_rounds
             collectors.start_round(learner.policy.state_dict() if learning else {}, settings.round_steps, 0.0)
             figures: dict[str, float] = {}
+            learner.target_entropy = settings.entropy_at(float(np.mean(recent)) if recent else 0.0, first_entropy)
             if learning:
                 if index == settings.random_rounds:
                     initialise_values(learner, buffer)
@@ -214,7 +213,6 @@ def train_expert(lessons: ExpertLessons, seed: int, run: Path, show: Show) -> So
                 if index < settings.normalised_rounds:
                     learner.observe({"vector": torch.from_numpy(part.observation["vector"])})
             won = float(np.mean(recent)) if recent else 0.0
-            learner.target_entropy = settings.entropy_at(won)
             shown = float(np.mean(list(recent)[-SHOWN_EPISODES:])) if recent else 0.0
             show((index + 1) * settings.round_steps, described(shown, figures), success_rate=shown, **figures)
             finished = index + 1 == rounds or (len(recent) == JUDGED_EPISODES and won >= settings.target_success)

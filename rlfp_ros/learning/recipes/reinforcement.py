@@ -4,7 +4,7 @@
 2. An encoder learns with randomised, labelled images (`train_encoder`).
 3. The deployed policy learns to act like the expert, from the encoder's features, the joints and its past actions, and
    with a learned memory (`student`).
-4. It learns on by reinforcement, with critics that see the privileged state (`student_reinforcement`).
+4. It keeps learning, by reinforcement, with critics that see the privileged state (`student_reinforcement`).
 """
 
 from __future__ import annotations

@@ -295,6 +295,7 @@ def train_student(lessons: StudentLessons, seed: int, run: Path, show: Show) -> 
             show((index + 1) * settings.round_steps, described(won, figures), success_rate=won, **figures)
             if (index + 1) % CHECKPOINT_ROUNDS == 0:
                 save(index + 1, finished=False)
+    played.end()
     figures = imitate(settings.final_updates, falling=True)
     save(rounds, finished=True)
     show(settings.steps, described(won, figures))

@@ -1,8 +1,8 @@
-"""Reinforcement learning of the deployed policy, until it beats the expert that it imitated.
+"""Reinforcement learning of the deployed policy, after it has imitated the expert.
 
 Soft actor-critic over whole episodes. The critics see the simulator's privileged state (Pinto et al. 2017,
-https://arxiv.org/abs/1710.06542) and start as the expert's, so the policy improves from the first update on. The
-actor sees only what it sees when it is deployed. At first it is also held to the expert's actions.
+https://arxiv.org/abs/1710.06542) and start as the expert's, which know the task already. The actor sees only what it
+sees when it is deployed. At first it is also held to the expert's actions.
 """
 
 from __future__ import annotations
@@ -188,6 +188,8 @@ def reinforce_student(
         first = state["round"]
         torch.manual_seed(seed + (first << 32))  # other numbers than those drawn before
     rounds = settings.steps // settings.round_steps
+    if first >= rounds:
+        return learner.policy
     # Seeds that imitation did not use.
     begin = lessons.imitation.settings.steps + first * settings.round_steps
     with Collectors(lessons, settings.collectors, seed, begin) as collectors:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
 from rlfp_ros.learning.report.training_report import write_report
 from rlfp_ros.learning.runs.checkpoint import claim_run
 from rlfp_ros.learning.runs.progress import TrainingProgress
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import check_training_seed
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile
 from rlfp_ros.simulation.tasks.task import parameters
@@ -86,9 +88,12 @@ def main(
         save_trained(run, contract, cell.arm, finished.encoder, finished.policy)
         try:
             bundle = export_bundle(run, out, evaluation_episodes, observations, console)
-        finally:  # a bundle that is refused needs the report most
-            console.print(f"report: {write_report(run)}")
-    console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
+        except ConfigurationError:  # a bundle that is refused needs the report most
+            with suppress(ConfigurationError):  # the reason of the refusal matters more than that of a missing report
+                console.print(f"report: {write_report(run)}")
+            raise
+        console.print(f"done: {out} after {(time.monotonic() - started) / 60:.1f} minutes in all")
+        console.print(f"report: {write_report(run)}")
     return bundle
 
 

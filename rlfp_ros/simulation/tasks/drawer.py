@@ -22,11 +22,8 @@ TOOL_NEAR = 0.05  # m, scale of the reward
 IN_GAP = 0.015  # m, distance from the middle of the gap at which the tool is close enough
 SUCCESS_REWARD = 5.0  # once
 SPARE_TRAVEL = 0.03  # m that the drawer opens beyond `opening`
-WALL, SLACK, FRONT = (
-    0.008,
-    0.004,
-    0.012,
-)  # m: thickness of walls, gap between drawer and housing, thickness of the front
+WALL, FRONT = 0.008, 0.012  # m, thickness of walls and of the drawer's front
+SLACK = 0.004  # m, between drawer and housing
 FOOT = 0.12  # m from the base frame along x, taken by the arm's foot
 POST = 0.012  # m, edge of the two posts that carry the handle's bar
 
@@ -39,13 +36,9 @@ class DrawerSettings(TaskSettings):
     handle_height: float = Field(default=0.042, gt=0, le=1)  # m, of the bar's middle above the table
     handle_gap: float = Field(default=0.045, gt=0, le=1)  # m, between the bar and the front, for the closed fingers
     region: Region = Region(lower=(0.44, -0.10), upper=(0.52, 0.10))  # of the bar's middle, closed
-    largest_yaw: float = Field(
-        default=0.3, ge=0, le=0.8
-    )  # rad, of the cabinet; at 0 it opens along x, away from the arm
+    largest_yaw: float = Field(default=0.3, ge=0, le=0.8)  # rad; at 0 the drawer opens along x, away from the arm
     opening: float = Field(default=0.15, gt=0, le=1)  # m
-    handle_distance: float = Field(
-        default=0.03, gt=0, le=1
-    )  # m, from the tool to the middle of the gap while it counts
+    handle_distance: float = Field(default=0.03, gt=0, le=1)  # m, from the tool to the gap's middle, while it counts
 
     def regions(self) -> dict[str, Region]:
         """Return the regions that the tool must be able to reach, by field or in words."""
