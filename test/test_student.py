@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,47 +147,49 @@ def played_episodes(training: StudentReinforcement, terminated: bool) -> PlayedE
     return played
 
 
-@pytest.mark.parametrize("terminated", [True, False])
-def test_critics_learn_the_return_of_whole_episodes(terminated: bool) -> None:
+@pytest.mark.parametrize(("terminated", "temperature"), [(True, 0.0), (False, 0.0), (False, 0.5)])
+def test_critics_learn_the_soft_return_of_whole_episodes(terminated: bool, temperature: float) -> None:
     learner = student_lessons(untrained_expert().policy).learner()
     training = reinforcement(learner, target_rate=0.1)
-    discount, played = training.discount, played_episodes(training, terminated)
-    training.expert.log_temperature.data.fill_(-20.0)  # no entropy
+    played = played_episodes(training, terminated)
+    training.expert.log_temperature.data.fill_(math.log(max(temperature, 1e-9)))
     for _ in range(400):
         training.update(played, 0.0, train_actor=False)
     for episode in played.finished:
         state = episode.privileged[:-1]
         found = training.expert.critic(state[:, :0], state, episode.action)[0].detach()
         with torch.no_grad():
-            action = learner.act(episode.vector[None])[0].mode()[0, -1:]
-            after = training.expert.target(state[:1, :0], episode.privileged[-1:], action)
-        last = 1.0 if terminated else 1.0 + discount * min(value.item() for value in after)
-        torch.testing.assert_close(found[2], torch.tensor(last), atol=0.25, rtol=0.1)
+            action, likelihood = learner.act(episode.vector.expand(500, -1, -1))[0].sample()
+            last = episode.privileged[-1:].expand(500, -1)
+            after = torch.min(*training.expert.target(last[:, :0], last, action[:, -1]))
+        soft = float((after - temperature * likelihood[:, -1]).mean())
+        wanted = 1.0 if terminated else 1.0 + training.discount * soft
+        torch.testing.assert_close(found[2], torch.tensor(wanted), atol=0.25, rtol=0.1)
 
 
 def test_the_actor_climbs_the_critics_and_follows_the_expert_only_at_first() -> None:
     learner = student_lessons(untrained_expert().policy).learner()
-    training = reinforcement(learner, imitation=100.0, imitation_share=0.5, actor_learning_rate=3e-3)
+    fixed = 1e-9  # the critics' learning rate, so that only the actor changes the values
+    training = reinforcement(
+        learner, imitation=100.0, imitation_share=0.5, actor_learning_rate=3e-3, learning_rate=fixed
+    )
     played = played_episodes(training, terminated=True)
     before = training.update(played, 0.0, train_actor=False)["action_error"]
     for _ in range(100):
         held = training.update(played, 0.0, train_actor=True)["action_error"]
     assert held < before / 2
-    episode = played.finished[0]
-    state = episode.privileged[:-1]
 
-    def value() -> float:
+    def value(episode: Lesson) -> float:
+        state = episode.privileged[:-1]
         with torch.no_grad():
             action = learner.act(episode.vector[None])[0].mode()[0, :-1]
             return float(torch.min(*training.expert.critic(state[:, :0], state, action)).mean())
 
-    for _ in range(50):
-        training.update(played, 0.0, train_actor=False)
-    imitated = value()
+    imitated = [value(episode) for episode in played.finished]
     for _ in range(100):
         freed = training.update(played, 0.6, train_actor=True)["action_error"]
-    assert freed > held
-    assert value() > imitated
+    assert freed > 2 * held
+    assert all(value(episode) > before for episode, before in zip(played.finished, imitated, strict=True))
 
 
 def test_reinforcement_goes_on_from_imitation_and_from_its_checkpoint(tmp_path: Path) -> None:
@@ -209,6 +212,7 @@ def test_reinforcement_goes_on_from_imitation_and_from_its_checkpoint(tmp_path: 
     fresh = TrainedStudent(lessons.learner(), PlayedEpisodes())
     again = reinforce_student(fresh, untrained_expert(), ReinforcementLessons(lessons, settings), 0, tmp_path, show)
     assert rounds == [80, 160]  # it had ended
+    assert len(fresh.played.finished) == len(student.played.finished)
     torch.testing.assert_close(again.state_dict()[last], policy.state_dict()[last], rtol=0, atol=0)
     none = settings.changed(steps=0)
     kept = reinforce_student(fresh, untrained_expert(), ReinforcementLessons(lessons, none), 0, tmp_path / "no", quiet)
