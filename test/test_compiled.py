@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import shutil
@@ -239,6 +240,31 @@ def test_a_broken_cache_is_made_again_with_one_line(warm: Path, tmp_path: Path) 
     assert sum("compiling the control core, once on this machine" in text for text in said) == 1
     assert all(text.count("\n") <= 1 for text in said)
     assert start(cache).stderr == ""
+
+
+def test_processes_load_side_by_side_and_say_nothing(warm: Path) -> None:
+    """A graph starts many at once: none waits for another that only loads, and each line of its log means something."""
+    (folder,) = (warm / "rlfp_ros").iterdir()
+    with open(folder / compiled.LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # another process loads
+        found = start(warm)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_process_that_waits_for_the_compilation_of_another_says_so(warm: Path) -> None:
+    (folder,) = (warm / "rlfp_ros").iterdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), compiled.CACHE: str(warm)}
+    with open(folder / compiled.LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process compiles
+        waiting = subprocess.Popen(
+            [sys.executable, "-P", "-c", PREPARE], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        assert waiting.stderr is not None
+        said = waiting.stderr.readline()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert waiting.communicate(timeout=300)[1] == ""
+    assert said == "rlfp: waiting for another process that compiles the control core\n"
+    assert waiting.returncode == 0
 
 
 @pytest.mark.parametrize("broken", ["garbage", "truncated", "missing", "no manifest"])

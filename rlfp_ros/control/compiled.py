@@ -58,6 +58,7 @@ MANIFEST = "manifest.json"  # written last, with the digest of every file of a c
 UNUSED_DAYS = 90  # folders of other versions are removed after this time
 
 LOCK = "lock"
+SILENT_S = 1.0  # wait for the lock before the user is told
 
 # Settings of Numba that change the machine code; a user can set each by an environment variable NUMBA_<name>.
 CODE_SETTINGS = (
@@ -244,14 +245,16 @@ def _prepare_from(folder: Path) -> bool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not private(folder):
             return False
-        with _alone(folder):  # of several processes that start at once, one compiles and the others load
+        with _locked(folder, fcntl.LOCK_SH):  # processes that start at once load side by side
+            loaded = complete(folder) and _compile_with_cache(folder)
+        if loaded:
+            os.utime(folder)
+            return True
+        with _locked(folder, fcntl.LOCK_EX):  # one compiles and the others wait
             if not complete(folder):
                 _empty(folder)
                 _say("compiling the control core, once on this machine; this takes about half a minute")
-            try:
-                with _numba_caches_in(folder):
-                    _compile()
-            except Exception:  # whatever is wrong with the files, they can be made again
+            if not _compile_with_cache(folder):
                 _empty(folder)
                 return False
             if not complete(folder):
@@ -259,6 +262,16 @@ def _prepare_from(folder: Path) -> bool:
             os.utime(folder)
             _remove_unused(folder.parent)
     except OSError:  # a folder that cannot be written, a full disk
+        return False
+    return True
+
+
+def _compile_with_cache(folder: Path) -> bool:
+    """Load or compile all entry points. Return False if a file in `folder` is wrong; it can be made again."""
+    try:
+        with _numba_caches_in(folder):
+            _compile()
+    except Exception:  # whatever Numba says of such files
         return False
     return True
 
@@ -290,14 +303,18 @@ def _numba_caches_in(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock. The system frees it even if the process is killed."""
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    """Hold the folder's lock, shared or exclusive. The system frees it even if the process is killed."""
     with open(folder / LOCK, "w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say("waiting for another process that prepares the control core")
-            fcntl.flock(file, fcntl.LOCK_EX)
+        say_at = time.monotonic() + SILENT_S
+        while say_at > time.monotonic():
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                break
+            time.sleep(0.02)
+        else:
+            _say("waiting for another process that compiles the control core")
+            fcntl.flock(file, kind)
         yield
 
 
