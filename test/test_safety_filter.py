@@ -200,6 +200,47 @@ def test_the_arm_slows_down_towards_an_obstacle_stops_before_it_and_slides_along
     assert (np.diff(towards) < 1e-3).all()  # slower and slower
 
 
+CIRCLE_M_S = 0.3
+
+
+def slowest_half_second(arm: Arm, outwards: np.ndarray, along: np.ndarray, hz: float) -> float:
+    """Ask for a circle along a wall `along` [2, 3] while pressing against it; return the slowest mean speed, m/s."""
+    safety = SafetyFilter(arm, Kinematics(arm), ControllerSettings())
+    safety.start(np.array(arm.home))
+    safety.advance(100)
+    places = []
+    for tick in range(2400):
+        here = safety.locate()
+        places.append(here.position)
+        angle = 2 * np.pi * hz * tick / 240
+        asked = 0.2 * outwards + CIRCLE_M_S * np.array([np.cos(angle), np.sin(angle)]) @ along
+        safety.extend(here, safety.joint_velocity(here, np.append(asked, np.zeros(3)), np.zeros(7)))
+        safety.advance()
+    moved = np.linalg.norm(np.diff(places, axis=0), axis=1)[400:]  # when it has come to the wall
+    return float(np.convolve(moved, np.ones(120) / 0.5, "valid").min())
+
+
+@pytest.mark.parametrize("hz, least", [(0.3, 0.2), (1.0, 0.08)])  # a faster circle turns more than accelerations allow
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("outwards", [-1, 1])
+def test_an_arm_that_presses_against_a_wall_is_never_held_there(
+    arm: Arm, axis: int, outwards: int, hz: float, least: float
+) -> None:
+    directions, home = np.eye(3), Kinematics(arm).tool_position(np.array(arm.home))
+    small = 0.1 * directions[axis] + 0.25 * (1 - directions[axis])
+    box = {"lower": tuple(home - small), "upper": tuple(home + small)}
+    boxed = arm.model_copy(update={"tool_limits": arm.tool_limits.model_copy(update=box)})
+    assert slowest_half_second(boxed, outwards * directions[axis], directions[[axis - 2, axis - 1]], hz) > least
+
+
+@pytest.mark.parametrize("hz, least", [(0.3, 0.2), (1.0, 0.08)])
+def test_an_arm_that_presses_against_an_obstacle_is_never_held_there(arm: Arm, hz: float, least: float) -> None:
+    home = Kinematics(arm).tool_position(np.array(arm.home))
+    plate = {"name": "plate", "size": (0.1, 0.9, 0.8), "pose": {"xyz": (home[0] + 0.25, 0.0, 0.4)}}
+    beside = Arm.model_validate(arm.model_dump() | {"obstacles": [plate]})
+    assert slowest_half_second(beside, np.eye(3)[0], np.eye(3)[1:], hz) > least
+
+
 def test_an_fr3_keeps_the_speed_that_falls_towards_its_joints_ends() -> None:
     fr3 = load_arm("fr3")
     tool = fr3.tool_limits.model_copy(

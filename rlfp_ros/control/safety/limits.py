@@ -206,20 +206,34 @@ def unpack(packed: np.ndarray) -> Limits:
 
 
 @compiled
-def plan_step(limits: Limits, here: np.ndarray, wanted: np.ndarray, step: np.ndarray) -> None:
+def plan_step(limits: Limits, here: np.ndarray, wanted: np.ndarray, together: bool, step: np.ndarray) -> None:
     """Set the motion `step` [3, J] one tick after `here` [3, J], towards joint velocities `wanted` [J] rad/s.
 
     The step has the largest acceleration from which a jerk-limited ramp to zero, in whole ticks, does not overshoot
-    `wanted`.
+    `wanted`. Joints that change `together` do so in proportion: the velocity of the tool changes in a straight line.
+    Otherwise each changes as fast as it can, and the tool first moves in another direction than at the end.
     """
-    dt = limits.numbers.dt
+    dt, share = limits.numbers.dt, math.inf
+    if together:
+        for joint in range(len(wanted)):
+            missing = wanted[joint] - (here[1, joint] + 0.5 * dt * here[2, joint])
+            if missing != 0.0:
+                share = min(share, _largest_change(limits, joint, missing) / abs(missing))
     for joint in range(len(wanted)):
-        velocity, acceleration, jerk_dt = here[1, joint], here[2, joint], limits.joints.jerk_dt[joint]
-        missing = wanted[joint] - (velocity + 0.5 * dt * acceleration)  # after the jerk ends now
-        size = math.sqrt(jerk_dt * jerk_dt + 2.0 * jerk_dt / dt * abs(missing)) - jerk_dt
-        target = math.copysign(min(size, limits.joints.acceleration[joint]), missing)
+        acceleration, jerk_dt = here[2, joint], limits.joints.jerk_dt[joint]
+        missing = wanted[joint] - (here[1, joint] + 0.5 * dt * acceleration)  # after the jerk ends now
+        size = share * abs(missing) if together else _largest_change(limits, joint, missing)
+        target = math.copysign(size, missing)
         end = min(max(target, acceleration - jerk_dt), acceleration + jerk_dt)
         propagate(here, joint, end, dt, step)
+
+
+@compiled
+def _largest_change(limits: Limits, joint: int, missing: float) -> float:
+    """Return the largest acceleration of a joint, rad/s^2, while a velocity of `missing` rad/s is missing."""
+    jerk_dt = limits.joints.jerk_dt[joint]
+    size = math.sqrt(jerk_dt * jerk_dt + 2.0 * jerk_dt / limits.numbers.dt * abs(missing)) - jerk_dt
+    return min(size, limits.joints.acceleration[joint])
 
 
 @compiled

@@ -154,11 +154,13 @@ def _take_step(limits: Limits, state: FilterState, counters: np.ndarray) -> bool
     if not moves and settled:
         promise_stop(limits, state, counters)
         return True
-    if _try_step(limits, state, counters):
+    if _try_step(limits, state, counters, False):
+        return True
+    if moves and _try_step(limits, state, counters, True):  # beside a wall the tool may have no room for a detour
         return True
     if moves and not settled:
         state.velocity[:] = 0.0
-        if _try_step(limits, state, counters):
+        if _try_step(limits, state, counters, False):
             counters[BRAKED] += 1
             return True
     return False
@@ -184,10 +186,10 @@ def _settled(state: FilterState, counters: np.ndarray) -> bool:
 
 
 @compiled
-def _try_step(limits: Limits, state: FilterState, counters: np.ndarray) -> bool:
-    """Promise a step towards `state.velocity` if it and its stop pass their checks."""
+def _try_step(limits: Limits, state: FilterState, counters: np.ndarray, together: bool) -> bool:
+    """Promise a step towards `state.velocity` if it and its stop pass their checks; see `plan_step`."""
     count, ticks = len(state.velocity), counters[PLANNED : PLANNED + STOP_POINTS]
-    plan_step(limits, shaped(state.end[: 3 * count], (3, count)), state.velocity, state.step)
+    plan_step(limits, shaped(state.end[: 3 * count], (3, count)), state.velocity, together, state.step)
     points = plan_stop(limits, state.step, state.step_points, ticks)
     refusal = NOT_FINITE if points == NO_STOP else check_step(limits, state, ticks, points)
     if refusal != PASSED:

@@ -1,7 +1,7 @@
 """The velocity programme: finds the joint velocities inside all limits that are nearest to a wanted tool twist.
 
 Damped inverse kinematics, whose damping grows as the smallest singular value falls. If that breaks a limit, a quadratic
-programme on DAQP finds the nearest velocity that does not. Standing still is always among its answers.
+programme on DAQP finds the nearest velocity that does not.
 """
 
 from __future__ import annotations
@@ -213,14 +213,23 @@ def _set_twist(limits: Limits, state: FilterState, tool: np.ndarray) -> None:
     n, room = limits.numbers, SLIDING_ROOM_M
     for axis in range(POSE_AXES):
         state.twist[axis] = state.asked[axis]
-    state.twist[0] += n.barrier_rate_hz * _inwards(tool[0], n.x0 + room, n.x1 - room)
-    state.twist[1] += n.barrier_rate_hz * _inwards(tool[1], n.y0 + room, n.y1 - room)
-    state.twist[2] += n.barrier_rate_hz * _inwards(tool[2], n.z0 + room, n.z1 - room)
+    rate = n.barrier_rate_hz
+    state.twist[0] = _kept_inside(state.twist[0], tool[0], n.x0 + room, n.x1 - room, rate)
+    state.twist[1] = _kept_inside(state.twist[1], tool[1], n.y0 + room, n.y1 - room, rate)
+    state.twist[2] = _kept_inside(state.twist[2], tool[2], n.z0 + room, n.z1 - room, rate)
 
 
 @compiled
-def _inwards(value: float, lower: float, upper: float) -> float:
-    return max(lower - value, 0.0) - max(value - upper, 0.0)
+def _kept_inside(speed: float, value: float, lower: float, upper: float, rate: float) -> float:
+    """Return a wanted speed; outside the bounds, without its part that leads farther out and with one that leads back.
+
+    An arm that presses against a wall must also come back from it while it slides, or it drifts until it is held.
+    """
+    if value < lower:
+        return max(speed, 0.0) + rate * (lower - value)
+    if value > upper:
+        return min(speed, 0.0) - rate * (value - upper)
+    return speed
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------
@@ -231,6 +240,8 @@ def find_bounds(limits: Limits, state: FilterState, counters: np.ndarray) -> Non
     """Set `state.most`, `state.rows` and `state.least`.
 
     Speed towards a limit is at most `barrier_rate_hz` times the distance to it. Motion back inside is not limited.
+    Capsules that are too close to slide along each other must move apart, slowly, for the same reason as in
+    `_kept_inside`.
     """
     n, joints, room = limits.numbers, len(state.velocity), SLIDING_ROOM_M
     rate, tool = n.barrier_rate_hz, state.end[3 * joints :]
@@ -255,7 +266,7 @@ def find_bounds(limits: Limits, state: FilterState, counters: np.ndarray) -> Non
     nearest = counters[NEAREST : NEAREST + CLOSEST_PAIRS]
     count = find_closing(limits.body, state.poses, state.placed, n.influence, nearest, state.rows, state.least)
     for pair in range(count):
-        state.least[pair] = min(-rate * (state.least[pair] - room), 0.0)
+        state.least[pair] = rate * min(room - state.least[pair], room)
     counters[PAIRS] = count
 
 
@@ -337,6 +348,8 @@ class VelocityProgramme:
     def solve(self, pairs: int) -> bool:
         """Replace the state's velocity by the nearest one that the programme allows; by zero if it finds none.
 
+        If close capsules cannot all move apart, they need only not come closer.
+
         Returns
         -------
         bool
@@ -344,6 +357,16 @@ class VelocityProgramme:
         """
         state = self._state
         rows = len(state.velocity) + 3 + pairs
+        velocity, solved = self._nearest(rows, pairs)
+        least = state.lower[rows - pairs : rows]
+        if not solved and (least > 0.0).any():
+            np.minimum(least, 0.0, out=least)
+            velocity, solved = self._nearest(rows, pairs)
+        state.velocity[:] = velocity if solved else 0.0
+        return solved
+
+    def _nearest(self, rows: int, pairs: int) -> tuple[np.ndarray, bool]:
+        state = self._state
         velocity, _, flag, _ = daqp.solve(
             state.hessian,
             state.linear,
@@ -352,6 +375,4 @@ class VelocityProgramme:
             state.lower[:rows],
             self._inequalities[:rows],
         )
-        solved: bool = flag == DAQP_OPTIMAL
-        state.velocity[:] = velocity if solved else 0.0
-        return solved
+        return velocity, flag == DAQP_OPTIMAL

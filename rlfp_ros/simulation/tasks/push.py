@@ -47,7 +47,11 @@ class Push(GoalTask):
     settings_schema = PushSettings
     starts_closed = True
     pushes = True
-    training = {"dagger": {"steps": 54_000}}  # noqa: RUF012 - declared a class variable by Task
+    training = {  # noqa: RUF012 - declared a class variable by Task
+        "dagger": {"steps": 54_000},
+        "student": {"steps": 160_000},
+        "student_reinforcement": {"steps": 45_000},
+    }
 
     def distance(self, scene: TaskScene) -> float:
         """Return the distance on the table between brick and goal, m."""
