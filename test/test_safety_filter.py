@@ -220,7 +220,9 @@ def slowest_half_second(arm: Arm, outwards: np.ndarray, along: np.ndarray, hz: f
     return float(np.convolve(moved, np.ones(120) / 0.5, "valid").min())
 
 
-@pytest.mark.parametrize("hz, least", [(0.3, 0.2), (1.0, 0.08)])  # a faster circle turns more than accelerations allow
+@pytest.mark.parametrize(
+    ("hz", "least"), [(0.3, 0.2), (1.0, 0.08)]
+)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("outwards", [-1, 1])
 def test_an_arm_that_presses_against_a_wall_is_never_held_there(
@@ -233,7 +235,7 @@ def test_an_arm_that_presses_against_a_wall_is_never_held_there(
     assert slowest_half_second(boxed, outwards * directions[axis], directions[[axis - 2, axis - 1]], hz) > least
 
 
-@pytest.mark.parametrize("hz, least", [(0.3, 0.2), (1.0, 0.08)])
+@pytest.mark.parametrize(("hz", "least"), [(0.3, 0.2), (1.0, 0.08)])
 def test_an_arm_that_presses_against_an_obstacle_is_never_held_there(arm: Arm, hz: float, least: float) -> None:
     home = Kinematics(arm).tool_position(np.array(arm.home))
     plate = {"name": "plate", "size": (0.1, 0.9, 0.8), "pose": {"xyz": (home[0] + 0.25, 0.0, 0.4)}}
