@@ -520,7 +520,7 @@ def measure_jitter(seconds: float, busy: int = 0) -> dict[str, float]:
     with quiet_graph(["residual_controller"], settings) as graph, busy_processes(busy):
         published = graph.answer_commands(seconds)
         if len(published) < RATE:
-            raise RuntimeError(
+            raise ConfigurationError(
                 f"only {len(published)} commands came in {seconds:g} s: {graph.state['reasons']}; quieten the machine"
             )
     periods: np.ndarray = 1e-6 * np.diff(np.array(published[RATE // 4 :], dtype=np.int64))  # the start is not counted

@@ -130,7 +130,8 @@ def test_the_recipe_asks_for_a_teacher_in_one_sentence(
 ) -> None:
     pytest.importorskip("torch")
     name = write()
-    code = cli.main(["train", name, "--work", "0.01", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    folders = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    code = cli.main(["train", name, "--recipe", "imitation", "--work", "0.01", *folders])
     said = capsys.readouterr().err
     assert code == 2
     assert f"task {name}: has no teacher" in said

@@ -194,6 +194,8 @@ def test_an_encoder_and_an_objective_of_ones_own_make_a_bundle_with_the_least_wo
         "reach",
         "--plugin",
         str(plugin),
+        "--recipe",
+        "imitation",
         "--encoder",
         "mine",
         "--representation",

@@ -71,7 +71,7 @@ def _recipe_options(command: argparse.ArgumentParser) -> Sequence[argparse.Actio
     group = command.add_argument_group("the recipe", "without --algorithm", argument_default=argparse.SUPPRESS)
     return (
         group.add_argument(
-            "--recipe", metavar="NAME", help="the recipe; `rlfp plugins` lists them (default: imitation)"
+            "--recipe", metavar="NAME", help="the recipe; `rlfp plugins` lists them (default: reinforcement)"
         ),
         group.add_argument("--encoder", metavar="KIND", help="the encoder; `rlfp plugins` lists them"),
         group.add_argument(
@@ -83,7 +83,7 @@ def _recipe_options(command: argparse.ArgumentParser) -> Sequence[argparse.Actio
             "--feature-stack",
             type=positive,
             metavar="N",
-            help="decisions whose features are seen (default: 2; reinforcement: 1)",
+            help="decisions whose features are seen (default: 1; imitation: 2)",
         ),
         group.add_argument(
             "--memory", type=natural, metavar="N", help="units of a memory, a GRU (imitation; default: 0)"

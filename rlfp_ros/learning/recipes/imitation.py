@@ -40,8 +40,6 @@ from rlfp_ros.learning.runs.progress import Show, TrainingProgress
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import FRAMES
 
-OPTIONS = ("encoder", "representation", "feature_stack", "memory", "work")  # command-line options of this recipe
-
 
 @dataclass(frozen=True)
 class TrainedPolicy:
@@ -57,6 +55,7 @@ class TrainedPolicy:
 class ImitationRecipe(Recipe):
     """An encoder from labelled images, then a policy by imitation of a teacher, then reinforcement."""
 
+    options = ("encoder", "representation", "feature_stack", "memory", "work")
     feature_stack: int = ObservationContract().feature_stack  # frames of features that the policy sees
     encoder: EncoderChoice = field(default_factory=EncoderChoice)
     representation: str = SUPERVISED  # the encoder's objectives: names joined with +
@@ -72,11 +71,7 @@ class ImitationRecipe(Recipe):
 
     def with_options(self, **options: Any) -> Self:
         """Apply options of the command line: encoder, representation, feature_stack, memory and work."""
-        unknown = set(options) - set(OPTIONS)
-        if unknown:
-            raise ConfigurationError(
-                f"recipe imitation has no option {sorted(unknown)[0]}; it has: {', '.join(OPTIONS)}"
-            )
+        self.refuse_unknown(options)
         changes: dict[str, Any] = {
             name: options[name] for name in ("representation", "feature_stack") if name in options
         }

@@ -7,9 +7,10 @@ folder, calls `train`, and exports the result.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import JsonValue
 from torch import nn
@@ -42,6 +43,8 @@ class FinishedTraining:
 @dataclass(frozen=True)
 class Recipe(ABC):
     """Everything that determines a training."""
+
+    options: ClassVar[tuple[str, ...]] = ()  # of the command line, that `with_options` takes
 
     task: str
     arm: str = "panda"
@@ -82,6 +85,16 @@ class Recipe(ABC):
         ConfigurationError
             If the recipe does not know an option, or its value does not fit.
         """
+
+    def refuse_unknown(self, given: Iterable[str]) -> None:
+        """Raise ConfigurationError if an option is not one of `options`."""
+        for option in sorted(set(given) - set(self.options)):
+            name = next(name for name in RECIPES if RECIPES[name] is type(self))
+            others = [other for other in RECIPES if option in RECIPES[other].options]
+            hint = f"; use --recipe {' or '.join(others)} with it" if others else ""
+            raise ConfigurationError(
+                f"recipe {name} has no option --{option.replace('_', '-')}{hint}; it has: {', '.join(self.options)}"
+            )
 
     @abstractmethod
     def check(self, cell: Cell) -> None:

@@ -34,10 +34,7 @@ from rlfp_ros.learning.recipes.student_reinforcement import (
 )
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.learning.runs.progress import TrainingProgress
-from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import FRAMES
-
-OPTIONS = ("encoder", "feature_stack", "work")  # command-line options of this recipe
 
 
 @RECIPES.register("reinforcement")
@@ -45,6 +42,7 @@ OPTIONS = ("encoder", "feature_stack", "work")  # command-line options of this r
 class ReinforcementRecipe(Recipe):
     """Everything that determines a training by reinforcement."""
 
+    options = ("encoder", "feature_stack", "work")
     images_per_decision: int = 3  # images for which an action is held
     past_actions: int = 9  # admitted actions that expert and policy see, one for each image
     feature_stack: int = 1  # decisions whose features the policy sees; it remembers earlier ones
@@ -57,11 +55,7 @@ class ReinforcementRecipe(Recipe):
 
     def with_options(self, **options: Any) -> Self:
         """Apply options of the command line: encoder, feature_stack and work."""
-        unknown = set(options) - set(OPTIONS)
-        if unknown:
-            raise ConfigurationError(
-                f"recipe reinforcement has no option {sorted(unknown)[0]}; it has: {', '.join(OPTIONS)}"
-            )
+        self.refuse_unknown(options)
         recipe = self
         if "encoder" in options:
             recipe = replace(recipe, encoder=EncoderChoice(options["encoder"]))

@@ -30,7 +30,7 @@ from rlfp_ros.seeds import check_training_seed
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile
 from rlfp_ros.simulation.tasks.task import parameters
 
-DEFAULT = "imitation"
+DEFAULT = "reinforcement"
 PACKAGES = ("torch", "pybullet", "numpy", "onnxruntime", "opencv-python-headless")
 
 
