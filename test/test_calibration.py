@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from conftest import load_or_skip
 from sensor_msgs.msg import CameraInfo, Image
 from written_bag import write_bag
 
@@ -23,7 +24,7 @@ from rlfp_ros.commissioning.board import (
     write_camera_info,
 )
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import JointState, load_arm
+from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.graph import live_bag
 from rlfp_ros.nodes import messages as m
@@ -41,6 +42,7 @@ CAMERA = CameraModel(
     np.array([-0.12, 0.05, 0.001, -0.0005, 0.0]),
 )
 SQUARE_PX = 60
+ROOT = Path(__file__).resolve().parents[1]
 ARM = load_arm("panda")
 
 
@@ -115,18 +117,27 @@ def test_intrinsics_are_recovered_from_rendered_boards(board: Board, tmp_path: P
     assert document["distortion_coefficients"]["cols"] == 5
 
 
+class Holder(NamedTuple):
+    """An arm with a board on its tool, and a posture in which the board faces a camera in front of it, rad."""
+
+    arm: Arm
+    middle: np.ndarray
+
+    def tool(self, joints: np.ndarray) -> np.ndarray:
+        """Return the tool's pose [4, 4]."""
+        return Kinematics(self.arm).forward(joints)
+
+
+PANDA = Holder(ARM, np.array([0.0, -0.3, 0.0, -2.3, 0.0, 3.2, 0.785]))
 T_TOOL_BOARD = pose(np.array([0.1, 0.0, 1.5]), np.array([-0.08, 0.06, 0.03]))
 
 
-def postures(T_base_camera: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Joints [7] rad of the Panda with a board on its tool, and what the camera renders of it there."""
-    kinematics = Kinematics(ARM)
-    taken = []
-    # The wrist turned up, so that the board on the tool faces a camera in front of the arm.
-    middle = np.array([0.0, -0.3, 0.0, -2.3, 0.0, 3.2, 0.785])
+def postures(holder: Holder, T_base_camera: np.ndarray, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return joints [7] rad, and what the camera renders of the board there."""
+    taken, rng, limits = [], np.random.default_rng(5), holder.arm.limits
     for _ in range(400):
-        joints = middle + rng.uniform(-1, 1, 7) * np.array([0.35, 0.2, 0.3, 0.25, 0.5, 0.4, 0.5])
-        tool = kinematics.forward(np.clip(joints, ARM.limits.lower, ARM.limits.upper))
+        joints = holder.middle + rng.uniform(-1, 1, 7) * np.array([0.35, 0.2, 0.3, 0.25, 0.5, 0.4, 0.5])
+        tool = holder.tool(np.clip(joints, limits.lower, limits.upper))
         T_camera_board = np.linalg.inv(T_base_camera) @ tool @ T_TOOL_BOARD
         if not 0.3 < T_camera_board[2, 3] < 1.2 or T_camera_board[2, 2] < 0.5:
             continue
@@ -139,9 +150,9 @@ def postures(T_base_camera: np.ndarray, count: int, rng: np.random.Generator) ->
     raise AssertionError(f"the board was seen in {len(taken)} postures only")
 
 
-def camera_place() -> np.ndarray:
-    """A camera in front of the arm that looks back at the tool, where the board faces it."""
-    tool = Kinematics(ARM).forward(np.array([0.0, -0.3, 0.0, -2.3, 0.0, 3.2, 0.785])) @ T_TOOL_BOARD
+def camera_place(holder: Holder = PANDA) -> np.ndarray:
+    """Return the place of a camera in front of the arm that looks back at the tool, where the board faces it."""
+    tool = holder.tool(holder.middle) @ T_TOOL_BOARD
     centre = tool @ np.array([0.105, 0.075, 0.0, 1.0])
     T = np.eye(4)
     T[:3, :3] = tool[:3, :3] @ cv2.Rodrigues(np.array([0.2, -0.3, 0.1]))[0]
@@ -149,15 +160,39 @@ def camera_place() -> np.ndarray:
     return T
 
 
+def recorded(arm: Arm, taken: list[tuple[np.ndarray, np.ndarray]], folder: Path) -> Path:
+    """Write a bag in which the arm moves from posture to posture, and stands in each.
+
+    The images of its motion say nothing. A second camera, whose topics sort first, would move the place by 45 mm.
+    """
+    rows: list[tuple[m.Topic, Any, int]] = []
+    now = 1_000_000_000
+    assert CAMERA.distortion is not None
+    info = m.camera_info_message(now, "optical", 640, 480, CAMERA.K, CAMERA.distortion)
+    rows.append((m.CAMERA_INFO, info, now))
+    other = m.camera_info_message(now, "depth", 640, 480, CAMERA.K * [[0.9], [0.9], [1.0]])
+    rows.append((m.Topic("/a_depth/camera_info", CameraInfo, m.CAMERA_PUBLISHER), other, now))
+    for joints, image in taken:
+        for part in range(8):
+            now += 100_000_000
+            moving = part < 2
+            state = JointState(now, joints + 0.3 * moving * part, np.full(7, 0.5 * moving), np.zeros(7), 0.04)
+            rows.append((m.JOINT_STATES, m.joint_state_message(state, arm), now))
+            shown = image[::-1].copy() if moving else image
+            if part in (1, 3, 7):
+                rows.append((m.IMAGE, m.image_message(now, shown, "optical"), now + 20_000_000))
+    return write_bag(folder, rows)
+
+
 @pytest.fixture(scope="module")
 def taken() -> list[tuple[np.ndarray, np.ndarray]]:
-    return postures(camera_place(), 10, np.random.default_rng(5))
+    return postures(PANDA, camera_place(), 10)
 
 
 @pytest.fixture(scope="module")
 def hand_eye(taken: list[tuple[np.ndarray, np.ndarray]]) -> tuple[list[View], list[np.ndarray]]:
     views = [CHARUCO.find(image) for _, image in taken]
-    return [view for view in views if view is not None], [Kinematics(ARM).forward(joints) for joints, _ in taken]
+    return [view for view in views if view is not None], [PANDA.tool(joints) for joints, _ in taken]
 
 
 def test_extrinsics_come_out_within_5_mm_and_half_a_degree(
@@ -180,27 +215,7 @@ def test_extrinsics_come_out_within_5_mm_and_half_a_degree(
 def test_command_calibrates_from_a_recorded_bag(
     taken: list[tuple[np.ndarray, np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Between the postures the arm moves: those images say nothing and are left out.
-
-    A second camera, whose topics sort first, is left out too; its focal length would move the place by 45 mm.
-    """
-    rows: list[tuple[m.Topic, Any, int]] = []
-    now = 1_000_000_000
-    assert CAMERA.distortion is not None
-    info = m.camera_info_message(now, "optical", 640, 480, CAMERA.K, CAMERA.distortion)
-    rows.append((m.CAMERA_INFO, info, now))
-    other = m.camera_info_message(now, "depth", 640, 480, CAMERA.K * [[0.9], [0.9], [1.0]])
-    rows.append((m.Topic("/a_depth/camera_info", CameraInfo, m.CAMERA_PUBLISHER), other, now))
-    for joints, image in taken:
-        for part in range(8):
-            now += 100_000_000
-            moving = part < 2
-            state = JointState(now, joints + 0.3 * moving * part, np.full(7, 0.5 * moving), np.zeros(7), 0.04)
-            rows.append((m.JOINT_STATES, m.joint_state_message(state, ARM), now))
-            shown = image[::-1].copy() if moving else image
-            if part in (1, 3, 7):
-                rows.append((m.IMAGE, m.image_message(now, shown, "optical"), now + 20_000_000))
-    bag, out = write_bag(tmp_path / "bag", rows), tmp_path / "place.yaml"
+    bag, out = recorded(ARM, taken, tmp_path / "bag"), tmp_path / "place.yaml"
     assert cli.main(["calibrate", "extrinsics", "--bag", str(bag), "--out", str(out)]) == 0
     said = capsys.readouterr().out.replace("\n", " ")
     assert "images from /camera/image_raw, camera_info from /camera/camera_info, joints from /joint_states" in said
@@ -212,6 +227,19 @@ def test_command_calibrates_from_a_recorded_bag(
     assert "move the camera or train for this place" in capsys.readouterr().err
     assert cli.main(["calibrate", "intrinsics", "--bag", str(bag), "--out", str(tmp_path / "camera.yaml")]) == 0
     assert "fx " in capsys.readouterr().out
+
+
+def test_command_calibrates_an_arm_that_is_given_as_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = ROOT / "examples" / "my_arm" / "my_arm.yaml"
+    arm = load_or_skip(file)
+    holder = Holder(arm, np.array([*arm.home[:5], -0.55, 0.0]))
+    truth, out = camera_place(holder), tmp_path / "place.yaml"
+    bag = recorded(arm, postures(holder, truth, 10), tmp_path / "bag")
+    arguments = ["calibrate", "extrinsics", "--bag", str(bag), "--out", str(out)]
+    assert cli.main([*arguments, "--arm", str(file)]) == 0, capsys.readouterr().err
+    np.testing.assert_allclose(yaml.safe_load(out.read_text())["T_base_camera"]["xyz"], truth[:3, 3], atol=0.005)
+    assert cli.main(arguments) == 2  # the Panda's joints are not in this bag
+    assert "panda" in capsys.readouterr().err
 
 
 def test_intrinsics_of_two_cameras_are_never_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
