@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import load_or_skip
+from fixture_bundle import make_bundle
 from image_file import read_image
 
 from rlfp_ros import cli
@@ -26,6 +28,7 @@ from rlfp_ros.simulation.room import load_room
 from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
 
+ROOT = Path(__file__).resolve().parents[1]
 ARM = load_arm("panda")
 
 
@@ -144,3 +147,18 @@ def test_live_arm_is_aligned_while_it_stands(
     assert "the outline of panda misses by" in capsys.readouterr().out.replace("\n", " ")
     assert cli.main(["align", "--out", str(tmp_path), "image=x"]) == 2
     assert "write image:=x" in capsys.readouterr().err
+
+
+@pytest.mark.graph
+def test_live_arm_that_is_given_as_a_file_is_aligned(
+    start_node: Callable[..., Any], test_node: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ROOT / "examples" / "my_arm" / "my_arm.yaml"
+    load_or_skip(file)
+    bundle = make_bundle(tmp_path, arm_name=str(file)).directory
+    images = test_node.listen(m.IMAGE)
+    start_node("arm_twin", {"bundle": str(bundle), "arm": str(file)})
+    test_node.spin_until(lambda: len(images) > 3, 30.0, "images")
+    arguments = ["align", "--bundle", str(bundle), "--arm", str(file), "--meshes", "collision", "--out", str(tmp_path)]
+    assert cli.main([*arguments, "transport:=local"]) == 0, capsys.readouterr().err
+    assert "the outline of my_arm misses by" in capsys.readouterr().out.replace("\n", " ")

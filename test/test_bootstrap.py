@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import stat
@@ -103,6 +104,17 @@ def test_damaged_stamp_is_as_good_as_none(bootstrap: Any, pip: list[list[str]], 
     (directory / bootstrap.STAMP).write_text(damage)
     bootstrap.install(directory, ("core",))
     assert len(pip) == 2
+
+
+def test_sets_that_another_version_of_the_project_installed_are_no_error(bootstrap: Any, pip: list[list[str]]) -> None:
+    """As after `git checkout` of an older version."""
+    directory = bootstrap.ROOT / ".venv"
+    bootstrap.install(directory, ("core",))
+    stamp = json.loads((directory / bootstrap.STAMP).read_text())
+    stamp["sets"]["page"] = "of a newer version"
+    (directory / bootstrap.STAMP).write_text(json.dumps(stamp))
+    bootstrap.install(directory, ("core", "sim"))
+    assert pip[1:] == [["alpha>=1", "beta"]]
 
 
 def test_failed_install_is_tried_again(bootstrap: Any, pip: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
