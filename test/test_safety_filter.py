@@ -220,9 +220,7 @@ def slowest_half_second(arm: Arm, outwards: np.ndarray, along: np.ndarray, hz: f
     return float(np.convolve(moved, np.ones(120) / 0.5, "valid").min())
 
 
-@pytest.mark.parametrize(
-    ("hz", "least"), [(0.3, 0.2), (1.0, 0.08)]
-)
+@pytest.mark.parametrize(("hz", "least"), [(0.3, 0.2), (1.0, 0.08)])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("outwards", [-1, 1])
 def test_an_arm_that_presses_against_a_wall_is_never_held_there(
