@@ -32,6 +32,10 @@ from rlfp_ros.graph.sim import SIM
         (["align", "--bag", "nothing"], "nothing: holds no bag"),
         (["align", "image_kind:=bent", "--bag", "nothing"], "image_kind is 'bent'; it can be: auto, raw, rectified"),
         (["gap", "--bag", "nothing"], "nothing: holds no bag"),
+        (["dataset", "nothing", "--out", "runs/no_dataset"], "nothing: holds no bag"),
+        (["dataset", "nothing"], "dataset has no --out"),
+        (["dataset", "nothing", "--out", "models"], "models: exists already; choose another folder"),
+        (["dataset", "info", "nothing"], "nothing: is not a dataset, it has no dataset.yaml"),
         (["train", "reach", "--recipe", "magic"], "recipe is 'magic', expected one of: imitation"),
         (["train", "reach", "--feature-stack", "9"], "feature_stack is 9, expected 1 to 8"),
         (["demo", "--arm", "no_such.yaml"], "no_such.yaml: no such file; give the YAML file of an arm"),
@@ -60,6 +64,7 @@ def test_without_a_command_help_lists_the_commands(capsys: pytest.CaptureFixture
         "calibrate",
         "align",
         "gap",
+        "dataset",
         "inspect",
         "doctor",
         "bench",
@@ -82,6 +87,7 @@ def test_without_a_command_help_lists_the_commands(capsys: pytest.CaptureFixture
         "calibrate",
         "align",
         "gap",
+        "dataset",
     ],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:

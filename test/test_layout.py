@@ -41,6 +41,7 @@ PARTS = {
     "control": FOUNDATION,
     "perception": CORE,
     "recording": CORE,
+    "data": CORE | {"recording"},
     "simulation": CORE,
     "evaluation": CORE | {"recording", "simulation"},
     "learning": CORE | {"simulation", "evaluation"},
@@ -48,7 +49,7 @@ PARTS = {
     "operator": CORE | {"commissioning"},
     "nodes": CORE | {"recording", "simulation", "commissioning", "operator"},
     "graph": CORE | {"recording", "simulation", "evaluation", "nodes"},
-    "cli": CORE | {"recording", "simulation", "evaluation", "learning", "commissioning", "graph"},
+    "cli": CORE | {"recording", "data", "simulation", "evaluation", "learning", "commissioning", "graph"},
 }
 ROS = {"rclpy", "cv_bridge", "rosbag2_py", "rosgraph_msgs", "ament_index_python", "tf2_ros", "builtin_interfaces"}
 LONGEST_FILE = 400  # lines, unless CONTRIBUTING.md gives a reason

@@ -54,7 +54,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="DIR",
         help="for the overlays (default: %(default)s)",
     )
-    _add_topics(command)
+    add_topics(command)
 
     command = add_command(
         commands, "gap", _gap, "find the stage at which a recorded run diverges from how its policy was trained"
@@ -63,10 +63,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
     command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
     add_result(command, "--json", metavar="FILE", help="also write the stages to FILE")
-    _add_topics(command)
+    add_topics(command)
 
 
-def _add_topics(command: argparse.ArgumentParser, images_only: bool = False) -> None:
+def add_topics(command: argparse.ArgumentParser, images_only: bool = False) -> None:
     """Add the options that choose a camera and a robot in a bag that holds several."""
     command.add_argument(
         "--image-topic", default="", metavar="NAME", help="which images of the bag (default: the only)"
@@ -90,7 +90,8 @@ def _add_topics(command: argparse.ArgumentParser, images_only: bool = False) -> 
     )
 
 
-def _choice(options: argparse.Namespace) -> TopicChoice:
+def topic_choice(options: argparse.Namespace) -> TopicChoice:
+    """Return the choice that the options of `add_topics` make."""
     from rlfp_ros.recording.bag_topics import TopicChoice
 
     return TopicChoice(
@@ -138,7 +139,7 @@ def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
             part.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
             part.add_argument("--bundle", help="also compare with the place of this bundle's camera")
         if name != "board":
-            _add_topics(part, images_only=name == "intrinsics")
+            add_topics(part, images_only=name == "intrinsics")
 
 
 def _calibrate(options: argparse.Namespace) -> int:
@@ -148,8 +149,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.what == "board":
         return calibrate.board(board, options.out)
     if options.what == "intrinsics":
-        return calibrate.intrinsics(board, options.bag, options.images, options.out, _choice(options))
-    return calibrate.extrinsics(board, options.bag, options.arm, options.bundle, options.out, _choice(options))
+        return calibrate.intrinsics(board, options.bag, options.images, options.out, topic_choice(options))
+    return calibrate.extrinsics(board, options.bag, options.arm, options.bundle, options.out, topic_choice(options))
 
 
 def _align(options: argparse.Namespace) -> int:
@@ -158,7 +159,7 @@ def _align(options: argparse.Namespace) -> int:
     from rlfp_ros.graph.live_bag import record_live
     from rlfp_ros.graph.real_arm import REAL_ARM
 
-    choice = _choice(options)
+    choice = topic_choice(options)
     arguments = parse_arguments(REAL_ARM, parse_assignments(options.topics, "align"))
     if choice.image_kind == "auto":  # image_kind:= is an argument of the graph, like the topics
         choice = dataclasses.replace(choice, image_kind=arguments["image_kind"])
@@ -169,4 +170,4 @@ def _align(options: argparse.Namespace) -> int:
 def _gap(options: argparse.Namespace) -> int:
     from rlfp_ros.commissioning import gap
 
-    return gap.run(options.bag, options.bundle, options.arm, options.json, _choice(options))
+    return gap.run(options.bag, options.bundle, options.arm, options.json, topic_choice(options))

@@ -1,0 +1,1 @@
+"""Datasets: recorded bags as episodes on the images that the policy saw."""

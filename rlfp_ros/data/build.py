@@ -1,0 +1,315 @@
+"""`rlfp dataset`: bags to episodes on the images that the policy saw.
+
+Preprocessing, decoding and the choice of the joints that belong to an image are those of the live nodes. An episode is
+split at a gap between images and where the camera's clock jumps, and refused if it is too short or if its images come
+at another rate than in training. Each split and each refusal is one sentence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rlfp_ros.contract import Bundle
+from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.control.observation import ObservationContract, Observer
+from rlfp_ros.data.dataset import (
+    Dataset,
+    DatasetDocument,
+    EpisodeArrays,
+    EpisodeEntry,
+    check_new,
+    write_dataset,
+    write_episode,
+)
+from rlfp_ros.data.reading import JOINT_MAX_AGE_S, BagContents, BagImage, EpisodeMark, read_contents, read_images
+from rlfp_ros.episode import Phase
+from rlfp_ros.perception.encoder import Perception
+from rlfp_ros.perception.preprocess import Preprocessor
+from rlfp_ros.recording.bag_topics import ANY, TopicChoice
+from rlfp_ros.recording.reader import BagReader
+from rlfp_ros.schema import ConfigurationError
+
+GAP_S = 0.2  # an interval between two images that splits an episode
+FEWEST_FRAMES = 15  # a shorter episode is refused
+MOST_FRAMES = 9_000  # a longer episode continues in another file, so that one fits into memory
+RATE_TOLERANCE = 0.2  # relative
+FUTURE_S = 0.02  # how far ahead of the recorder's clock a stamp may be
+CLOCK_JUMP_S = 0.5  # change of an image's age, from one image to the next, that shows that a clock was set
+WALL_CLOCK_S = 3600.0  # stamps farther than this from the recorder's clock are simulated time
+COMPARED = 5  # images whose recorded features must be those of the bundle
+FEATURE_TOLERANCE = 1e-3  # on the plane z = 1; rounding on other processors differs by at most 1e-4
+
+
+@dataclass(frozen=True)
+class EpisodeSpan:
+    """Where an episode lies in a bag.
+
+    Attributes
+    ----------
+    begins_ns, ends_ns
+        When the recorder received its first and its last message.
+    after_ns
+        Stamp that its images must have passed: those up to it belong to the episode before.
+    success
+        Whether it was won; None if the bag does not say.
+    """
+
+    begins_ns: int
+    ends_ns: int
+    after_ns: int
+    success: bool | None
+
+
+def episode_spans(marks: Sequence[EpisodeMark]) -> list[EpisodeSpan]:
+    """Return the spans that a bag's announcements define; a bag without any is one episode without an outcome."""
+    always = 2**63 - 1
+    if not marks:
+        return [EpisodeSpan(0, always, -1, None)]
+    spans: list[EpisodeSpan] = []
+    begins, after = (0, -1) if marks[0].phase is Phase.FINISHED else (None, -1)
+    for mark in marks:
+        if mark.phase is Phase.RESET:
+            if begins is not None:  # it was given up
+                spans.append(EpisodeSpan(begins, mark.received_ns, after, None))
+            begins, after = mark.received_ns, mark.stamp_ns
+        elif mark.phase is Phase.RUNNING:
+            begins = mark.received_ns
+        elif begins is not None:
+            spans.append(EpisodeSpan(begins, mark.received_ns, after, mark.success))
+            begins = None
+    if begins is not None:
+        spans.append(EpisodeSpan(begins, always, after, None))
+    return spans
+
+
+@dataclass
+class _Frames:
+    """Consecutive images of an episode, while they are collected."""
+
+    span: EpisodeSpan
+    images: list[np.ndarray] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+    joints: list[JointState] = field(default_factory=list)
+
+
+class DatasetBuilder:
+    """Collects the episodes of bags into one folder.
+
+    Parameters
+    ----------
+    bundle
+        The bundle that ran.
+    arm
+        The arm in the bags.
+    folder
+        Where to write the episodes.
+    """
+
+    def __init__(self, bundle: Bundle, arm: Arm, folder: Path) -> None:
+        self._bundle, self._arm, self._folder = bundle, arm, folder
+        self._contract = bundle.contract
+        self._preprocess = Preprocessor(bundle.contract)
+        self._perception = Perception(bundle, arm)
+        self._observer = Observer(arm, ObservationContract(bundle.contract.proprioception))
+        self._entries: list[EpisodeEntry] = []
+        self._remarks: list[str] = []
+
+    def add(self, path: Path, choice: TopicChoice = ANY) -> None:
+        """Add the episodes of one bag.
+
+        Raises
+        ------
+        ConfigurationError
+            If the bag is not readable, lacks images, joints or camera_info, or was recorded with another bundle or arm.
+        """
+        with BagReader(path) as bag:
+            contents = read_contents(bag, self._arm, self._contract, choice)
+            if not contents.complete:
+                self._remark(path, "is cut short; everything before the cut is used")
+            compared = 0
+            for frames in self._episodes(path, bag, contents):
+                compared += self._compare_features(path, contents, frames, COMPARED - compared)
+                self._keep(path, contents, frames)
+
+    def document(self) -> DatasetDocument:
+        """Return what is to be written to `dataset.yaml`. Raises ConfigurationError if there is no episode."""
+        if not self._entries:
+            reasons = " ".join(f"{remark};" for remark in self._remarks[:2]) or "the bags hold no image of an episode;"
+            raise ConfigurationError(f"no episode could be used: {reasons} record the graph while it runs")
+        contract = self._contract
+        return DatasetDocument(
+            bundle=contract.name,
+            encoder_sha256=contract.files["encoder.onnx"],
+            task=contract.task,
+            arm=self._arm.name,
+            joint_names=self._arm.joint_names,
+            camera=contract.camera,
+            action_components=contract.action.components,
+            episodes=tuple(self._entries),
+            remarks=tuple(self._remarks),
+        )
+
+    def _remark(self, path: Path, text: str) -> None:
+        self._remarks.append(f"{path.name}: {text}")
+
+    def _episodes(self, path: Path, bag: BagReader, contents: BagContents) -> Iterator[_Frames]:
+        """Cut a bag into runs of consecutive images."""
+        spans, place = episode_spans(contents.marks), 0
+        left_out: Counter[str] = Counter()
+        frames: _Frames | None = None
+        age_s: float | None = None  # of the last image
+        for item in read_images(bag, contents):
+            while place < len(spans) and item.received_ns > spans[place].ends_ns:
+                place += 1
+            span = spans[place] if place < len(spans) else None
+            if span is None or item.received_ns < span.begins_ns or item.stamp_ns <= span.after_ns:
+                left_out["outside an episode"] += 1
+                continue
+            last_age_s, age_s = age_s, (item.received_ns - item.stamp_ns) * 1e-9
+            fault = self._fault(item, contents, age_s)
+            if fault:
+                left_out[fault] += 1
+                continue
+            if frames is not None:
+                if item.stamp_ns <= frames.stamps[-1] and frames.span is span:
+                    left_out["that are not newer than the one before"] += 1
+                    continue
+                split = self._split(frames, span, item, last_age_s, age_s)
+                if split is not None:
+                    if split:
+                        self._remark(path, split)
+                    yield frames
+                    frames = None
+            frames = frames or _Frames(span)
+            joints = contents.joints_at(item.stamp_ns)
+            assert joints is not None  # _fault
+            source = f"{path}: topic {contents.topics.camera.image}"
+            frames.images.append(np.array(self._preprocess(item.image, item.camera, source)))
+            frames.stamps.append(item.stamp_ns)
+            frames.joints.append(joints)
+        if frames is not None:
+            yield frames
+        for reason, count in left_out.items():
+            self._remark(path, f"left out {count} images {reason}")
+
+    def _fault(self, item: BagImage, contents: BagContents, age_s: float) -> str:
+        """Return why an image cannot be used, as the end of a sentence; empty if it can."""
+        if item.camera is None:
+            return "before the first camera_info"
+        if -WALL_CLOCK_S < age_s < -FUTURE_S:
+            return "whose stamps lie in the future; compare the clocks of camera and recorder"
+        if contents.joints_at(item.stamp_ns) is None:
+            return f"without joints of the last {JOINT_MAX_AGE_S:g} s; compare the clocks of camera and arm"
+        return ""
+
+    def _split(
+        self, frames: _Frames, span: EpisodeSpan, item: BagImage, last_age_s: float | None, age_s: float
+    ) -> str | None:
+        """Return why a new run of images begins with `item`: a remark, "" if there is nothing to say; None if not."""
+        if span is not frames.span:
+            return ""
+        if last_age_s is not None and abs(age_s - last_age_s) > CLOCK_JUMP_S and abs(age_s) < WALL_CLOCK_S:
+            return f"split where the age of the images jumps by {abs(age_s - last_age_s):.2f} s: a clock was set"
+        interval_s = (item.stamp_ns - frames.stamps[-1]) * 1e-9
+        if interval_s > GAP_S:
+            return f"split at a gap of {interval_s:.2f} s between two images"
+        return "continues in another file" if len(frames.stamps) >= MOST_FRAMES else None
+
+    def _compare_features(self, path: Path, contents: BagContents, frames: _Frames, wanted: int) -> int:
+        """Check that the recorded features are those of the bundle; return the number of images that were compared."""
+        there = [number for number, stamp in enumerate(frames.stamps) if stamp in contents.features]
+        picks = there[:: max(1, len(there) // max(wanted, 1))][:wanted]
+        errors = []
+        for number in picks:
+            recorded = contents.features[frames.stamps[number]]
+            made = self._perception.encode(frames.images[number]).features
+            errors.append(float(np.abs(made - recorded).max()) if made.shape == recorded.shape else np.inf)
+        if errors and float(np.median(errors)) > FEATURE_TOLERANCE:
+            raise ConfigurationError(
+                f"{path}: the recorded features differ from those of bundle {self._contract.name} by "
+                f"{float(np.median(errors)):.2g}; give the bundle that ran with --bundle, or look with `rlfp gap`"
+            )
+        return len(picks)
+
+    def _keep(self, path: Path, contents: BagContents, frames: _Frames) -> None:
+        """Write a run of images as an episode, or say why not."""
+        count, stamps = len(frames.stamps), np.array(frames.stamps)
+        if count < FEWEST_FRAMES:
+            self._remark(path, f"refused a run of {count} images, expected at least {FEWEST_FRAMES}")
+            return
+        intervals = np.diff(stamps) * 1e-9
+        rate, trained = 1 / float(np.median(intervals)), self._contract.camera.rate_hz
+        if abs(rate - trained) > RATE_TOLERANCE * trained:
+            self._remark(
+                path, f"refused {count} images at {rate:.1f} Hz, trained at {trained:g} Hz; set the driver's rate"
+            )
+            return
+        name = f"episode_{len(self._entries):04}.npz"
+        arrays = self._arrays(contents, frames)
+        self._entries.append(
+            EpisodeEntry(
+                file=name,
+                sha256=write_episode(self._folder / name, arrays),
+                bag=path.name,
+                frames=count,
+                duration_s=round(float(stamps[-1] - stamps[0]) * 1e-9, 3),
+                rate_hz=round(rate, 2),
+                longest_gap_s=round(float(intervals.max()), 3),
+                answered=int(np.isfinite(arrays.asked).any(axis=1).sum()),
+                admitted=int(np.isfinite(arrays.applied).any(axis=1).sum()),
+                outcome="unknown" if frames.span.success is None else "won" if frames.span.success else "lost",
+            )
+        )
+
+    def _arrays(self, contents: BagContents, frames: _Frames) -> EpisodeArrays:
+        joints, actions = len(self._arm.joint_names), len(self._contract.action.components)
+        no_action, no_command = np.full(actions, np.nan, np.float32), np.full(joints, np.nan)
+        commands = [contents.command_at(stamp) for stamp in frames.stamps]
+        return EpisodeArrays(
+            stamps_ns=np.array(frames.stamps, np.int64),
+            images=np.stack(frames.images),
+            positions=np.stack([state.positions for state in frames.joints]),
+            velocities=np.stack([state.velocities for state in frames.joints]),
+            gripper_widths=np.array([state.gripper_width for state in frames.joints]),
+            proprioception=np.stack([self._observer.proprioception(state) for state in frames.joints]),
+            asked=np.stack([contents.asked.get(stamp, no_action) for stamp in frames.stamps]),
+            applied=np.stack([contents.applied.get(stamp, no_action) for stamp in frames.stamps]),
+            commands=np.stack([no_command if command is None else command for command in commands]),
+        )
+
+
+def build_dataset(bags: Sequence[Path], bundle: Bundle, arm: Arm, out: Path, choice: TopicChoice = ANY) -> Dataset:
+    """Write the episodes of bags as a dataset, completely or not at all.
+
+    Parameters
+    ----------
+    bags
+        Bags of the same bundle.
+    bundle
+        The bundle that ran.
+    arm
+        The arm in the bags.
+    out
+        The dataset's folder, which must not exist.
+    choice
+        Which camera and which robot, if the bags hold several.
+
+    Raises
+    ------
+    ConfigurationError
+        If a bag cannot be used, no episode is left, or `out` exists or cannot be written.
+    """
+    check_new(out, "dataset")
+
+    def fill(folder: Path) -> DatasetDocument:
+        builder = DatasetBuilder(bundle, arm, folder)
+        for bag in bags:
+            builder.add(bag, choice)
+        return builder.document()
+
+    return write_dataset(out, fill)

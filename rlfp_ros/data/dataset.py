@@ -1,0 +1,184 @@
+"""A dataset: a folder with `dataset.yaml` and one file of arrays per episode, written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from rlfp_ros import schema
+from rlfp_ros.contract import CameraContract, sha256
+from rlfp_ros.files import check_writable_folder, explained, write_whole
+from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.version import VERSION
+
+DATASET_FILE = "dataset.yaml"
+
+
+@dataclass(frozen=True)
+class EpisodeArrays:
+    """N images of one episode, and what goes with each of them.
+
+    Attributes
+    ----------
+    stamps_ns
+        int64 [N], of the images' exposures.
+    images
+        uint8 [N, h, w, 3] rgb, after the bundle's preprocessing: what the encoder takes.
+    positions, velocities
+        [N, J] rad and rad/s: the newest joint state that is not newer than the image.
+    gripper_widths
+        [N] m.
+    proprioception
+        float32 [N, P], as the policy observes the joints.
+    asked, applied
+        float32 [N, A] in action units: the policy's action, and what the safety controller admitted of it. NaN if the
+        bag does not hold it.
+    commands
+        [N, J] rad, the first point of the newest trajectory that was sent to the arm before the image. NaN if none was.
+    """
+
+    stamps_ns: np.ndarray
+    images: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+    gripper_widths: np.ndarray
+    proprioception: np.ndarray
+    asked: np.ndarray
+    applied: np.ndarray
+    commands: np.ndarray
+
+
+class EpisodeEntry(Schema):
+    """What `dataset.yaml` says of one episode."""
+
+    file: str
+    sha256: str
+    bag: str  # name of the bag's folder
+    frames: int = Field(ge=1)
+    duration_s: float = Field(ge=0)
+    rate_hz: float = Field(gt=0)  # from the median interval of the images
+    longest_gap_s: float = Field(ge=0)  # between two images
+    answered: int = Field(ge=0)  # images for which the bag holds the policy's action
+    admitted: int = Field(ge=0)  # images for which it holds what the safety controller admitted
+    outcome: Literal["won", "lost", "unknown"]
+
+
+class DatasetDocument(Schema):
+    """`dataset.yaml`."""
+
+    format: Literal[1] = 1
+    bundle: str  # name of the bundle that ran
+    encoder_sha256: str  # of its encoder.onnx
+    task: str
+    arm: str
+    joint_names: tuple[str, ...]
+    camera: CameraContract  # of the images
+    action_components: tuple[str, ...]
+    episodes: tuple[EpisodeEntry, ...]
+    remarks: tuple[str, ...] = ()  # what was split or left out, and why
+    written_with: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset whose files were checked."""
+
+    directory: Path
+    document: DatasetDocument
+
+    def episode(self, entry: EpisodeEntry) -> EpisodeArrays:
+        """Read the arrays of one episode. Raises ConfigurationError if one is missing."""
+        path = self.directory / entry.file
+        try:
+            with np.load(path) as arrays:
+                return EpisodeArrays(*(arrays[field.name] for field in fields(EpisodeArrays)))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ConfigurationError(f"{path}: is not an episode of a dataset ({error}); build it again") from None
+
+    def episodes(self) -> Iterator[EpisodeArrays]:
+        """Read the episodes one after the other."""
+        for entry in self.document.episodes:
+            yield self.episode(entry)
+
+
+def load_dataset(directory: Path) -> Dataset:
+    """Load a dataset that `rlfp dataset` wrote.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder is not a dataset, or a file is missing or was changed.
+    """
+    path = directory / DATASET_FILE
+    if not path.is_file():
+        raise ConfigurationError(
+            f"{directory}: is not a dataset, it has no {DATASET_FILE}; make one with "
+            f"`rlfp dataset BAG --out {directory}`"
+        )
+    document = schema.load(path, DatasetDocument)
+    for entry in document.episodes:
+        file = directory / entry.file
+        if Path(entry.file).name != entry.file or not file.is_file():
+            raise ConfigurationError(f"{file}: no such file, but {DATASET_FILE} lists it; copy the whole folder again")
+        if sha256(file) != entry.sha256:
+            raise ConfigurationError(f"{file}: differs from what {DATASET_FILE} lists; build the dataset again")
+    return Dataset(directory, document)
+
+
+def check_new(directory: Path, what: str) -> None:
+    """Check that a folder can be made. Raises ConfigurationError if it exists: nothing is ever overwritten."""
+    if directory.exists() or directory.is_symlink():
+        raise ConfigurationError(f"{directory}: exists already; choose another folder for the {what} with --out")
+    check_writable_folder(directory)
+
+
+def write_dataset(directory: Path, fill: Callable[[Path], DatasetDocument]) -> Dataset:
+    """Write a dataset completely or not at all.
+
+    Parameters
+    ----------
+    directory
+        The dataset's folder, which must not exist.
+    fill
+        Writes the episodes into the folder that it is given and returns the document that lists them.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder exists or cannot be written, or whatever `fill` raises. No folder is left then.
+    """
+    check_new(directory, "dataset")
+    with explained(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        document = fill(scratch).model_copy(update={"written_with": VERSION})
+        text = yaml.safe_dump(document.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
+        write_whole(scratch / DATASET_FILE, text)
+        scratch.chmod(0o755)
+        check_new(directory, "dataset")
+        with explained(directory):
+            os.rename(scratch, directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return load_dataset(directory)
+
+
+def write_episode(path: Path, arrays: EpisodeArrays) -> str:
+    """Write one episode's arrays and return the file's sha256."""
+    buffer = io.BytesIO()
+    named = {field.name: getattr(arrays, field.name) for field in fields(arrays)}
+    np.savez_compressed(buffer, **named)
+    write_whole(path, buffer.getvalue())
+    return sha256(path)
