@@ -23,17 +23,14 @@ from rlfp_ros.control.policy import ObservationContract, Observer, Policy
 from rlfp_ros.evaluation.rollout import Rollout
 from rlfp_ros.learning.algorithms.networks import GaussianActor, ImageEncoder, RelativePoints, Trunk
 from rlfp_ros.learning.algorithms.sac import SacPolicy
-from rlfp_ros.learning.encoders import novelty
 from rlfp_ros.learning.encoders.cnn import CnnEncoder, CnnSettings
-from rlfp_ros.learning.encoders.pose_head import INSIDE_90
 from rlfp_ros.learning.encoders.spatial import SpatialEncoder
-from rlfp_ros.learning.export import export, quantise, trained
+from rlfp_ros.learning.export import export, trained
 from rlfp_ros.learning.export.build import POLICY_OUTPUTS, build_contract, encoder_contract
 from rlfp_ros.learning.export.networks import (
     ExportedPolicy,
     PixelEncoder,
     deployed_encoder,
-    export_encoder,
     in_onnx_runtime,
 )
 from rlfp_ros.learning.export.reference import golden_frames
@@ -395,127 +392,3 @@ def test_a_task_without_privileged_state_is_refused_before_anything_is_written(
     with pytest.raises(ConfigurationError, match="task reach: has no privileged state"):
         train.main(ImitationRecipe("reach"), tmp_path / "out", tmp_path / "run")
     assert not list(tmp_path.iterdir())
-
-
-# --- int8 ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("times", "errors", "kept"),
-    [
-        ((1.0, 0.7), ((0.020, 0.01), (0.020, 0.01)), True),
-        ((1.0, 0.99), ((0.020, 0.01), (0.020, 0.01)), False),  # hardly faster
-        ((1.0, 0.7), ((0.020, 0.01), (0.021, 0.01)), False),  # a worse position
-        ((1.0, 0.7), ((0.020, 0.01), (0.020, 0.011)), False),  # worse points
-    ],
-)
-def test_int8_is_kept_only_if_faster_and_no_worse(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: Any, errors: Any, kept: bool
-) -> None:
-    for name, width in (("images", (84, 84, 3)), ("positions", (3,)), ("keypoints", (3, 2))):
-        np.save(tmp_path / f"{name}.npy", np.zeros((30, *width), np.uint8))
-    network = (SHIPPED / "encoder.onnx").read_bytes()
-    monkeypatch.setattr(quantise, "int8_encoder", lambda file, images: network)
-    monkeypatch.setattr(quantise, "times_of", lambda *given: dict(zip(("float", "int8"), times, strict=True)))
-    found = iter(errors)
-    monkeypatch.setattr(quantise, "errors_of", lambda *given: next(found))
-    verdict = quantise.trial(network, tmp_path)
-    assert verdict is not None
-    assert verdict.kept is kept
-
-
-def test_an_int8_encoder_gives_nearly_the_features_of_the_float_one() -> None:
-    """A red square, found after a few gradient steps: shipped encoders may be int8 already."""
-    torch.manual_seed(0)
-    camera, rng = load_bundle(SHIPPED).contract.camera, np.random.default_rng(0)
-    encoder = SpatialEncoder(camera)
-
-    def squares(count: int) -> tuple[np.ndarray, np.ndarray]:
-        middle = rng.integers(12, 72, (count, 2))
-        batch = rng.integers(90, 140, (count, 84, 84, 3)).astype(np.uint8)
-        for image, (x, y) in zip(batch, middle, strict=True):
-            image[y - 4 : y + 4, x - 4 : x + 4] = (230, 20, 20)
-        lens = camera.intrinsics
-        points = (middle - 0.5 - (lens.cx, lens.cy)) / (lens.fx, lens.fy)
-        return batch, points.astype(np.float32)
-
-    optimizer = torch.optim.Adam(encoder.parameters(), 3e-3)
-    for _ in range(40):
-        batch, points = squares(16)
-        log_weights = encoder.see(torch.from_numpy(batch))[1]
-        loss = -(encoder.cell_weights(torch.from_numpy(points)[:, None]) * log_weights[:, :1]).sum(dim=-1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    encoder.eval()
-    batch, points = squares(10)
-    network = export_encoder(encoder, batch[0])
-    small = quantise.int8_encoder(network, batch)
-    assert len(small) < 0.8 * len(network)
-    seen, seen_small = (
-        np.stack([in_onnx_runtime(file, ("features",))({"image": image[None]})[0][0] for image in batch])
-        for file in (network, small)
-    )
-    assert np.median(np.abs(seen[:, 0, :2] - points)) < 0.008  # a pixel, on the plane z = 1
-    assert np.median(np.abs(seen - seen_small)[:, 0, :2]) < 0.004
-
-
-# --- novelty ---------------------------------------------------------------------------------------------------------
-
-
-def test_novelty_marks_altered_images_and_leaves_torchs_random_numbers_alone() -> None:
-    torch.manual_seed(5)
-    camera = load_bundle(SHIPPED).contract.camera
-    encoder = SpatialEncoder(camera).eval()
-    rng = np.random.default_rng(0)
-    grey = rng.integers(100, 156, (160, 1, 1, 3)) + rng.integers(-20, 20, (160, 84, 84, 3))
-    images = grey.astype(np.uint8)
-    images[:, 30:40, 30:40] = (200, 30, 30)
-    before = torch.get_rng_state()
-    learnt = novelty.learn_novelty(
-        encoder,
-        images,
-        np.tile(encoder.origin.numpy(), (160, 1)),
-        40,
-        camera.intrinsics.matrix(),
-        0,
-        novelty.NoveltyTraining(images=120, updates=60, batch=32),
-    )
-    assert torch.equal(before, torch.get_rng_state())
-    with torch.no_grad():
-        usual = learnt(*encoder.see(torch.from_numpy(images[120:])))
-        other = learnt(*encoder.see(torch.from_numpy(255 - images[120:])))
-    assert usual.min() >= 0
-    assert float((other[:, 0] > usual.max()).float().mean()) > 0.9
-
-
-@pytest.mark.parametrize("said", [0.5, 1.0, 4.0])
-def test_calibrated_90_percent_regions_contain_90_percent_for_any_output_of_the_pose_head(said: float) -> None:
-    """Of errors of 1 cm, said to be `said` cm: with the spread that is fitted, on others than it was fitted on."""
-
-    class Head:
-        def see(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return images, images
-
-        def describe(self, maps: torch.Tensor, _: torch.Tensor) -> tuple[None, torch.Tensor, torch.Tensor, None]:
-            return None, torch.zeros(len(maps), 3), 0.01 * said * torch.eye(3).expand(len(maps), 3, 3), None
-
-    class Usual(novelty.Novelty):
-        def forward(self, maps: torch.Tensor, log_weights: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(len(maps), 1)
-
-    marks, errors = Usual(4, 4, 2), 0.01 * torch.randn(4000, 3, generator=torch.Generator().manual_seed(0))
-    nothing = np.zeros((2000, 1), np.float32)
-    novelty.fit_covariance(marks, Head(), nothing, nothing, errors[:2000].numpy())  # type: ignore[arg-type]
-    covariance = marks.widened((0.01 * said) ** 2 * torch.eye(3)[None], torch.zeros(1, 1))[0]
-    squares = (errors[2000:] @ torch.linalg.inv(covariance) * errors[2000:]).sum(dim=1)
-    assert 0.87 < float((squares < INSIDE_90).float().mean()) < 0.93
-
-
-def test_an_unusual_image_widens_the_pose_covariance() -> None:
-    marks = novelty.Novelty(4, 4, 2)
-    marks.inflation.fill_(0.5)
-    covariance = torch.eye(3)[None].expand(2, 3, 3)
-    widened = marks.widened(covariance, torch.tensor([[0.0], [2.0]]))
-    torch.testing.assert_close(widened[0], torch.eye(3))
-    torch.testing.assert_close(widened[1], 2 * torch.eye(3))

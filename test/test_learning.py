@@ -245,7 +245,7 @@ def test_a_latent_with_memory_and_three_frames_makes_a_bundle_that_carries_them(
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two trainings, which take a minute on an idle machine
 def test_a_tiny_training_makes_a_bundle_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whether int8 is kept depends on the machine's clock; test_export.py tests that.
+    # Whether int8 is kept depends on the machine's clock; test_int8.py tests that.
     monkeypatch.setattr("rlfp_ros.learning.export.quantise.trial", lambda *given: None)
     recipe = ImitationRecipe("reach").shortened(SMALLEST_WORK)
     bundle = main(recipe, tmp_path / "bundle", tmp_path / "run", evaluation_episodes=0, observations=50)
