@@ -227,6 +227,14 @@ def tiny_goal_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give the test's graph a ROS domain that no other process uses."""
+    with reserved_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield
+
+
+@pytest.fixture
 def seeded_torch() -> None:
     """Make torch draw the same numbers in every run, on one thread."""
     import torch
