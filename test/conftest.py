@@ -235,6 +235,22 @@ def own_domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def start_controller(tiny_bundle: Path) -> Iterator[Callable[..., Any]]:
+    """start_controller("dry_run:=true"): a `controller_driver.Driver`, closed with the test."""
+    from controller_driver import Driver
+
+    drivers: list[Driver] = []
+
+    def start(*parameters: str) -> Driver:
+        drivers.append(Driver(tiny_bundle, *parameters))  # of one parameter given twice, the last counts
+        return drivers[-1]
+
+    yield start
+    for driver in drivers:
+        driver.close()
+
+
+@pytest.fixture
 def seeded_torch() -> None:
     """Make torch draw the same numbers in every run, on one thread."""
     import torch
