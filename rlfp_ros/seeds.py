@@ -79,6 +79,7 @@ SELECTION = SeedRange("selection", 20_000_000_000, 20_001_000_000)  # which of a
 HELD_OUT = SeedRange("held-out episodes", 30_000_000_000, 30_001_000_000)  # at the end of `rlfp train --algorithm`
 GOLDEN = SeedRange("golden frames", 40_000_000_000, 40_001_000_000)
 TRUST = SeedRange("images of the domain-shift score", 45_000_000_000, 45_001_000_000)
+ADAPTATION = SeedRange("images of training for an adaptation", 46_000_000_000, 46_001_000_000)
 BENCHMARKS = SeedRange("benchmarks", 50_000_000_000, 51_000_000_000)
 EXPERIENCE = SeedRange(
     "experience",
@@ -87,7 +88,7 @@ EXPERIENCE = SeedRange(
     MAX_STEPS * MAX_WORKERS,
 )
 DRAWN = SeedRange("episodes of a Gymnasium environment", 2**50, 2**51)  # drawn by `reset()` without a seed
-RANGES = (EVALUATION, FRAMES, SELECTION, HELD_OUT, GOLDEN, TRUST, BENCHMARKS, EXPERIENCE, DRAWN)
+RANGES = (EVALUATION, FRAMES, SELECTION, HELD_OUT, GOLDEN, TRUST, ADAPTATION, BENCHMARKS, EXPERIENCE, DRAWN)
 
 
 def check_training_seed(seed: int, name: str = "--seed") -> int:

@@ -45,13 +45,15 @@ PARTS = {
     "simulation": CORE,
     "evaluation": CORE | {"recording", "simulation"},
     "learning": CORE | {"simulation", "evaluation"},
+    "adaptation": CORE | {"data", "simulation", "evaluation", "learning"},
     "commissioning": CORE | {"recording", "simulation", "evaluation"},
     "operator": CORE | {"commissioning"},
     "nodes": CORE | {"recording", "simulation", "commissioning", "operator"},
     "graph": CORE | {"recording", "simulation", "evaluation", "nodes"},
-    "cli": CORE | {"recording", "data", "simulation", "evaluation", "learning", "commissioning", "graph"},
+    "cli": CORE | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "commissioning", "graph"},
 }
 ROS = {"rclpy", "cv_bridge", "rosbag2_py", "rosgraph_msgs", "ament_index_python", "tf2_ros", "builtin_interfaces"}
+TORCH_PARTS = ("learning", "adaptation")
 LONGEST_FILE = 400  # lines, unless CONTRIBUTING.md gives a reason
 # `rlfp --help` must be there at once.
 HEAVY_AT_START = {"torch", "pybullet", "rclpy", "matplotlib", "gymnasium", "numpy", "pydantic", "onnxruntime"}
@@ -137,7 +139,7 @@ def test_only_nodes_import_ros_and_only_learning_imports_torch(path: Path) -> No
     for line, module in imports(path):
         assert part == "nodes" or not is_ros(module), f"{path}:{line}: only nodes/ may import {module}"
         torch = module.partition(".")[0] in ("torch", "torchvision", "onnxscript")
-        assert part in ("learning",) or not torch, f"{path}:{line}: only learning/ may import {module}"
+        assert part in TORCH_PARTS or not torch, f"{path}:{line}: only learning/ and adaptation/ may import {module}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -149,7 +151,7 @@ def test_everything_outside_the_nodes_and_learning_imports_without_ros_and_torch
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in FILES
-        if part_of(path) not in ("nodes", "learning") and path.name != "ros2_launch.py"
+        if part_of(path) not in ("nodes", *TORCH_PARTS) and path.name != "ros2_launch.py"
     ]
     program = (
         "import importlib, sys\n"

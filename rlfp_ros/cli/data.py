@@ -1,4 +1,4 @@
-"""Commands for recorded data: `dataset`."""
+"""Commands for recorded data: `dataset` and `adapt`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rlfp_ros.cli.commission import add_topics, topic_choice
-from rlfp_ros.cli.parsing import ARMS, Commands, add_command
+from rlfp_ros.cli.parsing import ARMS, Commands, add_command, natural, positive
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -24,6 +24,34 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
     command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
     add_topics(command)
+
+    command = add_command(
+        commands, "adapt", _adapt, "adapt a bundle to the place of a recording, if that makes it better"
+    )
+    command.add_argument("bundle", help="the bundle that ran when the data was recorded; it is not changed")
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="a dataset, from `rlfp dataset`")
+    command.add_argument(
+        "--method", required=True, metavar="NAME", help="how to adapt it; `rlfp plugins` lists the methods"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the adapted bundle's folder, which must not exist"
+    )
+    command.add_argument(
+        "--extrinsics",
+        default="",
+        metavar="FILE",
+        help="the camera's place, written by `calibrate extrinsics` (default: fitted to the recording)",
+    )
+    command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
+    command.add_argument(
+        "--updates", type=positive, default=300, metavar="N", help="gradient steps (default: %(default)s)"
+    )
+    command.add_argument(
+        "--images", type=positive, default=1200, metavar="N", help="images of training to render (default: %(default)s)"
+    )
+    command.add_argument(
+        "--seed", type=natural, default=0, metavar="S", help="of the adaptation (default: %(default)s)"
+    )
 
 
 def _dataset(options: argparse.Namespace) -> int:
@@ -43,3 +71,13 @@ def _dataset(options: argparse.Namespace) -> int:
     bundle = load_bundle(options.bundle)
     build_dataset(options.bags, bundle, choose_arm(bundle, options.arm), options.out, topic_choice(options))
     return info.run(options.out)
+
+
+def _adapt(options: argparse.Namespace) -> int:
+    from rlfp_ros.adaptation import adapt
+    from rlfp_ros.adaptation.adaptation import AdaptationTraining
+
+    training = AdaptationTraining(images=options.images, updates=options.updates, seed=options.seed)
+    return adapt.run(
+        options.bundle, options.data, options.method, options.out, training, options.arm, options.extrinsics
+    )

@@ -18,6 +18,7 @@ an encoder makes larger errors on unusual images, which a pose head that was fit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -37,6 +38,7 @@ MOST = 5.0  # largest mark
 SMALLEST_SPREAD = (0.5, 4.0)
 LEAST_SPREAD = 0.01  # smallest factor of the head's covariance; with 0 the regions would be empty
 MOST_INSIDE = 0.93  # largest share of training's own positions in the nominal 90 % regions
+Describe = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 GRID = 3  # cells in each direction over which the maps are averaged for the network
 
 
@@ -128,23 +130,51 @@ def learn_novelty(
     known = len(images) - held_out
     usual = np.array(images[np.sort(rng.permutation(known)[: training.images])])
     fresh = np.array(images[known:])
+    encoder.eval()
+    novelty = fit_marks(lambda chosen: _described(encoder, chosen), usual, fresh, K, rng, seed, training)
+    degraded = np.stack([_degrade(image, rng, K) for image in fresh])
+    fit_covariance(novelty, encoder, fresh, degraded, positions[known:])
+    return novelty
+
+
+def fit_marks(
+    described: Describe,
+    usual: np.ndarray,
+    fresh: np.ndarray,
+    K: np.ndarray,
+    rng: np.random.Generator,
+    seed: int,
+    training: NoveltyTraining,
+) -> Novelty:
+    """Fit the marks themselves, without the covariance of the pose. Torch's own random state stays as it is.
+
+    Parameters
+    ----------
+    described
+        Computes what `describe` returns for images.
+    usual, fresh
+        Images uint8 [N, H, W, 3]: to learn from, and others of the same kind that define what is usual and rare.
+    K
+        Camera matrix [3, 3].
+    rng, seed
+        Draw the alterations, and the network's weights and batches.
+    training
+        Length of the learning.
+    """
     kinds = rng.integers(0, len(ALTERATIONS), len(usual))
     altered = np.stack([ALTERATIONS[kind](image, rng, K) for image, kind in zip(usual, kinds, strict=True)])
-    encoder.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        (statistics, clean), (_, changed) = _described(encoder, usual), _described(encoder, altered)
+        (statistics, clean), (_, changed) = described(usual), described(altered)
         novelty = Novelty(statistics.shape[1], clean.shape[1], training.hidden)
         _fit_scales(novelty, statistics, clean)
         _fit_network(novelty, clean, changed, training)
     novelty.eval()
     with torch.no_grad():
-        raw = novelty.raw(*_described(encoder, fresh))
+        raw = novelty.raw(*described(fresh))
         novelty.usual.copy_(torch.quantile(raw, 0.5, dim=0))
         rare = torch.quantile(raw, RARE, dim=0)
         novelty.rare.copy_(torch.maximum(rare, novelty.usual + torch.tensor(SMALLEST_SPREAD)))
-    degraded = np.stack([_degrade(image, rng, K) for image in fresh])
-    fit_covariance(novelty, encoder, fresh, degraded, positions[known:])
     return novelty
 
 

@@ -1,0 +1,1 @@
+"""Adapts a finished bundle to a place, from recorded runs."""

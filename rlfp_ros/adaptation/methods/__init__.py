@@ -1,0 +1,1 @@
+"""The methods that ship, one per file."""
