@@ -16,15 +16,17 @@ from onnx import numpy_helper
 from rlfp_ros import cli
 from rlfp_ros.adaptation import adapt, arm_points, material
 from rlfp_ros.adaptation.acceptance import AdaptationScore, refusal
-from rlfp_ros.adaptation.adaptation import ADAPTATIONS, AdaptationTraining
+from rlfp_ros.adaptation.adaptation import ADAPTATIONS, AdaptationTraining, Report
 from rlfp_ros.adaptation.arm_points import ArmLabels
 from rlfp_ros.adaptation.encoder import AdaptableEncoder, DeployedEncoder, MarkConstants, check_mark
 from rlfp_ros.adaptation.material import AdaptationMaterial, RecordedImages, RenderedImages
 from rlfp_ros.adaptation.methods import adabn, style
 from rlfp_ros.adaptation.methods.image_adapter import PREFIX, TRAINED, with_image_adapter
+from rlfp_ros.adaptation.methods.refit import Refit
 from rlfp_ros.adaptation.onnx_network import OnnxNetwork, float_model
 from rlfp_ros.contract import Bundle, load_bundle, onnx_session, sha256
 from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.kinematics import rotation_matrix
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.trained_arm import trained_arm
 from rlfp_ros.data.dataset import Dataset, DatasetDocument, EpisodeArrays, EpisodeEntry, write_dataset, write_episode
@@ -132,7 +134,7 @@ def outputs_in_onnx_runtime(file: bytes, images: torch.Tensor) -> dict[str, np.n
     return dict(zip(names, (np.concatenate(part) for part in zip(*rows, strict=True)), strict=True))
 
 
-# --- the encoder from its file -----------------------------------------------------------------------------------------
+# --- the encoder from its file ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -215,7 +217,7 @@ def test_the_camera_is_fitted_although_a_third_of_the_points_is_seen_at_wrong_pl
     points = arm_points.arm_points(ARM, ("tool", "hand", "base"), joints)
     moved = CAMERA.T_base_camera.matrix()
     moved[:3, 3] += (0.006, -0.008, 0.004)
-    turn = arm_points.rotation_matrix(np.array([0.01, -0.012, 0.008]))
+    turn = rotation_matrix(np.array([0.01, -0.012, 0.008]))
     moved[:3, :3] = moved[:3, :3] @ turn
     seen = arm_points.project(points, moved)
     seen += rng.normal(0, 0.5 / CAMERA.intrinsics.fx, seen.shape)
@@ -393,10 +395,10 @@ def test_refit_writes_a_whole_bundle_and_changes_nothing_else(
 
 
 def test_an_adaptation_that_makes_training_worse_is_not_written(
-    video: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    video: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    class Blinding(ADAPTATIONS["refit"]):  # type: ignore[misc]
-        def adapt(self, given: AdaptationMaterial, training: AdaptationTraining, report: object) -> bytes:
+    class Blinding(Refit):
+        def adapt(self, given: AdaptationMaterial, training: AdaptationTraining, report: Report) -> bytes:
             encoder = self.encoder(given)
             with torch.no_grad():
                 encoder.network.weight(encoder.parts.convolutions[-1][0]).mul_(-1.0)
