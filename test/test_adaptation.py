@@ -380,7 +380,8 @@ def test_refit_writes_a_whole_bundle_and_changes_nothing_else(
     Policy(bundle, trained_arm(bundle))
     assert bundle.contract.provenance["adaptation"]["method"] == "refit"  # type: ignore[index,call-overload]
     assert bundle.contract.evaluation == ()
-    assert sha256(bundle.file("policy.onnx")) == sha256(BUNDLE.file("policy.onnx"))
+    policies = (onnx.load(str(each.file("policy.onnx"))).graph for each in (bundle, BUNDLE))
+    assert len({graph.SerializeToString() for graph in policies}) == 1
     images, _ = video
     old = Perception(BUNDLE)
     ours, theirs = ([each.encode(image) for image in images[90:]] for each in (perception, old))
