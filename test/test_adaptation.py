@@ -12,41 +12,35 @@ import pytest
 import torch
 from fixture_bundle import make_bundle
 from onnx import numpy_helper
+from tinted_video import (
+    ARM,
+    BUNDLE,
+    CAMERA,
+    FILE,
+    PARITY,
+    golden_images,
+    outputs_in_onnx_runtime,
+    tinted_video,
+    written,
+)
 
 from rlfp_ros import cli
-from rlfp_ros.adaptation import adapt, arm_points, material
+from rlfp_ros.adaptation import adapt, arm_points
 from rlfp_ros.adaptation.acceptance import AdaptationScore, refusal
 from rlfp_ros.adaptation.adaptation import ADAPTATIONS, AdaptationTraining, Report
 from rlfp_ros.adaptation.arm_points import ArmLabels
-from rlfp_ros.adaptation.encoder import AdaptableEncoder, DeployedEncoder, MarkConstants, check_mark
+from rlfp_ros.adaptation.encoder import AdaptableEncoder, DeployedEncoder
 from rlfp_ros.adaptation.material import AdaptationMaterial, RecordedImages, RenderedImages
 from rlfp_ros.adaptation.methods import adabn, style
 from rlfp_ros.adaptation.methods.image_adapter import PREFIX, TRAINED, with_image_adapter
 from rlfp_ros.adaptation.methods.refit import Refit
-from rlfp_ros.adaptation.onnx_network import OnnxNetwork, float_model
-from rlfp_ros.contract import Bundle, load_bundle, onnx_session, sha256
-from rlfp_ros.control.arm import load_arm
-from rlfp_ros.control.kinematics import rotation_matrix
+from rlfp_ros.adaptation.onnx_network import float_model
+from rlfp_ros.contract import load_bundle, sha256
 from rlfp_ros.control.policy import Policy
 from rlfp_ros.control.trained_arm import trained_arm
-from rlfp_ros.data.dataset import Dataset, DatasetDocument, EpisodeArrays, EpisodeEntry, write_dataset, write_episode
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.mujoco_world import MujocoWorld
-from rlfp_ros.simulation.pybullet_world import PybulletWorld
-from rlfp_ros.simulation.randomization import load_profile
-from rlfp_ros.simulation.room import load_room
-from rlfp_ros.simulation.scene import load_scene
 from rlfp_ros.simulation.tasks.task import load_task
-
-ARM = load_arm("panda")
-SHIPPED = ("reach_panda", "push_panda", "lift_panda", "reach_so101")
-INT8 = ("push_panda", "reach_so101")
-BUNDLE = load_bundle("reach_panda")
-FILE = BUNDLE.file("encoder.onnx").read_bytes()
-CAMERA = BUNDLE.contract.camera
-PARITY = 1e-5
-RECORDED = 120  # images of the moving arm
 
 
 @pytest.fixture(autouse=True)
@@ -60,187 +54,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def video() -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 84, 84, 3] of a moving arm in the tinted room, as the policy sees them, and its joints [N, 7]."""
-    world = MujocoWorld(ARM, load_task("reach"), load_room("adapt_tint"), load_scene(), CAMERA)
-    world.reset(5003)
-    perception = Perception(BUNDLE)
-    images, joints = [], []
-    for frame in range(RECORDED):
-        phase = np.array([0.11, 0.07, 0.13, 0.09, 0.05, 0.12, 0.08]) * frame
-        positions = np.array(ARM.home) + 0.3 * np.sin(phase) * np.array([1, -0.5, 0.6, 0.8, 0.3, 0.5, -1.0])
-        world.move_arm(positions, 0.04)
-        images.append(perception(world.render(), world.calibration).image.copy())
-        joints.append(positions)
-    world.close()
-    return np.stack(images), np.stack(joints)
-
-
-def written(
-    folder: Path, images: np.ndarray, joints: np.ndarray, bundle: Bundle = BUNDLE, **changes: object
-) -> Dataset:
-    """Write a dataset of one episode."""
-    count, actions = len(images), len(bundle.contract.action.components)
-    arrays = EpisodeArrays(
-        stamps_ns=np.arange(count) * 33_333_333,
-        images=images,
-        positions=joints,
-        velocities=np.zeros_like(joints),
-        gripper_widths=np.full(count, 0.04),
-        proprioception=np.zeros((count, 1), np.float32),
-        asked=np.zeros((count, actions), np.float32),
-        applied=np.zeros((count, actions), np.float32),
-        commands=joints,
-    )
-
-    def fill(scratch: Path) -> DatasetDocument:
-        digest = write_episode(scratch / "episode_0000.npz", arrays)
-        entry = EpisodeEntry(
-            file="episode_0000.npz",
-            sha256=digest,
-            bag="bag",
-            frames=count,
-            duration_s=count / 30,
-            rate_hz=30.0,
-            longest_gap_s=0.034,
-            answered=count,
-            admitted=count,
-            outcome="unknown",
-        )
-        contract = bundle.contract
-        document = DatasetDocument(
-            bundle=contract.name,
-            encoder_sha256=contract.files["encoder.onnx"],
-            task=contract.task,
-            arm=contract.arm.name,
-            joint_names=contract.arm.joint_names,
-            camera=contract.camera,
-            action_components=contract.action.components,
-            episodes=(entry,),
-        )
-        return document.model_copy(update=changes)
-
-    return write_dataset(folder, fill)
-
-
-def golden_images(name: str) -> tuple[Bundle, torch.Tensor]:
-    bundle = load_bundle(name)
-    return bundle, torch.from_numpy(bundle.golden_frames().images)
-
-
-def outputs_in_onnx_runtime(file: bytes, images: torch.Tensor) -> dict[str, np.ndarray]:
-    session = onnx_session(file)
-    names = [value.name for value in session.get_outputs()]
-    rows = [session.run(names, {"image": image[None].numpy()}) for image in images]
-    return dict(zip(names, (np.concatenate(part) for part in zip(*rows, strict=True)), strict=True))
-
-
-# --- the encoder from its file ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_an_encoder_is_rebuilt_exactly_from_its_file(name: str) -> None:
-    """No weights besides the file are needed. Int8 files give the float network that they stand for."""
-    bundle, images = golden_images(name)
-    model = float_model(bundle.file("encoder.onnx").read_bytes())
-    network = OnnxNetwork(model)
-    expected = outputs_in_onnx_runtime(model.SerializeToString(), images)
-    with torch.no_grad():
-        found = network(images, tuple(expected))
-    for output, values in zip(expected, found, strict=True):
-        np.testing.assert_allclose(values.numpy(), expected[output], atol=PARITY)
-    golden = bundle.golden_frames().features
-    error = np.abs(found[list(expected).index("features")].numpy() - golden)
-    if name in INT8:
-        assert np.median(error) < 2e-3  # the rounding of the activations
-    else:
-        assert error.max() < PARITY
-    np.testing.assert_array_equal(
-        outputs_in_onnx_runtime(network.to_model().SerializeToString(), images)["features"], expected["features"]
-    )
-
-
-def test_changed_weights_are_written_and_no_two_nodes_share_a_constant() -> None:
-    _, images = golden_images("push_panda")
-    network = OnnxNetwork(float_model(load_bundle("push_panda").file("encoder.onnx").read_bytes()))
-    used = [name for node in network.model.graph.node for name in node.input]
-    constants = [value.name for value in network.model.graph.initializer]
-    assert all(used.count(name) == 1 for name in constants)
-    with torch.no_grad():
-        network.weight("encoder.pose_head.2.bias")[0] += 1.0  # x of the object, in units of 0.1 m or so
-        expected = network(images, ("object_pose",))[0].numpy()
-    found = outputs_in_onnx_runtime(network.to_model().SerializeToString(), images)["object_pose"]
-    np.testing.assert_allclose(found, expected, atol=PARITY)
-    before = network.model.SerializeToString()
-    assert np.abs(found - outputs_in_onnx_runtime(before, images)["object_pose"])[:, 0].min() > 0.01
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_the_mark_of_novelty_is_read_from_the_file_and_written_back(name: str) -> None:
-    bundle, images = golden_images(name)
-    file = bundle.file("encoder.onnx").read_bytes()
-    constants, encoder = MarkConstants(file), DeployedEncoder(file)
-    novelty = constants.novelty()
-    check_mark(encoder, novelty, images.numpy())
-    assert constants.replaced(novelty) == onnx.load_from_string(file).SerializeToString()
-    novelty.usual.sub_(1.0)
-    novelty.rare.add_(2.0)
-    changed = constants.replaced(novelty)
-    check_mark(DeployedEncoder(changed), novelty, images.numpy())
-    with pytest.raises(ConfigurationError, match="computes its mark of novelty in another way"):
-        check_mark(encoder, novelty, images.numpy())
-    ours, theirs = (DeployedEncoder(each).features(images.numpy()) for each in (file, changed))
-    np.testing.assert_array_equal(ours[0], theirs[0])
-
-
-# --- labels from kinematics -------------------------------------------------------------------------------------------
-
-
-def test_points_of_the_arm_are_those_that_the_encoder_was_trained_to_see() -> None:
-    task = load_task("reach")
-    world = PybulletWorld(ARM, task, load_profile("none"), load_scene(), CAMERA)
-    world.reset(3)
-    joints = np.array(ARM.home) + 0.2
-    world.move_arm(joints, 0.04)
-    names, indices = arm_points.arm_indices(task)
-    assert names == ("tool", "hand", "base")
-    points = arm_points.arm_points(ARM, names, joints[None])
-    np.testing.assert_allclose(points[0], task.keypoint_positions(world)[indices], atol=1e-3)
-    np.testing.assert_allclose(
-        arm_points.project(points, CAMERA.T_base_camera.matrix())[0], world.keypoints()[indices], atol=1e-3
-    )
-    world.close()
-
-
-def test_the_camera_is_fitted_although_a_third_of_the_points_is_seen_at_wrong_places() -> None:
-    rng = np.random.default_rng(2)
-    joints = np.array(ARM.home) + rng.uniform(-0.4, 0.4, (150, 7))
-    points = arm_points.arm_points(ARM, ("tool", "hand", "base"), joints)
-    moved = CAMERA.T_base_camera.matrix()
-    moved[:3, 3] += (0.006, -0.008, 0.004)
-    turn = rotation_matrix(np.array([0.01, -0.012, 0.008]))
-    moved[:3, :3] = moved[:3, :3] @ turn
-    seen = arm_points.project(points, moved)
-    seen += rng.normal(0, 0.5 / CAMERA.intrinsics.fx, seen.shape)
-    wrong = rng.uniform(size=seen.shape[:2]) < 0.3
-    seen[wrong] += rng.uniform(-0.3, 0.3, (int(wrong.sum()), 2))
-    fitted = arm_points.fit_camera(points, seen, CAMERA)
-    error = np.linalg.norm(arm_points.project(points, fitted) - arm_points.project(points, moved), axis=-1)
-    assert error.max() * CAMERA.intrinsics.fx < 0.5
-    unfitted = np.linalg.norm(
-        arm_points.project(points, CAMERA.T_base_camera.matrix()) - arm_points.project(points, moved), axis=-1
-    )
-    assert unfitted.mean() * CAMERA.intrinsics.fx > 1.0
-
-
-def test_recorded_images_are_labelled_by_the_joints(video: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    dataset = written(tmp_path / "data", *video)
-    learned, held_out = material.recorded_images(dataset, BUNDLE, ARM)
-    assert (len(learned.images), len(held_out.images)) == (90, 30)
-    features = DeployedEncoder(FILE).features(held_out.images)[0]
-    right = arm_points.reprojection_px(features, held_out.labels, CAMERA)
-    swapped = dataclasses.replace(held_out.labels, points=held_out.labels.points[::-1])
-    assert right < 2.5
-    assert arm_points.reprojection_px(features, swapped, CAMERA) > 1.5 * right
+    """Images of a moving arm in the tinted room, and its joints."""
+    return tinted_video()
 
 
 # --- the methods ------------------------------------------------------------------------------------------------------
