@@ -73,7 +73,7 @@ class Adaptation(ABC):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class AdaptationBatch:
     """One batch: images, and the features that the encoder should give for them or the points that it should see."""
 
     images: Tensor  # [B, H, W, 3], 0 to 255
@@ -96,33 +96,35 @@ class Teacher:
     def __len__(self) -> int:
         return len(self._images)
 
-    def lesson(self, picks: np.ndarray, change: Callable[[np.ndarray], np.ndarray] = lambda image: image) -> Lesson:
+    def batch(
+        self, picks: np.ndarray, change: Callable[[np.ndarray], np.ndarray] = lambda image: image
+    ) -> AdaptationBatch:
         """Return rendered images, changed, with the features that belong to the unchanged ones."""
         clean = self._images[picks]
         features, log_weights = self._encoder.heat(clean)
         images = torch.from_numpy(np.stack([change(image) for image in clean])).float()
-        return Lesson(images, features, log_weights, torch.zeros(0), torch.zeros(0))
+        return AdaptationBatch(images, features, log_weights, torch.zeros(0), torch.zeros(0))
 
 
-def recorded_lesson(material: AdaptationMaterial, picks: np.ndarray) -> Lesson:
+def recorded_batch(material: AdaptationMaterial, picks: np.ndarray) -> AdaptationBatch:
     """Return recorded images with the places of the arm's points."""
     recorded = material.recorded
     points, visible = (torch.from_numpy(part[picks]) for part in (recorded.labels.points, recorded.labels.visible))
     images = torch.from_numpy(recorded.images[picks]).float()
-    return Lesson(images, torch.zeros(0), torch.zeros(0), points, visible)
+    return AdaptationBatch(images, torch.zeros(0), torch.zeros(0), points, visible)
 
 
-def loss_of(encoder: AdaptableEncoder, lesson: Lesson, indices: np.ndarray) -> Tensor:
+def loss_of(encoder: AdaptableEncoder, batch: AdaptationBatch, indices: np.ndarray) -> Tensor:
     """Compute the loss of one batch: a heat map's cross-entropy has gradients everywhere, a point's is accurate."""
-    features, log_weights = encoder(lesson.images)
-    if len(lesson.features):
-        heat = (lesson.log_weights.exp() * (lesson.log_weights - log_weights)).sum(dim=-1).mean()
+    features, log_weights = encoder(batch.images)
+    if len(batch.features):
+        heat = (batch.log_weights.exp() * (batch.log_weights - log_weights)).sum(dim=-1).mean()
         scale = features.new_tensor([POINT_SCALE, POINT_SCALE, 1.0])
-        point = nn.functional.smooth_l1_loss(features / scale, lesson.features / scale)
+        point = nn.functional.smooth_l1_loss(features / scale, batch.features / scale)
         return HEAT_WEIGHT * heat + POINT_WEIGHT * point
-    mask, places = lesson.visible.float(), torch.from_numpy(indices)
-    cross = -(encoder.cell_weights(lesson.points) * log_weights[:, places]).sum(dim=-1)
-    offset = (features[:, places, :2] - lesson.points) / POINT_SCALE
+    mask, places = batch.visible.float(), torch.from_numpy(indices)
+    cross = -(encoder.cell_weights(batch.points) * log_weights[:, places]).sum(dim=-1)
+    offset = (features[:, places, :2] - batch.points) / POINT_SCALE
     point = nn.functional.smooth_l1_loss(offset, torch.zeros_like(offset), reduction="none").sum(dim=-1)
     return ((HEAT_WEIGHT * cross + POINT_WEIGHT * point) * mask).sum() / mask.sum().clamp(min=1)
 
@@ -130,18 +132,18 @@ def loss_of(encoder: AdaptableEncoder, lesson: Lesson, indices: np.ndarray) -> T
 def train(
     encoder: AdaptableEncoder,
     weights: list[nn.Parameter],
-    lessons: Callable[[np.random.Generator], list[Lesson]],
+    batches: Callable[[np.random.Generator], list[AdaptationBatch]],
     indices: np.ndarray,
     training: AdaptationTraining,
     report: Report,
 ) -> None:
-    """Train some weights of an encoder on the lessons that each update draws.
+    """Train some weights of an encoder on the batches that each update draws.
 
     Parameters
     ----------
     encoder, weights
         The encoder, and those of its weights that change.
-    lessons
+    batches
         Draws the batches of one update.
     indices
         [P], which feature points are those of the arm.
@@ -156,7 +158,7 @@ def train(
     steps = max(training.updates, 2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=steps)
     for update in range(training.updates):
-        loss = torch.stack([loss_of(encoder, lesson, indices) for lesson in lessons(rng)]).sum()
+        loss = torch.stack([loss_of(encoder, batch, indices) for batch in batches(rng)]).sum()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)

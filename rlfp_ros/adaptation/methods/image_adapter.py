@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from rlfp_ros.adaptation.adaptation import (
     ADAPTATIONS,
     Adaptation,
+    AdaptationBatch,
     AdaptationTraining,
-    Lesson,
     Report,
     Teacher,
-    recorded_lesson,
+    recorded_batch,
     train,
 )
 from rlfp_ros.adaptation.encoder import EncoderParts
@@ -130,10 +130,10 @@ class ImageAdapter(Adaptation):
         """Train the stage; the encoder behind it stays as it is."""
         encoder, teacher = self.encoder(material), Teacher(material)
 
-        def lessons(rng: np.random.Generator) -> list[Lesson]:
+        def batches(rng: np.random.Generator) -> list[AdaptationBatch]:
             recorded = rng.integers(0, len(material.recorded.images), training.batch)
             rendered = rng.integers(0, len(teacher), training.batch)
-            return [recorded_lesson(material, recorded), teacher.lesson(rendered)]
+            return [recorded_batch(material, recorded), teacher.batch(rendered)]
 
         faster = AdaptationTraining(
             training.images,
@@ -143,5 +143,5 @@ class ImageAdapter(Adaptation):
             training.seed,
         )
         weights = encoder.train_weights([PREFIX + name for name in TRAINED])
-        train(encoder, weights, lessons, material.recorded.labels.indices, faster, report)
+        train(encoder, weights, batches, material.recorded.labels.indices, faster, report)
         return encoder.file()

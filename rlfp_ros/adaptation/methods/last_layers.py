@@ -7,11 +7,11 @@ import numpy as np
 from rlfp_ros.adaptation.adaptation import (
     ADAPTATIONS,
     Adaptation,
+    AdaptationBatch,
     AdaptationTraining,
-    Lesson,
     Report,
     Teacher,
-    recorded_lesson,
+    recorded_batch,
     train,
 )
 from rlfp_ros.adaptation.material import AdaptationMaterial
@@ -28,11 +28,11 @@ class LastLayers(Adaptation):
         encoder, teacher = self.encoder(material), Teacher(material)
         names = [name for weight, bias, _ in encoder.parts.convolutions[-LAYERS:] for name in (weight, bias)]
 
-        def lessons(rng: np.random.Generator) -> list[Lesson]:
+        def batches(rng: np.random.Generator) -> list[AdaptationBatch]:
             recorded = rng.integers(0, len(material.recorded.images), training.batch)
             rendered = rng.integers(0, len(teacher), training.batch)
-            return [recorded_lesson(material, recorded), teacher.lesson(rendered)]
+            return [recorded_batch(material, recorded), teacher.batch(rendered)]
 
         indices = material.recorded.labels.indices
-        train(encoder, encoder.train_weights(names), lessons, indices, training, report)
+        train(encoder, encoder.train_weights(names), batches, indices, training, report)
         return encoder.file()

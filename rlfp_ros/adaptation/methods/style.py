@@ -12,8 +12,8 @@ import numpy as np
 from rlfp_ros.adaptation.adaptation import (
     ADAPTATIONS,
     Adaptation,
+    AdaptationBatch,
     AdaptationTraining,
-    Lesson,
     Report,
     Teacher,
     train,
@@ -65,13 +65,13 @@ class Style(Adaptation):
         names = [name for weight, bias, _ in encoder.parts.convolutions for name in (weight, bias)]
         recorded = material.recorded.images
 
-        def lessons(rng: np.random.Generator) -> list[Lesson]:
+        def batches(rng: np.random.Generator) -> list[AdaptationBatch]:
             def change(image: np.ndarray) -> np.ndarray:
                 return styled(image, recorded[rng.integers(len(recorded))], rng)
 
             chosen, plain = rng.integers(0, len(teacher), (2, training.batch))
-            return [teacher.lesson(chosen, change), teacher.lesson(plain)]
+            return [teacher.batch(chosen, change), teacher.batch(plain)]
 
         indices = material.recorded.labels.indices
-        train(encoder, encoder.train_weights(names), lessons, indices, training, report)
+        train(encoder, encoder.train_weights(names), batches, indices, training, report)
         return encoder.file()
