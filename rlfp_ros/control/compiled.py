@@ -42,6 +42,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # A compiled function takes constants from these modules only: Numba writes their values into the machine code.
 MODULES = (
     "rlfp_ros.control.chain",
+    "rlfp_ros.control.boxes",
     "rlfp_ros.control.capsules",
     "rlfp_ros.control.interpolation",
     "rlfp_ros.control.safety.motion",
