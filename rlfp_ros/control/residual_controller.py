@@ -8,11 +8,11 @@ differences matter.
 from __future__ import annotations
 
 import traceback
-from typing import Protocol
 
 import numpy as np
 
-from rlfp_ros.contract import ActionContract, BaseControllerContract, Contract
+from rlfp_ros.contract import Contract
+from rlfp_ros.control.action_and_base import ActionAndBase, check_arm
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.base_controllers.base_controller import Situation, check_follows, make_base_controller
 from rlfp_ros.control.controller_settings import ControllerSettings
@@ -33,21 +33,8 @@ from rlfp_ros.control.safety.supervisor import Supervisor
 from rlfp_ros.control.safety.tick_clock import NEVER, TickClock
 from rlfp_ros.control.safety.verdict import Answer, Reason, State, Verdict
 from rlfp_ros.control.trajectory import NOTHING, Command, Residual
-from rlfp_ros.schema import ConfigurationError
 
 __all__ = ["Command", "ControllerSettings", "Reason", "ResidualController", "State"]
-
-
-class ActionAndBase(Protocol):
-    """The fields of `Contract` that the controller needs."""
-
-    @property
-    def action(self) -> ActionContract:
-        """Components and scale of the residual."""
-
-    @property
-    def base_controller(self) -> BaseControllerContract:
-        """The controller that the residual is added to."""
 
 
 class ResidualController:
@@ -72,7 +59,7 @@ class ResidualController:
     def __init__(self, arm: Arm, contract: ActionAndBase, settings: ControllerSettings | None = None) -> None:
         self.arm = arm
         self.settings = settings = settings or ControllerSettings()
-        self._check_arm(contract)
+        check_arm(contract, arm)
         if isinstance(contract, Contract):
             check_follows(contract, "bundle.yaml")
         self.kinematics = Kinematics(arm)
@@ -86,11 +73,6 @@ class ResidualController:
         axes = contract.action.axes(arm.joint_names)
         self.residual_scale = np.array([scale.get(name, 0.0) for name in axes])
         self.has_gripper = "gripper" in scale
-        if self.has_gripper and arm.gripper is None:
-            raise ConfigurationError(
-                f"bundle.yaml: action.components has a gripper, but {arm.origin} has none; "
-                "use another arm or add its gripper"
-            )
         self._action_s = 1.0 / contract.action.rate_hz
         self._dt = 1.0 / settings.control_rate_hz
         self._zeros = np.zeros(len(axes))
@@ -107,14 +89,6 @@ class ResidualController:
         self.goal: np.ndarray | None = None
         self._verdict = Verdict(State.DISABLED, (Reason.NOT_ENABLED,), 0.0, 0.0)
         self._begin_episode(NEVER)
-
-    def _check_arm(self, contract: ActionAndBase) -> None:
-        wanted = getattr(contract, "arm", None)
-        if wanted is not None and tuple(wanted.joint_names) != self.arm.joint_names:
-            raise ConfigurationError(
-                f"bundle.yaml: arm.joint_names is {list(wanted.joint_names)}, but {self.arm.origin} "
-                f"has {list(self.arm.joint_names)}; use the arm that the policy was trained with"
-            )
 
     def _begin_episode(self, stamp_ns: int) -> None:
         self.supervisor.begin_episode()

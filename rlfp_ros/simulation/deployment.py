@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlfp_ros.contract import ActionContract, BaseControllerContract
+from rlfp_ros.control.action_and_base import ActionAndBase
 from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.residual_controller import ActionAndBase, ResidualController
+from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.simulation.camera import Frame

@@ -16,11 +16,11 @@ from typing import Any, Literal, get_args
 import gymnasium
 import numpy as np
 
+from rlfp_ros.control.action_and_base import ActionAndBase
 from rlfp_ros.control.actions import action_of, decides, residual_of
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.base_controllers.base_controller import BASE_CONTROLLERS
 from rlfp_ros.control.observation import ObservationContract, Observer
-from rlfp_ros.control.residual_controller import ActionAndBase
 from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.perception.encoder import Percept
 from rlfp_ros.schema import ConfigurationError
