@@ -33,6 +33,7 @@ from rlfp_ros.nodes.recorded_topic import Offer, RecordedSubscriptions, message_
 from rlfp_ros.recording import decode, recovery
 from rlfp_ros.recording.background_writer import BackgroundWriter
 from rlfp_ros.recording.decode import IMAGE_TYPES
+from rlfp_ros.recording.missing_images import MissingImages
 from rlfp_ros.schema import ConfigurationError, Schema
 
 DISCOVERY_S = 0.25  # between searches for publishers
@@ -40,7 +41,6 @@ DEPTH = 200  # queue of a subscription: nearly a second at 240 Hz while this pro
 IMAGE_DEPTH = 30  # queue of image topics, whose messages are large
 NICENESS = 10  # the nodes that move the arm run first; meanwhile messages stay in the queues
 PERCEPTION = "perception"  # name of the node whose images are recorded
-NO_IMAGES_S = 3.0  # a recording that has been running this long without an image is reported
 KEY_BYTES = 64  # bytes of a message that identify it
 
 # Recorded topics unless `topics` is set; compressed images instead of raw ones if perception uses those. Without the
@@ -102,12 +102,7 @@ class RecorderNode(Node):
         self._failure_logged = False
         self._refused_logged: set[str] = set()
         self._given: set[Path] = set()  # folders that the writer may not have made yet
-        self._folder = Path()  # folder of the current bag
-        self._bag_began_s = self._bag_ended_s = 0.0  # steady clock at its first and last message
-        self._images_in_bag = 0
-        self._without_images: dict[str, str] = {}  # bags that should hold images -> the reason why they do not
-        self._no_images = ""  # the reason why the bag holds no images, if it should
-        self._no_images_logged = False
+        self._missing = MissingImages()
         self._closed: queue.SimpleQueue[Episode] = queue.SimpleQueue()  # episodes whose bag before is closed
         self._attendance: Attendance | None = None  # None while the first subscriptions are created
         self._make_directory()
@@ -135,8 +130,8 @@ class RecorderNode(Node):
             print(f"recorder: {self._directory} did not take what is queued within 30 s", file=sys.stderr, flush=True)
         if self._writer.failure and not self._failure_logged:
             print(f"recorder: {self._writer.failure}", file=sys.stderr, flush=True)
-        self._end_bag()
-        for name, reason in self._without_images.items():
+        self._missing.end_bag(self._expected_images())
+        for name, reason in self._missing.bags.items():
             print(f"recorder: {self._directory / name}: {reason}", file=sys.stderr, flush=True)
         if self._attendance is not None and self._attendance.fault:
             print(f"recorder: {self._attendance.fault}", file=sys.stderr, flush=True)
@@ -296,15 +291,13 @@ class RecorderNode(Node):
         self._idle = self._idle and topic.name == self._diagnostics_topic
         if self._idle:
             return
-        self._bag_began_s = self._bag_began_s or now
-        self._bag_ended_s = now
-        self._images_in_bag += topic.type in IMAGE_TYPES
+        self._missing.message(now, topic.type in IMAGE_TYPES)
         self._writer.write(topic.name, topic.type, topic.qos, data, received, published, sequence & 0xFFFFFFFF)
 
     def _on_episode(self, message: String) -> None:
         episode = decode.episode_from_message(message)
         if episode.phase is Phase.RESET and self._settings.per_episode:
-            self._end_bag()
+            self._missing.end_bag(self._expected_images())
             self._begin_bag(f"episode_{episode.id:04d}", lambda: self._closed.put(episode))
         else:
             self._closed.put(episode)
@@ -319,36 +312,24 @@ class RecorderNode(Node):
 
     def _look_for_images(self) -> None:
         """Report once why the bag holds no image, if it should."""
-        self._no_images = self._reason_for_no_images() if self._lacks_images() else ""
-        if self._no_images and not self._no_images_logged:
-            self._no_images_logged = True
-            self.get_logger().warn(self._no_images)
+        names = self._expected_images()
+        if self._missing.look(names, [name for name in names if self.count_publishers(name)]):
+            self.get_logger().warn(self._missing.reason)
             self.diagnostics.publish()
 
-    def _lacks_images(self) -> bool:
-        """Return whether the bag should hold images but has none after NO_IMAGES_S."""
-        expected = self._follows_perception or any(topic.type in IMAGE_TYPES for topic in self._topics.values())
-        lasted = self._bag_ended_s - self._bag_began_s > NO_IMAGES_S
-        return self._settings.images and expected and lasted and not self._images_in_bag
-
-    def _reason_for_no_images(self) -> str:
-        chosen = [topic.name for topic in self._topics.values() if topic.type in IMAGE_TYPES]
-        names = list(self._image_topics) if self._follows_perception else chosen
-        published = [name for name in names if self.count_publishers(name)]
-        if published:
-            return f"no images are recorded: {' and '.join(published)} is announced, but no message arrives"
-        return f"no images are recorded: nothing publishes {' or '.join(names)}; start the camera, or set image_topic"
+    def _expected_images(self) -> list[str]:
+        """Return the topics whose images the bag should hold."""
+        if not self._settings.images:
+            return []
+        if self._follows_perception:
+            return list(self._image_topics)
+        return [topic.name for topic in self._topics.values() if topic.type in IMAGE_TYPES]
 
     def _begin_bag(self, name: str, then: Callable[[], None] | None = None) -> None:
         self._note_lost()
-        self._folder = self._free_name(name)
-        self._bag_began_s = self._bag_ended_s = 0.0
-        self._images_in_bag = 0
-        self._writer.roll(self._folder, then)
-
-    def _end_bag(self) -> None:
-        if self._lacks_images():
-            self._without_images[self._folder.name] = self._no_images or "no images are recorded"
+        folder = self._free_name(name)
+        self._missing.begin_bag(folder.name)
+        self._writer.roll(folder, then)
 
     # ---- folders ----
 
@@ -394,15 +375,15 @@ class RecorderNode(Node):
             "messages": sum(self._writer.written.values()),
             "megabytes": self._writer.bytes_written / 1e6,
             "queued_megabytes": self._writer.waiting_bytes / 1e6,
-            "images": self._images_in_bag,
+            "images": self._missing.images,
             "slowest_write_ms": self._writer.slowest_write_s * 1e3,
             "dropped": sum(dropped.values()),
         }
         values |= {f"dropped {name}": count for name, count in sorted(dropped.items())}
         if self._writer.failure:
             return Report(Level.ERROR, self._writer.failure, values)
-        if self._no_images:
-            return Report(Level.WARN, self._no_images, values)
+        if self._missing.reason:
+            return Report(Level.WARN, self._missing.reason, values)
         if dropped:
             return Report(Level.WARN, f"{sum(dropped.values())} messages dropped so far", values)
         if self._attendance is not None and self._attendance.fault:
