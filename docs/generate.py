@@ -150,6 +150,7 @@ NODES = {
     "recorder": "recorder",
     "arm_twin": "arm_twin",
     "checklist": "checklist",
+    "operator": "operator",
 }
 
 

@@ -146,6 +146,22 @@ def test_requirement_sets_are_those_of_setup_cfg(bootstrap: Any) -> None:
     assert not any("torch" in line for line in bootstrap.requirements(["core"])["core"])
 
 
+@pytest.mark.parametrize(
+    ("words", "needs_page"),
+    [
+        ("demo", False),
+        ("demo --operate", True),
+        ("launch sim.launch.py operator:=true", True),
+        ("launch sim.launch.py operator:=false", False),
+        ("operate", True),
+        ("operate --terminal", False),
+    ],
+)
+def test_only_commands_that_serve_the_page_install_its_packages(bootstrap: Any, words: str, needs_page: bool) -> None:
+    arguments = words.split()
+    assert ("operate" in bootstrap.sets_for(bootstrap.command_of(arguments), arguments)) is needs_page
+
+
 # --- the interpreter -------------------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ PARTS = {
     "commissioning": CORE | {"recording", "simulation", "evaluation"},
     "operator": CORE | {"commissioning"},
     "nodes": CORE | {"recording", "simulation", "commissioning", "operator"},
-    "graph": CORE | {"recording", "simulation", "evaluation", "nodes"},
+    "graph": CORE | {"recording", "simulation", "evaluation", "operator", "nodes"},
     "cli": CORE | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "commissioning", "graph"},
 }
 ROS = {"rclpy", "cv_bridge", "rosbag2_py", "rosgraph_msgs", "ament_index_python", "tf2_ros", "builtin_interfaces"}

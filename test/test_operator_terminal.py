@@ -29,7 +29,8 @@ from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
-from rlfp_ros.operator.terminal import QUIT_S, Action, Keyboard, OperatorTerminal, keyboard
+from rlfp_ros.operator.action import Action
+from rlfp_ros.operator.terminal import QUIT_S, Keyboard, OperatorTerminal, keyboard
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 60.0  # a loaded machine brings the graph up in 20 s

@@ -108,6 +108,14 @@ def positive(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    """Parse the number of a TCP port; 0 means any free one."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{value} is not a port, expected 0 to 65535")
+    return value
+
+
 def natural(text: str) -> int:
     """Parse a whole number of at least 0."""
     value = int(text)

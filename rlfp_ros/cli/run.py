@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rlfp_ros.cli.parsing import ARMS, ROOMS, TASKS, Commands, add_command, add_result, positive
+from rlfp_ros.cli.parsing import ARMS, ROOMS, TASKS, Commands, add_command, add_result, port, positive
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -18,7 +18,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: panda, or the bundle's own)")
     command.add_argument(
-        "--episodes", type=positive, default=10, metavar="N", help="number of episodes (default: %(default)s)"
+        "--episodes", type=positive, metavar="N", help="number of episodes (default: 10; with --operate: until Ctrl-C)"
     )
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: %(default)s)"
@@ -27,11 +27,19 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     add_result(command, "--out", folder=True, metavar="DIR", help="folder for the results (default: runs/<time>)")
     command.add_argument(
         "--hardware",
-        default="none",
         choices=("none", "mock"),
-        help="mock: the real-arm graph against the MuJoCo twin (default: %(default)s)",
+        help="mock: the real-arm graph against the MuJoCo twin (default: none; with --operate: mock)",
     )
     command.add_argument("--room", default="twin_near", help=f"the twin's room: {ROOMS} (default: %(default)s)")
+
+    command.add_argument(
+        "--operate",
+        action="store_true",
+        help="serve the operator's page: the arm moves when you enable it there, and stops when you close it",
+    )
+    command.add_argument(
+        "--port", type=port, default=8460, metavar="P", help="port of the page, with --operate (default: %(default)s)"
+    )
 
     command = add_command(commands, "launch", _launch, "run a launch file's graph without a ROS installation")
     command.add_argument("file", nargs="?", metavar="FILE", help="a launch file; without it the command lists them")
@@ -39,18 +47,17 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("-s", "--show-args", action="store_true", help="show the launch file's arguments")
     add_result(command, "--log-file", metavar="FILE", help="also write every line of output to FILE")
 
-    command = add_command(commands, "operate", _operate, "operate the real-arm graph: heartbeat, enable, stop, reset")
+    command = add_command(commands, "operate", _operate, "operate a running graph: heartbeat, enable, stop, reset")
     command.add_argument(
         "--terminal",
         action="store_true",
-        required=True,
-        help="from this terminal and its keyboard; when it closes, the arm stops",
+        help="from this terminal and its keyboard; without it a page for the browser is served",
     )
     command.add_argument(
         "arguments",
         nargs="*",
         metavar="NAME:=VALUE",
-        help="namespace, domain_id and transport as the graph was launched with",
+        help="namespace, domain_id and transport as the graph was launched with; operator_port of the page",
     )
 
 
@@ -58,17 +65,19 @@ def _demo(options: argparse.Namespace) -> int:
     from rlfp_ros.graph import demo
     from rlfp_ros.seeds import EVALUATION
 
-    EVALUATION.episodes(options.seed, options.episodes)
+    episodes = options.episodes or (0 if options.operate else 10)
+    EVALUATION.episodes(options.seed, max(1, episodes))
     return demo.run(
         task=options.task,
         bundle_name=options.bundle,
         arm=options.arm,
-        episodes=options.episodes,
+        episodes=episodes,
         seed=options.seed,
         json_path=options.json,
         out=options.out,
-        hardware=options.hardware,
+        hardware=options.hardware or ("mock" if options.operate else "none"),
         room=options.room,
+        page_port=options.port if options.operate else None,
     )
 
 
@@ -99,6 +108,8 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _operate(options: argparse.Namespace) -> int:
-    from rlfp_ros.graph.operate import become_terminal
+    from rlfp_ros.graph.operate import become_page, become_terminal
 
-    become_terminal(options.arguments)
+    if options.terminal:
+        become_terminal(options.arguments)
+    become_page(options.arguments)

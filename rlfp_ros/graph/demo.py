@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from rlfp_ros.graph.arguments import DEFAULT_ARM
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.rollout import latency_summary, observe_graph, outcome_of
 from rlfp_ros.graph.sim import SIM
+from rlfp_ros.operator.page_address import PAGE_LINE, TOKEN_BYTES, TOKEN_VARIABLE, check_packages, check_port
 from rlfp_ros.recording.metadata import dropped_messages
 from rlfp_ros.schema import ConfigurationError
 
@@ -45,6 +47,7 @@ def run(
     hardware: str = "none",
     room: str = "twin_near",
     bundle_name: str | None = None,
+    page_port: int | None = None,
 ) -> int:
     """Play episodes, show a line for each, and leave images, figures and a bag in a folder.
 
@@ -53,7 +56,7 @@ def run(
     task
         The task; a bundle that is given has its own.
     episodes, seed
-        Number of episodes, and the seed of the first.
+        Number of episodes (0: until it is interrupted), and the seed of the first.
     json_path
         Also gets the figures.
     out
@@ -66,6 +69,8 @@ def run(
         "mock": the real-arm graph against the MuJoCo twin in `room`; "none": the simulation graph.
     bundle_name
         Name or folder of a bundle; by default the one in models/ for the task and the arm.
+    page_port
+        Port of the operator's page; None: no page, and the arm is enabled by this process.
 
     Returns
     -------
@@ -83,11 +88,14 @@ def run(
     folder = (out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()
     _make(folder)
     mock = hardware == "mock"
+    page = None if page_port is None else _Page(page_port, console)
     where = f"in the twin's room {room}, zero-shot, on the real-arm graph" if mock else f"under profile {profile}"
     console.print(
-        f"[bold]{bundle.contract.name}[/]: {episodes} episodes of {task} {where}, from camera pixels, "
-        f"on the ROS 2 graph in real time\nresults in {_short(folder)}\n"
+        f"[bold]{bundle.contract.name}[/]: {f'{episodes} ' if episodes else ''}episodes of {task} {where}, from "
+        f"camera pixels, on the ROS 2 graph in real time\nresults in {_short(folder)}\n"
     )
+    if page is not None:
+        console.print("starting the graph and the operator's page ...; Ctrl-C ends the demo\n")
     console.print(
         f"{'episode':>7}  {'seed':>6}  {'result':7}  {'steps':>5}  {'distance':>8}  camera to command p50 / p99"
     )
@@ -100,7 +108,7 @@ def run(
         latency = latency_summary([episode])
         result = "[green]success[/]" if outcome.success else "[red]missed [/]"
         console.print(
-            f"{number:>4}/{episodes:<2}  {episode.seed:>6}  {result}  {outcome.steps:>5}  "
+            f"{number:>4}{f'/{episodes:<2}' if episodes else '   '}  {episode.seed:>6}  {result}  {outcome.steps:>5}  "
             f"{1e3 * outcome.distance_m:>5.0f} mm  {latency['p50']:.1f} / {latency['p99']:.1f} ms"
         )
 
@@ -119,7 +127,13 @@ def run(
     else:
         arguments |= {"task": task, "profile": profile, "episodes": episodes, "seed": seed}
     which = REAL_ARM if mock else SIM
-    observed = observe_graph(arguments, show, log_file=folder / "log.txt", which=which)
+    log = folder / "log.txt"
+    if page is None:
+        observed = observe_graph(arguments, show, log_file=log, which=which)
+    else:
+        arguments |= {"operator": True, "operator_port": page_port}
+        with page:
+            observed = observe_graph(arguments, show, log_file=log, which=which, operates=False, on_line=page.on_line)
     outcomes = [outcome_of(episode) for episode in observed]
     world, profile = ("mujoco", room) if mock else ("pybullet", profile)
     result = summary(bundle, world, profile, seed, outcomes, time.monotonic() - started)
@@ -130,6 +144,31 @@ def run(
     images = _images(folder, bundle, console)
     _summarise(console, result, folder, images)
     return 0
+
+
+class _Page:
+    """Shows the address of the operator's page as soon as it is served. The token does not get into the log."""
+
+    def __init__(self, port: int, console: Console) -> None:
+        """Raises ConfigurationError if the port is taken, or a package is missing."""
+        check_packages()
+        check_port(port)
+        self._console = console
+        self._token = secrets.token_hex(TOKEN_BYTES)
+
+    def __enter__(self) -> _Page:
+        os.environ[TOKEN_VARIABLE] = self._token  # the graph's processes inherit it
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.pop(TOKEN_VARIABLE, None)
+
+    def on_line(self, node: str, line: str) -> None:
+        """Handle a line of a node's output."""
+        if node == "operator" and line.startswith(PAGE_LINE):
+            address = line.removeprefix(PAGE_LINE)
+            self._console.print(f"open [bold]{address}#{self._token}[/]", soft_wrap=True)
+            self._console.print("and press Enable when its checklist is green; close the page, and the arm stops\n")
 
 
 def _make(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlfp_ros.graph.description import Argument, Arguments, Node
+from rlfp_ros.graph.description import Argument, Arguments, Node, OnExit, Respawn
 
 COMMON = (
     Argument(
@@ -39,6 +39,23 @@ RECORD = (
     Argument("record_per_episode", "true", "one bag for each episode (true) or one for the run (false)", kind="flag"),
 )
 
+OPERATE = (
+    Argument(
+        "operator",
+        "false",
+        "true: serve the operator's page on this computer; the arm then needs the page's heartbeat",
+        kind="flag",
+    ),
+    Argument(
+        "operator_port",
+        "8460",
+        "TCP port of the operator's page, on 127.0.0.1; 0: any free one",
+        kind="integer",
+        minimum=0,
+        maximum=65535,
+    ),
+)
+
 ARM = Argument(
     "arm",
     "",
@@ -62,6 +79,14 @@ def _of_bundle(arguments: Arguments) -> dict[str, Any]:
 PERCEPTION = Node("perception", "camera images to feature points", parameters=_of_bundle)
 POLICY = Node("policy", "features and joints to the residual motion", parameters=_of_bundle)
 CONTROLLER = Node("residual_controller", "base controller and residual, inside every limit, to the arm's command")
+OPERATOR = Node(
+    "operator",
+    "the operator's page: state, STOP, checklist, commands and camera image (operator:=true)",
+    parameters=lambda a: {"port": a["operator_port"], "use_sim_time": a["use_sim_time"]},
+    condition=lambda a: bool(a["operator"]),
+    on_exit=OnExit.CONTINUE,  # without its heartbeat the controller stops the arm
+    respawn=Respawn(),
+)
 RECORDER = Node(
     "recorder",
     "rosbag2 recordings",

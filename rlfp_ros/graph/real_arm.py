@@ -6,7 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit, Respawn
-from rlfp_ros.graph.parts import ARM, COMMON, CONTROLLER, PERCEPTION, POLICY, RECORD, RECORDER, waited_for
+from rlfp_ros.graph.parts import (
+    ARM,
+    COMMON,
+    CONTROLLER,
+    OPERATE,
+    OPERATOR,
+    PERCEPTION,
+    POLICY,
+    RECORD,
+    RECORDER,
+    waited_for,
+)
 from rlfp_ros.perception.image_topics import camera_info_beside
 
 # Image topic of each camera whose driver is started as docs/how-to/hardware/ says; its camera_info is beside it.
@@ -157,6 +168,7 @@ REAL_ARM = Graph(
             kind="flag",
         ),
         *RECORD,
+        *OPERATE,
         Argument("use_sim_time", "false", "true only when a bag or a simulator publishes /clock", kind="flag"),
         *COMMON,
     ),
@@ -225,5 +237,6 @@ REAL_ARM = Graph(
             on_exit=OnExit.CONTINUE,  # a full disk must not stop an arm that moves
             respawn=Respawn(attempts=2),
         ),
+        OPERATOR,
     ),
 )

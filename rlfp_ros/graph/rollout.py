@@ -33,12 +33,16 @@ def observe_graph(
     on_episode: Callable[[ObservedEpisode], None],
     log_file: Path | None = None,
     which: Graph = SIM,
+    operates: bool | None = None,
+    on_line: Callable[[str, str], None] | None = None,
 ) -> list[ObservedEpisode]:
     """Run a graph with launch `arguments` to its end, and return the observed messages of each episode.
 
-    `REAL_ARM` needs `use_mock_hardware`; this process is then also its operator (enable, heartbeat).
-    Raises ConfigurationError if the graph fails, with the reason that its runner gives.
+    `REAL_ARM` needs `use_mock_hardware`; this process is then also its operator (enable, heartbeat), unless `operates`
+    is false. `on_line` gets (node, line) for every line that a node prints. A graph without a number of episodes runs
+    until it is interrupted. Raises ConfigurationError if the graph fails, with the reason that its runner gives.
     """
+    operates = which is REAL_ARM if operates is None else operates
     with reserved_domain() as domain:  # keeps other graphs of this machine separate
         resolved = resolve(which, {**arguments, "observed": True, "domain_id": str(domain)})
         transport = resolved.arguments["transport"]
@@ -49,19 +53,21 @@ def observe_graph(
         from rlfp_ros.nodes.graph_listener import GraphListener  # imports rclpy, which the environment may forbid
 
         with (
-            GraphListener(on_episode, operates=which is REAL_ARM) as observer,
-            Runner(resolved, console="quiet", log_file=log_file) as runner,
+            GraphListener(on_episode, operates=operates) as observer,
+            Runner(resolved, console="quiet", log_file=log_file, on_line=on_line) as runner,
         ):
             while runner.poll() is None:
                 observer.spin(LISTEN_S)
             observer.spin(LISTEN_S)
             code = runner.wait()
+    expected = int(resolved.arguments["episodes" if which is SIM else "mock_episodes"])
     if code >= 128 and runner.failure is None:
+        if not expected and observer.episodes:
+            return observer.episodes
         raise KeyboardInterrupt
     where = f"; the whole log is {log_file}" if log_file else ""
     if code != 0:
         raise ConfigurationError(f"the graph ended early: {runner.failure or f'exit code {code}'}{where}")
-    expected = int(resolved.arguments["episodes" if which is SIM else "mock_episodes"])
     if expected and len(observer.episodes) != expected:
         raise ConfigurationError(
             f"the graph ended with {len(observer.episodes)} of {expected} episodes heard: its simulator was "

@@ -7,7 +7,18 @@ from typing import Any
 
 from rlfp_ros.graph.arguments import image_size
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit
-from rlfp_ros.graph.parts import ARM, COMMON, CONTROLLER, PERCEPTION, POLICY, RECORD, RECORDER, waited_for
+from rlfp_ros.graph.parts import (
+    ARM,
+    COMMON,
+    CONTROLLER,
+    OPERATE,
+    OPERATOR,
+    PERCEPTION,
+    POLICY,
+    RECORD,
+    RECORDER,
+    waited_for,
+)
 
 _BUNDLE = Argument(
     "bundle",
@@ -89,6 +100,7 @@ SIM = Graph(
             kind="flag",
         ),
         *RECORD,
+        *OPERATE,
         Argument(
             "observed",
             "false",
@@ -122,10 +134,13 @@ SIM = Graph(
                 "arm": a["arm"],
                 # On a busy machine simulated time falls behind, and the controller follows it tick by tick.
                 "tick_on": "joint_states",
-                "start_enabled": True,
+                # With the page, a person enables the arm, and closing the page stops it, as on an arm.
+                "start_enabled": not a["operator"],
+                **({"require_heartbeat": True} if a["operator"] else {}),
                 "use_sim_time": a["use_sim_time"],
             },
         ),
         RECORDER,
+        OPERATOR,
     ),
 )

@@ -113,6 +113,7 @@ SAFETY_STATE = Topic(topics.SAFETY_STATE, String, LATCHED)
 CHECKLIST = Topic(topics.CHECKLIST, String, LATCHED)
 ESTOP = Topic(topics.ESTOP, Bool, EVENTS)
 HEARTBEAT = Topic(topics.HEARTBEAT, Header, EVENTS)
+OPERATOR_COMMAND = Topic(topics.OPERATOR_COMMAND, String, EVENTS)  # a line of JSON for each command, for the bag
 DIAGNOSTICS = Topic(topics.DIAGNOSTICS, DiagnosticArray, EVENTS)
 
 

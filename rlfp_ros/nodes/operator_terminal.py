@@ -10,21 +10,18 @@ import os
 import signal
 import sys
 import time
-from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.signals import uninstall_signal_handlers
 from rich.console import Console
 from rich.live import Live
-from std_msgs.msg import Bool, String
-from std_srvs.srv import Trigger
 
-from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
-from rlfp_ros.operator.terminal import Action, Keyboard, OperatorTerminal, keyboard
+from rlfp_ros.nodes.operator_link import OperatorLink
+from rlfp_ros.operator.action import Action
+from rlfp_ros.operator.terminal import Keyboard, OperatorTerminal, keyboard
 
 PERIOD_S = 0.05  # between reads of the keyboard
 BEATS_EVERY = 2  # periods between heartbeats, 0.1 s; the controller allows 0.5 s
@@ -39,14 +36,7 @@ class OperatorTerminalNode(Node):
         self._keys, self._live = keys, live
         self._terminal = OperatorTerminal()
         self._period = 0
-        self._heartbeat = self.create_publisher(m.HEARTBEAT.type, m.HEARTBEAT.name, m.HEARTBEAT.qos)
-        self._estop = self.create_publisher(m.ESTOP.type, m.ESTOP.name, m.ESTOP.qos)
-        self._triggers = {
-            action: self.create_client(Trigger, f"residual_controller/{action.value}")
-            for action in (Action.ENABLE, Action.STEP, Action.DISABLE, Action.RESET)
-        }
-        self.create_subscription(String, m.SAFETY_STATE.name, self._on_state, m.LATCHED)
-        self.create_subscription(String, m.CHECKLIST.name, self._on_checklist, m.LATCHED)
+        self._link = OperatorLink(self, self._on_state, self._terminal.on_checklist)
         self.create_timer(PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
         # rclpy's own handlers would close the topics before the arm is disabled.
         uninstall_signal_handlers()
@@ -62,14 +52,14 @@ class OperatorTerminalNode(Node):
             raise spin.Finished
         self._period += 1
         if self._terminal.beats and self._period % BEATS_EVERY == 0:
-            self._heartbeat.publish(m.header_message(time.time_ns()))
+            self._link.beat()
         if self._period % DRAWS_EVERY == 0:
             self._draw()
 
     def _press(self, key: str) -> None:
         action = self._terminal.press(key, time.monotonic())
         if action is Action.STOP:
-            self._estop.publish(Bool(data=True))
+            self._link.stop()
         elif action is Action.QUIT:
             self._call(Action.DISABLE)
         elif action is not None:
@@ -77,23 +67,15 @@ class OperatorTerminalNode(Node):
         self._draw()
 
     def _call(self, action: Action) -> None:
-        client = self._triggers[action]
-        if not client.service_is_ready():
-            self._terminal.on_answer(action, False, "the residual controller is not there; is the graph running?")
-            return
-
-        def answered(future: Any) -> None:
-            self._terminal.on_answer(action, future.result().success, future.result().message)
+        def answered(success: bool, message: str) -> None:
+            self._terminal.on_answer(action, success, message)
             self._draw()
 
-        client.call_async(Trigger.Request()).add_done_callback(answered)
+        self._link.call(action, answered)
 
-    def _on_state(self, message: String) -> None:
-        self._terminal.on_state(SafetyState.from_json(message.data))
+    def _on_state(self, state: SafetyState) -> None:
+        self._terminal.on_state(state)
         self._draw()
-
-    def _on_checklist(self, message: String) -> None:
-        self._terminal.on_checklist(ChecklistReport.model_validate_json(message.data))
 
     def _draw(self) -> None:
         self._live.update(self._terminal.view(), refresh=True)

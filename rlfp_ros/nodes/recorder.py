@@ -63,6 +63,7 @@ DEFAULT_TOPICS = (
     messages.EPISODE,
     messages.SAFETY_STATE,
     messages.ESTOP,
+    messages.OPERATOR_COMMAND,
     messages.DIAGNOSTICS,
 )
 

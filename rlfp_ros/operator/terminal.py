@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import select
 import sys
@@ -19,21 +18,11 @@ from rich.table import Table
 from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import State
+from rlfp_ros.operator.action import Action, HeartbeatRule
 
 NOTES = 6  # number of event lines, the newest last
 QUIT_S = 2.0  # longest wait at the end for the arm to come to rest after `disable`
 COLOURS = {State.DISABLED: "cyan", State.ACTIVE: "green", State.HOLDING: "yellow", State.STOPPED: "red"}
-
-
-class Action(enum.Enum):
-    """The action of a key. The value is the name of the controller's service, except for `STOP` and `QUIT`."""
-
-    ENABLE = "enable"
-    STEP = "step"
-    STOP = "stop"  # on the topic safety/estop
-    DISABLE = "disable"
-    RESET = "reset"
-    QUIT = "quit"
 
 
 KEYS = {
@@ -58,7 +47,7 @@ class OperatorTerminal:
         self.state: SafetyState | None = None
         self.checklist: ChecklistReport | None = None
         self.notes: deque[str] = deque(maxlen=NOTES)
-        self._stopping = False
+        self._rule = HeartbeatRule()
         self._quit_at: float | None = None
 
     def press(self, key: str, now_s: float) -> Action | None:
@@ -75,7 +64,7 @@ class OperatorTerminal:
             return None
         action = KEYS[key.lower()][0]
         if action is Action.STOP:
-            self._stopping = True
+            self._rule.on_stop()
         if action is Action.QUIT:
             if self._quit_at is not None:
                 return None
@@ -88,8 +77,7 @@ class OperatorTerminal:
         if self.state is None or state.state is not self.state.state or state.reasons != self.state.reasons:
             self.notes.append(str(state))
         self.state = state
-        if not state.enabled:
-            self._stopping = False
+        self._rule.on_state(state)
 
     def on_checklist(self, report: ChecklistReport) -> None:
         """Handle a message of the topic safety/checklist."""
@@ -102,7 +90,7 @@ class OperatorTerminal:
     @property
     def beats(self) -> bool:
         """Whether a heartbeat may be sent."""
-        return not self._stopping
+        return self._rule.allows
 
     def has_ended(self, now_s: float) -> bool:
         """Return whether the terminal has quit and the arm is disabled, or QUIT_S have passed."""

@@ -1,0 +1,362 @@
+"""The operator's desk: all pages together, what they are shown, and what their messages may do. No network, no ROS."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlfp_ros.commissioning.checklist import ChecklistReport
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.safety.verdict import State
+from rlfp_ros.operator.action import SERVICES, Action, HeartbeatRule
+from rlfp_ros.operator.clicked_goal import ClickedGoal, goal_of_click
+from rlfp_ros.operator.reasons import STATES, in_words
+from rlfp_ros.operator.requests import BadRequest, Beat, Click, Drawn, Gain, Press, SendGoal, parse_request
+from rlfp_ros.operator.seen_image import SeenImage
+from rlfp_ros.schema import ConfigurationError
+
+STATUS_S = 0.1  # between two statuses to a page
+SHOWN_MAX_AGE_S = 1.0  # a beat of a page that shows an older status is not passed on
+LEASE_S = 2.0  # the operator's place is free after this time without a beat
+RATE_HZ = 120.0  # messages of one page that are accepted in the long run; a page sends about 45
+BURST = 240.0  # and at once
+IMAGES = 90  # images whose clicks are understood, 3 s
+EVENTS = 30  # lines of the page's log
+
+Answered = Callable[[bool, str], None]
+
+
+class Robot(Protocol):
+    """The graph as the desk sees it. Every method returns at once; `answered` may be called in any thread."""
+
+    def beat(self) -> None:
+        """Publish the operator's heartbeat."""
+
+    def stop(self) -> None:
+        """Publish the e-stop."""
+
+    def call(self, action: Action, answered: Answered) -> None:
+        """Call a service of the controller."""
+
+    def set_gain(self, value: float, answered: Answered) -> None:
+        """Set the controller's `residual_gain`."""
+
+    def send_goal(self, point: np.ndarray, stamp_ns: int) -> None:
+        """Publish a goal [3] m in the base frame."""
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Publish one line of the record of commands, which goes into the bag."""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """What the page needs to know of the controller's parameters and of the bundle."""
+
+    bundle: str
+    task: str
+    takes_goal: bool
+    arm: Arm | None  # None if the bundle cannot be loaded on this computer
+    gain: float
+    gain_range: tuple[float, float]
+    gain_description: str
+    dry_run: bool
+    step_by_step: bool
+    require_heartbeat: bool
+    heartbeat_timeout_s: float
+    shift_slow: float
+    shift_hold: float
+    note: str = ""  # what is not possible here, and why
+
+
+@dataclass(eq=False)
+class Page:
+    """One open page."""
+
+    number: int
+    joined_s: float
+    wake: Callable[[], None]
+    beat_s: float = -np.inf  # when its last beat came
+    round_trip_ms: float | None = None
+    in_flight: int | None = None  # image that was sent and not drawn yet
+    newest_sent: int = 0  # image
+    tokens: float = BURST
+    refilled_s: float = 0.0
+    goal: ClickedGoal | None = None  # shown, not sent
+    goal_fault: str = ""
+    images_drawn: int = 0
+
+
+@dataclass(eq=False)
+class Desk:
+    """State of all pages. Its methods run in the server's thread, except `on_...`, which only replace values."""
+
+    robot: Robot
+    clock: Callable[[], float] = time.monotonic
+    pages: list[Page] = field(default_factory=list)
+    state: SafetyState | None = None
+    checklist: ChecklistReport | None = None
+    controller: Controller | None = None
+    controller_missing: str = "nothing comes on safety/state; is the graph running?"
+    current: SeenImage | None = None
+    goal: np.ndarray | None = None
+    _operator: Page | None = None
+    _rule: HeartbeatRule = field(default_factory=HeartbeatRule)
+    _images: OrderedDict[int, SeenImage] = field(default_factory=OrderedDict)
+    _events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
+    _numbers: Any = field(default_factory=lambda: count(1))
+
+    # --- from the graph, in its thread -----------------------------------------------------------------------------
+
+    def on_state(self, state: SafetyState) -> None:
+        """Handle a message of the topic safety/state."""
+        before, self.state = self.state, state
+        self._rule.on_state(state)
+        stopped = before is not None and set(state.reasons) - set(before.reasons) and state.state is State.STOPPED
+        if before is None or before.state is not state.state or stopped:  # reasons of an arm that moves come and go
+            why = "" if state.state is State.ACTIVE else " ".join(in_words(code).meaning for code in state.reasons)
+            self._event(f"{state.state.value}{': ' if why else ''}{why}", True)
+
+    def on_checklist(self, report: ChecklistReport) -> None:
+        """Handle a message of the topic safety/checklist."""
+        self.checklist = report
+
+    def on_controller(self, controller: Controller) -> None:
+        """Take the controller's parameters."""
+        self.controller = controller
+
+    def on_image(self, image: SeenImage) -> None:
+        """Take the newest image."""
+        self.current = image
+
+    def on_goal(self, goal: np.ndarray) -> None:
+        """Take the goal [3] m, base frame, that the graph has now."""
+        self.goal = goal
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a page is open."""
+        return bool(self.pages)
+
+    # --- pages -----------------------------------------------------------------------------------------------------
+
+    def join(self, wake: Callable[[], None] = lambda: None) -> Page:
+        """Add a page. The first one operates; `wake` tells its sender that there is something new."""
+        page = Page(next(self._numbers), self.clock(), wake)
+        self.pages.append(page)
+        if self._holder() is None:
+            self._operator = page
+            self._note(page, "take", True, "operates")
+        return page
+
+    def leave(self, page: Page) -> None:
+        """Remove a page, and give its place free."""
+        self.pages.remove(page)
+        if self._operator is page:
+            self._operator = None
+            self._note(page, "leave", True, "the page was closed; its heartbeat ended")
+
+    def is_operator(self, page: Page) -> bool:
+        """Whether the page's commands and heartbeats count."""
+        return self._operator is page
+
+    def _holder(self) -> Page | None:
+        """Return the operator if it is alive. A page that has just joined has not sent a beat yet."""
+        page = self._operator
+        return page if page and self.clock() - max(page.beat_s, page.joined_s) < LEASE_S else None
+
+    def receive(self, page: Page, text: str) -> None:
+        """Handle a message of a page.
+
+        Raises
+        ------
+        BadRequest
+            If no page of ours would send it. Close its connection.
+        """
+        request = parse_request(text)
+        if isinstance(request, Press) and request.type == "stop":
+            self.stop(f"page {page.number}")
+            return
+        self._limit_rate(page)
+        if isinstance(request, Beat):
+            self._beat(page, request)
+        elif isinstance(request, Drawn):
+            if page.in_flight == request.image:
+                page.in_flight = None
+                page.images_drawn += 1
+                page.wake()
+        elif isinstance(request, Press) and request.type == "take":
+            self._take(page)
+        elif isinstance(request, Press) and request.type == "forget_goal":
+            page.goal, page.goal_fault = None, ""
+        elif not self.is_operator(page):
+            self._note(page, request.type, False, "this page only watches; press Take control")
+        elif isinstance(request, Press) and request.type == "release":
+            self._operator = None
+            self._note(page, "release", True, "gave its place free")
+        elif isinstance(request, Press):
+            self._call(page, Action(request.type))
+        elif isinstance(request, Gain):
+            self._set_gain(page, request.value)
+        elif isinstance(request, Click):
+            self._click(page, request)
+        else:
+            self._send_goal(page, request)
+
+    def stop(self, source: str) -> None:
+        """Stop the arm. For every page, and for POST /estop; it needs no place and no token, because it only stops."""
+        self._rule.on_stop()
+        self.robot.stop()
+        self._event(f"{source}: STOP", True)
+        self.robot.record({"from": source, "command": "stop"})
+
+    def _limit_rate(self, page: Page) -> None:
+        now = self.clock()
+        page.tokens = min(BURST, page.tokens + RATE_HZ * (now - (page.refilled_s or now)))
+        page.refilled_s = now
+        page.tokens -= 1.0
+        if page.tokens < 0.0:
+            raise BadRequest(f"more than {RATE_HZ:g} messages per second")
+
+    def _beat(self, page: Page, beat: Beat) -> None:
+        now = self.clock()
+        page.beat_s = now
+        age = now - 1e-3 * beat.shown
+        page.round_trip_ms = 1e3 * age
+        if self.is_operator(page) and self._rule.allows and -0.01 <= age <= SHOWN_MAX_AGE_S:
+            self.robot.beat()
+
+    def _take(self, page: Page) -> None:
+        holder = self._holder()
+        if holder is not None and holder is not page:
+            self._note(page, "take", False, f"page {holder.number} operates; let it hand over first")
+            return
+        self._operator = page
+        self._note(page, "take", True, "operates")
+
+    def _call(self, page: Page, action: Action) -> None:
+        assert action in SERVICES
+        self.robot.record({"from": f"page {page.number}", "command": action.value})
+        self.robot.call(action, lambda ok, text: self._note(page, action.value, ok, text))
+
+    def _set_gain(self, page: Page, value: float) -> None:
+        controller = self.controller
+        if controller is None:
+            self._note(page, "gain", False, "the controller's parameters are not known yet")
+            return
+        low, high = controller.gain_range
+        if not low <= value <= high:
+            self._note(page, "gain", False, f"gain is {value:g}, expected {low:g} to {high:g}")
+            return
+        self.robot.record({"from": f"page {page.number}", "command": "gain", "value": value})
+        self.robot.set_gain(value, lambda ok, text: self._note(page, f"gain {value:g}", ok, text))
+
+    def _click(self, page: Page, click: Click) -> None:
+        page.goal, page.goal_fault = None, ""
+        try:
+            controller, image = self.controller, self._images.get(click.image)
+            if controller is None or controller.arm is None or not controller.takes_goal:
+                raise ConfigurationError("this policy takes no goal")
+            if image is None:
+                raise ConfigurationError("the clicked image is too old; click again")
+            height = float(self.goal[2]) if self.goal is not None else None
+            point = goal_of_click(click.u, click.v, image, controller.arm, height)
+            page.goal = ClickedGoal(next(self._numbers), point, image.stamp_ns)
+        except ConfigurationError as error:
+            page.goal_fault = str(error)
+
+    def _send_goal(self, page: Page, request: SendGoal) -> None:
+        goal, page.goal = page.goal, None
+        if goal is None or goal.number != request.goal:
+            page.goal_fault = "this goal is no longer shown; click again"
+            return
+        self.robot.send_goal(goal.point, goal.stamp_ns)
+        x, y, z = (round(float(value), 4) for value in goal.point)
+        self._note(page, "goal", True, f"({x:.3f}, {y:.3f}, {z:.3f}) m")
+        self.robot.record({"from": f"page {page.number}", "command": "goal", "point": [x, y, z]})
+
+    # --- what pages are shown --------------------------------------------------------------------------------------
+
+    def next_image(self, page: Page) -> SeenImage | None:
+        """Return the image to send to a page now, or None: one at a time, and always the newest."""
+        image = self.current
+        if image is None or page.in_flight is not None or image.number <= page.newest_sent:
+            return None
+        page.in_flight = page.newest_sent = image.number
+        self._images[image.number] = image
+        while len(self._images) > IMAGES:
+            self._images.popitem(last=False)
+        return image
+
+    def status(self, page: Page) -> dict[str, Any]:
+        """Return the status for a page."""
+        now = self.clock()
+        state, controller, holder = self.state, self.controller, self._holder()
+        words = [in_words(code) for code in state.reasons] if state else []
+        return {
+            "type": "status",
+            "now": round(1e3 * now),
+            "state": state.state.value if state else None,
+            "state_words": STATES[state.state] if state else self.controller_missing,
+            "reasons": [{"code": code, **text._asdict()} for code, text in zip(state.reasons, words, strict=True)]
+            if state
+            else [],
+            "enabled": state.enabled if state else False,
+            "gain_applied": round(state.gain, 3) if state else 0.0,
+            "checklist": [line.model_dump() for line in self.checklist.lines] if self.checklist else None,
+            "controller": _controller(controller),
+            "page": page.number,
+            "pages": len(self.pages),
+            "operates": self.is_operator(page),
+            "operator": holder.number if holder else None,
+            "round_trip_ms": None if page.round_trip_ms is None else round(page.round_trip_ms),
+            "stopping": not self._rule.allows,
+            "image_silent_s": round(now - self.current.received_s, 1) if self.current else None,
+            "goal": self._shown_goal(page),
+            "goal_fault": page.goal_fault,
+            "events": list(self._events),
+        }
+
+    def _shown_goal(self, page: Page) -> dict[str, Any] | None:
+        goal = page.goal
+        if goal is None or self.current is None:
+            return None
+        point = [round(float(value), 3) for value in goal.point]
+        return {"goal": goal.number, "point": point, "pixel": self.current.pixel(goal.point)}
+
+    def _event(self, text: str, ok: bool) -> None:
+        self._events.append({"at": round(1e3 * time.time()), "text": text, "ok": ok})
+
+    def _note(self, page: Page, command: str, ok: bool, text: str) -> None:
+        """Show and record what became of a command."""
+        self._event(
+            f"page {page.number}: {command}: {text}" if ok else f"page {page.number}: {command} refused: {text}", ok
+        )
+        self.robot.record({"from": f"page {page.number}", "command": command, "ok": ok, "answer": text})
+
+
+def _controller(controller: Controller | None) -> dict[str, Any] | None:
+    if controller is None:
+        return None
+    return {
+        "bundle": controller.bundle,
+        "task": controller.task,
+        "takes_goal": controller.takes_goal,
+        "arm": controller.arm.name if controller.arm else "",
+        "gain": controller.gain,
+        "gain_range": list(controller.gain_range),
+        "gain_description": controller.gain_description,
+        "dry_run": controller.dry_run,
+        "step_by_step": controller.step_by_step,
+        "require_heartbeat": controller.require_heartbeat,
+        "heartbeat_timeout_s": controller.heartbeat_timeout_s,
+        "shift_slow": controller.shift_slow,
+        "shift_hold": controller.shift_hold,
+        "note": controller.note,
+    }

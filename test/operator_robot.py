@@ -1,0 +1,74 @@
+"""A robot that takes notes, and the images and parameters of a small scene, for tests of the operator's page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.operator.action import Action
+from rlfp_ros.operator.desk import Controller
+from rlfp_ros.operator.seen_image import SeenImage
+from rlfp_ros.perception.camera import CameraModel
+
+CAMERA = CameraModel(64, 48, np.array([[60.0, 0.0, 31.5], [0.0, 60.0, 23.5], [0.0, 0.0, 1.0]]))
+# Looks straight down from 1 m above (0.5, 0): image right is -y, image down is -x.
+T_BASE_CAMERA = np.array([[0.0, -1.0, 0.0, 0.5], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+class NotedRobot:
+    """Implements `operator.desk.Robot` and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.beats = self.stops = 0
+        self.calls: list[Action] = []
+        self.gains: list[float] = []
+        self.goals: list[tuple[np.ndarray, int]] = []
+        self.lines: list[dict[str, Any]] = []
+        self.answer = (True, "done")
+
+    def beat(self) -> None:
+        self.beats += 1
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def call(self, action: Action, answered: Callable[[bool, str], None]) -> None:
+        self.calls.append(action)
+        answered(*self.answer)
+
+    def set_gain(self, value: float, answered: Callable[[bool, str], None]) -> None:
+        self.gains.append(value)
+        answered(True, "set")
+
+    def send_goal(self, point: np.ndarray, stamp_ns: int) -> None:
+        self.goals.append((point, stamp_ns))
+
+    def record(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+
+
+def seen_image(number: int = 1, received_s: float = 0.0, **parts: Any) -> SeenImage:
+    image = np.full((48, 64, 3), (200, 40, 30), np.uint8)
+    return SeenImage(number, 5_000_000_000, received_s, 0.02, image, CAMERA, T_BASE_CAMERA, **parts)
+
+
+def controller(**changes: Any) -> Controller:
+    values: dict[str, Any] = {
+        "bundle": "push_panda",
+        "task": "push",
+        "takes_goal": True,
+        "arm": load_arm("panda"),
+        "gain": 1.0,
+        "gain_range": (0.0, 1.0),
+        "gain_description": "share of the residual (1)",
+        "dry_run": False,
+        "step_by_step": False,
+        "require_heartbeat": True,
+        "heartbeat_timeout_s": 0.5,
+        "shift_slow": 0.8,
+        "shift_hold": 0.95,
+    }
+    return Controller(**(values | changes))

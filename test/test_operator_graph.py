@@ -1,0 +1,219 @@
+"""Tests of the operator's page in a real browser on the real-arm graph with mock hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from browser import browser, open_page
+from conftest import TestNode, wait_until
+from playwright.sync_api import Browser, Page, expect
+
+from rlfp_ros.graph.real_arm import REAL_ARM
+from rlfp_ros.graph.resolution import resolve
+from rlfp_ros.graph.runner import Runner
+from rlfp_ros.operator.page_address import PAGE_LINE, TOKEN_VARIABLE
+
+pytestmark = [pytest.mark.graph, pytest.mark.slow, pytest.mark.timeout(400)]
+
+LIMIT_S = 90.0  # a loaded machine brings the graph up in 20 s
+TOKEN = "cd" * 32
+AT_REST_S = 2.0  # from the lost page to STOPPED: the controller allows 0.5 s, and this machine may be busy
+
+# Only the operator stops the arm here, not a busy machine; and it is enabled where the test before left it.
+PATIENT = """
+checklist:
+  ros__parameters: {home_tolerance_rad: 3.0, camera_max_age_s: 4.0, joint_max_age_s: 0.7, shift_limit: 1.0}
+residual_controller:
+  ros__parameters: {joint_state_max_age_s: 0.8, joint_state_timeout_s: 0.8, percept_timeout_s: 1.0,
+                    residual_fade_s: 0.5, residual_timeout_s: 1.0, residual_max_age_s: 2.0,
+                    heartbeat_timeout_s: 1.0}
+"""
+
+
+class Cell:
+    """The running graph, and where its page is."""
+
+    def __init__(self, runner: Runner, lines: list[str]) -> None:
+        self.runner, self._lines = runner, lines
+        wait_until(lambda: self.addresses, LIMIT_S, "the page's address")
+
+    @property
+    def addresses(self) -> list[str]:
+        return [line.removeprefix(PAGE_LINE) for line in self._lines if line.startswith(PAGE_LINE)]
+
+    @property
+    def address(self) -> str:
+        return f"{self.addresses[-1]}#{TOKEN}"
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
+    parameters = tmp_path_factory.mktemp("graph") / "patient.yaml"
+    parameters.write_text(PATIENT)
+    lines: list[str] = []
+    arguments = {
+        "use_mock_hardware": True,
+        "bundle": "push_panda",
+        "transport": "local",
+        "params_file": str(parameters),
+        "operator": True,
+        "operator_port": 0,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TOKEN_VARIABLE, TOKEN)
+        resolved = resolve(REAL_ARM, arguments)
+
+        def on_line(node: str, line: str) -> None:
+            if node == "operator":
+                lines.append(line)
+
+        with Runner(resolved, console="quiet", handle_signals=False, on_line=on_line) as runner:
+            yield Cell(runner, lines)
+            assert runner.poll() is None, runner.failure
+    assert not [line for line in lines if TOKEN in line]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def page(cell: Cell, chromium: Browser) -> Iterator[Page]:
+    opened = open_page(chromium, cell.address)
+    yield opened
+    opened.context.close()
+
+
+def until(page: Page, state: str, press: str = "") -> None:
+    """Wait for a state; press a button again each time that the page allows it, and reset a stop on the way."""
+
+    def reached() -> bool:
+        found = page.inner_text("#state")
+        if found == state:
+            return True
+        for name in ([press] if press else []) + (["#reset"] if press == "#enable" else []):
+            if page.is_enabled(name):
+                page.click(name)
+        page.wait_for_timeout(300)
+        return False
+
+    try:
+        wait_until(reached, LIMIT_S, state)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {page.inner_text('.status')} {page.inner_text('#checklist')}") from None
+
+
+def newest(states: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(states[-1].data)
+    return found
+
+
+def test_a_person_enables_stops_resets_and_disables_the_arm_on_the_page(
+    page: Page, cell: Cell, test_node: TestNode
+) -> None:
+    from rlfp_ros.nodes import messages
+
+    commands = test_node.listen(messages.OPERATOR_COMMAND, messages.qos(200))  # it is read at the end
+    states = test_node.listen(messages.SAFETY_STATE)
+    until(page, "ACTIVE", "#enable")
+    expect(page.locator("#bundle")).to_have_text("push_panda")
+    expect(page.locator("#image-facts")).to_have_text(re.compile(r"160 × 120 · age \d+ ms · \d+ images/s"))
+    assert page.evaluate("document.getElementById('image').width") > 300
+    page.keyboard.press("Space")
+    until(page, "STOPPED")
+    expect(page.locator("#reasons")).to_contain_text("STOP was pressed.")
+    until(page, "DISABLED", "#reset")
+    slider = page.get_by_role("slider", name="Residual gain")
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#log")).to_contain_text("gain 0: set")
+    page.keyboard.press("End")
+    expect(page.locator("#log")).to_contain_text("gain 1: set")
+    until(page, "ACTIVE", "#enable")
+    page.click("#disable")
+    until(page, "DISABLED")
+    test_node.spin_until(lambda: states and newest(states)["state"] == "DISABLED")
+    lines: list[dict[str, Any]] = []
+
+    def answered() -> bool:
+        lines[:] = [json.loads(message.data) for message in commands]
+        return lines[-1]["command"] == "disable" and lines[-1].get("ok") is True
+
+    test_node.spin_until(answered)
+    assert {line["command"] for line in lines} >= {"enable", "stop", "reset", "gain", "disable"}
+    assert any(line["command"] == "enable" and line.get("ok") for line in lines)
+
+
+def test_a_goal_of_two_clicks_reaches_the_graph_in_the_base_frame(page: Page, cell: Cell, test_node: TestNode) -> None:
+    from rlfp_ros.nodes import messages
+
+    goals = test_node.listen(messages.GOAL)
+    expect(page.locator("#image")).to_have_class("clickable", timeout=60_000)
+    box = page.locator("#image").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.75 * box["height"])
+    expect(page.locator("#goal-text")).to_have_text(re.compile("^Goal"))
+    shown = [float(value) for value in re.findall(r"-?\d\.\d+", page.inner_text("#goal-text"))]
+    before = len(goals)
+    page.get_by_role("button", name="Send goal").click()
+    test_node.spin_until(lambda: len(goals) > before)
+    goal = goals[-1]
+    assert goal.header.frame_id == "panda_link0"
+    assert [goal.point.x, goal.point.y, goal.point.z] == pytest.approx(shown, abs=1e-3)
+
+
+def block(page: Page) -> None:
+    page.evaluate("() => { const end = performance.now() + 5000; while (performance.now() < end); }")
+
+
+def hide(page: Page) -> None:
+    page.evaluate("""() => {
+        Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }""")
+
+
+@pytest.mark.parametrize(
+    ("lose", "state", "reason"),
+    [
+        (lambda page, cell: page.close(run_before_unload=False), "STOPPED", "heartbeat_lost"),
+        (lambda page, cell: block(page), "STOPPED", "heartbeat_lost"),
+        (lambda page, cell: hide(page), "DISABLED", "not_enabled"),
+        (lambda page, cell: os.kill(cell.runner.pids()["operator"], signal.SIGKILL), "STOPPED", "heartbeat_lost"),
+    ],
+    ids=["closed", "blocked", "hidden", "server_killed"],
+)
+def test_a_lost_page_stops_the_arm(
+    page: Page, cell: Cell, test_node: TestNode, lose: Callable[[Page, Cell], None], state: str, reason: str
+) -> None:
+    from rlfp_ros.nodes import messages
+
+    states = test_node.listen(messages.SAFETY_STATE)
+    until(page, "ACTIVE", "#enable")
+    test_node.spin_until(lambda: states and newest(states)["state"] == "ACTIVE")
+    addresses = len(cell.addresses)
+    began = time.monotonic()
+    lose(page, cell)
+    test_node.spin_until(lambda: newest(states)["state"] == state, 10.0)
+    assert reason in newest(states)["reasons"]
+    if not page.is_closed() and "operator" not in cell.runner.pids():  # killed: a new page comes by itself
+        wait_until(lambda: len(cell.addresses) > addresses, LIMIT_S)
+    assert time.monotonic() - began < LIMIT_S
+
+
+def test_the_page_of_a_killed_server_comes_back(cell: Cell, chromium: Browser) -> None:
+    before = len(cell.addresses)
+    os.kill(cell.runner.pids()["operator"], signal.SIGKILL)
+    wait_until(lambda: len(cell.addresses) > before, LIMIT_S)
+    again = open_page(chromium, cell.address)
+    until(again, "ACTIVE", "#enable")
+    again.context.close()
