@@ -42,7 +42,7 @@ TYPES = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class ViewedCell:
     """What is needed to draw into images."""
 
     contract: Contract
@@ -54,7 +54,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Topics:
+class DriverTopics:
     """Names of the drivers' topics, as perception and the controller subscribe to them."""
 
     image: str
@@ -76,8 +76,8 @@ class ImageFeed:
     def __init__(self, node: Node, desk: Desk, wake: Callable[[], None]) -> None:
         """`wake` is called when the desk has a new image."""
         self._node, self._desk, self._wake = node, desk, wake
-        self._scene: Scene | None = None
-        self._topics: Topics | None = None
+        self._cell: ViewedCell | None = None
+        self._topics: DriverTopics | None = None
         self._subscriptions: list[Any] = []
         self._driver_subscriptions: list[DriverSubscription] = []
         self._joint_states: DriverSubscription | None = None
@@ -93,10 +93,10 @@ class ImageFeed:
         self._tool_position: np.ndarray | None = None
         node.create_subscription(PointStamped, m.GOAL.name, self._on_goal, m.LATCHED)
 
-    def use(self, scene: Scene | None) -> None:
+    def use(self, cell: ViewedCell | None) -> None:
         """Take the bundle's and the arm's data; None if they are not known."""
-        self._scene = scene
-        self._matcher = decode.JointMatcher(scene.arm) if scene else None
+        self._cell = cell
+        self._matcher = decode.JointMatcher(cell.arm) if cell else None
         self._camera_info = self._camera = None
 
     @property
@@ -118,7 +118,7 @@ class ImageFeed:
 
     # --- subscriptions -----------------------------------------------------------------------------------------------
 
-    def _find_topics(self) -> Topics | None:
+    def _find_topics(self) -> DriverTopics | None:
         """Return the topics that perception and the controller subscribe to; None while perception is not there."""
         taken = self._taken_by(PERCEPTION)
         images = [(name, kind) for name, kind in taken if kind.endswith(("/Image", "/CompressedImage"))]
@@ -127,7 +127,7 @@ class ImageFeed:
             return None
         gripper = self._node.resolve_topic_name(m.GRIPPER.name)
         joints = [name for name, kind in self._taken_by(CONTROLLER) if kind.endswith("/JointState") and name != gripper]
-        return Topics(*sorted(images)[0], infos[0], joints[0] if joints else "")
+        return DriverTopics(*sorted(images)[0], infos[0], joints[0] if joints else "")
 
     def _taken_by(self, name: str) -> list[tuple[str, str]]:
         try:
@@ -136,7 +136,7 @@ class ImageFeed:
             return []
         return [(topic, kinds[0]) for topic, kinds in found]
 
-    def _open(self, topics: Topics) -> None:
+    def _open(self, topics: DriverTopics) -> None:
         node, subscribe = self._node, self._node.create_subscription
         self._topics = topics
         self._subscriptions = [
@@ -201,11 +201,11 @@ class ImageFeed:
         self._residual = decode.twist_from_message(message, message.header.frame_id)[:3]
 
     def _on_goal(self, message: PointStamped) -> None:
-        scene = self._scene
-        if scene is None:
+        cell = self._cell
+        if cell is None:
             return
-        frames = scene.arm.base_frame, scene.optical_frame
-        self._desk.on_goal(decode.goal_from_message(message, *frames, scene.T_base_camera))
+        frames = cell.arm.base_frame, cell.optical_frame
+        self._desk.on_goal(decode.goal_from_message(message, *frames, cell.T_base_camera))
 
     def _percept_of(self, stamp: int) -> dict[str, Any]:
         percept = self._percepts.setdefault(stamp, {})
@@ -246,8 +246,8 @@ class ImageFeed:
             image = self._image_of(waiting.message)
         except ConfigurationError:
             return  # perception reports it
-        scene = self._scene
-        if scene is None:
+        cell = self._cell
+        if cell is None:
             percept = {"features": percept.get("features"), "domain_shift": percept.get("domain_shift")}
         self._desk.on_image(
             SeenImage(
@@ -257,10 +257,10 @@ class ImageFeed:
                 delay_s=waiting.delay_s,
                 image=image,
                 camera=camera,
-                T_base_camera=scene.T_base_camera if scene else np.eye(4),
-                goal=self._desk.goal if scene else None,
+                T_base_camera=cell.T_base_camera if cell else np.eye(4),
+                goal=self._desk.goal if cell else None,
                 tool=self._tool(),
-                residual=self._residual if scene else None,
+                residual=self._residual if cell else None,
                 perceived=perceived,
                 **percept,
             )
@@ -283,16 +283,16 @@ class ImageFeed:
         return self._camera
 
     def _kind(self) -> ImageKind:
-        return self._scene.image_kind if self._scene else "auto"
+        return self._cell.image_kind if self._cell else "auto"
 
     def _tool(self) -> np.ndarray | None:
         """Return the tool's place now, [3] m in the base frame."""
-        if self._joint_states is None or self._scene is None or self._matcher is None:
+        if self._joint_states is None or self._cell is None or self._matcher is None:
             return None
         taken = take(self._joint_states.current)
         try:
             if taken is not None:
-                self._tool_position = self._scene.kinematics.tool_position(self._matcher(taken[0]).positions)
+                self._tool_position = self._cell.kinematics.tool_position(self._matcher(taken[0]).positions)
         except ConfigurationError:
             return None  # another driver's joints
         return self._tool_position

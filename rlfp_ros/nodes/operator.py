@@ -25,7 +25,7 @@ from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.nodes import spin
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
-from rlfp_ros.nodes.image_feed import PERCEPTION, ImageFeed, Scene
+from rlfp_ros.nodes.image_feed import PERCEPTION, ImageFeed, ViewedCell
 from rlfp_ros.nodes.operator_link import CONTROLLER, OperatorLink
 from rlfp_ros.nodes.parameters import declare
 from rlfp_ros.operator.action import Action
@@ -75,7 +75,7 @@ class OperatorNode(Node):
         self._ask_limits = self.create_client(DescribeParameters, f"{CONTROLLER}/describe_parameters")
         self._ask_kind = self.create_client(GetParameters, f"{PERCEPTION}/get_parameters")
         self._kind = "auto"
-        self._scene: Scene | None = None
+        self._cell: ViewedCell | None = None
         self._note = ""
         self.create_subscription(ParameterEvent, "/parameter_events", self._on_parameter_event, 10)
         self.diagnostics = Diagnostics(self, self._report)
@@ -156,35 +156,35 @@ class OperatorNode(Node):
             values["gain_range"] = (limits.from_value, limits.to_value)
             values["gain_description"] = descriptor.description
             self._values = values
-            self._load_scene()
+            self._load_cell()
             self._publish_controller()
 
         self._ask_limits.call_async(request).add_done_callback(described)
 
-    def _load_scene(self) -> None:
+    def _load_cell(self) -> None:
         values = self._values
-        self._scene, self._note = None, ""
+        self._cell, self._note = None, ""
         try:
             bundle = load_bundle(values["bundle"])
             arm = choose_arm(bundle, values["arm"])
             T_base_camera = load_extrinsics(values["extrinsics"], bundle.contract.camera)
             kind: Any = self._kind
-            self._scene = Scene(bundle.contract, arm, Kinematics(arm), T_base_camera, values["optical_frame"], kind)
+            self._cell = ViewedCell(bundle.contract, arm, Kinematics(arm), T_base_camera, values["optical_frame"], kind)
         except ConfigurationError as error:
             self._note = f"the image is shown without overlay, and clicks set no goal: {error}"
             self.get_logger().warning(self._note)
-        self._link.base_frame = self._scene.arm.base_frame if self._scene else ""
-        self._feed.use(self._scene)
+        self._link.base_frame = self._cell.arm.base_frame if self._cell else ""
+        self._feed.use(self._cell)
 
     def _publish_controller(self) -> None:
-        values, scene = self._values, self._scene
-        contract = scene.contract if scene else None
+        values, cell = self._values, self._cell
+        contract = cell.contract if cell else None
         self._desk.on_controller(
             Controller(
                 bundle=contract.name if contract else str(values["bundle"]).rstrip("/").rpartition("/")[2],
                 task=contract.task if contract else "",
                 takes_goal=contract is not None and contract.goal == "point",
-                arm=scene.arm if scene else None,
+                arm=cell.arm if cell else None,
                 gain=values["residual_gain"],
                 gain_range=values["gain_range"],
                 gain_description=values["gain_description"],
