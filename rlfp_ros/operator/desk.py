@@ -298,15 +298,13 @@ class Desk:
         """Return the status for a page."""
         now = self.clock()
         state, controller, holder = self.state, self.controller, self._holder()
-        words = [in_words(code) for code in state.reasons] if state else []
+        words = [(code, in_words(code)) for code in state.reasons] if state else []
         return {
             "type": "status",
             "now": round(1e3 * now),
             "state": state.state.value if state else None,
             "state_words": STATES[state.state] if state else self.controller_missing,
-            "reasons": [{"code": code, **text._asdict()} for code, text in zip(state.reasons, words, strict=True)]
-            if state
-            else [],
+            "reasons": [{"code": code, "meaning": text.meaning, "remedy": text.remedy} for code, text in words],
             "enabled": state.enabled if state else False,
             "gain_applied": round(state.gain, 3) if state else 0.0,
             "checklist": [line.model_dump() for line in self.checklist.lines] if self.checklist else None,
