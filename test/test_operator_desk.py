@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_robot import CAMERA, T_BASE_CAMERA, NotedRobot, controller, seen_image
 
@@ -231,6 +231,7 @@ def test_other_messages_are_refused(text: str) -> None:
         parse_request(text)
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=60)
     | st.recursive(st.none() | st.booleans() | st.integers() | st.floats(), st.lists).map(json.dumps)
@@ -299,6 +300,7 @@ def test_jpeg_of_the_camera_is_passed_on_as_it_is() -> None:
 # --- click to goal ---------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(0.36, 0.6), st.floats(-0.2, 0.2))
 def test_a_click_on_the_pixel_of_a_point_of_the_table_gives_that_point(x: float, y: float) -> None:
     lens = replace(CAMERA, distortion=np.array([-0.2, 0.05, 0.001, 0.002, 0.0]))
