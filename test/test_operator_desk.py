@@ -21,7 +21,7 @@ from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import Reason, State
 from rlfp_ros.operator.action import Action
 from rlfp_ros.operator.clicked_goal import goal_of_click
-from rlfp_ros.operator.desk import BURST, LEASE_S, SHOWN_MAX_AGE_S, Desk, Page
+from rlfp_ros.operator.desk import BURST, LEASE_S, SHOWN_MAX_AGE_S, SILENT_S, Desk, Page
 from rlfp_ros.operator.reasons import REASONS, STATES, in_words
 from rlfp_ros.operator.requests import MAX_CHARACTERS, BadRequest, parse_request
 from rlfp_ros.operator.seen_image import LENGTH
@@ -369,7 +369,7 @@ def test_every_reason_and_state_has_words() -> None:
 
 def test_status_has_state_reasons_and_red_lines_with_what_to_do(at: Setting) -> None:
     page = at.desk.join()
-    assert at.desk.status(page)["state_words"] == "nothing comes on safety/state; is the graph running?"
+    assert at.desk.status(page)["state_words"] == "Nothing comes on safety/state. Is the graph running?"
     at.desk.on_state(DISABLED)
     line = Line(name="home", ok=False, found="far", fix="bring it home")
     at.desk.on_checklist(ChecklistReport(lines=(line,)))
@@ -380,6 +380,20 @@ def test_status_has_state_reasons_and_red_lines_with_what_to_do(at: Setting) -> 
     assert status["checklist"] == [{"name": "home", "ok": False, "found": "far", "fix": "bring it home"}]
     assert status["operates"]
     json.dumps(status, allow_nan=False)
+
+
+def test_a_controller_that_died_is_not_shown_in_its_last_state(at: Setting) -> None:
+    page = at.desk.join()
+    at.desk.on_state(ACTIVE)
+    at.desk.on_report()
+    at.clock.now += SILENT_S - 0.1
+    assert at.desk.status(page)["state"] == "ACTIVE"
+    at.clock.now += 0.2
+    status = at.desk.status(page)
+    assert (status["state"], status["enabled"]) == (None, False)
+    assert status["state_words"].startswith("The safety controller has been silent for 5 s.")
+    at.desk.on_report()
+    assert at.desk.status(page)["state"] == "ACTIVE"
 
 
 def test_reasons_that_come_and_go_while_the_arm_moves_do_not_fill_the_log(at: Setting) -> None:

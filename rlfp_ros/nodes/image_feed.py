@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -97,7 +98,7 @@ class ImageFeed:
         """Take the bundle's and the arm's data; None if they are not known."""
         self._cell = cell
         self._matcher = decode.JointMatcher(cell.arm) if cell else None
-        self._camera_info = self._camera = None
+        self._camera = None  # made anew of the last camera_info: how it is read may have changed
 
     @property
     def polled(self) -> tuple[Any, ...]:
@@ -179,7 +180,7 @@ class ImageFeed:
         self._show_if_whole(stamp)
 
     def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
+        self._camera_info, self._camera = message, None
 
     def _on_features(self, message: PointCloud2) -> None:
         self._percept_of(decode.stamp_ns(message.header.stamp))["features"] = decode.features_from_message(message)
@@ -216,7 +217,8 @@ class ImageFeed:
     def _percept_ends(self, stamp: int) -> None:
         """Handle the last message about an image."""
         percept = self._percept_of(stamp)
-        percept["domain_shift"], self._shift = self._shift, None
+        shift, self._shift = self._shift, None
+        percept["domain_shift"] = shift if shift is not None and math.isfinite(shift) else None
         percept["whole"] = True
         self._show_if_whole(stamp)
 
@@ -273,13 +275,12 @@ class ImageFeed:
         return decode.image_from_message(message)
 
     def _current_camera(self) -> CameraModel | None:
-        if self._camera_info is not None:
-            message, self._camera_info = self._camera_info, None
+        if self._camera_info is not None and self._camera is None:
             rectified = is_rectified(self._topics.image if self._topics else "", self._kind())
             try:
-                self._camera = camera_model(message, m.CAMERA_INFO.name, rectified)
+                self._camera = camera_model(self._camera_info, m.CAMERA_INFO.name, rectified)
             except ConfigurationError:
-                self._camera = None  # perception reports it
+                self._camera_info = None  # perception reports it
         return self._camera
 
     def _kind(self) -> ImageKind:

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterEvent, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters
 from rclpy.clock import Clock, ClockType
@@ -23,8 +24,9 @@ from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.trained_arm import choose_arm
+from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes import spin
-from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
+from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report, status_name
 from rlfp_ros.nodes.image_feed import PERCEPTION, ImageFeed, ViewedCell
 from rlfp_ros.nodes.operator_link import CONTROLLER, OperatorLink
 from rlfp_ros.nodes.parameters import declare
@@ -78,6 +80,7 @@ class OperatorNode(Node):
         self._cell: ViewedCell | None = None
         self._note = ""
         self.create_subscription(ParameterEvent, "/parameter_events", self._on_parameter_event, 10)
+        self.create_subscription(DiagnosticArray, m.DIAGNOSTICS.name, self._on_diagnostics, m.DIAGNOSTICS.qos)
         self.diagnostics = Diagnostics(self, self._report)
         self.create_timer(LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         # rclpy's own handlers would close the topics before the arm is disabled.
@@ -110,6 +113,10 @@ class OperatorNode(Node):
 
     def _on_checklist(self, report: ChecklistReport) -> None:
         self._desk.on_checklist(report)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        if any(status.name == status_name(self.get_namespace(), CONTROLLER) for status in message.status):
+            self._desk.on_report()
 
     def _on_parameter_event(self, event: ParameterEvent) -> None:
         if event.node != f"{self.get_namespace().rstrip('/')}/{CONTROLLER}" or not self._values:

@@ -28,6 +28,7 @@ LEASE_S = 2.0  # the operator's place is free after this time without a beat
 RATE_HZ = 120.0  # messages of one page that are accepted in the long run; a page sends about 45
 BURST = 240.0  # and at once
 IMAGES = 90  # images whose clicks are understood, 3 s
+SILENT_S = 5.0  # a controller that has not reported for this long is gone; it reports every second
 EVENTS = 30  # lines of the page's log
 
 Answered = Callable[[bool, str], None]
@@ -103,9 +104,10 @@ class Desk:
     state: SafetyState | None = None
     checklist: ChecklistReport | None = None
     controller: Controller | None = None
-    controller_missing: str = "nothing comes on safety/state; is the graph running?"
+    controller_missing: str = "Nothing comes on safety/state. Is the graph running?"
     current: SeenImage | None = None
     goal: np.ndarray | None = None
+    heard_s: float | None = None  # when the controller last reported that it lives
     _operator: Page | None = None
     _rule: HeartbeatRule = field(default_factory=HeartbeatRule)
     _images: OrderedDict[int, SeenImage] = field(default_factory=OrderedDict)
@@ -122,6 +124,10 @@ class Desk:
         if before is None or before.state is not state.state or stopped:  # reasons of an arm that moves come and go
             why = "" if state.state is State.ACTIVE else " ".join(in_words(code).meaning for code in state.reasons)
             self._event(f"{state.state.value}{': ' if why else ''}{why}", True)
+
+    def on_report(self) -> None:
+        """Take note that the controller lives: it publishes its state only if that changes."""
+        self.heard_s = self.clock()
 
     def on_checklist(self, report: ChecklistReport) -> None:
         """Handle a message of the topic safety/checklist."""
@@ -298,12 +304,22 @@ class Desk:
         """Return the status for a page."""
         now = self.clock()
         state, controller, holder = self.state, self.controller, self._holder()
+        silent_s = 0.0 if self.heard_s is None else now - self.heard_s
+        without = self.controller_missing
+        if silent_s > SILENT_S:
+            state, without = (
+                None,
+                (
+                    f"The safety controller has been silent for {silent_s:.0f} s. Its last command ends at rest; "
+                    "read its log and start the graph again."
+                ),
+            )
         words = [(code, in_words(code)) for code in state.reasons] if state else []
         return {
             "type": "status",
             "now": round(1e3 * now),
             "state": state.state.value if state else None,
-            "state_words": STATES[state.state] if state else self.controller_missing,
+            "state_words": STATES[state.state] if state else without,
             "reasons": [{"code": code, "meaning": text.meaning, "remedy": text.remedy} for code, text in words],
             "enabled": state.enabled if state else False,
             "gain_applied": round(state.gain, 3) if state else 0.0,

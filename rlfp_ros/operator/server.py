@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import threading
 from importlib import resources
 
@@ -22,7 +23,7 @@ from rlfp_ros.operator.page_address import AccessSettings, new_token, open_socke
 from rlfp_ros.operator.requests import MAX_CHARACTERS, BadRequest
 
 MAX_PAGES = 8
-POLICY_VIOLATION, TOO_MANY = 1008, 1013  # WebSocket close codes
+POLICY_VIOLATION, FAILED, TOO_MANY = 1008, 1011, 1013  # WebSocket close codes
 FILES = {  # path -> file of the package, type: no other path is served, and none is looked up
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -96,6 +97,18 @@ async def _serve_page(socket: WebSocket, desk: Desk) -> None:
 
 async def _send(socket: WebSocket, desk: Desk, page: Page, news: asyncio.Event) -> None:
     """Send a status every STATUS_S, and images. One coroutine sends everything, so that nothing piles up."""
+    try:
+        await _send_all(socket, desk, page, news)
+    except (WebSocketDisconnect, RuntimeError):
+        pass  # the page is closed
+    except Exception as error:  # a page without a status would not say why
+        reason = f"the server failed: {type(error).__name__}"
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close(FAILED, reason)
+        print(f"operator: {reason}: {error}", file=sys.stderr, flush=True)
+
+
+async def _send_all(socket: WebSocket, desk: Desk, page: Page, news: asyncio.Event) -> None:
     status_at = 0.0
     while socket.application_state is WebSocketState.CONNECTED:
         news.clear()
