@@ -325,6 +325,7 @@ def test_reasons_that_come_and_go_while_the_arm_moves_do_not_fill_the_log(at: Se
     for _ in range(10):
         at.desk.on_state(ACTIVE)
         at.desk.on_state(SafetyState(state=State.ACTIVE, reasons=("input_late",), gain=0.5))
+        at.desk.on_state(SafetyState(state=State.HOLDING, reasons=("waiting_for_joint_state",)))
     at.desk.on_state(STOPPED)
     texts = [event["text"] for event in at.desk.status(page)["events"]]
     assert texts == ["page 1: take: operates", "ACTIVE", "STOPPED: STOP was pressed."]

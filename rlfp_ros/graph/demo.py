@@ -96,13 +96,15 @@ def run(
     )
     if page is not None:
         console.print("starting the graph and the operator's page ...; Ctrl-C ends the demo\n")
-    console.print(
-        f"{'episode':>7}  {'seed':>6}  {'result':7}  {'steps':>5}  {'distance':>8}  camera to command p50 / p99"
-    )
+    title = f"{'episode':>7}  {'seed':>6}  {'result':7}  {'steps':>5}  {'distance':>8}  camera to command p50 / p99"
+    if page is None:
+        console.print(title)
     number = 0
 
     def show(episode: ObservedEpisode) -> None:
         nonlocal number
+        if page is not None and number == 0:
+            console.print(title)
         number += 1
         outcome = outcome_of(episode)
         latency = latency_summary([episode])
@@ -168,7 +170,7 @@ class _Page:
         if node == "operator" and line.startswith(PAGE_LINE):
             address = line.removeprefix(PAGE_LINE)
             self._console.print(f"open [bold]{address}#{self._token}[/]", soft_wrap=True)
-            self._console.print("and press Enable when its checklist is green; close the page, and the arm stops\n")
+            self._console.print("and press Enable there; if you close the page, the arm stops\n")
 
 
 def _make(folder: Path) -> None:

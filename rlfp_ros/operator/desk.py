@@ -14,7 +14,7 @@ import numpy as np
 from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.safety.safety_state import SafetyState
-from rlfp_ros.control.safety.verdict import State
+from rlfp_ros.control.safety.verdict import Reason, State
 from rlfp_ros.operator.action import SERVICES, Action, HeartbeatRule
 from rlfp_ros.operator.clicked_goal import ClickedGoal, goal_of_click
 from rlfp_ros.operator.reasons import STATES, in_words
@@ -109,6 +109,7 @@ class Desk:
     goal: np.ndarray | None = None
     heard_s: float | None = None  # when the controller last reported that it lives
     _operator: Page | None = None
+    _noted: State | None = None  # newest state in the log
     _rule: HeartbeatRule = field(default_factory=HeartbeatRule)
     _images: OrderedDict[int, SeenImage] = field(default_factory=OrderedDict)
     _events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
@@ -120,8 +121,11 @@ class Desk:
         """Handle a message of the topic safety/state."""
         before, self.state = self.state, state
         self._rule.on_state(state)
+        # Reasons of an arm that moves come and go, and a simulator's arm waits for its joints before each episode.
+        waits = state.state is State.HOLDING and state.reasons == (Reason.WAITING_FOR_JOINT_STATE,)
         stopped = before is not None and set(state.reasons) - set(before.reasons) and state.state is State.STOPPED
-        if before is None or before.state is not state.state or stopped:  # reasons of an arm that moves come and go
+        if (state.state is not self._noted and not waits) or stopped:
+            self._noted = state.state
             why = "" if state.state is State.ACTIVE else " ".join(in_words(code).meaning for code in state.reasons)
             self._event(f"{state.state.value}{': ' if why else ''}{why}", True)
 
