@@ -85,10 +85,10 @@ def run(
     console = Console(highlight=False)
     bundle = load_bundle(bundle_name or f"{task}_{load_arm(arm).name if arm else DEFAULT_ARM}")
     task = bundle.contract.task
+    page = None if page_port is None else _Page(page_port, console)
     folder = (out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()
     _make(folder)
     mock = hardware == "mock"
-    page = None if page_port is None else _Page(page_port, console)
     where = f"in the twin's room {room}, zero-shot, on the real-arm graph" if mock else f"under profile {profile}"
     console.print(
         f"[bold]{bundle.contract.name}[/]: {f'{episodes} ' if episodes else ''}episodes of {task} {where}, from "
