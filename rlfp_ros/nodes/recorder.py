@@ -43,8 +43,7 @@ NICENESS = 10  # the nodes that move the arm run first; meanwhile messages stay 
 PERCEPTION = "perception"  # name of the node whose images are recorded
 KEY_BYTES = 64  # bytes of a message that identify it
 
-# Recorded topics unless `topics` is set; compressed images instead of raw ones if perception uses those. Without the
-# overlay, which is only drawn while it has a subscriber, and without /clock, which playback publishes itself.
+# Without `topics`, and with the images that perception uses; without overlay and /clock, which playback sends itself.
 DEFAULT_TOPICS = (
     messages.IMAGE,
     messages.CAMERA_INFO,
