@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from rlfp_ros.contract import MAX_FEATURE_STACK
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.files import RESUME, write_whole
 from rlfp_ros.learning.algorithms.environments import TaskEnvironment
@@ -37,7 +36,6 @@ from rlfp_ros.learning.recipes.recipe import RECIPES, FinishedTraining, Recipe
 from rlfp_ros.learning.recipes.representation import SUPERVISED, Representation, objectives_of
 from rlfp_ros.learning.recipes.train_encoder import EncoderTraining
 from rlfp_ros.learning.runs.progress import Show, TrainingProgress
-from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.seeds import FRAMES
 
 
@@ -62,12 +60,6 @@ class ImitationRecipe(Recipe):
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
     dagger: DaggerTraining | None = field(default_factory=DaggerTraining)  # None for no training with the estimator
     reinforcement: ReinforcementSettings = field(default_factory=ReinforcementSettings)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.feature_stack <= MAX_FEATURE_STACK:
-            raise ConfigurationError(
-                f"feature_stack is {self.feature_stack}, expected 1 to {MAX_FEATURE_STACK}, which a bundle can hold"
-            )
 
     def with_options(self, **options: Any) -> Self:
         """Apply options of the command line: encoder, representation, feature_stack, memory and work."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from pydantic import JsonValue
 from torch import nn
 
-from rlfp_ros.contract import CameraContract, EncoderContract, FeatureStatistics
+from rlfp_ros.contract import MAX_FEATURE_STACK, CameraContract, EncoderContract, FeatureStatistics
 from rlfp_ros.control.policy import ObservationContract
 from rlfp_ros.learning.cell import Cell
 from rlfp_ros.learning.runs.progress import TrainingProgress
@@ -51,6 +51,13 @@ class Recipe(ABC):
     profile: str = "train"
     seed: int = 0
     image_size: int = 84  # px
+    feature_stack: int = 1  # decisions whose features the policy sees
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.feature_stack <= MAX_FEATURE_STACK:
+            raise ConfigurationError(
+                f"feature_stack is {self.feature_stack}, expected 1 to {MAX_FEATURE_STACK}, which a bundle can hold"
+            )
 
     def document(self) -> dict[str, JsonValue]:
         """Return everything that determines the training, as JSON."""

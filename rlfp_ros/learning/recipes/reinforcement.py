@@ -45,7 +45,6 @@ class ReinforcementRecipe(Recipe):
     options = ("encoder", "feature_stack", "work")
     images_per_decision: int = 3  # images for which an action is held
     past_actions: int = 9  # admitted actions that expert and policy see, one for each image
-    feature_stack: int = 1  # decisions whose features the policy sees; it remembers earlier ones
     encoder: EncoderChoice = field(default_factory=EncoderChoice)
     encoder_training: EncoderTraining = field(default_factory=EncoderTraining)
     reward: RewardSettings = field(default_factory=RewardSettings)
