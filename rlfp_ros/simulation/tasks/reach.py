@@ -21,6 +21,7 @@ class Reach(Task):
     training = {  # noqa: RUF012 - declared a class variable by Task
         "encoder_training": {"frames": 42_000, "updates": 1_450},
         "dagger": {"steps": 30_000, "final_updates": 8_000},
+        "student": {"steps": 30_000},
     }
 
     def distance(self, scene: TaskScene) -> float:
