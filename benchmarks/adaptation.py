@@ -31,14 +31,16 @@ WORLD = "mujoco"
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench adaptation", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a dataset that the bundle recorded in the first room")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/tint_data"), help="a dataset that the bundle recorded in the first room"
+    )
     parser.add_argument("--bundle", default="push_panda", help="a folder, or a name in models/")
     parser.add_argument("--rooms", nargs="+", default=["adapt_tint", "twin_near"], help="the first is the data's")
     parser.add_argument("--methods", nargs="+", default=[ZERO_SHOT, *ADAPTATIONS], help="names of methods")
     parser.add_argument("--episodes", type=positive, default=20, help="per room and method")
     parser.add_argument("--seed", type=natural, default=0, help="of the first episode")
     parser.add_argument("--updates", type=positive, default=AdaptationTraining().updates, help="gradient steps")
-    parser.add_argument("--work", type=Path, default=Path("runs/adaptation"), help="folder of the adapted bundles")
+    add_result(parser, "--work", folder=True, default=Path("runs/adaptation"), help="folder of the adapted bundles")
     add_result(parser, "--json", default=Path("docs/measured/adaptation.json"))
     add_result(parser, "--document", page=MARKS, help="a page between whose marks the table is put")
     options = parse_benchmark(parser, argv)

@@ -388,7 +388,12 @@ def test_a_training_that_cannot_be_is_refused_before_it_leaves_anything(
     words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert cli.main(["train", "reach", *words, "--run", str(run), "--out", str(tmp_path / "bundle")]) == 2
+    assert (
+        cli.main(
+            ["train", "reach", "--recipe", "imitation", *words, "--run", str(run), "--out", str(tmp_path / "bundle")]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1

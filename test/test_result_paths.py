@@ -20,7 +20,17 @@ from rlfp_ros.schema import ConfigurationError
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
-INPUTS = {"bag", "images", "plugins", "command_plugins", "source", "runs", "report"}  # paths that are read
+INPUTS = {
+    "bag",
+    "images",
+    "plugins",
+    "command_plugins",
+    "source",
+    "runs",
+    "report",
+    "bags",
+    "data",
+}  # paths that are read
 
 
 @pytest.fixture(params=["a folder", "below a file", "a folder that cannot be written to"])

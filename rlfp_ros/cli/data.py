@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rlfp_ros.cli.commission import add_topics, topic_choice
-from rlfp_ros.cli.parsing import ARMS, Commands, add_command, natural, positive
+from rlfp_ros.cli.parsing import ARMS, Commands, add_command, add_result, natural, positive
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -20,7 +20,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "bags", nargs="+", type=Path, metavar="BAG", help="recorded bags of the running graph; or: info DIR"
     )
-    command.add_argument("--out", type=Path, metavar="DIR", help="the dataset's folder, which must not exist")
+    add_result(command, "--out", folder=True, metavar="DIR", help="the dataset's folder, which must not exist")
     command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
     command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
     add_topics(command)
@@ -33,8 +33,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--method", required=True, metavar="NAME", help="how to adapt it; `rlfp plugins` lists the methods"
     )
-    command.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the adapted bundle's folder, which must not exist"
+    add_result(
+        command,
+        "--out",
+        folder=True,
+        required=True,
+        metavar="DIR",
+        help="the adapted bundle's folder, which must not exist",
     )
     command.add_argument(
         "--extrinsics",

@@ -59,18 +59,21 @@ class EpisodeArrays:
     commands: np.ndarray
 
 
+MAX_FRAMES = 1_000_000_000  # of an episode
+
+
 class EpisodeEntry(Schema):
     """What `dataset.yaml` says of one episode."""
 
     file: str
     sha256: str
     bag: str  # name of the bag's folder
-    frames: int = Field(ge=1)
-    duration_s: float = Field(ge=0)
-    rate_hz: float = Field(gt=0)  # from the median interval of the images
-    longest_gap_s: float = Field(ge=0)  # between two images
-    answered: int = Field(ge=0)  # images for which the bag holds the policy's action
-    admitted: int = Field(ge=0)  # images for which it holds what the safety controller admitted
+    frames: int = Field(ge=1, le=MAX_FRAMES)
+    duration_s: float = Field(ge=0, le=1e8)
+    rate_hz: float = Field(gt=0, le=1e6)  # from the median interval of the images
+    longest_gap_s: float = Field(ge=0, le=1e8)  # between two images
+    answered: int = Field(ge=0, le=MAX_FRAMES)  # images for which the bag holds the policy's action
+    admitted: int = Field(ge=0, le=MAX_FRAMES)  # images for which it holds what the safety controller admitted
     outcome: Literal["won", "lost", "unknown"]
 
 
