@@ -111,11 +111,16 @@ def test_a_topic_of_two_types_is_reported(
     robot = Publisher(test_node)
     process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
     robot.connected()
-    with subprocess.Popen([sys.executable, "-c", OTHER_TYPE]) as other:  # one process cannot publish both
-        try:
-            wait_until(lambda: "is published as" in process.output)
-        finally:
-            other.kill()
+    for last in (False, False, True):  # seen once: such a process did not show up in DDS within 15 s
+        with subprocess.Popen([sys.executable, "-c", OTHER_TYPE]) as other:  # one process cannot publish both
+            try:
+                wait_until(lambda: "is published as" in process.output)
+                break
+            except AssertionError:
+                if last:
+                    raise
+            finally:
+                other.kill()
     robot.joint_states.publish(messages.joint_state_message(state(1), PANDA))
     test_node.spin_for(0.3)
     assert process.stop() == 0
