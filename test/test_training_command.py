@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,14 @@ def test_a_policy_for_a_task_with_a_goal_keeps_it_though_its_encoder_had_none(tm
     save_policy(plan, dqn.QNetwork(space, dqn.action_set(3, 3), 8), tmp_path)
     contract = json.loads((tmp_path / "trained" / "trained.json").read_text())["contract"]
     assert (contract["task"], contract["goal"]) == ("push", "point")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(
+    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main(["train", "reach", "--recipe", "magic"]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == expected

@@ -7,6 +7,7 @@ no default here: an option that was not given is absent, and the default of the 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,9 @@ def _train(options: argparse.Namespace) -> int:
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does: children and clock too
+    # Before torch is imported: threads that wait for each other sleep. If they spin, a training with two threads is
+    # half as fast beside other programs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if options.algorithm:
         _refuse(options, options.recipe_options, f"--algorithm {options.algorithm} does not use")
         return _train_by_algorithm(options)
