@@ -241,6 +241,24 @@ def test_an_arm_that_presses_against_an_obstacle_is_never_held_there(arm: Arm, h
     assert slowest_half_second(beside, np.eye(3)[0], np.eye(3)[1:], hz) > least
 
 
+def test_an_arm_beside_an_obstacle_stands_if_no_motion_is_asked(arm: Arm) -> None:
+    home = Kinematics(arm).tool_position(np.array(arm.home))
+    plate = {"name": "plate", "size": (0.1, 0.9, 0.8), "pose": {"xyz": (home[0] + 0.25, 0.0, 0.4)}}
+    beside = Arm.model_validate(arm.model_dump() | {"obstacles": [plate]})
+    safety = SafetyFilter(beside, Kinematics(beside), ControllerSettings())
+    safety.start(np.array(arm.home))
+    safety.advance(100)
+    places = []
+    for tick in range(1440):
+        here = safety.locate()
+        places.append(here.position)
+        asked = np.array([0.2 if tick < 960 else 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+        safety.extend(here, safety.joint_velocity(here, asked, np.zeros(7)))
+        safety.advance()
+    assert places[960][0] > home[0] + 0.03  # it came to the plate
+    assert np.abs(np.array(places[1200:]) - places[1200]).max() < 1e-6
+
+
 def test_an_fr3_keeps_the_speed_that_falls_towards_its_joints_ends() -> None:
     fr3 = load_arm("fr3")
     tool = fr3.tool_limits.model_copy(

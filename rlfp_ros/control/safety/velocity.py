@@ -241,7 +241,7 @@ def find_bounds(limits: Limits, state: FilterState, counters: np.ndarray) -> Non
 
     Speed towards a limit is at most `barrier_rate_hz` times the distance to it. Motion back inside is not limited.
     Capsules that are too close to slide along each other must move apart, slowly, for the same reason as in
-    `_kept_inside`.
+    `_kept_inside`. `state.velocity` is the wanted motion.
     """
     n, joints, room = limits.numbers, len(state.velocity), SLIDING_ROOM_M
     rate, tool = n.barrier_rate_hz, state.end[3 * joints :]
@@ -266,7 +266,10 @@ def find_bounds(limits: Limits, state: FilterState, counters: np.ndarray) -> Non
     nearest = counters[NEAREST : NEAREST + CLOSEST_PAIRS]
     count = find_closing(limits.body, state.poses, state.placed, n.influence, nearest, state.rows, state.least)
     for pair in range(count):
-        state.least[pair] = rate * min(room - state.least[pair], room)
+        moving = 0.0  # speed of the wanted motion, m/s: an arm that shall stand does not move apart either
+        for joint in range(joints):
+            moving += abs(state.rows[pair, joint] * state.velocity[joint])
+        state.least[pair] = min(rate * min(room - state.least[pair], room), moving)
     counters[PAIRS] = count
 
 
