@@ -19,6 +19,7 @@ from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.compiled import prepare
 from rlfp_ros.graph.dds import dds_environment
 from rlfp_ros.graph.domains import reserved_domain
+from rlfp_ros.graph.shared_memory import remove_leftovers
 from rlfp_ros.schema import ConfigurationError
 
 TIMEOUT_S = 15.0  # for an event between processes; a loaded machine starts a node in 5 s
@@ -141,6 +142,7 @@ def ros_context() -> Iterator[Any]:
     """A ROS context of the test's own."""
     from rclpy.context import Context
 
+    remove_leftovers(int(os.environ["ROS_DOMAIN_ID"]))  # of a test that killed a node
     context = Context()
     context.init()
     yield context

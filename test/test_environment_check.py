@@ -115,7 +115,7 @@ def test_ports_that_another_user_left_are_found_in_their_domain_only(
     memory.mkdir()
     (memory / "fastrtps_port8412").touch()  # domain 4
     (memory / "fastrtps_0123456789abcdef").touch()  # a segment is no port
-    monkeypatch.setattr(environment_check, "SHARED_MEMORY", memory)
+    monkeypatch.setattr(environment_check.shared_memory, "FOLDER", memory)
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
     monkeypatch.setattr(os, "access", lambda path, mode: "fastrtps" not in str(path))
     assert stat.S_ISREG((memory / "fastrtps_port8412").stat().st_mode)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from rlfp_ros.graph.description import Resolved
+from rlfp_ros.graph.shared_memory import remove_leftovers
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -51,6 +52,7 @@ def graph_lock(resolved: Resolved) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        remove_leftovers(int(domain))
         yield
 
 
@@ -67,6 +69,7 @@ def reserved_domain() -> Iterator[int]:
         with file:
             busy = [other for other in _locks_folder().glob(f"domain_{domain}.*graph") if _is_locked(other)]
             if not busy:
+                remove_leftovers(domain)
                 yield domain
                 return
     raise ConfigurationError("every ROS_DOMAIN_ID from 10 to 101 is taken by another rlfp_ros graph; stop some of them")

@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlfp_ros.graph import shared_memory
 from rlfp_ros.schema import ConfigurationError
 
 HIGHEST_DOMAIN = 232  # DDS computes UDP ports from the domain; for higher ones they would exceed 65535
 DISCOVERY_PORT = 11811  # Fast DDS's default for a discovery server
 SERVER_ANSWER_S = 0.3  # wait for a host's refusal
-SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_BYTES = 16_000_000  # needed by the graph, about 0.6 MB per participant
 BUILTIN_TRANSPORTS = ("DEFAULT", "DEFAULTv6", "SHM", "UDPv4", "UDPv6", "LARGE_DATA", "LARGE_DATAv6", "P2P")
 ROS_PACKAGES = ("rclpy", "std_msgs", "std_srvs", "sensor_msgs", "geometry_msgs", "trajectory_msgs", "diagnostic_msgs")
@@ -219,12 +219,12 @@ def _security(environment: Mapping[str, str]) -> Iterator[Problem]:
 
 
 def _shared_memory(environment: Mapping[str, str]) -> Iterator[Problem]:
-    if not SHARED_MEMORY.is_dir():
+    if not shared_memory.FOLDER.is_dir():
         yield Problem(
             "/dev/shm", "/dev/shm is not there, and nodes exchange messages through it", "mount -t tmpfs tmpfs /dev/shm"
         )
         return
-    free = shutil.disk_usage(SHARED_MEMORY).free
+    free = shutil.disk_usage(shared_memory.FOLDER).free
     if free < SHARED_MEMORY_BYTES:
         text = f"/dev/shm has {free / 1e6:.1f} MB free, and the graph needs {SHARED_MEMORY_BYTES / 1e6:.0f} MB"
         yield Problem(
@@ -237,7 +237,7 @@ def _shared_memory(environment: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem(
             "/dev/shm",
             text,
-            f"set another ROS_DOMAIN_ID, or once that user's nodes have ended: sudo rm {SHARED_MEMORY}/*fastrtps_*",
+            f"set another ROS_DOMAIN_ID, or once that user's nodes have ended: sudo rm {shared_memory.FOLDER}/*fastrtps_*",
         )
 
 
@@ -245,12 +245,11 @@ def _foreign_ports(domain: str) -> Iterator[tuple[Path, str]]:
     """Return shared-memory ports of the domain that belong to another user and cannot be opened."""
     if not domain.isdecimal():
         return
-    first = 7400 + 250 * int(domain)  # the RTPS standard's port mapping
-    for path in sorted(SHARED_MEMORY.glob("*fastrtps_port*")):
+    for path in sorted(shared_memory.FOLDER.glob("*fastrtps_port*")):
         digits = "".join(letter for letter in path.name.partition("fastrtps_port")[2] if letter.isdecimal())
         with contextlib.suppress(OSError):
             status = path.stat()
-            if not digits or not first <= int(digits) < first + 250 or not stat.S_ISREG(status.st_mode):
+            if not digits or int(digits) not in shared_memory.ports(int(domain)) or not stat.S_ISREG(status.st_mode):
                 continue
             if status.st_uid != os.getuid() and not os.access(path, os.R_OK | os.W_OK):
                 yield path, _user(status.st_uid)
