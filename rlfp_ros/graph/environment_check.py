@@ -237,7 +237,7 @@ def _shared_memory(environment: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem(
             "/dev/shm",
             text,
-            f"set another ROS_DOMAIN_ID, or once that user's nodes have ended: sudo rm {shared_memory.FOLDER}/*fastrtps_*",
+            f"set another ROS_DOMAIN_ID, or once that user's nodes have ended: sudo rm {path.parent}/*fastrtps_*",
         )
 
 

@@ -1,10 +1,10 @@
 """Removes the shared memory that killed ROS processes left behind.
 
-A Fast DDS participant that is killed leaves its ports and segments in /dev/shm. The next participants of the domain find
-the ports unhealthy, and several that start at once can replace a port at the same time and end up on different copies
-of it: they never see each other. The segments only take memory, up to 34 MB each, until /dev/shm is full.
+A Fast DDS participant that is killed leaves its ports and segments in /dev/shm. The next ones of the domain find
+the ports unhealthy, and several that start at once can replace a port at the same time and use different copies of it:
+they never see each other. The segments only take memory, up to 34 MB each, until /dev/shm is full.
 
-A live participant holds flock locks on the files that end in `_sl` (shared: the discovery port) and `_el` (exclusive: its
+A live participant holds flock locks on files that end in `_sl` (shared: the discovery port) and `_el` (exclusive: its
 segment). The names are those of Fast DDS 2 and 3 (src/cpp/rtps/transport/shared_mem/SharedMemGlobal.hpp and
 utils/shared_memory/); `fastdds shm clean` does the same, but is not part of every installation.
 """
