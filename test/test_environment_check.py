@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rlfp_ros.graph import environment_check
+from rlfp_ros.graph import environment_check, shared_memory
 from rlfp_ros.graph.environment_check import Problem, problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def test_ports_that_another_user_left_are_found_in_their_domain_only(
     memory.mkdir()
     (memory / "fastrtps_port8412").touch()  # domain 4
     (memory / "fastrtps_0123456789abcdef").touch()  # a segment is no port
-    monkeypatch.setattr(environment_check.shared_memory, "FOLDER", memory)
+    monkeypatch.setattr(shared_memory, "FOLDER", memory)
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
     monkeypatch.setattr(os, "access", lambda path, mode: "fastrtps" not in str(path))
     assert stat.S_ISREG((memory / "fastrtps_port8412").stat().st_mode)
