@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rlfp_ros.graph import environment_check, shared_memory
+from rlfp_ros.graph import shared_memory
 from rlfp_ros.graph.environment_check import Problem, problems
 
 ROOT = Path(__file__).resolve().parents[1]
