@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlfp_ros.recording.metadata import QualityOfService
+from rlfp_ros.recording.labels import BagLabel, label_closed_bag
+from rlfp_ros.recording.metadata import QualityOfService, custom_data
 from rlfp_ros.recording.writer import FLUSH_S, BagWriter, DiskFullError
 from rlfp_ros.schema import ConfigurationError
 
@@ -31,8 +32,18 @@ class _Message:
 
 @dataclass(frozen=True)
 class _Roll:
-    directory: Path
+    directory: Path | None  # of the next bag; None: no bag until the next roll
     then: Callable[[], None] | None
+    never_arrived: Counter[str]
+    custom: dict[str, str]
+    is_last: bool = False
+
+
+@dataclass(frozen=True)
+class _LabelBag:
+    directory: Path
+    label: BagLabel
+    then: Callable[[str], None]
 
 
 class BackgroundWriter:
@@ -48,7 +59,10 @@ class BackgroundWriter:
     dropped, written : collections.Counter
         Messages by topic, over all bags.
     never_arrived : collections.Counter
-        Messages by topic that were lost on the way to the queue, which the owner counts. metadata.yaml has them too.
+        Messages by topic that were lost on the way to the queue, over all bags, which the owner counts. metadata.yaml
+        has those of each bag.
+    custom : dict
+        Entries of `custom_data` for the metadata.yaml of the bag that the messages go into; empty after each `roll`.
     refused : dict
         Topics that cannot be recorded -> the reason, in one sentence.
     bags : list of Path
@@ -60,16 +74,18 @@ class BackgroundWriter:
         self.dropped: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
         self.never_arrived: Counter[str] = Counter()
+        self.custom: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self.bags: list[Path] = []
         self.bytes_written = 0
         self.slowest_write_s = 0.0
         self._limit = queue_bytes
-        self._queue: queue.SimpleQueue[_Message | _Roll | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Message | _Roll | _LabelBag] = queue.SimpleQueue()
         self._waiting = 0  # bytes in the queue
         self._lock = threading.Lock()
         self._closed = False
         self._in_bag: Counter[str] = Counter()  # messages that were handed to the open bag
+        self._lost_before: Counter[str] = Counter()  # in the bags before the open one
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
 
@@ -78,12 +94,29 @@ class BackgroundWriter:
         """Bytes in the queue."""
         return self._waiting
 
-    def roll(self, directory: Path, then: Callable[[], None] | None = None) -> None:
+    def roll(self, directory: Path | None, then: Callable[[], None] | None = None) -> None:
         """Close the bag, put the messages that follow into `directory`, and call `then`.
 
-        `then` runs in the writer's thread and must not raise, because that would end the writing.
+        Without a directory, the messages that follow are dropped until the next roll. `then` runs in the writer's
+        thread and must not raise, because that would end the writing.
         """
-        self._queue.put(_Roll(directory, then))
+        self._queue.put(self._roll(directory, then))
+
+    def _roll(self, directory: Path | None, then: Callable[[], None] | None, is_last: bool = False) -> _Roll:
+        custom, self.custom = self.custom, {}
+        return _Roll(directory, then, self.never_arrived.copy(), custom, is_last)
+
+    def label(self, directory: Path, label: BagLabel, then: Callable[[str], None]) -> None:
+        """Label a bag, the one that is being written or one that is closed, after everything that was queued before.
+
+        `then` gets the reason why it could not be labelled, in one sentence, or "". It runs in the writer's thread and
+        must not raise.
+        """
+        self._queue.put(_LabelBag(directory, label, then))
+
+    def retry(self) -> None:
+        """Write again from the next `roll` on, after a failure whose cause is gone."""
+        self.failure = ""
 
     def write(
         self,
@@ -108,7 +141,7 @@ class BackgroundWriter:
         """Write the queue and close the bag. Returns False if this takes longer than `timeout_s`."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            self._queue.put(self._roll(None, None, is_last=True))
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -133,12 +166,30 @@ class BackgroundWriter:
                 bag = self._attempt(bag, functools.partial(self._write, message=item))
                 self.slowest_write_s = max(self.slowest_write_s, time.monotonic() - began)
                 continue
-            bag = self._attempt(bag, lambda open_bag: self._close(open_bag))
-            if item is None:
+            if isinstance(item, _LabelBag):
+                bag = self._label(bag, item)
+                continue
+            bag = self._attempt(bag, functools.partial(self._close, roll=item))
+            self._lost_before = self.dropped + item.never_arrived
+            if item.is_last:
                 return
             bag, directory = None, item.directory
             if item.then is not None:
                 item.then()
+
+    def _label(self, bag: BagWriter | None, item: _LabelBag) -> BagWriter | None:
+        fault = ""
+        if bag is not None and bag.directory == item.directory:
+            bag = self._attempt(bag, lambda open_bag: open_bag.label(item.label))
+            if bag is not None or item.label.custom().items() <= custom_data(item.directory).items():
+                item.then("")
+                return bag
+        try:
+            label_closed_bag(item.directory, item.label)
+        except ConfigurationError as error:
+            fault = str(error)
+        item.then(fault)
+        return bag
 
     def _write(self, bag: BagWriter, message: _Message) -> None:
         self._in_bag[message.topic] += 1
@@ -160,8 +211,9 @@ class BackgroundWriter:
         self.written[topic] -= count
         self.dropped[topic] += count
 
-    def _close(self, bag: BagWriter) -> None:
-        lost = self.dropped + self.never_arrived
+    def _close(self, bag: BagWriter, roll: _Roll) -> None:
+        bag.custom |= roll.custom
+        lost = self.dropped + roll.never_arrived - self._lost_before
         if lost:
             bag.custom["dropped"] = ", ".join(f"{topic}: {count}" for topic, count in sorted(lost.items()))
         bag.close()

@@ -37,6 +37,7 @@ from mcap.records import (
 from mcap.stream_reader import breakup_chunk
 from mcap.writer import MCAP0_MAGIC
 
+from rlfp_ros.recording.labels import newest_record
 from rlfp_ros.recording.locking import held
 from rlfp_ros.recording.metadata import FILE_NAME, BagMetadata, RecordedTopic, parse_offered_qos_profiles
 from rlfp_ros.schema import ConfigurationError
@@ -85,7 +86,7 @@ def recover(directory: Path, custom: dict[str, str] | None = None) -> BagMetadat
             contents = _scan(file)
         except (struct.error, ValueError, KeyError) as error:
             raise ConfigurationError(f"{path}: is not readable as MCAP ({error})") from None
-        metadata = _metadata(path, contents, custom or {})
+        metadata = _metadata(path, contents, {**newest_record(path), **(custom or {})})
         if not _is_finished(file):
             file.seek(contents.end)
             file.truncate()

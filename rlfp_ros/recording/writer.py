@@ -18,6 +18,7 @@ from mcap.writer import CompressionType, Writer
 
 from rlfp_ros import __version__
 from rlfp_ros.recording import recovery
+from rlfp_ros.recording.labels import RECORD_NAME, BagLabel
 from rlfp_ros.recording.locking import hold
 from rlfp_ros.recording.message_types import definition, type_hash
 from rlfp_ros.recording.metadata import BagMetadata, QualityOfService, RecordedTopic, offered_qos_profiles
@@ -139,6 +140,21 @@ class BagWriter:
         if sync:
             self._guarded(self._stream.sync)
             self._synced_at = time.monotonic()
+
+    def label(self, label: BagLabel) -> None:
+        """Label the bag: in the file at once, and in metadata.yaml when the bag is closed.
+
+        Raises DiskFullError if the disk is full; the bag is then closed, and its metadata.yaml has the label.
+        """
+        self.custom |= label.custom()
+
+        def write() -> None:
+            self._writer.flush()
+            self._writer.add_metadata(RECORD_NAME, label.custom())
+
+        self._guarded(write)
+        self._commit()
+        self.flush(sync=True)
 
     def close(self) -> None:
         """Write the index and metadata.yaml. Does nothing if the bag is closed already."""
