@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from small_bags import START, STRING, string, write_bag
 from test_full_disk import FullDisk
 
-from rlfp_ros import files
 from rlfp_ros.recording import recovery
 from rlfp_ros.recording.background_writer import BackgroundWriter
 from rlfp_ros.recording.labels import MAX_NOTE, BagLabel, Label, count_labels, label_closed_bag, read_label
@@ -34,7 +33,7 @@ LOST = BagLabel(label=Label.FAILURE, note="it fell")
 )
 def test_a_note_that_is_not_one_short_line_is_refused(note: str) -> None:
     for field in ("note", "operator"):
-        with pytest.raises(ValueError, match="at most|control character or a line break|valid string"):
+        with pytest.raises(ValueError, match=r"at most|control character or a line break|valid string"):
             BagLabel.model_validate({"label": "success", field: note})
 
 
@@ -81,8 +80,8 @@ def test_a_full_disk_leaves_the_old_label_of_a_closed_bag(tmp_path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(ConfigurationError, match="No space left on device.*free space on its disk, then label the bag"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ConfigurationError, match=r"No space left on device.*free space on its disk, then label"):
         label_closed_bag(bag, LOST)
     assert read_label(bag) == WON
     assert sorted(path.name for path in bag.iterdir()) == ["bag_0.mcap", "metadata.yaml"]

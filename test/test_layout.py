@@ -47,7 +47,7 @@ PARTS = {
     "learning": CORE | {"simulation", "evaluation"},
     "adaptation": CORE | {"data", "simulation", "evaluation", "learning"},
     "commissioning": CORE | {"recording", "simulation", "evaluation"},
-    "operator": CORE | {"commissioning"},
+    "operator": CORE | {"recording", "commissioning"},
     "nodes": CORE | {"recording", "simulation", "commissioning", "operator"},
     "graph": CORE | {"recording", "simulation", "evaluation", "operator", "nodes"},
     "cli": CORE | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "commissioning", "graph"},

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -37,6 +38,7 @@ def record_live(arm_name: str, launch_arguments: Sequence[str], out: Path) -> Pa
     values = {"arm": arm_name, **given, "record": str(folder), "record_per_episode": False}
     resolved = resolve(REAL_ARM, values, check=False)
     recorder = next(process for process in resolved.processes if process.name == "recorder")
+    recorder = replace(recorder, name="live_recorder")  # the graph's own may run beside it
     surroundings = child_environment(recorder.environment)
     check_environment(surroundings, resolved.arguments["transport"])
     parameters = folder / "recorder.yaml"

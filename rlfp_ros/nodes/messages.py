@@ -114,6 +114,8 @@ CHECKLIST = Topic(topics.CHECKLIST, String, LATCHED)
 ESTOP = Topic(topics.ESTOP, Bool, EVENTS)
 HEARTBEAT = Topic(topics.HEARTBEAT, Header, EVENTS)
 OPERATOR_COMMAND = Topic(topics.OPERATOR_COMMAND, String, EVENTS)  # a line of JSON for each command, for the bag
+RECORDER_STATE = Topic(topics.RECORDER_STATE, String, LATCHED)  # JSON, each second and after each change
+RECORDER_BAGS = Topic(topics.RECORDER_BAGS, String, LATCHED)  # JSON, after each change
 DIAGNOSTICS = Topic(topics.DIAGNOSTICS, DiagnosticArray, EVENTS)
 
 

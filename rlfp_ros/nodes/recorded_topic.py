@@ -51,6 +51,14 @@ class RecordedSubscriptions:
         self.recent_set.add(message)
         return True
 
+    def forget(self) -> None:
+        """Forget what arrived: a latched message that comes again belongs into the next bag, and gaps are no losses."""
+        lost = self.losses.lost
+        self.losses = LossCounter()
+        self.losses.lost = lost
+        self.recent.clear()
+        self.recent_set.clear()
+
 
 def message_class(typename: str) -> Any:
     """Import the class of a message type such as pkg/msg/Type. Raises ImportError or AttributeError."""

@@ -1,7 +1,8 @@
 """`recorder`: records everything that the graph publishes into rosbag2 (MCAP) bags, one per episode or one per run.
 
 Messages are taken in serialised form, with DDS's times of publication and reception. A thread writes them, so that a
-slow disk never delays a callback; messages may be lost, and are then counted and reported.
+slow disk never delays a callback; messages may be lost, and are then counted and reported. The services `start` and
+`stop` begin and end a bag while the graph runs, and the parameter `label` labels one.
 """
 
 from __future__ import annotations
@@ -9,62 +10,43 @@ from __future__ import annotations
 import os
 import queue
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages, parameters, spin
 from rlfp_ros.nodes.attendance import Attendance
 from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report
-from rlfp_ros.nodes.recorded_topic import Offer, RecordedSubscriptions, message_class, quality_of_service, type_name
-from rlfp_ros.recording import decode, recovery
+from rlfp_ros.nodes.recorded_topic import RecordedSubscriptions
+from rlfp_ros.nodes.recorded_topics import RecordedTopics
+from rlfp_ros.recording import decode
 from rlfp_ros.recording.background_writer import BackgroundWriter
+from rlfp_ros.recording.bag_folder import BagFolder
+from rlfp_ros.recording.bag_list import RecorderState
+from rlfp_ros.recording.current_bag import CurrentBag, Totals
 from rlfp_ros.recording.decode import IMAGE_TYPES
+from rlfp_ros.recording.labelling import Labelling
 from rlfp_ros.recording.missing_images import MissingImages
 from rlfp_ros.schema import ConfigurationError, Schema
 
 DISCOVERY_S = 0.25  # between searches for publishers
-DEPTH = 200  # queue of a subscription: nearly a second at 240 Hz while this process does not run
-IMAGE_DEPTH = 30  # queue of image topics, whose messages are large
+STATE_S = 1.0  # between two messages on recorder/state
+ANSWER_S = 0.5  # longest wait for the disk before a service answers; meanwhile messages stay in the queues
 NICENESS = 10  # the nodes that move the arm run first; meanwhile messages stay in the queues
-PERCEPTION = "perception"  # name of the node whose images are recorded
 KEY_BYTES = 64  # bytes of a message that identify it
-
-# Without `topics`, and with the images that perception uses; without overlay and /clock, which playback sends itself.
-DEFAULT_TOPICS = (
-    messages.IMAGE,
-    messages.CAMERA_INFO,
-    messages.JOINT_STATES,
-    messages.FEATURES,
-    messages.OBJECT_POSE,
-    messages.DOMAIN_SHIFT,
-    messages.PERCEPT,
-    messages.GOAL,
-    messages.RESIDUAL,
-    messages.GRIPPER,
-    messages.RESIDUAL_APPLIED,
-    messages.ACTION_APPLIED,
-    messages.ARM_COMMAND,
-    messages.GRIPPER_COMMAND,
-    messages.EPISODE,
-    messages.SAFETY_STATE,
-    messages.ESTOP,
-    messages.OPERATOR_COMMAND,
-    messages.DIAGNOSTICS,
-)
 
 
 class RecorderSettings(Schema):
@@ -74,12 +56,19 @@ class RecorderSettings(Schema):
     per_episode: bool = Field(
         default=True, description="true: one bag folder for each episode, episode_0000 ...; false: one, named run"
     )
+    start: bool = Field(default=True, description="true: record from the start; false: wait for the service start")
     topics: tuple[str, ...] = Field(
         default=(), description="topics to record, absolute or relative; empty: the graph's own (no overlay, no /clock)"
     )
     images: bool = Field(default=True, description="record images; false leaves out every image topic")
     queue_mb: int = Field(
         default=128, ge=1, le=4096, description="memory for messages that wait for the disk, MB; beyond they drop"
+    )
+    label: str = Field(
+        default="",
+        description="set it while the node runs to label a bag: JSON with label (success, failure, discard), note, "
+        "operator, and bag (its name; empty: the newest)",
+        json_schema_extra=parameters.LIVE,
     )
 
 
@@ -91,37 +80,61 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         self._settings = parameters.declare(self, RecorderSettings)
+        if self._settings.label:
+            raise ConfigurationError("recorder parameters: label is set at the start, expected while a bag is recorded")
         os.nice(NICENESS)
-        self._directory = Path(self._settings.directory).expanduser()
-        self._image_topics = messages.image_topics(self)
-        self._topics = self._chosen_topics()
-        self._follows_perception = self._settings.images and not self._settings.topics
-        self._episode_topic = self.resolve_topic_name(messages.EPISODE.name)
-        self._diagnostics_topic = self.resolve_topic_name(messages.DIAGNOSTICS.name)
+        self._folder = BagFolder(Path(self._settings.directory).expanduser())
+        self._directory = self._folder.directory
+        self._listing_is_old = True
+        self._attendance: Attendance | None = None  # None while the first subscriptions are created
+        self._topics = RecordedTopics(
+            self, self._settings.topics, self._settings.images, self._receive, self._on_subscribed
+        )
+        self._recording = False
+        self._by_hand = False  # the bag was begun by the service start: only the service stop ends it
         self._idle = True  # only diagnostics have come so far, which do not start a bag
         self._failure_logged = False
         self._refused_logged: set[str] = set()
-        self._given: set[Path] = set()  # folders that the writer may not have made yet
+        self._announced: list[tuple[RecordedSubscriptions, bytes, int, int]] = []  # of the episode that runs
         self._missing = MissingImages()
         self._closed: queue.SimpleQueue[Episode] = queue.SimpleQueue()  # episodes whose bag before is closed
-        self._attendance: Attendance | None = None  # None while the first subscriptions are created
-        self._make_directory()
+        self._bag = CurrentBag()
+        if self._settings.start:
+            self._folder.make()
+        for bag, content in self._folder.recover():
+            if isinstance(content, str):
+                self.get_logger().error(f"{bag}: was not closed and cannot be recovered: {content}")
+            else:
+                self.get_logger().warn(f"{bag}: was not closed; recovered {content.message_count} messages")
         self._writer = BackgroundWriter(self._settings.queue_mb << 20)
-        self._begin_bag("run")  # until the first episode, if there are any
+        self._labelling = Labelling(self._writer, self._folder)
+        if self._settings.start:
+            self._recording = True
+            self._begin_bag("run")  # until the first episode, if there are any
 
         self.diagnostics = Diagnostics(self, self._report)
-        known = {self.resolve_topic_name(topic.name): topic for topic in DEFAULT_TOPICS}
-        for topic in self._topics.values():
-            if topic.name in known:
-                latched = known[topic.name].qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-                self._subscribe(topic, Offer(latched=latched))
-        if self._episode_topic not in self._topics:  # not recorded, but followed all the same
+        self._state = self.create_publisher(String, "~/state", messages.RECORDER_STATE.qos)
+        self._bags = self.create_publisher(String, "~/bags", messages.RECORDER_BAGS.qos)
+        if self._settings.start:
+            self._topics.open()
+        else:
+            self._topics.follow_episodes()
+        if not self._topics.has_episodes:  # not recorded, but followed all the same
             self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self._discover()
-        self._attendance = Attendance(self, self._unmatched, self._expect_all)
-        self.create_timer(self.batch_s, self._answer, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.create_timer(DISCOVERY_S, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.get_logger().info(f"recording {len(self._topics)} topics into {self._directory}")
+        self._attendance = Attendance(self, self._topics.unmatched, self._topics.expect_all)
+        self.create_service(Trigger, "~/start", self._service(self._start))
+        self.create_service(Trigger, "~/stop", self._service(self._stop))
+        self.add_on_set_parameters_callback(self._on_parameters)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(self.batch_s, self._answer, clock=steady)
+        self.create_timer(DISCOVERY_S, self._discover, clock=steady)
+        self.create_timer(STATE_S, self._publish_state, clock=steady)
+        self._publish_state()
+        begins = (
+            f"recording {len(self._topics)} topics" if self._recording else "waiting for the service start; records"
+        )
+        self.get_logger().info(f"{begins} into {self._directory}")
 
     def close(self) -> None:
         """Write the queue, close the bag and report lost messages."""
@@ -130,147 +143,149 @@ class RecorderNode(Node):
             print(f"recorder: {self._directory} did not take what is queued within 30 s", file=sys.stderr, flush=True)
         if self._writer.failure and not self._failure_logged:
             print(f"recorder: {self._writer.failure}", file=sys.stderr, flush=True)
-        self._missing.end_bag(self._expected_images())
+        if self._recording:
+            self._missing.end_bag(self._topics.expected_images())
         for name, reason in self._missing.bags.items():
             print(f"recorder: {self._directory / name}: {reason}", file=sys.stderr, flush=True)
         if self._attendance is not None and self._attendance.fault:
             print(f"recorder: {self._attendance.fault}", file=sys.stderr, flush=True)
         dropped = self._dropped()
-        total = sum(self._writer.written.values())
+        total = self._writer.written.total()
         lost = ", ".join(f"{name} {count}" for name, count in sorted(dropped.items())) or "none"
-        sentence = f"recorder: {total} messages in {len(self._writer.bags)} bags, dropped: {lost}"
-        print(sentence, file=sys.stderr, flush=True)
+        bags = len(self._writer.bags)
+        print(f"recorder: {total} messages in {bags} bags, dropped: {lost}", file=sys.stderr, flush=True)
 
-    # ---- what is recorded ----
+    # ---- start, stop and label ----
 
-    def _chosen_topics(self) -> dict[str, RecordedSubscriptions]:
-        known = {self.resolve_topic_name(topic.name): topic for topic in DEFAULT_TOPICS}
-        names = [self._resolved(name) for name in self._settings.topics] or list(known)
-        types = {name: type_name(topic.type) for name, topic in known.items()}
-        chosen = {name: RecordedSubscriptions(name, types.get(name, "")) for name in names}
-        if not self._settings.images:
-            return {name: topic for name, topic in chosen.items() if topic.type not in IMAGE_TYPES}
-        return chosen
+    def _service(self, operation: Callable[[], str]) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
+        def call(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            try:
+                response.success, response.message = True, operation()
+            except ConfigurationError as error:
+                response.success, response.message = False, str(error)
+            self._publish_state()
+            return response
 
-    def _resolved(self, name: str) -> str:
-        try:
-            return str(self.resolve_topic_name(name))
-        except rclpy_implementation.RCLError as error:
-            reason = str(error).removeprefix("failed to resolve name: ").partition(", at ")[0]
-            raise ConfigurationError(
-                f"recorder parameters: topics has {name!r}, which is not the name of a topic ({reason})"
-            ) from None
+        return call
+
+    def _start(self) -> str:
+        """Begin a bag that `_stop` ends."""
+        if self._recording and not self._writer.failure:
+            raise ConfigurationError(f"{self._bag.name} is being recorded already; stop it first")
+        self._folder.make()
+        self._folder.check_room()
+        self._topics.close()
+        self._writer.retry()
+        self._recording, self._by_hand, self._idle, self._failure_logged = True, True, False, False
+        self._begin_bag(self._folder.numbered_name())
+        for topic, data, published, sequence in self._announced:
+            self._write(topic, data, time.time_ns(), published, sequence)
+        self._topics.open()
+        self._discover()
+        return f"recording {self._bag.name}"
+
+    def _stop(self) -> str:
+        if not self._recording:
+            raise ConfigurationError("nothing is being recorded")
+        self._recording = self._by_hand = False
+        self._topics.close()
+        self._missing.end_bag(self._topics.expected_images())
+        self._note_lost()
+        closed = threading.Event()
+        self._bag.end(time.monotonic())
+        self._writer.roll(None, self._and_list(closed.set))
+        if not closed.wait(ANSWER_S):
+            return f"{self._bag.name} is being closed"
+        if self._writer.failure:
+            raise ConfigurationError(self._writer.failure)
+        if not (self._directory / self._bag.name).exists():
+            raise ConfigurationError("no message came, so there is no bag")
+        return f"{self._bag.name}: {self._counts().messages} messages, {self._bag.duration_s:.1f} s"
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        for change in changes:
+            if change.name == "label" and change.type_ == Parameter.Type.STRING:
+                try:
+                    self._label(change.value)
+                except ConfigurationError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
+                self._publish_state()
+        return SetParametersResult(successful=True)
+
+    def _label(self, text: str) -> None:
+        if self._labelling.begin(text, self._bag.name).wait(ANSWER_S):  # otherwise recorder/state has the answer later
+            self._take_labels()
+            if self._labelling.fault:
+                raise ConfigurationError(self._labelling.fault)
+
+    def _take_labels(self) -> None:
+        before = self._labelling.fault
+        for name, label in self._labelling.ended():
+            self._listing_is_old = True
+            if name == self._bag.name:
+                self._bag.label = label
+            self._publish_state()
+        if self._labelling.fault not in ("", before):
+            self.get_logger().error(self._labelling.fault)
+            self._publish_state()
+
+    # ---- state ----
+
+    def _publish_state(self) -> None:
+        counts = self._counts()
+        state = RecorderState(
+            recording=self._recording and not self._writer.failure,
+            bag=self._bag.name,
+            duration_s=self._bag.duration_s,
+            messages=counts.messages,
+            megabytes=counts.bytes / 1e6,
+            dropped=counts.dropped,
+            label=self._bag.label,
+            fault=self._writer.failure or self._labelling.fault,
+            directory=str(self._directory),
+        )
+        self._state.publish(String(data=state.model_dump_json()))
+        if self._listing_is_old and self._bags.get_subscription_count():
+            self._listing_is_old = False
+            self._bags.publish(String(data=self._folder.listing().model_dump_json()))
+
+    def _counts(self) -> Totals:
+        """Return what the bag holds and lost."""
+        return self._totals() - self._bag.totals_before
+
+    def _totals(self) -> Totals:
+        writer = self._writer
+        return Totals(writer.written.total(), writer.bytes_written, self._dropped().total())
+
+    def _and_list(self, then: Callable[[], None] | None) -> Callable[[], None]:
+        """Return `then`, after which the list of bags is published again. It runs in the writer's thread."""
+
+        def closed() -> None:
+            self._listing_is_old = True
+            if then is not None:
+                then()
+
+        return closed
+
+    # ---- topics ----
+
+    def _on_subscribed(self) -> None:
+        if self._attendance is not None:
+            self._attendance.renew()
 
     def _discover(self) -> None:
-        """Subscribe with the publishers' QoS, because a reliable request never matches a best-effort camera."""
+        """Log what the writer reports, and follow publishers."""
         if self._writer.failure and not self._failure_logged:
             self._failure_logged = True
             self.get_logger().error(self._writer.failure)
             self.diagnostics.publish()
+            self._publish_state()
         for name in self._writer.refused.keys() - self._refused_logged:
             self._refused_logged.add(name)
             self.get_logger().error(f"topic {name} is not recorded: {self._writer.refused[name]}")
-        if self._follows_perception:
-            self._follow_perception()
-        self._look_for_images()
-        for topic in self._topics.values():
-            publishers = self.get_publishers_info_by_topic(topic.name)
-            topic.losses.publishers(len(publishers), time.monotonic())
-            if publishers:
-                try:
-                    self._follow(topic, publishers)
-                except ConfigurationError as error:
-                    self.get_logger().error(str(error), once=True)
-
-    def _follow_perception(self) -> None:
-        """Record the image topic that perception uses; without perception the published one, raw before compressed.
-
-        Not both, because compressed images are only produced while they have a subscriber.
-        """
-        published = [name for name in self._image_topics if self.count_publishers(name)]
-        taken = [name for name in published if self._perception_takes(name)]
-        for name in (taken or published)[:1]:
-            if name not in self._topics:
-                self._topics[name] = RecordedSubscriptions(name, "")
-                self.get_logger().info(f"recording the images of {name}")
-        for name in published:
-            if taken and name not in taken and name in self._topics:
-                self._unsubscribe(self._topics.pop(name))
-
-    def _perception_takes(self, name: str) -> bool:
-        return any(
-            (endpoint.node_name, endpoint.node_namespace) == (PERCEPTION, self.get_namespace())
-            for endpoint in self.get_subscriptions_info_by_topic(name)
-        )
-
-    def _unsubscribe(self, topic: RecordedSubscriptions) -> None:
-        for subscription in topic.subscriptions.values():
-            self.destroy_subscription(subscription)
-        topic.subscriptions.clear()
-
-    def _follow(self, topic: RecordedSubscriptions, publishers: Sequence[TopicEndpointInfo]) -> None:
-        types = sorted({publisher.topic_type for publisher in publishers})
-        if topic.type not in types:  # residuals are twists or joint trajectories, depending on the bundle
-            self._unsubscribe(topic)
-            topic.type = types[0]
-        if self._left_out(topic):
-            return
-        topic.qos = tuple(quality_of_service(publisher.qos_profile) for publisher in publishers)
-        for publisher in publishers:
-            offer = Offer(
-                reliable=publisher.qos_profile.reliability != ReliabilityPolicy.BEST_EFFORT,
-                latched=publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
-            )
-            if publisher.topic_type == topic.type and offer not in topic.subscriptions:
-                self._subscribe(topic, offer)
-        if len(types) > 1:
-            raise ConfigurationError(
-                f"topic {topic.name}: is published as {' and '.join(types)}; only {topic.type} is recorded, so let one "
-                "of the publishers use another name"
-            )
-
-    def _subscribe(self, topic: RecordedSubscriptions, offer: Offer) -> None:
-        try:
-            message_type = message_class(topic.type)
-        except (ImportError, AttributeError):
-            raise ConfigurationError(
-                f"topic {topic.name}: type {topic.type} is not installed here, so it is not recorded; "
-                "source its workspace"
-            ) from None
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=IMAGE_DEPTH if topic.type in IMAGE_TYPES else DEPTH,
-            reliability=ReliabilityPolicy.RELIABLE if offer.reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if offer.latched else DurabilityPolicy.VOLATILE,
-        )
-
-        def receive(data: bytes, info: dict[str, Any]) -> None:
-            self._receive(topic, data, info)
-
-        # Without rclpy's warnings about publishers that do not match, because another subscription does.
-        events = SubscriptionEventCallbacks(use_default_callbacks=False)
-        topic.subscriptions[offer] = self.create_subscription(
-            message_type, topic.name, receive, qos, raw=True, event_callbacks=events
-        )
-        if self._attendance is not None:
-            self._attendance.renew()
-
-    def _unmatched(self) -> list[str]:
-        """Return the topics with publishers that DDS has not connected yet."""
-        return [
-            f"the publisher of {topic.name}"
-            for topic in self._topics.values()
-            if self.count_publishers(topic.name) and not topic.matched and not self._left_out(topic)
-        ]
-
-    def _left_out(self, topic: RecordedSubscriptions) -> bool:
-        return topic.type in IMAGE_TYPES and not self._settings.images
-
-    def _expect_all(self) -> None:
-        """Count what is lost from now on also for publishers that are not connected yet."""
-        for topic in self._topics.values():
-            if not topic.matched and topic.name != self._diagnostics_topic:
-                topic.losses.expect_first()
+        self._topics.look()
+        if self._recording:
+            self._look_for_images()
 
     # ---- messages ----
 
@@ -283,28 +298,45 @@ class RecorderNode(Node):
         now = time.monotonic()
         if sequence:
             topic.losses.message(sequence, now)
-        if topic.name == self._episode_topic:
+        if self._topics.is_episode(topic):
             try:
-                self._on_episode(deserialize_message(data, String))
+                self._remember(self._on_episode(deserialize_message(data, String)), (topic, data, published, sequence))
             except ConfigurationError as error:  # worth recording all the same
                 self.get_logger().error(str(error))
-        self._idle = self._idle and topic.name == self._diagnostics_topic
-        if self._idle:
-            return
+        self._idle = self._idle and self._topics.is_diagnostics(topic)
+        if self._recording and not self._idle:
+            self._write(topic, data, received, published, sequence)
+
+    def _write(self, topic: RecordedSubscriptions, data: bytes, received: int, published: int, sequence: int) -> None:
+        now = time.monotonic()
         self._missing.message(now, topic.type in IMAGE_TYPES)
+        self._bag.begin(now)
         self._writer.write(topic.name, topic.type, topic.qos, data, received, published, sequence & 0xFFFFFFFF)
 
-    def _on_episode(self, message: String) -> None:
+    def _remember(self, episode: Episode, message: tuple[RecordedSubscriptions, bytes, int, int]) -> None:
+        """Keep the announcements of the episode that runs, for a bag that is begun in its middle."""
+        if episode.phase is not Phase.RUNNING:
+            self._announced.clear()
+        if episode.phase is not Phase.FINISHED:
+            self._announced.append(message)
+
+    def _on_episode(self, message: String) -> Episode:
         episode = decode.episode_from_message(message)
-        if episode.phase is Phase.RESET and self._settings.per_episode:
-            self._missing.end_bag(self._expected_images())
+        success = (episode.outcome or {}).get("success")
+        if episode.phase is Phase.FINISHED and isinstance(success, bool):
+            self._bag.outcomes["won" if success else "lost"] += 1
+            self._writer.custom["episodes"] = self._bag.outcomes_in_words()
+        if episode.phase is Phase.RESET and self._settings.per_episode and self._recording and not self._by_hand:
+            self._missing.end_bag(self._topics.expected_images())
             self._begin_bag(f"episode_{episode.id:04d}", lambda: self._closed.put(episode))
         else:
             self._closed.put(episode)
             self._answer()
+        return episode
 
     def _answer(self) -> None:
-        """Answer episodes whose bag before is closed. In the node's thread: the writer's must not end with ROS."""
+        """Answer what the writer has done. In the node's thread: the writer's must not end with ROS."""
+        self._take_labels()
         while self._attendance is not None and not self._closed.empty():
             self._attendance.on_episode(self._closed.get())
 
@@ -312,48 +344,17 @@ class RecorderNode(Node):
 
     def _look_for_images(self) -> None:
         """Report once why the bag holds no image, if it should."""
-        names = self._expected_images()
+        names = self._topics.expected_images()
         if self._missing.look(names, [name for name in names if self.count_publishers(name)]):
             self.get_logger().warn(self._missing.reason)
             self.diagnostics.publish()
 
-    def _expected_images(self) -> list[str]:
-        """Return the topics whose images the bag should hold."""
-        if not self._settings.images:
-            return []
-        if self._follows_perception:
-            return list(self._image_topics)
-        return [topic.name for topic in self._topics.values() if topic.type in IMAGE_TYPES]
-
     def _begin_bag(self, name: str, then: Callable[[], None] | None = None) -> None:
         self._note_lost()
-        folder = self._free_name(name)
+        folder = self._folder.free_name(name)
         self._missing.begin_bag(folder.name)
-        self._writer.roll(folder, then)
-
-    # ---- folders ----
-
-    def _make_directory(self) -> None:
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"recorder parameters: directory is {str(self._directory)!r}, which cannot be made ({error.strerror}); "
-                "choose another folder"
-            ) from None
-        for bag in recovery.unfinished(self._directory):
-            try:
-                metadata = recovery.recover(bag)
-                self.get_logger().warn(f"{bag}: was not closed; recovered {metadata.message_count} messages")
-            except (ConfigurationError, OSError) as error:
-                self.get_logger().error(f"{bag}: was not closed and cannot be recovered: {error}")
-
-    def _free_name(self, name: str) -> Path:
-        path, number = self._directory / name, 2
-        while path.exists() or path in self._given:
-            path, number = self._directory / f"{name}_{number}", number + 1
-        self._given.add(path)
-        return path
+        self._writer.roll(folder, self._and_list(then))
+        self._bag = CurrentBag(folder.name, self._totals())
 
     # ---- diagnostics ----
 
@@ -364,8 +365,7 @@ class RecorderNode(Node):
 
     def _note_lost(self) -> None:
         """Give the writer the counts of messages that never arrived, for metadata.yaml."""
-        lost = {topic.name: topic.losses.lost for topic in self._topics.values()}
-        self._writer.never_arrived = Counter(lost)
+        self._writer.never_arrived = self._topics.lost()
 
     def _report(self) -> Report:
         dropped = self._dropped()
@@ -388,7 +388,7 @@ class RecorderNode(Node):
             return Report(Level.WARN, f"{sum(dropped.values())} messages dropped so far", values)
         if self._attendance is not None and self._attendance.fault:
             return Report(Level.WARN, self._attendance.fault, values)
-        return Report(Level.OK, "recording", values)
+        return Report(Level.OK, "recording" if self._recording else "waiting for the service start", values)
 
 
 def main(arguments: list[str] | None = None) -> int:

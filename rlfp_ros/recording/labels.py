@@ -1,7 +1,7 @@
 """Labels that a person gives to a bag: success, failure or discard, with a note and the person's name.
 
-They are entries of `custom_data` in metadata.yaml. While a bag is being written, each label is also a metadata record of
-its MCAP file, so that a recorder that is killed loses none.
+They are entries of `custom_data` in metadata.yaml. While a bag is being written, each label is also a metadata record
+of its MCAP file, so that a recorder that is killed loses none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlfp_ros import schema
 from rlfp_ros.files import unwritable
 from rlfp_ros.recording import metadata
 from rlfp_ros.recording.storage import DAMAGE
-from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.schema import Schema
 
 RECORD_NAME = "rlfp_ros.label"  # of the MCAP metadata record
 MAX_NOTE, MAX_OPERATOR = 400, 60  # characters
