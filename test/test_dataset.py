@@ -19,6 +19,8 @@ from rlfp_ros.data.build import GAP_S, build_dataset
 from rlfp_ros.data.dataset import Dataset, EpisodeArrays, load_dataset
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.recording import decode
+from rlfp_ros.recording.labels import BagLabel, Label, label_closed_bag
+from rlfp_ros.recording.metadata import add_custom_data
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -199,6 +201,56 @@ def test_info_prints_counts_and_writes_a_contact_sheet(
     assert sheet.shape[1] == 8 * 96
     assert cli.main(["dataset", "info", str(folder)]) == 0
     assert "tiny (task reach) on arm panda" in capsys.readouterr().out
+
+
+def label(bag: Path, name: Label, note: str = "") -> Path:
+    label_closed_bag(bag, BagLabel(label=name, note=note, operator="Ada"))
+    return bag
+
+
+def test_labels_reach_the_episodes_and_discarded_bags_are_skipped(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = RecordedGraph(announced=False)
+    bags = [record_graph(tmp_path / name, bundle, single) for name in ("won", "lost", "bad", "plain")]
+    label(bags[0], Label.SUCCESS, "clean [push]")
+    label(bags[1], Label.FAILURE)
+    label(bags[2], Label.DISCARD)
+    options = ["--bundle", str(bundle.directory), "--out", str(tmp_path / "dataset")]
+    assert cli.main(["dataset", *map(str, bags), *options]) == 0
+    document = load_dataset(tmp_path / "dataset").document
+    found = [(entry.bag, entry.outcome, entry.label and entry.label.label) for entry in document.episodes]
+    assert found == [("won", "won", Label.SUCCESS), ("lost", "lost", Label.FAILURE), ("plain", "unknown", None)]
+    assert document.episodes[0].label == BagLabel(label=Label.SUCCESS, note="clean [push]", operator="Ada")
+    assert document.remarks == ("bad: is labelled discard and was skipped; --discarded uses it",)
+    output = capsys.readouterr().out
+    assert "labels: 1 success, 1 failure, 1 without a label" in output
+    assert "bad: is labelled discard and was skipped" in output
+    options[-1] = str(tmp_path / "all")
+    assert cli.main(["dataset", *map(str, bags), *options, "--discarded"]) == 0
+    (entry,) = [entry for entry in load_dataset(tmp_path / "all").document.episodes if entry.bag == "bad"]
+    assert entry.label is not None
+    assert (entry.label.label, entry.outcome) == (Label.DISCARD, "unknown")
+
+
+def test_a_label_never_changes_what_the_episodes_announced(bundle: Bundle, tmp_path: Path) -> None:
+    bag = label(record_graph(tmp_path / "bag", bundle), Label.SUCCESS)
+    document = build_dataset([bag], bundle, ARM, tmp_path / "dataset").document
+    assert [entry.outcome for entry in document.episodes] == ["won", "lost"]
+
+
+def test_a_dataset_of_discarded_bags_alone_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    bag = label(record_graph(tmp_path / "bag", bundle), Label.DISCARD)
+    with pytest.raises(ConfigurationError, match=r"no episode could be used: bag: is labelled discard and was skipped"):
+        build_dataset([bag], bundle, ARM, tmp_path / "dataset")
+
+
+def test_a_label_of_another_program_is_said_and_the_bag_is_used(bundle: Bundle, tmp_path: Path) -> None:
+    bag = record_graph(tmp_path / "bag", bundle)
+    add_custom_data(bag, {"label": "kitchen"})
+    document = build_dataset([bag], bundle, ARM, tmp_path / "dataset").document
+    assert [entry.label for entry in document.episodes] == [None, None]
+    assert "has a label that is not one of ours" in document.remarks[0]
 
 
 def test_a_dataset_that_was_changed_is_refused(bundle: Bundle, tmp_path: Path) -> None:

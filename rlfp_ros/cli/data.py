@@ -23,6 +23,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     add_result(command, "--out", folder=True, metavar="DIR", help="the dataset's folder, which must not exist")
     command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
     command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
+    command.add_argument(
+        "--discarded", action="store_true", help="use bags that a person labelled discard, too (default: skip them)"
+    )
     add_topics(command)
 
     command = add_command(
@@ -74,7 +77,8 @@ def _dataset(options: argparse.Namespace) -> int:
     from rlfp_ros.data.build import build_dataset
 
     bundle = load_bundle(options.bundle)
-    build_dataset(options.bags, bundle, choose_arm(bundle, options.arm), options.out, topic_choice(options))
+    arm = choose_arm(bundle, options.arm)
+    build_dataset(options.bags, bundle, arm, options.out, topic_choice(options), options.discarded)
     return info.run(options.out)
 
 

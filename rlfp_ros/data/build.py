@@ -31,6 +31,7 @@ from rlfp_ros.episode import Phase
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.recording.bag_topics import ANY, TopicChoice
+from rlfp_ros.recording.labels import BagLabel, Label, read_label
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 
@@ -108,10 +109,12 @@ class DatasetBuilder:
         The arm in the bags.
     folder
         Where to write the episodes.
+    discarded
+        Whether bags are used that a person labelled `discard`.
     """
 
-    def __init__(self, bundle: Bundle, arm: Arm, folder: Path) -> None:
-        self._bundle, self._arm, self._folder = bundle, arm, folder
+    def __init__(self, bundle: Bundle, arm: Arm, folder: Path, discarded: bool = False) -> None:
+        self._bundle, self._arm, self._folder, self._discarded = bundle, arm, folder, discarded
         self._contract = bundle.contract
         self._preprocess = Preprocessor(bundle.contract)
         self._perception = Perception(bundle, arm)
@@ -120,13 +123,17 @@ class DatasetBuilder:
         self._remarks: list[str] = []
 
     def add(self, path: Path, choice: TopicChoice = ANY) -> None:
-        """Add the episodes of one bag.
+        """Add the episodes of one bag, unless it is labelled `discard`.
 
         Raises
         ------
         ConfigurationError
             If the bag is not readable, lacks images, joints or camera_info, or was recorded with another bundle or arm.
         """
+        label = self._label(path)
+        if label is not None and label.label is Label.DISCARD and not self._discarded:
+            self._remark(path, "is labelled discard and was skipped; --discarded uses it")
+            return
         with BagReader(path) as bag:
             contents = read_contents(bag, self._arm, self._contract, choice)
             if not contents.complete:
@@ -134,7 +141,14 @@ class DatasetBuilder:
             compared = 0
             for frames in self._episodes(path, bag, contents):
                 compared += self._compare_features(path, contents, frames, COMPARED - compared)
-                self._keep(path, contents, frames)
+                self._keep(path, contents, frames, label)
+
+    def _label(self, path: Path) -> BagLabel | None:
+        try:
+            return read_label(path)
+        except ConfigurationError as error:
+            self._remark(path, f"has a label that is not one of ours, so it counts as not labelled ({error})")
+            return None
 
     def document(self) -> DatasetDocument:
         """Return what is to be written to `dataset.yaml`. Raises ConfigurationError if there is no episode."""
@@ -236,8 +250,12 @@ class DatasetBuilder:
             )
         return len(picks)
 
-    def _keep(self, path: Path, contents: BagContents, frames: _Frames) -> None:
+    def _keep(self, path: Path, contents: BagContents, frames: _Frames, label: BagLabel | None) -> None:
         """Write a run of images as an episode, or say why not."""
+        success = frames.span.success
+        alone = len(episode_spans(contents.marks)) == 1  # otherwise it is not known which episode the label means
+        if success is None and alone and label is not None and label.label is not Label.DISCARD:
+            success = label.label is Label.SUCCESS
         count, stamps = len(frames.stamps), np.array(frames.stamps)
         if count < FEWEST_FRAMES:
             self._remark(path, f"refused a run of {count} images, expected at least {FEWEST_FRAMES}")
@@ -262,7 +280,8 @@ class DatasetBuilder:
                 longest_gap_s=round(float(intervals.max()), 3),
                 answered=int(np.isfinite(arrays.asked).any(axis=1).sum()),
                 admitted=int(np.isfinite(arrays.applied).any(axis=1).sum()),
-                outcome="unknown" if frames.span.success is None else "won" if frames.span.success else "lost",
+                outcome="unknown" if success is None else "won" if success else "lost",
+                label=label,
             )
         )
 
@@ -283,7 +302,9 @@ class DatasetBuilder:
         )
 
 
-def build_dataset(bags: Sequence[Path], bundle: Bundle, arm: Arm, out: Path, choice: TopicChoice = ANY) -> Dataset:
+def build_dataset(
+    bags: Sequence[Path], bundle: Bundle, arm: Arm, out: Path, choice: TopicChoice = ANY, discarded: bool = False
+) -> Dataset:
     """Write the episodes of bags as a dataset, completely or not at all.
 
     Parameters
@@ -298,6 +319,8 @@ def build_dataset(bags: Sequence[Path], bundle: Bundle, arm: Arm, out: Path, cho
         The dataset's folder, which must not exist.
     choice
         Which camera and which robot, if the bags hold several.
+    discarded
+        Whether bags are used that a person labelled `discard`.
 
     Raises
     ------
@@ -307,7 +330,7 @@ def build_dataset(bags: Sequence[Path], bundle: Bundle, arm: Arm, out: Path, cho
     check_new(out, "dataset")
 
     def fill(folder: Path) -> DatasetDocument:
-        builder = DatasetBuilder(bundle, arm, folder)
+        builder = DatasetBuilder(bundle, arm, folder, discarded)
         for bag in bags:
             builder.add(bag, choice)
         return builder.document()

@@ -19,6 +19,7 @@ from pydantic import Field
 from rlfp_ros import schema
 from rlfp_ros.contract import CameraContract, sha256
 from rlfp_ros.files import check_writable_folder, explained, write_whole
+from rlfp_ros.recording.labels import BagLabel
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.version import VERSION
 
@@ -75,6 +76,7 @@ class EpisodeEntry(Schema):
     answered: int = Field(ge=0, le=MAX_FRAMES)  # images for which the bag holds the policy's action
     admitted: int = Field(ge=0, le=MAX_FRAMES)  # images for which it holds what the safety controller admitted
     outcome: Literal["won", "lost", "unknown"]
+    label: BagLabel | None = None  # of the bag, by a person
 
 
 class DatasetDocument(Schema):
