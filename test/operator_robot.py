@@ -1,7 +1,8 @@
-"""A robot that takes notes, and the images and parameters of a small scene, for tests of the operator's page."""
+"""A robot that takes notes, a small scene, and a desk with a clock, for tests of the operator's page."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.operator.action import Action
-from rlfp_ros.operator.desk import Controller
+from rlfp_ros.operator.desk import Desk, Page
+from rlfp_ros.operator.robot import Controller
 from rlfp_ros.operator.seen_image import SeenImage
 from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.recording.bag_list import LabelRequest, RecorderState
 
 CAMERA = CameraModel(64, 48, np.array([[60.0, 0.0, 31.5], [0.0, 60.0, 23.5], [0.0, 0.0, 1.0]]))
 # Looks straight down from 1 m above (0.5, 0): image right is -y, image down is -x.
@@ -50,6 +53,27 @@ class NotedRobot:
         self.lines.append(line)
 
 
+class NotedRecorder:
+    """Implements `operator.robot.Recorder` and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.labels: list[LabelRequest] = []
+        self.answer = (True, "recording_0001")
+
+    def start(self, answered: Callable[[bool, str], None]) -> None:
+        self.calls.append("start")
+        answered(*self.answer)
+
+    def stop(self, answered: Callable[[bool, str], None]) -> None:
+        self.calls.append("stop")
+        answered(*self.answer)
+
+    def label(self, request: LabelRequest, answered: Callable[[bool, str], None]) -> None:
+        self.labels.append(request)
+        answered(*self.answer)
+
+
 def seen_image(number: int = 1, received_s: float = 0.0, **parts: Any) -> SeenImage:
     image = np.full((48, 64, 3), (200, 40, 30), np.uint8)
     return SeenImage(number, 5_000_000_000, received_s, 0.02, image, CAMERA, T_BASE_CAMERA, **parts)
@@ -72,3 +96,35 @@ def controller(**changes: Any) -> Controller:
         "shift_hold": 0.95,
     }
     return Controller(**(values | changes))
+
+
+class Clock:
+    """A clock that the test sets, s."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Setting:
+    """A desk with its robot and clock."""
+
+    def __init__(self) -> None:
+        self.robot, self.clock = NotedRobot(), Clock()
+        self.desk = Desk(self.robot, self.clock)
+        self.desk.on_controller(controller())
+        self.recorder = NotedRecorder()
+        self.desk.recording.recorder = self.recorder
+
+    def recorder_reports(self, **fields: Any) -> None:
+        self.desk.recording.on_state(
+            RecorderState(**{"recording": True, "bag": "recording_0001"} | fields), self.clock()
+        )
+
+    def send(self, page: Page, type: str, **fields: Any) -> None:
+        self.desk.receive(page, json.dumps({"type": type, **fields}))
+
+    def beat(self, page: Page, age_s: float = 0.0) -> None:
+        self.send(page, "beat", shown=round(1e3 * (self.clock.now - age_s)))

@@ -4,49 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_robot import T_BASE_CAMERA, NotedRobot, controller, seen_image
+from operator_robot import T_BASE_CAMERA, Setting, controller, seen_image
 
 from rlfp_ros.commissioning.checklist import ChecklistReport, Line
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import Reason, State
 from rlfp_ros.operator.action import Action
-from rlfp_ros.operator.desk import BURST, LEASE_S, SHOWN_MAX_AGE_S, SILENT_S, Desk, Page
+from rlfp_ros.operator.desk import BURST, LEASE_S, SHOWN_MAX_AGE_S, SILENT_S
 from rlfp_ros.operator.reasons import REASONS, STATES, in_words
 from rlfp_ros.operator.requests import MAX_CHARACTERS, BadRequest, parse_request
+from rlfp_ros.recording.labels import MAX_NOTE
 
 ACTIVE = SafetyState(state=State.ACTIVE, gain=1.0)
 STOPPED = SafetyState(state=State.STOPPED, reasons=("estop",))
 DISABLED = SafetyState(state=State.DISABLED, reasons=("not_enabled",))
-
-
-class Clock:
-    """A clock that the test sets, s."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Setting:
-    """A desk with its robot and clock."""
-
-    def __init__(self) -> None:
-        self.robot, self.clock = NotedRobot(), Clock()
-        self.desk = Desk(self.robot, self.clock)
-        self.desk.on_controller(controller())
-
-    def send(self, page: Page, type: str, **fields: Any) -> None:
-        self.desk.receive(page, json.dumps({"type": type, **fields}))
-
-    def beat(self, page: Page, age_s: float = 0.0) -> None:
-        self.send(page, "beat", shown=round(1e3 * (self.clock.now - age_s)))
 
 
 @pytest.fixture
@@ -214,6 +189,11 @@ def test_gain_is_limited_by_the_parameters_own_range(at: Setting) -> None:
         '{"type": "beat", "shown": true}',
         '{"type": "beat", "shown": 1.5}',
         '{"type": "click", "image": 1, "u": 1e9, "v": 0}',
+        '{"type": "label", "label": "success"}',
+        '{"type": "label", "bag": "a", "label": "great"}',
+        '{"type": "label", "bag": "a", "label": "success", "path": "/etc"}',
+        '{"type": "label", "bag": "a", "label": "success", "note": "\\ud800"}',
+        json.dumps({"type": "label", "bag": "a", "label": "success", "note": "a" * (MAX_NOTE + 1)}),
         "[" * 400,
         '{"type": "stop", "x": "' + "a" * MAX_CHARACTERS + '"}',
     ],

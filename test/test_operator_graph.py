@@ -8,17 +8,26 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import browser, open_page
 from conftest import TestNode, wait_until
 from playwright.sync_api import Browser, Page, expect
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
+from rlfp_ros.contract import load_bundle
+from rlfp_ros.control.trained_arm import choose_arm
+from rlfp_ros.data import build
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
+from rlfp_ros.operator.access import PROTOCOL, TOKEN_PREFIX
 from rlfp_ros.operator.page_address import PAGE_LINE, TOKEN_VARIABLE
+from rlfp_ros.recording.labels import BagLabel, Label, read_label
+from rlfp_ros.recording.reader import BagReader
 
 pytestmark = [pytest.mark.graph, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -34,14 +43,16 @@ residual_controller:
   ros__parameters: {joint_state_max_age_s: 0.8, joint_state_timeout_s: 0.8, percept_timeout_s: 1.0,
                     residual_fade_s: 0.5, residual_timeout_s: 1.0, residual_max_age_s: 2.0,
                     heartbeat_timeout_s: 1.0}
+recorder:
+  ros__parameters: {directory: BAGS}
 """
 
 
 class Cell:
     """The running graph, and where its page is."""
 
-    def __init__(self, runner: Runner, lines: list[str]) -> None:
-        self.runner, self._lines = runner, lines
+    def __init__(self, runner: Runner, lines: list[str], bags: Path) -> None:
+        self.runner, self._lines, self.bags = runner, lines, bags
         wait_until(lambda: self.addresses, LIMIT_S, "the page's address")
 
     @property
@@ -55,8 +66,9 @@ class Cell:
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    parameters = tmp_path_factory.mktemp("graph") / "patient.yaml"
-    parameters.write_text(PATIENT)
+    folder = tmp_path_factory.mktemp("graph")
+    parameters = folder / "patient.yaml"
+    parameters.write_text(PATIENT.replace("BAGS", str(folder / "bags")))
     lines: list[str] = []
     arguments = {
         "use_mock_hardware": True,
@@ -75,7 +87,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
                 lines.append(line)
 
         with Runner(resolved, console="quiet", handle_signals=False, on_line=on_line) as runner:
-            yield Cell(runner, lines)
+            yield Cell(runner, lines, folder / "bags")
             assert runner.poll() is None, runner.failure
     assert not [line for line in lines if TOKEN in line]
 
@@ -173,6 +185,79 @@ def test_a_goal_of_two_clicks_reaches_the_graph_in_the_base_frame(page: Page, ce
 
     test_node.spin_until(sent)
     assert {goal.header.frame_id for goal in goals} == {"panda_link0"}
+
+
+class Operator:
+    """Speaks the page's protocol without a browser, and shows what it is sent."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.bags: list[dict[str, Any]] = []
+        self.points: list[dict[str, Any]] = []
+
+    def send(self, type: str, **fields: Any) -> None:
+        self.socket.send(json.dumps({"type": type, **fields}))
+
+    def status(self) -> dict[str, Any]:
+        """Wait for the next status, and keep the operator's place."""
+        while isinstance(text := self.socket.recv(timeout=LIMIT_S), bytes):
+            header = json.loads(text[4 : 4 + int.from_bytes(text[:4], "little")])
+            self.send("drawn", image=header["image"])
+        status: dict[str, Any] = json.loads(text)
+        self.send("beat", shown=status["now"])
+        self.bags = status["bags"]["bags"] if "bags" in status else self.bags
+        self.points += status["plots"]["points"]
+        return status
+
+    def until(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+
+        def holds() -> bool:
+            found.update(self.status())
+            return bool(condition(found))
+
+        wait_until(holds, LIMIT_S, what)
+        return found
+
+
+def test_a_recording_of_the_page_reaches_the_bag_and_the_dataset_with_its_label(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = cell.addresses[-1].rstrip("/")
+    protocols: Any = [PROTOCOL, f"{TOKEN_PREFIX}{TOKEN}"]
+    url = address.replace("http", "ws") + "/page"
+    with connect(url, origin=Origin(address), subprotocols=protocols) as socket:
+        operator = Operator(socket)
+        operator.until(lambda status: status["recorder"] and status["controller"], "the recorder")
+        assert not cell.bags.exists()
+        operator.send("take")
+        operator.until(lambda status: status["operates"], "the operator's place")
+        operator.send("record")
+        operator.until(lambda status: status["recorder"]["recording"], "a recording")
+        seen = operator.until(lambda status: status["recorder"]["duration_s"] > 8.0, "8 s of recording")
+        name = seen["recorder"]["bag"]
+        assert name == "recording_0001"
+        operator.send("label", bag=name, label="failure", note="wrong key", operator="Ada")
+        operator.send("label", bag=name, label="success", note="it touched", operator="Ada")
+        operator.until(lambda status: (status["recorder"]["label"] or {}).get("label") == "success", "the label")
+        operator.send("label", bag="../patient", label="discard")
+        operator.send("end_record")
+        operator.until(lambda status: not status["recorder"]["recording"] and operator.bags, "the end")
+        (bag,) = operator.bags
+        assert (bag["name"], bag["label"]["label"], bag["label"]["note"]) == (name, "success", "it touched")
+        events = [event["text"] for event in operator.status()["events"]]
+        assert any("holds no closed bag '../patient'" in text for text in events)
+        assert any(point["asked"] for point in operator.points)
+    assert read_label(cell.bags / name) == BagLabel(label=Label.SUCCESS, note="it touched", operator="Ada")
+    with BagReader(cell.bags / name) as read:
+        lines = [json.loads(read.decode(message).data) for message in read.messages({"/operator/command"})]
+    assert [line["label"] for line in lines if line["command"] == "label"][:2] == ["failure", "success"]
+    monkeypatch.setattr(build, "RATE_TOLERANCE", 10.0)  # a loaded machine is slower than a camera
+    monkeypatch.setattr(build, "GAP_S", 5.0)
+    bundle = load_bundle("push_panda")
+    dataset = build.build_dataset([cell.bags / name], bundle, choose_arm(bundle, None), tmp_path / "dataset")
+    for entry in dataset.document.episodes:
+        assert entry.label == BagLabel(label=Label.SUCCESS, note="it touched", operator="Ada")
 
 
 def block(page: Page) -> None:

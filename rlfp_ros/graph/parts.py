@@ -35,7 +35,12 @@ COMMON = (
 )
 
 RECORD = (
-    Argument("record", "", "a folder to write rosbag2 (MCAP) recordings into; empty: record nothing"),
+    Argument(
+        "record",
+        "",
+        "a folder to write rosbag2 (MCAP) recordings into, from the start; empty: record nothing, or with "
+        "operator:=true what is started on the operator's page, into the folder bags",
+    ),
     Argument("record_per_episode", "true", "one bag for each episode (true) or one for the run (false)", kind="flag"),
 )
 
@@ -91,9 +96,9 @@ RECORDER = Node(
     "recorder",
     "rosbag2 recordings",
     parameters=lambda a: {
-        "directory": a["record"],
+        **({"directory": a["record"]} if a["record"] else {"start": False}),
         "per_episode": a["record_per_episode"],
         "use_sim_time": a["use_sim_time"],
     },
-    condition=lambda a: bool(a["record"]),
+    condition=lambda a: bool(a["record"] or a["operator"]),
 )

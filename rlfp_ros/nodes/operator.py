@@ -30,9 +30,12 @@ from rlfp_ros.nodes.diagnostics import Diagnostics, Level, Report, status_name
 from rlfp_ros.nodes.image_feed import PERCEPTION, ImageFeed, ViewedCell
 from rlfp_ros.nodes.operator_link import CONTROLLER, OperatorLink
 from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.nodes.plot_feed import PlotFeed
+from rlfp_ros.nodes.recorder_link import RecorderLink
 from rlfp_ros.operator.action import Action
-from rlfp_ros.operator.desk import Controller, Desk
+from rlfp_ros.operator.desk import Desk
 from rlfp_ros.operator.page_address import PAGE_LINE, TOKEN_VARIABLE, AccessSettings, check_packages
+from rlfp_ros.operator.robot import Controller
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError
 
@@ -50,6 +53,7 @@ OF_CONTROLLER = (
     "heartbeat_timeout_s",
     "shift_slow",
     "shift_hold",
+    "output",
 )
 
 
@@ -68,8 +72,11 @@ class OperatorNode(Node):
 
         self._link = OperatorLink(self, self._on_state, self._on_checklist)
         self._desk = Desk(self._link)
+        panel = self._desk.recording
+        panel.recorder = RecorderLink(self, lambda state: panel.on_state(state, self._desk.clock()), panel.on_listing)
         self._server = OperatorServer(self._desk, settings)
         self._feed = ImageFeed(self, self._desk, self._server.wake)
+        self._plots = PlotFeed(self, self._desk)
         self._values: dict[str, Any] = {}  # the controller's parameters, once they are known
         self._asked_at: float | None = None
         self._leaving_at: float | None = None
@@ -99,7 +106,7 @@ class OperatorNode(Node):
     @property
     def polled(self) -> tuple[Any, ...]:
         """Subscriptions that the executor leaves to this node."""
-        return self._feed.polled
+        return (*self._feed.polled, *self._plots.polled)
 
     def close(self) -> None:
         """End the server."""
@@ -132,6 +139,7 @@ class OperatorNode(Node):
         self._leave_if_asked()
         self._look_for_controller()
         self._feed.look()
+        self._plots.look()
 
     def _look_for_controller(self) -> None:
         """Ask for the controller's parameters when it comes, again when it comes back."""
@@ -182,6 +190,7 @@ class OperatorNode(Node):
             self.get_logger().warning(self._note)
         self._link.base_frame = self._cell.arm.base_frame if self._cell else ""
         self._feed.use(self._cell)
+        self._plots.use(self._cell, str(values["output"]))
 
     def _publish_controller(self) -> None:
         values, cell = self._values, self._cell

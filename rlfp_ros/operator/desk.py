@@ -7,19 +7,22 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from rlfp_ros.commissioning.checklist import ChecklistReport
-from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import Reason, State
 from rlfp_ros.operator.action import SERVICES, Action, HeartbeatRule
 from rlfp_ros.operator.clicked_goal import ClickedGoal, goal_of_click
+from rlfp_ros.operator.plots import Plots
 from rlfp_ros.operator.reasons import STATES, in_words
-from rlfp_ros.operator.requests import BadRequest, Beat, Click, Drawn, Gain, Press, SendGoal, parse_request
+from rlfp_ros.operator.recording_panel import RecordingPanel
+from rlfp_ros.operator.requests import BadRequest, Beat, Click, Drawn, Gain, LabelBag, Press, SendGoal, parse_request
+from rlfp_ros.operator.robot import Controller, Robot
 from rlfp_ros.operator.seen_image import SeenImage
+from rlfp_ros.recording.bag_list import BagListing
 from rlfp_ros.schema import ConfigurationError
 
 STATUS_S = 0.1  # between two statuses to a page
@@ -29,51 +32,8 @@ RATE_HZ = 120.0  # messages of one page that are accepted in the long run; a pag
 BURST = 240.0  # and at once
 IMAGES = 90  # images whose clicks are understood, 3 s
 SILENT_S = 5.0  # a controller that has not reported for this long is gone; it reports every second
+NO_RECORDER = "no recorder is running; start the graph with operator:=true or record:=FOLDER"
 EVENTS = 30  # lines of the page's log
-
-Answered = Callable[[bool, str], None]
-
-
-class Robot(Protocol):
-    """The graph as the desk sees it. Every method returns at once; `answered` may be called in any thread."""
-
-    def beat(self) -> None:
-        """Publish the operator's heartbeat."""
-
-    def stop(self) -> None:
-        """Publish the e-stop."""
-
-    def call(self, action: Action, answered: Answered) -> None:
-        """Call a service of the controller."""
-
-    def set_gain(self, value: float, answered: Answered) -> None:
-        """Set the controller's `residual_gain`."""
-
-    def send_goal(self, point: np.ndarray, stamp_ns: int) -> None:
-        """Publish a goal [3] m in the base frame."""
-
-    def record(self, line: dict[str, Any]) -> None:
-        """Publish one line of the record of commands, which goes into the bag."""
-
-
-@dataclass(frozen=True)
-class Controller:
-    """What the page needs to know of the controller's parameters and of the bundle."""
-
-    bundle: str
-    task: str
-    takes_goal: bool
-    arm: Arm | None  # None if the bundle cannot be loaded on this computer
-    gain: float
-    gain_range: tuple[float, float]
-    gain_description: str
-    dry_run: bool
-    step_by_step: bool
-    require_heartbeat: bool
-    heartbeat_timeout_s: float
-    shift_slow: float
-    shift_hold: float
-    note: str = ""  # what is not possible here, and why
 
 
 @dataclass(eq=False)
@@ -92,6 +52,8 @@ class Page:
     goal: ClickedGoal | None = None  # shown, not sent
     goal_fault: str = ""
     images_drawn: int = 0
+    listing: BagListing | None = None  # that it was sent
+    sample: int = 0  # the newest of the plots that it was sent
 
 
 @dataclass(eq=False)
@@ -100,6 +62,8 @@ class Desk:
 
     robot: Robot
     clock: Callable[[], float] = time.monotonic
+    recording: RecordingPanel = field(default_factory=RecordingPanel)
+    plots: Plots = field(default_factory=Plots)
     pages: list[Page] = field(default_factory=list)
     state: SafetyState | None = None
     checklist: ChecklistReport | None = None
@@ -210,6 +174,10 @@ class Desk:
         elif isinstance(request, Press) and request.type == "release":
             self._operator = None
             self._note(page, "release", True, "gave its place free")
+        elif isinstance(request, Press) and request.type in ("record", "end_record"):
+            self._record(page, request.type)
+        elif isinstance(request, LabelBag):
+            self._label(page, request)
         elif isinstance(request, Press):
             self._call(page, Action(request.type))
         elif isinstance(request, Gain):
@@ -291,6 +259,31 @@ class Desk:
         self._note(page, "goal", True, f"({x:.3f}, {y:.3f}, {z:.3f}) m")
         self.robot.record({"from": f"page {page.number}", "command": "goal", "point": [x, y, z]})
 
+    def _record(self, page: Page, command: str) -> None:
+        recorder = self.recording.recorder_at(self.clock())
+        self.robot.record({"from": f"page {page.number}", "command": command})
+        if recorder is None:
+            self._note(page, command, False, NO_RECORDER)
+            return
+        call = recorder.start if command == "record" else recorder.stop
+        call(lambda ok, text: self._note(page, command, ok, text))
+
+    def _label(self, page: Page, given: LabelBag) -> None:
+        command = f"label {given.label.value}"
+        self.robot.record(
+            {"from": f"page {page.number}", "command": "label", **given.model_dump(mode="json", exclude={"type"})}
+        )
+        recorder = self.recording.recorder_at(self.clock())
+        try:
+            request = given.request()
+        except ConfigurationError as error:
+            self._note(page, command, False, str(error))
+            return
+        if recorder is None:
+            self._note(page, command, False, NO_RECORDER)
+            return
+        recorder.label(request, lambda ok, text: self._note(page, command, ok, text))
+
     # --- what pages are shown --------------------------------------------------------------------------------------
 
     def next_image(self, page: Page) -> SeenImage | None:
@@ -328,7 +321,7 @@ class Desk:
             "enabled": state.enabled if state else False,
             "gain_applied": round(state.gain, 3) if state else 0.0,
             "checklist": [line.model_dump() for line in self.checklist.lines] if self.checklist else None,
-            "controller": _controller(controller),
+            "controller": controller.shown() if controller else None,
             "page": page.number,
             "pages": len(self.pages),
             "operates": self.is_operator(page),
@@ -339,7 +332,18 @@ class Desk:
             "goal": self._shown_goal(page),
             "goal_fault": page.goal_fault,
             "events": list(self._events),
+            "recorder": self.recording.shown(now),
+            **self._news(page),
         }
+
+    def _news(self, page: Page) -> dict[str, Any]:
+        """Return what a page has not been sent yet: the list of bags, and points of the plots."""
+        news: dict[str, Any] = {}
+        if page.listing is not self.recording.listing:
+            page.listing = self.recording.listing
+            news["bags"] = page.listing.model_dump(mode="json")
+        page.sample, news["plots"] = self.plots.since(page.sample)
+        return news
 
     def _shown_goal(self, page: Page) -> dict[str, Any] | None:
         goal = page.goal
@@ -357,24 +361,3 @@ class Desk:
             f"page {page.number}: {command}: {text}" if ok else f"page {page.number}: {command} refused: {text}", ok
         )
         self.robot.record({"from": f"page {page.number}", "command": command, "ok": ok, "answer": text})
-
-
-def _controller(controller: Controller | None) -> dict[str, Any] | None:
-    if controller is None:
-        return None
-    return {
-        "bundle": controller.bundle,
-        "task": controller.task,
-        "takes_goal": controller.takes_goal,
-        "arm": controller.arm.name if controller.arm else "",
-        "gain": controller.gain,
-        "gain_range": list(controller.gain_range),
-        "gain_description": controller.gain_description,
-        "dry_run": controller.dry_run,
-        "step_by_step": controller.step_by_step,
-        "require_heartbeat": controller.require_heartbeat,
-        "heartbeat_timeout_s": controller.heartbeat_timeout_s,
-        "shift_slow": controller.shift_slow,
-        "shift_hold": controller.shift_hold,
-        "note": controller.note,
-    }

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from rlfp_ros.schema import Schema
+from rlfp_ros.recording.bag_list import MAX_NAME, LabelRequest
+from rlfp_ros.recording.labels import MAX_NOTE, MAX_OPERATOR, Label
+from rlfp_ros.schema import Schema, validate
 
-MAX_CHARACTERS = 512  # of one message
+MAX_CHARACTERS = 1200  # of one message; a note of the greatest length has room although it is escaped
 MAX_PIXEL = 10_000
 _Number = Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)]  # that JavaScript can count to
 
@@ -31,7 +33,9 @@ class Drawn(Schema):
 class Press(Schema):
     """A command without a value."""
 
-    type: Literal["stop", "enable", "step", "disable", "reset", "take", "release", "forget_goal"]
+    type: Literal[
+        "stop", "enable", "step", "disable", "reset", "take", "release", "forget_goal", "record", "end_record"
+    ]
 
 
 class Gain(Schema):
@@ -57,7 +61,21 @@ class SendGoal(Schema):
     goal: _Number
 
 
-Request = Beat | Drawn | Press | Gain | Click | SendGoal
+class LabelBag(Schema):
+    """Labels a bag; `bag` is the name of the one that the page showed with the buttons."""
+
+    type: Literal["label"]
+    bag: str = Field(max_length=MAX_NAME)
+    label: Label
+    note: str = Field(default="", max_length=MAX_NOTE)
+    operator: str = Field(default="", max_length=MAX_OPERATOR)
+
+    def request(self) -> LabelRequest:
+        """Return it for the recorder. Raises ConfigurationError if a text is not one line."""
+        return validate(self.model_dump(exclude={"type"}), LabelRequest, source="label")
+
+
+Request = Beat | Drawn | Press | Gain | Click | SendGoal | LabelBag
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 
 

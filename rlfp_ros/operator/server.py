@@ -29,6 +29,9 @@ FILES = {  # path -> file of the package, type: no other path is served, and non
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/stop.js": ("stop.js", "text/javascript; charset=utf-8"),
     "/drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
+    "/elements.js": ("elements.js", "text/javascript; charset=utf-8"),
+    "/recording.js": ("recording.js", "text/javascript; charset=utf-8"),
+    "/plots.js": ("plots.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

@@ -2,7 +2,7 @@
 
 const SECONDS = 60;
 
-function fit(canvas, width, height) {
+export function fit(canvas, width, height) {
   const ratio = Math.min(window.devicePixelRatio || 1, 2);
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
@@ -11,7 +11,7 @@ function fit(canvas, width, height) {
   return context;
 }
 
-function colour(name) {
+export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 

@@ -1,6 +1,9 @@
 // The operator's page: shows the status, sends commands, and sends the heartbeat from this, the main thread.
 
 import { ImageView, ShiftChart } from "/drawing.js";
+import { list, node, put } from "/elements.js";
+import { Plots } from "/plots.js";
+import { KEYS as RECORDING_KEYS, Recording, isTyping } from "/recording.js";
 
 const PROTOCOL = "rlfp.operator.1";
 const BEAT_MS = 100;
@@ -11,6 +14,8 @@ const NEAR_PX = 18; // a second click this near to the shown goal sends it
 const $ = (id) => document.getElementById(id);
 const view = new ImageView($("image"));
 const chart = new ShiftChart($("shift"));
+const plots = new Plots();
+const recording = new Recording((message) => send(message));
 
 let socket = null;
 let status = null; // the newest from the server
@@ -20,6 +25,7 @@ let heard = 0; // when the newest status came
 let refusal = ""; // the server does not let this page in
 let hiddenNotice = "";
 let imageTimes = [];
+let bags = null; // the newest list of bags
 let gainHeld = false; // the slider is being moved
 
 // --- connection --------------------------------------------------------------------------------------------------
@@ -38,6 +44,7 @@ function connect() {
   socket.onclose = (event) => {
     socket = null;
     status = null;
+    plots.clear();
     if (event.code === 1008 && event.reason.startsWith("wrong token")) {
       refusal = "The program was started again. Open the address that it printed now.";
     } else {
@@ -56,6 +63,8 @@ function onStatus(text) {
   status = JSON.parse(text);
   heard = performance.now();
   refusal = "";
+  plots.add(status.plots);
+  if (status.bags) bags = status.bags; // sent once: a status that is not drawn must not lose it
   if (drawing) return; // a hidden page draws nothing: its frames must not pile up
   drawing = true;
   requestAnimationFrame(() => {
@@ -113,8 +122,9 @@ for (const name of [...Object.values(KEYS), "take", "release"]) {
   });
 }
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const name = KEYS[event.key.toLowerCase()];
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || isTyping(event)) return;
+  const key = event.key.toLowerCase();
+  const name = KEYS[key] || RECORDING_KEYS[key];
   if (name && !$(name).disabled) $(name).click();
 });
 
@@ -144,26 +154,6 @@ new ResizeObserver(() => view.redraw(status?.goal?.pixel)).observe($("image").pa
 
 // --- what is shown -----------------------------------------------------------------------------------------------
 
-// Change the page only if something differs: a screen reader reads out each change.
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function list(element, rows, make) {
-  const key = JSON.stringify(rows);
-  if (element.dataset.key === key) return;
-  element.dataset.key = key;
-  element.replaceChildren(...rows.map(make));
-}
-
-function node(tag, className, text, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
 // A parameter's description as the beginning of a sentence, without the unit of a pure number.
 function sentence(text) {
   const plain = text.replace(" (1)", "");
@@ -184,6 +174,8 @@ function render() {
       return node("li", ok ? "" : "refused", "", time, node("span", "", text));
     });
   }
+  recording.render(live ? { ...status, bags } : null);
+  if (live) plots.draw(status.now);
   chart.draw(performance.now() / 1000, status?.controller?.shift_slow, status?.controller?.shift_hold);
 }
 

@@ -24,12 +24,16 @@ button.addEventListener("click", (event) => {
   if (event.detail === 0) stop(); // a screen reader or another assistive tool; a pointer has already stopped
 });
 
-// The space bar would press the button that has the focus: it always means STOP here.
+// While the arm is disabled or stopped already, the space bar writes a space into a text.
+const AT_REST = ["DISABLED", "STOPPED"];
+const writes = (event) => event.target.matches?.("input[type=text]") && AT_REST.includes(document.body.dataset.state);
+
+// The space bar would press the button that has the focus: otherwise it always means STOP here.
 for (const kind of ["keydown", "keyup"]) {
   document.addEventListener(
     kind,
     (event) => {
-      if (event.code !== "Space" && event.key !== " ") return;
+      if ((event.code !== "Space" && event.key !== " ") || writes(event)) return;
       event.preventDefault();
       event.stopImmediatePropagation();
       if (kind === "keydown" && !event.repeat) stop();
