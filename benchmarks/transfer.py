@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(path, {"rows": list(rows.values())})  # after every row: an interrupted run continues here
         console.print(f"{game.policy.name} in {game.world}, {game.profile}: {row['successes']} of {row['episodes']}")
     wanted = [rows[game.key] for game in games if game.key in rows]
-    tables, marks = [_success_rows(wanted), _failure_rows(wanted)], MARKS
+    tables, marks = [_success_rows(wanted), _failure_rows(wanted), time_rows(wanted)], MARKS
     if options.ablations:
         tables, marks = [matrix_rows(wanted), correlation_rows(wanted)], ABLATION_MARKS
     worth = ablation_rows(wanted, len(options.seeds))
@@ -364,6 +364,8 @@ def play_row(game: _Game, images: Path) -> dict[str, Any]:
         "of": policy.of,
         "training_seed": policy.training_seed,
         "won": "".join(str(int(outcome.success)) for outcome in outcomes),  # by seed, for pairs
+        "steps": [outcome.steps for outcome in outcomes],  # images of each episode, by seed
+        "rate_hz": bundle.contract.camera.rate_hz,
         "failures": count_modes(traces, grips),
         "failure_pictures": write_failure_images(traces, grips, images, f"{policy.name}_{profile}"),
         "limits_exceeded": sum(trace.limits_exceeded for trace in traces),
@@ -404,6 +406,22 @@ def _failure_rows(rows: list[dict[str, Any]]) -> Rows:
         if sum(row["failures"].values())
     ]
     return "failed episodes by mode", ("policy", "profile or room", *modes), made
+
+
+def time_rows(rows: list[dict[str, Any]]) -> Rows:
+    """Time to success of each pair of policies of one task, over the episodes that both won."""
+    made = []
+    timed = [row for row in rows if "steps" in row]  # earlier versions did not write it
+    for one, other in combinations(timed, 2):
+        if any(one[name] != other[name] for name in ("task", "world", "profile", "episodes", "seed")):
+            continue
+        both = [a == b == "1" for a, b in zip(one["won"], other["won"], strict=True)]
+        if any(both):
+            first, second = (float(np.mean(np.array(row["steps"])[both])) / row["rate_hz"] for row in (one, other))
+            cells = [one["policy"], other["policy"], one["profile"], str(sum(both))]
+            made.append((*cells, f"{first:.2f}", f"{second:.2f}", f"{second / first:.2f}"))
+    header = ("policy", "other policy", "profile or room", "won by both", "s", "s of the other", "ratio")
+    return "mean time to success of episodes that both policies won", header, made
 
 
 def matrix_rows(rows: list[dict[str, Any]]) -> Rows:

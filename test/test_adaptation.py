@@ -1,4 +1,4 @@
-"""Tests of `adapt`: encoders from shipped files, labels from kinematics, the methods, and the acceptance test."""
+"""Tests of `adapt`: the methods, and the acceptance test."""
 
 from __future__ import annotations
 

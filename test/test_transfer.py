@@ -227,6 +227,24 @@ def test_the_table_of_policies_and_places_names_missing_cells(transfer: ModuleTy
     assert made == [("a", "0.50 (0.20 to 0.80)", "missing"), ("b", "missing", "0.50 (0.20 to 0.80)")]
 
 
+def test_times_are_compared_over_episodes_that_both_won(transfer: ModuleType) -> None:
+    played = {"task": "reach", "world": "pybullet", "profile": "train", "episodes": 3, "seed": 0, "rate_hz": 30.0}
+    one = {**played, "policy": "one", "won": "110", "steps": [60, 30, 90]}
+    other = {**played, "policy": "other", "won": "101", "steps": [45, 90, 30]}
+    elsewhere = {**other, "profile": "twin_dim"}
+    earlier = {name: value for name, value in other.items() if name not in ("steps", "rate_hz")}
+    _, header, made = transfer.time_rows([one, other, elsewhere, earlier])
+    assert dict(zip(header, *made, strict=True)) == {
+        "policy": "one",
+        "other policy": "other",
+        "profile or room": "train",
+        "won by both": "1",
+        "s": "2.00",
+        "s of the other": "1.50",
+        "ratio": "0.75",
+    }
+
+
 def test_ablations_are_summarised_over_trainings_and_missing_ones_are_named(transfer: ModuleType) -> None:
     """Three trainings: the mean of the middle ones, which is all three, and how far they differ. None: missing."""
     rows: list[dict[str, Any]] = [
@@ -261,7 +279,11 @@ def test_no_training_is_started_after_the_time(transfer: ModuleType, tmp_path: P
     assert [(policy.what, policy.identity) for policy in gone] == [("nothing is left out", "gone")]
 
 
-@pytest.mark.parametrize("bundle", ["reach_panda", "lift_panda", "push_panda", "reach_so101"])
-def test_kept_measurements_are_those_of_the_bundles_that_ship(transfer: ModuleType, bundle: str) -> None:
-    rows = json.loads((ROOT / "docs" / "measured" / "transfer.json").read_text())["rows"]
+@pytest.mark.parametrize(
+    ("bundle", "file"),
+    [(name, "transfer") for name in ("reach_panda", "lift_panda", "push_panda", "reach_so101")]
+    + [(name, "transfer_reinforcement") for name in ("lift_panda_rl",)],
+)
+def test_kept_measurements_are_those_of_the_bundles_that_ship(transfer: ModuleType, bundle: str, file: str) -> None:
+    rows = json.loads((ROOT / "docs" / "measured" / f"{file}.json").read_text())["rows"]
     assert {row["identity"] for row in rows if row["policy"] == bundle} == {transfer.identity_of(bundle)}
