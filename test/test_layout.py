@@ -45,12 +45,14 @@ PARTS = {
     "simulation": CORE,
     "evaluation": CORE | {"recording", "simulation"},
     "learning": CORE | {"simulation", "evaluation"},
+    "dynamics": CORE | {"simulation"},
     "adaptation": CORE | {"data", "simulation", "evaluation", "learning"},
     "commissioning": CORE | {"recording", "simulation", "evaluation"},
     "operator": CORE | {"recording", "commissioning"},
     "nodes": CORE | {"recording", "simulation", "commissioning", "operator"},
     "graph": CORE | {"recording", "simulation", "evaluation", "operator", "nodes"},
-    "cli": CORE | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "commissioning", "graph"},
+    "cli": CORE
+    | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "dynamics", "commissioning", "graph"},
 }
 ROS = {"rclpy", "cv_bridge", "rosbag2_py", "rosgraph_msgs", "ament_index_python", "tf2_ros", "builtin_interfaces"}
 TORCH_PARTS = ("learning", "adaptation")
