@@ -1,1 +1,1 @@
-"""Control by local models: linear-Gaussian controllers, dynamics fitted to what was played, and iLQR with a KL bound."""
+"""Control by local models: linear-Gaussian controllers, fitted dynamics, and iLQR with a KL bound."""

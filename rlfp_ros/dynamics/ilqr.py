@@ -126,8 +126,8 @@ def improve(
         new, kl = attempt(high)
     if new is None or kl > kl_bound:
         raise ConfigurationError(
-            f"iLQR: no controller within a KL bound of {kl_bound:.3g} was found, expected states and costs of a size near "
-            "1; change their units"
+            f"iLQR: no controller within a KL bound of {kl_bound:.3g} was found, expected states and costs of a size "
+            "near 1; change their units"
         )
     if low == high:  # within the bound at once: how far can eta fall?
         while low > SMALLEST_ETA:
