@@ -86,7 +86,7 @@ class PointCost:
         gradients, hessians, apart = self._majorised(trajectory)
         squares = np.square(apart).sum(axis=1)
         turned = self._weights(trajectory) * self.logarithm * 4 / np.square(squares + self.softness)
-        block = np.ix_(range(len(apart)), self.places, self.places)
+        block = np.ix_(np.arange(len(apart)), self.places, self.places)
         hessians[block] -= turned[:, None, None] * apart[:, :, None] * apart[:, None, :]
         return gradients, hessians
 
