@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rlfp_ros.cli.parsing import add_result, amount, parse_benchmark, positive
+from rlfp_ros.cli.parsing import add_result, amount, natural, parse_benchmark, positive
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.dynamics.learning_loop import LocalLearning
 from rlfp_ros.dynamics.reach_learning import DECISIONS, learn_reach
@@ -38,8 +38,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlfp bench local_models", description=__doc__.splitlines()[0])
     parser.add_argument("--goals", type=positive, default=10, help="goals, drawn from a box in front of the arm")
     parser.add_argument("--seeds", type=positive, default=3, help="learnings per goal")
+    parser.add_argument("--first-seed", type=natural, default=0, help="so that several processes can share the work")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["full"], help="what to leave out")
-    parser.add_argument("--within", type=amount, default=0.005, help="end of a learning, as for rlfp learn-on-arm, m")
+    parser.add_argument("--within", type=amount, default=0.01, help="end of a learning, as for rlfp learn-on-arm, m")
     parser.add_argument("--world", default="pybullet", choices=("pybullet", "mujoco"))
     parser.add_argument("--profile", default="none", help="a profile of PyBullet or a room of MuJoCo")
     add_result(parser, "--json")
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     arm = SimulatedArm(load_arm("panda"), "reach", load_conditions(options.world, options.profile), DECISIONS)
     for variant in options.variants:
         settings = LocalLearning.model_validate(VARIANTS[variant])
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             for goal in goals:
                 key = {
                     "variant": variant,

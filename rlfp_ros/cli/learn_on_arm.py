@@ -35,7 +35,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--within",
         type=amount,
-        default=0.005,
+        default=0.01,
         metavar="M",
         help="end as soon as all trajectories of an iteration end this close to the goal, m (default: %(default)s)",
     )
