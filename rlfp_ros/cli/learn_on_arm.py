@@ -17,7 +17,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command = add_command(
         commands, "learn-on-arm", _learn, "learn to reach a goal from the arm's own motion, with local linear models"
     )
-    command.add_argument("task", choices=("reach",), help="what to learn; reach: bring the tool to a point")
+    command.add_argument("task", choices=("reach",), metavar="TASK", help="`reach`: bring the tool to a point")
     command.add_argument(
         "--goal",
         type=float,
