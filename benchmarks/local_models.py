@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
     options = parse_benchmark(parser, argv)
     document = read_json(options.json) if options.json else {}
     rows: list[dict[str, Any]] = document.setdefault("rows", [])
-    corners = np.array(GOALS)
-    goals = np.random.default_rng(0).uniform(*corners, size=(options.goals, 3)).round(3)
+    lowest, highest = np.array(GOALS)
+    goals = np.random.default_rng(0).uniform(lowest, highest, size=(options.goals, 3)).round(3)
     arm = SimulatedArm(load_arm("panda"), "reach", load_conditions(options.world, options.profile), DECISIONS)
     for variant in options.variants:
         settings = LocalLearning.model_validate(VARIANTS[variant])

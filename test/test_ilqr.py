@@ -32,13 +32,13 @@ def parts(system: LinearGaussianDynamics, cost: QuadraticCost) -> tuple[np.ndarr
     return A, B, hessian[:size, :size], hessian[size:, size:], hessian[:size, size:]
 
 
-def some_controller(system: LinearGaussianDynamics, seed: int) -> LinearGaussianController:
+def some_controller(system: LinearGaussianDynamics, seed: int, gain: float = 0.05) -> LinearGaussianController:
     rng = np.random.default_rng(seed)
     steps, size = system.offsets.shape
     acting = system.transitions.shape[2] - size
     roots = 0.2 * rng.normal(size=(steps, acting, acting))
     return LinearGaussianController(
-        0.05 * rng.normal(size=(steps, acting, size)),
+        gain * rng.normal(size=(steps, acting, size)),
         0.1 * rng.normal(size=(steps, acting)),
         roots @ np.swapaxes(roots, 1, 2) + 0.05 * np.eye(acting),
     )
@@ -112,10 +112,10 @@ def test_if_the_optimum_is_within_the_bound_it_is_found() -> None:
 
 
 def test_the_divergence_is_the_mean_difference_of_the_log_densities_of_played_trajectories() -> None:
-    system = linear_systems.linear_system(1, steps=5)
-    new, old = some_controller(system, 2), some_controller(system, 3)
+    system = linear_systems.linear_system(1, steps=4, noise=0.4)
+    new, old = some_controller(system, 2, gain=0.3), some_controller(system, 3, gain=0.3)
     rng = np.random.default_rng(4)
-    played = [linear_systems.play(system, new, rng) for _ in range(4000)]
+    played = [linear_systems.play(system, new, rng) for _ in range(2000)]
     differences = [new.log_densities(each).sum() - old.log_densities(each).sum() for each in played]
     expected = kl_divergences(new, old, system.distribution(new)).sum()
     assert np.mean(differences) == pytest.approx(expected, abs=4 * np.std(differences) / np.sqrt(len(played)))
@@ -126,11 +126,13 @@ def test_the_distribution_is_that_of_played_trajectories() -> None:
     system = linear_systems.linear_system(1, steps=5, noise=0.1)
     controller = some_controller(system, 2)
     rng = np.random.default_rng(4)
-    states = np.stack([linear_systems.play(system, controller, rng).states for _ in range(4000)])
+    states = np.stack([linear_systems.play(system, controller, rng).states for _ in range(2000)])
     reached = system.distribution(controller)
     deviations = np.sqrt(np.diagonal(reached.covariances, axis1=1, axis2=2))
     assert np.all(np.abs(states.mean(axis=0) - reached.means) < 5 * deviations / np.sqrt(len(states)))
-    assert np.cov(states[:, -1].T) == pytest.approx(reached.covariances[-1], rel=0.15, abs=0.02 * deviations.max() ** 2)
+    expected = reached.covariances[-1]
+    sampling = np.sqrt((np.outer(np.diag(expected), np.diag(expected)) + expected**2) / len(states))
+    assert np.all(np.abs(np.cov(states[:, -1].T) - expected) < 5 * sampling)
 
 
 def test_the_expected_cost_is_the_mean_cost_of_played_trajectories() -> None:
@@ -139,7 +141,7 @@ def test_the_expected_cost_is_the_mean_cost_of_played_trajectories() -> None:
     controller = some_controller(system, 2)
     rng = np.random.default_rng(4)
     costs = []
-    for _ in range(4000):
+    for _ in range(2000):
         played = linear_systems.play(system, controller, rng)
         z = np.concatenate([played.states, np.vstack([played.actions, np.zeros((1, 2))])], axis=1)
         quadratic = 0.5 * np.einsum("ti,tij,tj->t", z, cost.hessians, z)

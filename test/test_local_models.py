@@ -120,6 +120,9 @@ def test_the_mixture_finds_clusters() -> None:
     order = [int(np.linalg.norm(mixture.means - centre, axis=1).argmin()) for centre in centres]
     assert np.abs(mixture.means[order] - centres).max() < 0.15
     assert mixture.weights[order] == pytest.approx([300 / 600, 100 / 600, 200 / 600], abs=0.01)
+    mean, covariance = mixture.moments(points)
+    assert mean == pytest.approx(points.mean(axis=0), abs=0.1)
+    assert np.diag(covariance) == pytest.approx(points.var(axis=0), rel=0.05)
     mean, covariance = mixture.moments(np.array([[5.1, 0.1]]))
     assert mean == pytest.approx([5.0, 0.0], abs=0.15)
     assert np.all((np.sqrt(np.diag(covariance)) > 0.25) & (np.sqrt(np.diag(covariance)) < 0.55))

@@ -74,6 +74,7 @@ class ArmWorld(TaskScene, Protocol):
     task: Task
     tick: int
     origin_ns: int
+    judged: bool  # if False, nothing ends the episode
     ticks_per_frame: int
     frame_stride: int  # only every so many frames has an image
     sample: Sample
