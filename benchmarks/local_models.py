@@ -22,6 +22,7 @@ from rlfp_ros.dynamics.learning_loop import LocalLearning
 from rlfp_ros.dynamics.reach_learning import DECISIONS, learn_reach
 from rlfp_ros.dynamics.simulated_arm import SimulatedArm
 from rlfp_ros.evaluation.results import code_commit, put_between, read_json, write_json
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.worlds import load_conditions
 
 MARKS = ("<!-- benchmarks/local_models.py begins -->", "<!-- benchmarks/local_models.py ends -->")
@@ -65,14 +66,15 @@ def main(argv: list[str]) -> int:
                 if any(key.items() <= row.items() for row in rows):
                     continue
                 began = time.process_time()
-                learned = learn_reach(arm, goal, settings, seed, options.within)
-                row = {**key, "rollouts": learned.rollouts, "distance_m": learned.true_distance_m}
-                row |= {"seconds": round(time.process_time() - began, 2), "date": f"{date.today()}"}
-                rows.append({**row, "commit": code_commit()})
-                print(
-                    f"{variant}, {goal}, seed {seed}: {1e3 * learned.true_distance_m:.1f} mm, {learned.rollouts}",
-                    flush=True,
-                )
+                row = {**key, "date": f"{date.today()}", "commit": code_commit()}
+                try:
+                    learned = learn_reach(arm, goal, settings, seed, options.within)
+                    row |= {"rollouts": learned.rollouts, "distance_m": learned.true_distance_m}
+                    print(f"{variant}, {goal}, seed {seed}: {1e3 * learned.true_distance_m:.1f} mm", flush=True)
+                except ConfigurationError as error:
+                    row |= {"refused": str(error)}
+                    print(f"{variant}, {goal}, seed {seed}: {error}", flush=True)
+                rows.append({**row, "seconds": round(time.process_time() - began, 2)})
                 if options.json:
                     write_json(options.json, document)
     arm.close()
@@ -92,9 +94,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     places = dict.fromkeys((row["variant"], row["world"], row["profile"]) for row in rows)
     for variant, world, profile in places:
         chosen = [row for row in rows if (row["variant"], row["world"], row["profile"]) == (variant, world, profile)]
-        distances = 1e3 * np.array([row["distance_m"] for row in chosen])
+        ended = [row for row in chosen if "refused" not in row]
+        distances = 1e3 * np.array([row["distance_m"] for row in ended] or [np.nan])
         cells = [variant, f"{world}, `{profile}`", str(len(chosen)), f"{np.median(distances):.1f}"]
         cells += [f"{distances.max():.1f}", f"{int((distances <= 15).sum())} of {len(chosen)}"]
-        cells += [f"{np.median([row[name] for row in chosen]):.0f}" for name in ("rollouts", "seconds")]
+        cells.append(f"{np.median([row['rollouts'] for row in ended] or [np.nan]):.0f}")
+        cells.append(f"{np.median([row['seconds'] for row in chosen]):.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
