@@ -95,6 +95,25 @@ def test_a_controller_that_is_good_enough_is_returned_itself() -> None:
     assert found is iterations[-1].controller
 
 
+def test_a_step_that_made_the_cost_higher_is_taken_back_and_becomes_smaller() -> None:
+    iterations: list[LearningIteration] = []
+
+    def play(controller: LinearGaussianController, seed: int) -> PlayedTrajectory:
+        played = linear_systems.play(SYSTEM, controller, np.random.default_rng(seed))
+        disturbed = 5.0 * (len(iterations) == 2)  # in the third iteration
+        return PlayedTrajectory(played.states + disturbed, played.actions)
+
+    learn(play, COST, FIRST, LocalLearning(iterations=4), range(100), report=iterations.append)
+    second, third = iterations[1:3]
+    assert [each.kept for each in iterations] == [True, True, False, True]
+    assert second.step is not None
+    assert third.step is not None
+    assert third.kl_bound < second.kl_bound
+    assert third.step.last_cost == second.step.last_cost  # the same controller and model
+    assert third.step.kl < second.step.kl
+    assert iterations[3].controller is third.step.controller
+
+
 def test_the_same_seeds_give_the_same_controller() -> None:
     settings = LocalLearning(iterations=2)
     first, second = (learn(player(SYSTEM), COST, FIRST, settings, range(20)) for _ in range(2))

@@ -83,6 +83,8 @@ def _learn(options: argparse.Namespace) -> int:
             f"iteration {iteration.number} of {settings.iterations}: cost {iteration.cost:.1f}, final distance "
             f"{np.median(distances):.1f} mm ({distances[0]:.1f} to {distances[-1]:.1f})"
         )
+        if not iteration.kept:
+            line += ", taken back"
         if iteration.step is not None:
             line += f", KL {iteration.step.kl:.0f} of {iteration.kl_bound:.0f} nats, eta {iteration.step.eta:.2g}"
         print(line, flush=True)

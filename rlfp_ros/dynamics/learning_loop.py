@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from rlfp_ros.dynamics.ilqr import Improvement, improve, next_step_size
-from rlfp_ros.dynamics.linear_gaussian import LinearGaussianController
+from rlfp_ros.dynamics.linear_gaussian import LinearGaussianController, LinearGaussianDynamics
 from rlfp_ros.dynamics.local_models import DynamicsPrior, fit_dynamics
 from rlfp_ros.dynamics.played_trajectory import PlayedTrajectory
-from rlfp_ros.dynamics.quadratic_cost import TrajectoryCost, mean_expansion
+from rlfp_ros.dynamics.quadratic_cost import QuadraticCost, TrajectoryCost, mean_expansion
 from rlfp_ros.schema import ConfigurationError, Schema
 
 Play = Callable[[LinearGaussianController, int], PlayedTrajectory]  # controller, seed
@@ -65,6 +65,9 @@ class LearningIteration:
         Their mean cost.
     kl_bound
         Largest divergence of the next controller's trajectories, nats.
+    kept
+        Whether this controller is the one that the step improves. If its cost is higher than that of the controller
+        that it came from, that one is improved again, by a smaller step.
     step
         The step to the next controller; None if the learning ended because this one is good enough.
     """
@@ -74,7 +77,18 @@ class LearningIteration:
     played: tuple[PlayedTrajectory, ...]
     cost: float
     kl_bound: float
+    kept: bool
     step: Improvement | None
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A controller with its measured cost and what was fitted to its trajectories."""
+
+    controller: LinearGaussianController
+    cost: float
+    dynamics: LinearGaussianDynamics
+    expansion: QuadraticCost
 
 
 def learn(
@@ -119,26 +133,28 @@ def learn(
     rng = np.random.default_rng(list(seeds[:1]))
     history: list[PlayedTrajectory] = []
     kl, eta = settings.kl, 1.0
-    before: LearningIteration | None = None
+    best: _Model | None = None
+    step: Improvement | None = None
     for number in range(settings.iterations):
         first = number * settings.rollouts
         played = tuple(play(controller, seed) for seed in seeds[first : first + settings.rollouts])
+        history = [*history, *played][-settings.prior_rollouts :]
         measured = float(np.mean([cost.values(each).sum() for each in played]))
-        if before is not None and before.step is not None:
-            predicted = before.step.last_cost - before.step.cost
-            kl = next_step_size(kl, predicted, before.cost - measured, settings.smallest_kl, settings.largest_kl)
-        bound, step = kl * controller.steps, None
-        if not enough(played):
-            history = [*history, *played][-settings.prior_rollouts :]
+        kept = best is None or measured <= best.cost
+        if best is not None and step is not None:
+            predicted = step.last_cost - step.cost
+            kl = next_step_size(kl, predicted, best.cost - measured, settings.smallest_kl, settings.largest_kl)
+        bound = kl * controller.steps
+        if enough(played):
+            report(LearningIteration(number + 1, controller, played, measured, bound, True, None))
+            break
+        if best is None or kept:
             prior = None
             if settings.uses_prior:
                 prior = DynamicsPrior.fit(history, rng, settings.clusters, weight=settings.prior_weight)
             dynamics = fit_dynamics(played, prior, settings.regularisation)
-            expansion = mean_expansion(cost, played)
-            step = improve(dynamics, expansion, controller, bound, eta, settings.smallest_deviation)
-        before = LearningIteration(number + 1, controller, played, measured, bound, step)
-        report(before)
-        if step is None:
-            break
+            best = _Model(controller, measured, dynamics, mean_expansion(cost, played))
+        step = improve(best.dynamics, best.expansion, best.controller, bound, eta, settings.smallest_deviation)
+        report(LearningIteration(number + 1, controller, played, measured, bound, kept, step))
         eta, controller = step.eta, step.controller
     return controller

@@ -111,7 +111,7 @@ def write_result(folder: Path, learned: LearnedReach, goal: np.ndarray, settings
     """
     rows = []
     for each in learned.iterations:
-        row = {"number": each.number, "cost": each.cost, "kl_bound": each.kl_bound}
+        row = {"number": each.number, "cost": each.cost, "kl_bound": each.kl_bound, "kept": each.kept}
         if each.step is not None:
             predicted = each.step.last_cost - each.step.cost
             row |= {"kl": each.step.kl, "eta": each.step.eta, "predicted_improvement": predicted}
