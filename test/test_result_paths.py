@@ -90,7 +90,14 @@ def test_a_command_refuses_a_file_that_it_cannot_write_in_one_line(
 
 @pytest.mark.parametrize(
     "command",
-    ["demo --out", "align --out", "train reach --out", "train reach --run", "export models/reach_panda --out"],
+    [
+        "demo --out",
+        "align --out",
+        "train reach --out",
+        "train reach --run",
+        "export models/reach_panda --out",
+        "learn-on-arm reach --goal 0.5 0 0.2 --out",
+    ],
 )
 def test_a_command_refuses_a_folder_that_it_cannot_write_to_in_one_line(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
