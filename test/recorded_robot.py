@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from conftest import TestNode
@@ -56,6 +57,14 @@ class Publisher:
     def messages_recorded(self) -> int:
         """Return how many messages the recorder has reported."""
         return int(self.status()[1].get("messages", 0))
+
+
+def until_recorded(node: TestNode, states: list[Any], count: int) -> None:
+    """Wait until the recorder reports `count` messages; `states` are those of recorder/state."""
+    node.spin_until(
+        lambda: states and json.loads(states[-1].data)["messages"] >= count, 40.0, f"{count} messages in the bag"
+    )
+    node.spin_for(0.3)
 
 
 def names(bag: BagReader, topic: str = "/joint_states") -> list[float]:

@@ -12,6 +12,7 @@ from conftest import wait_until
 from small_bags import IMAGE, START, STRING, check_readable_by_others, image, string
 
 from rlfp_ros.recording.background_writer import BackgroundWriter
+from rlfp_ros.recording.metadata import custom_data
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.recording.writer import BagWriter
 
@@ -69,3 +70,17 @@ def test_a_bag_that_gets_no_message_is_not_made(tmp_path: Path) -> None:
     writer.roll(tmp_path / "nothing")
     assert writer.close()
     assert not (tmp_path / "nothing").exists()
+
+
+def test_each_bag_says_what_was_lost_of_it_and_not_of_others(tmp_path: Path) -> None:
+    writer = BackgroundWriter()
+    for number, name in enumerate(("first", "second", "third")):
+        writer.roll(tmp_path / name)
+        writer.write("/episode", STRING, (), string(name), START, START)
+        if name == "second":
+            writer.write("/odd", "unknown_msgs/msg/Odd", (), b"1234", START, START)
+        writer.never_arrived["/joint_states"] += number
+        wait_until(lambda: writer.waiting_bytes == 0)
+    assert writer.close()
+    found = [custom_data(tmp_path / name).get("dropped") for name in ("first", "second", "third")]
+    assert found == [None, "/joint_states: 1, /odd: 1", "/joint_states: 2"]

@@ -12,7 +12,7 @@ import pytest
 from conftest import Process, TestNode
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from recorded_robot import PANDA, Publisher, recorded, state
+from recorded_robot import PANDA, Publisher, recorded, state, until_recorded
 from sensor_msgs.msg import CompressedImage
 
 from rlfp_ros.nodes import messages
@@ -25,11 +25,13 @@ def test_a_best_effort_camera_is_recorded_too(
     test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path
 ) -> None:
     robot = Publisher(test_node, QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT))
+    states = test_node.listen(messages.RECORDER_STATE)
     process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
     robot.connected()
     for number in range(5):
         robot.image.publish(messages.image_message(number, np.full((8, 8, 3), number, np.uint8), "camera"))
         test_node.spin_for(0.05)
+    until_recorded(test_node, states, 5)
     assert process.stop() == 0
     with BagReader(tmp_path / "bags" / "run") as bag:
         assert len(list(bag.messages({"/camera/image_raw"}))) == 5
@@ -47,11 +49,13 @@ def test_a_camera_that_publishes_only_compressed_images_is_recorded(
     test_node: TestNode, start_node: Callable[..., Process], tmp_path: Path, reliability: ReliabilityPolicy
 ) -> None:
     camera = test_node.publisher(messages.IMAGE_COMPRESSED, QoSProfile(depth=5, reliability=reliability))
+    states = test_node.listen(messages.RECORDER_STATE)
     process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
     test_node.connected(camera)
     for _ in range(5):
         camera.publish(COMPRESSED)
         test_node.spin_for(0.05)
+    until_recorded(test_node, states, 5)
     assert process.stop() == 0
     assert recorded(tmp_path / "bags" / "run", "/camera/image_raw/compressed") == 5
     assert "no images" not in process.output
@@ -62,12 +66,14 @@ def test_of_a_camera_that_publishes_both_only_the_raw_images_are_recorded(
 ) -> None:
     robot = Publisher(test_node)
     compressed = test_node.publisher(messages.IMAGE_COMPRESSED)
+    states = test_node.listen(messages.RECORDER_STATE)
     process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
     robot.connected()
     for number in range(5):
         robot.image.publish(messages.image_message(number, np.zeros((8, 8, 3), np.uint8), "camera"))
         compressed.publish(COMPRESSED)
         test_node.spin_for(0.05)
+    until_recorded(test_node, states, 5)
     assert compressed.get_subscription_count() == 0  # nothing makes image_transport compress
     assert process.stop() == 0
     with BagReader(tmp_path / "bags" / "run") as bag:
@@ -80,6 +86,7 @@ def test_the_images_that_perception_takes_are_recorded(
     """Both are published, and perception is set to take the compressed ones."""
     robot = Publisher(test_node)
     compressed = test_node.publisher(messages.IMAGE_COMPRESSED)
+    states = test_node.listen(messages.RECORDER_STATE)
     perception = Node("perception", context=test_node.node.context)
     perception.create_subscription(CompressedImage, messages.IMAGE_COMPRESSED.name, print, messages.CAMERA_SUBSCRIPTION)
     try:
@@ -90,6 +97,7 @@ def test_the_images_that_perception_takes_are_recorded(
             robot.image.publish(messages.image_message(number, np.zeros((8, 8, 3), np.uint8), "camera"))
             compressed.publish(COMPRESSED)
             test_node.spin_for(0.05)
+        until_recorded(test_node, states, 5)
         assert process.stop() == 0
     finally:
         perception.destroy_node()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import Process, TestNode, wait_until
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from recorded_robot import PANDA, Publisher, names, state
+from recorded_robot import PANDA, Publisher, names, state, until_recorded
 from visualization_msgs.msg import Marker
 
 from rlfp_ros.control.trajectory import Residual
@@ -56,11 +56,12 @@ def test_a_topic_of_another_type_than_expected_is_recorded_as_it_is_published(
 ) -> None:
     """Residuals are twists or joint trajectories, depending on the bundle."""
     residual = test_node.publisher(messages.JOINT_RESIDUAL)
+    states = test_node.listen(messages.RECORDER_STATE)
     process = start_node("recorder", {"directory": tmp_path / "bags", "per_episode": False})
     test_node.connected(residual)
     for number in range(5):
         residual.publish(messages.joint_residual_message(Residual(number, np.zeros(7)), PANDA.joint_names))
-    test_node.spin_for(0.3)
+    until_recorded(test_node, states, 5)
     assert process.stop() == 0
     assert "xception" not in process.output
     with BagReader(tmp_path / "bags" / "run") as bag:

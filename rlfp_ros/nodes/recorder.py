@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ STATE_S = 1.0  # between two messages on recorder/state
 ANSWER_S = 0.5  # longest wait for the disk before a service answers; meanwhile messages stay in the queues
 NICENESS = 10  # the nodes that move the arm run first; meanwhile messages stay in the queues
 KEY_BYTES = 64  # bytes of a message that identify it
+_Announcement = tuple[RecordedSubscriptions, bytes, int, int]  # message, time of publication in ns, sequence number
 
 
 class RecorderSettings(Schema):
@@ -95,7 +96,7 @@ class RecorderNode(Node):
         self._idle = True  # only diagnostics have come so far, which do not start a bag
         self._failure_logged = False
         self._refused_logged: set[str] = set()
-        self._announced: list[tuple[RecordedSubscriptions, bytes, int, int]] = []  # of the episode that runs
+        self._announced: deque[_Announcement] = deque(maxlen=10)  # of the episode that runs
         self._missing = MissingImages()
         self._closed: queue.SimpleQueue[Episode] = queue.SimpleQueue()  # episodes whose bag before is closed
         self._bag = CurrentBag()
@@ -115,6 +116,10 @@ class RecorderNode(Node):
         self.diagnostics = Diagnostics(self, self._report)
         self._state = self.create_publisher(String, "~/state", messages.RECORDER_STATE.qos)
         self._bags = self.create_publisher(String, "~/bags", messages.RECORDER_BAGS.qos)
+        self.create_service(Trigger, "~/start", self._service(self._start))
+        self.create_service(Trigger, "~/stop", self._service(self._stop))
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._publish_state()
         if self._settings.start:
             self._topics.open()
         else:
@@ -123,18 +128,12 @@ class RecorderNode(Node):
             self.create_subscription(String, messages.EPISODE.name, self._on_episode, messages.EPISODE.qos)
         self._discover()
         self._attendance = Attendance(self, self._topics.unmatched, self._topics.expect_all)
-        self.create_service(Trigger, "~/start", self._service(self._start))
-        self.create_service(Trigger, "~/stop", self._service(self._stop))
-        self.add_on_set_parameters_callback(self._on_parameters)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(self.batch_s, self._answer, clock=steady)
         self.create_timer(DISCOVERY_S, self._discover, clock=steady)
         self.create_timer(STATE_S, self._publish_state, clock=steady)
-        self._publish_state()
-        begins = (
-            f"recording {len(self._topics)} topics" if self._recording else "waiting for the service start; records"
-        )
-        self.get_logger().info(f"{begins} into {self._directory}")
+        begins = "recording" if self._recording else "waiting for the service start; records"
+        self.get_logger().info(f"{begins} {len(self._topics)} topics into {self._directory}")
 
     def close(self) -> None:
         """Write the queue, close the bag and report lost messages."""
@@ -254,8 +253,7 @@ class RecorderNode(Node):
         return self._totals() - self._bag.totals_before
 
     def _totals(self) -> Totals:
-        writer = self._writer
-        return Totals(writer.written.total(), writer.bytes_written, self._dropped().total())
+        return Totals(self._writer.written.total(), self._writer.bytes_written, self._dropped().total())
 
     def _and_list(self, then: Callable[[], None] | None) -> Callable[[], None]:
         """Return `then`, after which the list of bags is published again. It runs in the writer's thread."""
@@ -313,7 +311,7 @@ class RecorderNode(Node):
         self._bag.begin(now)
         self._writer.write(topic.name, topic.type, topic.qos, data, received, published, sequence & 0xFFFFFFFF)
 
-    def _remember(self, episode: Episode, message: tuple[RecordedSubscriptions, bytes, int, int]) -> None:
+    def _remember(self, episode: Episode, message: _Announcement) -> None:
         """Keep the announcements of the episode that runs, for a bag that is begun in its middle."""
         if episode.phase is not Phase.RUNNING:
             self._announced.clear()
@@ -323,7 +321,7 @@ class RecorderNode(Node):
     def _on_episode(self, message: String) -> Episode:
         episode = decode.episode_from_message(message)
         success = (episode.outcome or {}).get("success")
-        if episode.phase is Phase.FINISHED and isinstance(success, bool):
+        if self._recording and episode.phase is Phase.FINISHED and isinstance(success, bool):
             self._bag.outcomes["won" if success else "lost"] += 1
             self._writer.custom["episodes"] = self._bag.outcomes_in_words()
         if episode.phase is Phase.RESET and self._settings.per_episode and self._recording and not self._by_hand:

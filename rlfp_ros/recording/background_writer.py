@@ -34,7 +34,7 @@ class _Message:
 class _Roll:
     directory: Path | None  # of the next bag; None: no bag until the next roll
     then: Callable[[], None] | None
-    never_arrived: Counter[str]
+    lost_before: Counter[str]  # on the way to the writer's thread
     custom: dict[str, str]
     is_last: bool = False
 
@@ -56,7 +56,7 @@ class BackgroundWriter:
     ----------
     failure : str
         The reason why writing ended, in one sentence, or "".
-    dropped, written : collections.Counter
+    written : collections.Counter
         Messages by topic, over all bags.
     never_arrived : collections.Counter
         Messages by topic that were lost on the way to the queue, over all bags, which the owner counts. metadata.yaml
@@ -71,7 +71,6 @@ class BackgroundWriter:
 
     def __init__(self, queue_bytes: int = QUEUE_BYTES) -> None:
         self.failure = ""
-        self.dropped: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
         self.never_arrived: Counter[str] = Counter()
         self.custom: dict[str, str] = {}
@@ -85,9 +84,17 @@ class BackgroundWriter:
         self._lock = threading.Lock()
         self._closed = False
         self._in_bag: Counter[str] = Counter()  # messages that were handed to the open bag
-        self._lost_before: Counter[str] = Counter()  # in the bags before the open one
+        self._not_queued: Counter[str] = Counter()  # messages that `write` dropped
+        self._not_written: Counter[str] = Counter()  # messages that this object's thread dropped
+        self._lost_before: Counter[str] = Counter()  # before the open bag, on the way to the thread
+        self._not_written_before: Counter[str] = Counter()  # before the open bag, in the thread
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Messages by topic that were not written, over all bags."""
+        return self._not_queued + self._not_written.copy()  # the other thread may add a topic meanwhile
 
     @property
     def waiting_bytes(self) -> int:
@@ -104,7 +111,7 @@ class BackgroundWriter:
 
     def _roll(self, directory: Path | None, then: Callable[[], None] | None, is_last: bool = False) -> _Roll:
         custom, self.custom = self.custom, {}
-        return _Roll(directory, then, self.never_arrived.copy(), custom, is_last)
+        return _Roll(directory, then, self.never_arrived + self._not_queued, custom, is_last)
 
     def label(self, directory: Path, label: BagLabel, then: Callable[[str], None]) -> None:
         """Label a bag, the one that is being written or one that is closed, after everything that was queued before.
@@ -130,7 +137,7 @@ class BackgroundWriter:
     ) -> bool:
         """Queue one message. Returns False if it was dropped."""
         if self._closed or self.failure or self._waiting + len(data) > self._limit:
-            self.dropped[topic] += 1
+            self._not_queued[topic] += 1
             return False
         with self._lock:
             self._waiting += len(data)
@@ -160,7 +167,7 @@ class BackgroundWriter:
                 if bag is None and directory is not None:
                     bag, directory = self._open(directory), None
                 if bag is None:
-                    self.dropped[item.topic] += 1
+                    self._not_written[item.topic] += 1
                     continue
                 began = time.monotonic()
                 bag = self._attempt(bag, functools.partial(self._write, message=item))
@@ -170,7 +177,7 @@ class BackgroundWriter:
                 bag = self._label(bag, item)
                 continue
             bag = self._attempt(bag, functools.partial(self._close, roll=item))
-            self._lost_before = self.dropped + item.never_arrived
+            self._lost_before, self._not_written_before = item.lost_before, self._not_written.copy()
             if item.is_last:
                 return
             bag, directory = None, item.directory
@@ -209,11 +216,11 @@ class BackgroundWriter:
     def _lose(self, topic: str, count: int) -> None:
         self._in_bag[topic] -= count
         self.written[topic] -= count
-        self.dropped[topic] += count
+        self._not_written[topic] += count
 
     def _close(self, bag: BagWriter, roll: _Roll) -> None:
         bag.custom |= roll.custom
-        lost = self.dropped + roll.never_arrived - self._lost_before
+        lost = roll.lost_before - self._lost_before + (self._not_written - self._not_written_before)
         if lost:
             bag.custom["dropped"] = ", ".join(f"{topic}: {count}" for topic, count in sorted(lost.items()))
         bag.close()
