@@ -250,3 +250,38 @@ def test_another_robot_s_controller_on_the_same_command_topic_is_said(
     )
     own.destroy_node()
     other.destroy_node()
+
+
+@pytest.mark.graph
+def test_nodes_that_only_listen_to_commands_do_not_count_as_the_arm(
+    start_node: Callable[..., Any], test_node: Any, tiny_bundle: Path
+) -> None:
+    """The operator's page plots the commands, and the recorder records them: neither moves an arm."""
+    from rclpy.node import Node
+    from std_msgs.msg import String
+    from trajectory_msgs.msg import JointTrajectory
+
+    from rlfp_ros.nodes import messages as m
+
+    lists: list[String] = []
+    test_node.node.create_subscription(String, m.CHECKLIST.name, lists.append, m.CHECKLIST.qos)
+    start_node("checklist", {"bundle": tiny_bundle, "extrinsics": "bundle"})
+
+    def controller_line() -> str:
+        lines = json.loads(lists[-1].data)["lines"] if lists else []
+        return next((str(line["found"]) for line in lines if line["name"] == "controller"), "")
+
+    def subscriber(name: str) -> Node:
+        node = Node(name, context=test_node.node.context)
+        node.create_subscription(JointTrajectory, m.ARM_COMMAND.name, lambda _: None, 1)
+        return node
+
+    listeners = [subscriber(name) for name in ("operator", "recorder", "live_recorder", "observer")]
+    test_node.spin_until(controller_line, LIMIT_S, "a checklist")
+    before = len(lists)
+    test_node.spin_until(lambda: len(lists) > before + 4, LIMIT_S, "more lists")
+    assert controller_line().startswith("no node takes commands on")
+    arm = subscriber("driver")
+    test_node.spin_until(lambda: controller_line().startswith("driver takes commands on"), LIMIT_S, "the driver")
+    for node in (*listeners, arm):
+        node.destroy_node()

@@ -74,6 +74,7 @@ def test_a_topic_of_a_type_that_is_not_installed_is_reported_and_the_others_are_
 ) -> None:
     """The recorder runs without the workspace of one of the publishers."""
     robot = Publisher(test_node)
+    states = test_node.listen(messages.RECORDER_STATE)
     marker = test_node.node.create_publisher(Marker, "marker", 10)
     (tmp_path / "hidden" / "visualization_msgs").mkdir(parents=True)
     (tmp_path / "hidden" / "visualization_msgs" / "__init__.py").write_text("raise ImportError('not sourced')")
@@ -87,6 +88,7 @@ def test_a_topic_of_a_type_that_is_not_installed_is_reported_and_the_others_are_
         marker.publish(Marker())
         robot.joint_states.publish(messages.joint_state_message(state(number), PANDA))
         test_node.spin_for(0.05)
+    until_recorded(test_node, states, 10)
     assert process.stop() == 0
     sentence = "topic /marker: type visualization_msgs/msg/Marker is not installed here, so it is not recorded"
     assert process.output.count(sentence) == 1

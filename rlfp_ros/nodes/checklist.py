@@ -34,7 +34,8 @@ from rlfp_ros.schema import ConfigurationError
 
 PERIOD_S = 0.5  # between two lists
 QUIET_S = 4.0  # after the start, while the other nodes start, a list that is not green is not logged
-LISTENERS = ("recorder", "observer")  # nodes that subscribe to commands without moving anything
+# Nodes that subscribe to commands without moving anything.
+LISTENERS = ("recorder", "live_recorder", "observer", "operator")
 
 
 class ChecklistNodeSettings(ChecklistSettings):
