@@ -29,6 +29,13 @@ class ControllerSettings(Schema):
     episode_reset_clears_stop: bool = Field(
         default=False, description="a new episode clears a latched stop (never an e-stop); for simulation only"
     )
+    base_controller: str = Field(
+        default="",
+        description="base controller that moves the arm alone, with gain 0; empty: the bundle's, with the policy",
+    )
+    base_parameters: str = Field(
+        default="", description="its parameters, such as {duration_s: 30, amplitude_rad: 0.1}; empty: their defaults"
+    )
 
     # Motion: shares of the published limits that a policy may use, which leave room for a harder stop
     settle_s: float = Field(

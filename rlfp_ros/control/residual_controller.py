@@ -14,7 +14,12 @@ import numpy as np
 from rlfp_ros.contract import Contract
 from rlfp_ros.control.action_and_base import ActionAndBase, check_arm
 from rlfp_ros.control.arm import Arm, JointState
-from rlfp_ros.control.base_controllers.base_controller import Situation, check_follows, make_base_controller
+from rlfp_ros.control.base_controllers.base_controller import (
+    Situation,
+    check_follows,
+    choose_base_controller,
+    make_base_controller,
+)
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.gripper_motion import GripperMotion
 from rlfp_ros.control.kinematics import Kinematics
@@ -60,14 +65,14 @@ class ResidualController:
         self.arm = arm
         self.settings = settings = settings or ControllerSettings()
         check_arm(contract, arm)
+        base = choose_base_controller(contract.base_controller, settings)
         if isinstance(contract, Contract):
-            check_follows(contract, "bundle.yaml")
+            check_follows(contract.model_copy(update={"base_controller": base}), "bundle.yaml")
         self.kinematics = Kinematics(arm)
         self.filter = SafetyFilter(arm, self.kinematics, settings)
         self.supervisor = Supervisor(settings)
-        self.base = make_base_controller(
-            contract.base_controller.name, dict(contract.base_controller.parameters), arm, settings
-        )
+        self.base = make_base_controller(base.name, dict(base.parameters), arm, settings)
+        self.set_residual_gain(settings.residual_gain)
         scale: dict[str, float] = dict(zip(contract.action.components, contract.action.scale, strict=True))
         self.in_joint_space = contract.action.kind == "joint_velocity"
         axes = contract.action.axes(arm.joint_names)
@@ -272,8 +277,11 @@ class ResidualController:
     # --- commands of the operator ------------------------------------------------------------------------------
 
     def set_residual_gain(self, gain: float) -> None:
-        """Change the live parameter `residual_gain` (0..1); the gain follows it, slew-limited."""
-        self.supervisor.set_target_gain(gain)
+        """Change the live parameter `residual_gain` (0..1); the gain follows it, slew-limited.
+
+        It stays 0 if the settings name a base controller that moves the arm alone.
+        """
+        self.supervisor.set_target_gain(0.0 if self.settings.base_controller else gain)
 
     def enable(self) -> Answer:
         """Start from the measured state with residual gain 0."""

@@ -61,6 +61,21 @@ OPERATE = (
     ),
 )
 
+BASE = (
+    Argument(
+        "base_controller",
+        "",
+        "a base controller that moves the arm alone, without the policy and without episodes, such as excite; "
+        "`./rlfp plugins` lists them; empty: the bundle's, with the policy",
+        pattern=r"[A-Za-z0-9_.-]*",
+    ),
+    Argument(
+        "base_parameters",
+        "",
+        "its parameters, such as '{duration_s: 30, amplitude_rad: 0.1}'; empty: their defaults",
+    ),
+)
+
 ARM = Argument(
     "arm",
     "",
@@ -74,6 +89,11 @@ def waited_for(arguments: Arguments) -> list[str]:
     waited_for = ["perception", "policy", "residual_controller"]
     waited_for += ["recorder"] if arguments["record"] else []
     return waited_for + (["observer"] if arguments["observed"] else [])
+
+
+def base_of(arguments: Arguments) -> dict[str, Any]:
+    """Return the controller's parameters for the base controller that the arguments choose."""
+    return {name: arguments[name] for name in ("base_controller", "base_parameters") if arguments[name]}
 
 
 def _of_bundle(arguments: Arguments) -> dict[str, Any]:

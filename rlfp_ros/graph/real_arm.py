@@ -8,6 +8,7 @@ from typing import Any
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit, Respawn
 from rlfp_ros.graph.parts import (
     ARM,
+    BASE,
     COMMON,
     CONTROLLER,
     OPERATE,
@@ -16,6 +17,7 @@ from rlfp_ros.graph.parts import (
     POLICY,
     RECORD,
     RECORDER,
+    base_of,
     waited_for,
 )
 from rlfp_ros.perception.image_topics import camera_info_beside
@@ -167,6 +169,7 @@ REAL_ARM = Graph(
             "true: stop the arm when operator/heartbeat is silent; false: for a bench test only",
             kind="flag",
         ),
+        *BASE,
         *RECORD,
         *OPERATE,
         Argument("use_sim_time", "false", "true only when a bag or a simulator publishes /clock", kind="flag"),
@@ -183,6 +186,7 @@ REAL_ARM = Graph(
                 "seed": a["mock_seed"],
                 "episodes": a["mock_episodes"],
                 "wait_for": waited_for(a),
+                "referee": not a["base_controller"],
             },
             remappings=_real_topics,
             condition=lambda a: bool(a["use_mock_hardware"]),
@@ -226,6 +230,7 @@ REAL_ARM = Graph(
                 "dry_run": a["dry_run"],
                 "step_by_step": a["step"],
                 "require_checklist": True,
+                **base_of(a),
                 "require_heartbeat": a["require_heartbeat"],
             },
             remappings=_real_topics,

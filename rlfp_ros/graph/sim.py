@@ -9,6 +9,7 @@ from rlfp_ros.graph.arguments import image_size
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit
 from rlfp_ros.graph.parts import (
     ARM,
+    BASE,
     COMMON,
     CONTROLLER,
     OPERATE,
@@ -17,6 +18,7 @@ from rlfp_ros.graph.parts import (
     POLICY,
     RECORD,
     RECORDER,
+    base_of,
     waited_for,
 )
 
@@ -39,6 +41,7 @@ def _simulator(arguments: Arguments) -> dict[str, Any]:
         "real_time_factor": arguments["real_time_factor"],
         "lock_step": arguments["lock_step"],
         "wait_for": waited_for(arguments),
+        "judged": not arguments["base_controller"],
     }
     size = image_size(arguments)
     if size:
@@ -99,6 +102,7 @@ SIM = Graph(
             "true: simulator and controller wait for each other, as fast as they can and the same for the same seed",
             kind="flag",
         ),
+        *BASE,
         *RECORD,
         *OPERATE,
         Argument(
@@ -137,6 +141,7 @@ SIM = Graph(
                 # With the page, a person enables the arm, and closing the page stops it, as on an arm.
                 "start_enabled": not a["operator"],
                 **({"require_heartbeat": True} if a["operator"] else {}),
+                **base_of(a),
                 "use_sim_time": a["use_sim_time"],
             },
         ),

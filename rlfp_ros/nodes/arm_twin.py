@@ -62,6 +62,7 @@ class ArmTwinSettings(Schema):
         0, ge=0, le=10**9, description="episodes to play before the node ends; 0: until it is stopped"
     )
     wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
+    referee: bool = Field(True, description="whether it plays episodes; false: only the graph moves the arm")
     optical_frame: str = Field("camera_optical_frame", description="frame_id of the images")
     dropped_frames: float = Field(
         0.0,
@@ -242,7 +243,7 @@ class ArmTwin(Node):
     def _announce_if_active(self) -> None:
         """Start an episode as soon as the controller may move the arm."""
         referee = self._referee
-        if referee.phase is Phase.RUNNING:
+        if referee.phase is Phase.RUNNING or not self.settings.referee:
             return
         if self._active:
             self._publish_episode(referee.announce(self._world.stamp_ns))

@@ -70,6 +70,7 @@ class SimulatorSettings(Schema):
     real_time_factor: float = Field(1.0, ge=0.01, le=10.0, description="simulated seconds in a second of wall time (1)")
     lock_step: bool = Field(False, description="wait for the graph at every tick: deterministic, as fast as possible")
     wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
+    judged: bool = Field(True, description="whether an episode ends; false: it runs until the node is stopped")
     image_width: int = Field(0, ge=0, le=4096, description="camera image width (px); 0: the bundle's")
     image_height: int = Field(0, ge=0, le=4096, description="camera image height (px); 0: the bundle's")
     image_rate_hz: float = Field(0.0, ge=0.0, le=240.0, description="camera rate (Hz); 0: the bundle's")
@@ -99,6 +100,7 @@ class Simulator(Node):
         conditions = load_conditions(settings.world, settings.profile)
         self._world = make_world(arm, load_task(settings.task), conditions, camera)
         self._world.origin_ns = START_NS
+        self._world.judged = settings.judged
         self._camera = camera
 
         publish = lambda topic: self.create_publisher(topic.type, topic.name, topic.qos)  # noqa: E731

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import yaml
 
 from rlfp_ros import plugins, schema
-from rlfp_ros.contract import Contract
+from rlfp_ros.contract import BaseControllerContract, Contract
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.plugins import Registry
@@ -114,24 +115,52 @@ def check_follows(contract: Contract, source: str) -> None:
     )
 
 
+def choose_base_controller(bundles: BaseControllerContract, settings: ControllerSettings) -> BaseControllerContract:
+    """Return the bundle's base controller, or the one that the settings name instead.
+
+    Raises
+    ------
+    ConfigurationError
+        If the parameters in the settings are not a mapping, or are given without a name.
+    """
+    name, text = settings.base_controller, settings.base_parameters
+    if not name and not text:
+        return bundles
+    if not name:
+        raise ConfigurationError(
+            f"base_parameters is {schema.shown(text)} without a base_controller; name the controller that takes them"
+        )
+    try:
+        parameters = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError:
+        parameters = text
+    if not isinstance(parameters, dict):
+        raise ConfigurationError(
+            f"base_parameters is {schema.shown(text)}, expected names and values, such as {{duration_s: 30}}"
+        )
+    return schema.validate({"name": name, "parameters": parameters}, BaseControllerContract, "base_parameters")
+
+
 def make_base_controller(
     name: str, parameters: dict[str, Any], arm: Arm, settings: ControllerSettings
 ) -> BaseController:
-    """Make the controller that a bundle names.
+    """Make the controller that a bundle or the settings name.
 
     Raises
     ------
     ConfigurationError
         If no base controller has this name, or it does not take these parameters.
     """
+    given = bool(settings.base_controller)
     if name not in BASE_CONTROLLERS:
+        where = "base_controller" if given else "bundle.yaml: base_controller.name"
         raise ConfigurationError(
-            f"bundle.yaml: base_controller.name is {name!r}, expected one of {', '.join(BASE_CONTROLLERS)}; if it "
+            f"{where} is {name!r}, expected one of {', '.join(BASE_CONTROLLERS)}; if it "
             f"comes from a plugin, name its file in the environment variable {plugins.VARIABLE} or install its package"
         )
     controller = BASE_CONTROLLERS[name]
-    checked = schema.validate(parameters, controller.Parameters, "bundle.yaml: base_controller.parameters")
-    return controller(checked, arm, settings)
+    where = "base_parameters" if given else "bundle.yaml: base_controller.parameters"
+    return controller(schema.validate(parameters, controller.Parameters, where), arm, settings)
 
 
 def limited(vector: np.ndarray, length: float) -> np.ndarray:
