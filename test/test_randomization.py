@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
@@ -64,13 +65,21 @@ IN_MOTION = (
     "motion_blur",
     "slider_friction",  # these two in test_stack_and_drawer.py
     "slider_damping",
+    "drive_bandwidth",
+    "drive_damping_ratio",
+    "joint_friction",
+    "joint_armature",
+    "gravity_compensation",
 )
 OTHER_OBJECTS = {"other_hue": 150.0, "other_saturation": 0.4, "other_value": 0.3}  # of tasks with several objects
 IN_TIME = ("camera_latency", "camera_jitter", "dropped_frames", "dropped_run", "command_latency")
 ELSEWHERE = ("fill_azimuth", "arm_tint")
 
 
-def make_world(task: str = "reach", textures: str = "plain", /, **values: float) -> PybulletWorld:
+Value = float | tuple[float, ...]
+
+
+def make_world(task: str = "reach", textures: str = "plain", /, **values: Value) -> PybulletWorld:
     """A world in which these parameters have these values and all others their nominal ones."""
     ranges = {name: Range(low=value, high=value, unit=PARAMETERS[name].unit) for name, value in values.items()}
     profile = Profile(name="given", textures=textures, ranges=ranges)
@@ -233,7 +242,7 @@ def test_slippery_fingers_drop_the_object() -> None:
     assert fall(0.02) > 0.05
 
 
-def response(ticks: int, step: float = 0.1, **values: float) -> float:
+def response(ticks: int, step: float = 0.1, **values: Value) -> float:
     """Return the share of a setpoint step (rad) that the joints have moved some ticks after it."""
     world = make_world(**values)
     world.reset(0)
@@ -251,6 +260,74 @@ def test_weak_gains_strong_damping_and_weak_motors_slow_the_arm_down() -> None:
     usual = response(12)
     assert response(12, motor_strength=0.2) < 0.5 * usual
     assert response(12, joint_damping=5.0) < 0.95 * usual
+
+
+def test_drives_follow_with_their_bandwidth_and_swing_with_little_damping() -> None:
+    soft, stiff = (response(20, drive_bandwidth=bandwidth) for bandwidth in (1.5, 6.0))
+    assert soft < 0.3 < 0.9 < stiff
+    swinging, damped = (response(80, drive_bandwidth=1.5, drive_damping_ratio=ratio) for ratio in (0.2, 1.0))
+    assert damped < 1.0 < swinging
+
+
+def test_dry_friction_holds_a_soft_drive_and_rotors_need_torque() -> None:
+    usual = response(60, 0.02, drive_bandwidth=1.5)
+    assert response(60, 0.02, drive_bandwidth=1.5, joint_friction=10.0) == pytest.approx(0.0, abs=0.01)
+    assert response(60, 0.02, drive_bandwidth=1.5, joint_friction=0.3) < 0.95 * usual
+    assert response(60, 0.02, drive_bandwidth=1.5, joint_damping=20.0) < 0.8 * usual
+    weak = {"drive_bandwidth": 6.0, "motor_strength": 0.3}
+    assert response(12, joint_armature=5.0, **weak) < 0.7 * response(12, **weak)
+
+
+def test_each_joint_can_have_its_own_drive() -> None:
+    world = make_world(drive_bandwidth=(1.0, 1.0, 1.0, 6.0, 6.0, 6.0, 6.0))
+    world.reset(0)
+    start = world.joint_state().positions
+    world.step(Trajectory.to_rest(world.stamp_ns, 2 * DT, start + 0.05))
+    for _ in range(30):
+        world.step(None)
+    way = (world.joint_state().positions - start) / 0.05
+    world.close()
+    assert way[:3].max() < 0.5 < 0.8 < way[3:].min()
+
+
+def test_drives_that_do_not_carry_the_weight_sag_and_report_the_torque_that_they_give() -> None:
+    sag = {}
+    for compensation in (1.0, 0.9):
+        world = make_world(drive_bandwidth=3.0, gravity_compensation=compensation)
+        world.reset(0)
+        start = world.joint_state().positions
+        for _ in range(240):
+            world.step(None)
+        state = world.joint_state()
+        sag[compensation] = np.abs(state.positions - start).max()
+        assert abs(state.efforts[1]) > 10  # N m, which carry the arm
+        world.close()
+    assert sag[1.0] < 1e-3 < 5e-3 < sag[0.9]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"joint_friction": {"low": 0, "high": 1, "unit": "N m"}}, "joint_friction is given without drive_bandwidth"),
+        ({"noise": {"low": [0, 0], "high": [1, 1], "unit": "counts"}}, "noise has a list of values"),
+        ({"motor_gain": {"low": [1, 1], "high": 1, "unit": "ratio"}}, "has 2 values in low and 1 in high"),
+        ({"motor_gain": {"low": [1, 2], "high": [1, 1], "unit": "ratio"}}, "has low 2.0 above high 1.0"),
+        ({"drive_bandwidth": {"low": 0, "high": 3, "unit": "Hz"}}, "drive_bandwidth is 0 to 3 Hz"),
+    ],
+)
+def test_a_wrong_profile_of_drives_is_refused(fields: dict[str, object], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"name": "mine", "textures": "plain", **fields}))
+    with pytest.raises(ConfigurationError, match=message):
+        load_profile(file)
+
+
+def test_a_profile_of_another_arm_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="motor_gain has 2 values, expected 7, one for each joint of panda"):
+        make_world(motor_gain=(1.0, 1.0))
+    profile = Profile(name="theirs", textures="plain", arm="so101")
+    with pytest.raises(ConfigurationError, match="profile theirs: arm is 'so101', but the arm is panda"):
+        PybulletWorld(load_arm("panda"), load_task("reach"), profile, load_scene())
 
 
 def test_joint_readings_are_as_noisy_as_drawn() -> None:

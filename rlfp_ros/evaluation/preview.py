@@ -83,9 +83,10 @@ def sweep_sheet(env: ManipulationEnv, parameter: str, seed: int = 0) -> np.ndarr
     given = profile.ranges[parameter]
     counted = PARAMETERS[parameter].unit == "count"
     try:
-        for value in np.linspace(given.low, given.high, COLUMNS * ROWS):
-            value = round(value) if counted else float(value)
-            fixed = Range(low=value, high=value, unit=given.unit)
+        for values in np.linspace(given.lows, given.highs, COLUMNS * ROWS):
+            value = round(values[0]) if counted else float(values[0])
+            ends = tuple(values.tolist()) if given.of_joints else value
+            fixed = Range(low=ends, high=ends, unit=given.unit)
             env.world.profile = profile.model_copy(update={"ranges": {**profile.ranges, parameter: fixed}})
             _play(env, seed, LATER_FRAMES // 3)
             tiles.append((env.render(), f"{parameter} {value:.3g} {given.unit}"))

@@ -53,7 +53,10 @@ class Cell:
     def contents(self) -> dict[str, dict[str, JsonValue]]:
         """Return the contents of all files that determine a training, by dotted names, to detect changes."""
         return {
-            "profile_file": flat_fields(self.profile.model_dump(mode="json")),
+            # Without `arm` if it is empty, as in runs from before profiles could name one.
+            "profile_file": flat_fields(
+                self.profile.model_dump(mode="json", exclude=None if self.profile.arm else {"arm"})
+            ),
             "task_file": flat_fields(parameters(self.make_task())),
             "scene_file": flat_fields(self.scene.model_dump(mode="json")),
             "arm_file": flat_fields(self.arm.model_dump(mode="json")) | {"urdf_digest": self.arm.digest},

@@ -18,17 +18,16 @@ from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.bullet_arm import load_bullet_arm
 from rlfp_ros.simulation.bullet_bodies import BulletBodies
+from rlfp_ros.simulation.bullet_drive import JointMotors, PositionMotors, TorqueDrive, drive_parameters
 from rlfp_ros.simulation.camera import Camera
 from rlfp_ros.simulation.dressing import Dressing
-from rlfp_ros.simulation.randomization import Profile, Sample, sample, stream
+from rlfp_ros.simulation.randomization import Profile, Sample, per_joint, sample, stream
 from rlfp_ros.simulation.scene import Box, Scene
 from rlfp_ros.simulation.scene_renderer import SceneRenderer
 from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body, Hue, Plate, Slider, Vector
 from rlfp_ros.simulation.ticked_world import DT, TICKS_PER_SECOND, TickedWorld
 from rlfp_ros.simulation.world_state import Setpoint, TickCommand, WorldState
-
-POSITION_GAIN, VELOCITY_GAIN = 0.35, 1.0  # PyBullet's position control: fraction of the error removed per step
 
 
 class PybulletWorld(TickedWorld):
@@ -64,6 +63,7 @@ class PybulletWorld(TickedWorld):
     ) -> None:
         self.camera = Camera(camera or scene.camera.contract())
         super().__init__(arm, task, self.camera.contract.rate_hz)
+        profile.check_arm(arm)
         self.profile, self.scene = profile, scene
         self.blind = False  # if True, images are black and take no time, for learning from states
         # Whether anything looks at the image of a stamp, ns; any other image is not drawn, and the last one stays.
@@ -71,6 +71,7 @@ class PybulletWorld(TickedWorld):
         self.client = connect()
         self._reset_positions: np.ndarray | None = None
         self._commands: list[TickCommand] = []
+        self._torque_drive: TorqueDrive | None = None  # made when an episode first needs it
         self._build(texture_pool)
 
     # --- the life of an episode -------------------------------------------------------------------------------------
@@ -271,12 +272,8 @@ class PybulletWorld(TickedWorld):
         width = 0.0 if gripper is None else gripper.closed_width if self.task.starts_closed else gripper.open_width
         start = np.clip(positions, limits.lower, limits.upper)
         self.move_arm(start, width)
-        for joint in self._joints:
-            client.changeDynamics(self.arm_body, joint, jointDamping=drawn["joint_damping"])
-        self._forces = [effort * drawn["motor_strength"] for effort in limits.effort]
-        self._position_gains = [POSITION_GAIN * drawn["motor_gain"]] * len(self._joints)
-        self._velocity_gains = [VELOCITY_GAIN] * len(self._joints)
-        self._drive(start, np.zeros_like(start))
+        self._motors = self._start_motors()
+        self._motors.drive(start, np.zeros_like(start))
         if gripper is not None:
             self._command_gripper(width)
         client.changeDynamics(self._table, -1, lateralFriction=drawn["table_friction"])
@@ -284,26 +281,29 @@ class PybulletWorld(TickedWorld):
             client.changeDynamics(self.arm_body, finger, lateralFriction=drawn["finger_friction"])
         self.bodies.set_dynamics(drawn)
 
+    def _start_motors(self) -> JointMotors:
+        """Return the joint motors of the episode."""
+        drawn, count, limits = self.sample, len(self._joints), self.arm.limits
+        drives = drive_parameters(drawn, limits.effort)
+        if drives is not None:
+            if self._torque_drive is None:
+                self._torque_drive = TorqueDrive(self.client, self.arm_body, self._joints, self.arm.home)
+            self._torque_drive.begin(drives)
+            return self._torque_drive
+        for joint, damping in zip(self._joints, per_joint(drawn["joint_damping"], count), strict=True):
+            self.client.changeDynamics(self.arm_body, joint, jointDamping=damping)
+        strengths = per_joint(drawn["motor_strength"], count)
+        forces = [effort * strength for effort, strength in zip(limits.effort, strengths, strict=True)]
+        return PositionMotors(self.client, self.arm_body, self._joints, per_joint(drawn["motor_gain"], count), forces)
+
     def _simulate(self, setpoint: Setpoint | None, gripper_width: float | None) -> None:
         self._commands.append((setpoint, gripper_width))
         if setpoint is not None:
-            self._drive(*setpoint)
+            self._motors.drive(*setpoint)
         if gripper_width is not None and self.arm.gripper is not None:
             self._command_gripper(gripper_width)
+        self._motors.before_step()
         self.client.stepSimulation()
-
-    def _drive(self, position: np.ndarray, velocity: np.ndarray) -> None:
-        """Give the joint motors a setpoint, [J] rad and rad/s."""
-        self.client.setJointMotorControlArray(
-            self.arm_body,
-            self._joints,
-            self.client.POSITION_CONTROL,
-            targetPositions=position.tolist(),
-            targetVelocities=velocity.tolist(),
-            forces=self._forces,
-            positionGains=self._position_gains,
-            velocityGains=self._velocity_gains,
-        )
 
     def _command_gripper(self, width: float) -> None:
         gripper = self.arm.gripper
@@ -326,7 +326,8 @@ class PybulletWorld(TickedWorld):
         all_positions, all_velocities, _, all_efforts = zip(
             *self.client.getJointStates(self.arm_body, self._sensed), strict=True
         )
-        measured = np.array((all_positions[:count], all_velocities[:count], all_efforts[:count]))
+        efforts = self._motors.efforts(all_efforts[:count])
+        measured = np.array((all_positions[:count], all_velocities[:count], efforts))
         if self.tick == self.episode_state.start_tick:
             measured[2] = 0  # PyBullet still reports the efforts of the last step, in the previous episode
         noise = self.sample["joint_noise"]

@@ -16,21 +16,45 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from rlfp_ros import paths, schema
-from rlfp_ros.schema import Schema
+from rlfp_ros.control.arm import Arm
+from rlfp_ros.schema import ConfigurationError, Schema
 
 
 class Range(Schema):
-    """A uniform distribution with its unit."""
+    """A uniform distribution with its unit. `low` and `high` may be lists with one number for each joint."""
 
-    low: float
-    high: float
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
     unit: str
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
-        if self.low > self.high:
-            raise ValueError(f"has low {self.low} above high {self.high}; exchange them")
+        if len(self.lows) != len(self.highs) or not self.lows:
+            raise ValueError(f"has {len(self.lows)} values in low and {len(self.highs)} in high, expected as many")
+        for low, high in zip(self.lows, self.highs, strict=True):
+            if low > high:
+                raise ValueError(f"has low {low} above high {high}; exchange them")
         return self
+
+    @property
+    def lows(self) -> tuple[float, ...]:
+        """The lower ends: one, or one for each joint."""
+        return self.low if isinstance(self.low, tuple) else (self.low,)
+
+    @property
+    def highs(self) -> tuple[float, ...]:
+        """The upper ends: one, or one for each joint."""
+        return self.high if isinstance(self.high, tuple) else (self.high,)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        return min(self.lows), max(self.highs)
+
+    @property
+    def of_joints(self) -> bool:
+        """Whether each joint has its own ends."""
+        return isinstance(self.low, tuple) or isinstance(self.high, tuple)
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,7 @@ class Parameter:
     nominal: float
     size: int = 1
     limits: tuple[float, float] | None = None  # None: those of the unit
+    per_joint: bool = False  # whether a profile may give a list, with one range for each joint
 
     def bounds(self) -> tuple[float, float]:
         """Return the least and the greatest value that a profile may give."""
@@ -64,6 +89,9 @@ UNIT_LIMITS: dict[str, tuple[float, float]] = {
     "N m s/rad": (0.0, 1000.0),
     "N": (0.0, 1000.0),
     "N s/m": (0.0, 1000.0),
+    "N m": (0.0, 1000.0),
+    "kg m^2": (0.0, 1000.0),
+    "Hz": (0.1, 20.0),
     "s": (0.0, 2.0),
     "1": (0.0, 10.0),
 }
@@ -71,6 +99,8 @@ UNIT_LIMITS: dict[str, tuple[float, float]] = {
 JOINTS = 8  # draws for `home_offset`; an arm uses as many as it has joints
 OBJECTS = 6  # draws per distractor parameter
 OTHERS = 4  # draws per parameter of a task's objects that do not have the object's colour
+
+DRIVE = "drive_bandwidth"
 
 PARAMETERS: dict[str, Parameter] = {
     "camera_position": Parameter("m", 0.0, 3),
@@ -100,11 +130,11 @@ PARAMETERS: dict[str, Parameter] = {
     "glare": Parameter("ratio", 0.0),
     "object_mass": Parameter("ratio", 1.0, limits=(0.01, 100.0)),
     "object_friction": Parameter("1", 0.7),
-    "joint_damping": Parameter("N m s/rad", 0.0),
-    "motor_gain": Parameter("ratio", 1.0, limits=(0.01, 10.0)),
-    "motor_strength": Parameter("ratio", 1.0, limits=(0.01, 10.0)),
+    "joint_damping": Parameter("N m s/rad", 0.0, per_joint=True),
+    "motor_gain": Parameter("ratio", 1.0, limits=(0.01, 10.0), per_joint=True),
+    "motor_strength": Parameter("ratio", 1.0, limits=(0.01, 10.0), per_joint=True),
     "joint_noise": Parameter("rad", 0.0, limits=(0.0, 1.0)),
-    "home_offset": Parameter("rad", 0.0, JOINTS),
+    "home_offset": Parameter("rad", 0.0, JOINTS, per_joint=True),
     "camera_latency": Parameter("s", 0.03),
     "camera_jitter": Parameter("s", 0.0),
     "dropped_frames": Parameter("probability", 0.0),
@@ -126,7 +156,14 @@ PARAMETERS: dict[str, Parameter] = {
     "other_value": Parameter("ratio", 0.8, OTHERS),
     "slider_friction": Parameter("N", 1.0),  # dry, of a drawer
     "slider_damping": Parameter("N s/m", 5.0),
+    # Drives with a torque instead of PyBullet's own motors, which a bandwidth of 0 leaves in place.
+    DRIVE: Parameter("Hz", 0.0, JOINTS, per_joint=True),  # natural frequency with the inertia at home
+    "drive_damping_ratio": Parameter("1", 1.0, JOINTS, per_joint=True),  # of the error of the speed
+    "joint_friction": Parameter("N m", 0.0, JOINTS, per_joint=True),  # dry
+    "joint_armature": Parameter("kg m^2", 0.0, JOINTS, per_joint=True),  # inertia of the rotor
+    "gravity_compensation": Parameter("ratio", 1.0),  # fraction of the weight that the drives carry without an error
 }
+OF_DRIVES = ("drive_damping_ratio", "joint_friction", "joint_armature", "gravity_compensation")
 
 
 class Profile(Schema):
@@ -134,6 +171,7 @@ class Profile(Schema):
 
     name: str
     textures: Literal["plain", "train", "validation"]
+    arm: str = ""  # name of the only arm that it is for; empty: any
     ranges: dict[str, Range] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -144,15 +182,34 @@ class Profile(Schema):
                 raise ValueError(f"{name} is not a known parameter; there are: {', '.join(PARAMETERS)}")
             if given.unit != known.unit:
                 raise ValueError(f"{name}.unit is {given.unit!r}, expected {known.unit!r}")
-            least, most = known.bounds()
-            if given.low < least or given.high > most:
+            if given.of_joints and not known.per_joint:
+                raise ValueError(f"{name} has a list of values, expected one number for low and one for high")
+            (least, most), (low, high) = known.bounds(), given.ends
+            if low < least or high > most:
                 raise ValueError(
-                    f"{name} is {given.low:g} to {given.high:g} {given.unit}, expected values "
-                    f"from {least:g} to {most:g}"
+                    f"{name} is {low:g} to {high:g} {given.unit}, expected values from {least:g} to {most:g}"
                 )
-            if known.unit == "count" and not (given.low.is_integer() and given.high.is_integer()):
-                raise ValueError(f"{name} is {given.low:g} to {given.high:g}, expected whole numbers")
+            if known.unit == "count" and not (low.is_integer() and high.is_integer()):
+                raise ValueError(f"{name} is {low:g} to {high:g}, expected whole numbers")
+            if name in OF_DRIVES and DRIVE not in self.ranges:
+                raise ValueError(
+                    f"{name} is given without {DRIVE}, expected both: PyBullet's own motors overcome any load"
+                )
         return self
+
+    def check_arm(self, arm: Arm) -> None:
+        """Check that the profile is for this arm. Raises ConfigurationError."""
+        if self.arm and self.arm != arm.name:
+            raise ConfigurationError(
+                f"profile {self.name}: arm is {self.arm!r}, but the arm is {arm.name}; give another profile, or "
+                "identify this arm"
+            )
+        for name, given in self.ranges.items():
+            if given.of_joints and len(given.lows) != len(arm.joint_names):
+                raise ConfigurationError(
+                    f"profile {self.name}: {name} has {len(given.lows)} values, expected {len(arm.joint_names)}, one "
+                    f"for each joint of {arm.name}"
+                )
 
     def without(self, *names: str) -> Profile:
         """Return the profile with some parameters at their nominal value (for ablations)."""
@@ -167,7 +224,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = paths.resolve(name_or_path, "sim/randomization", ".yaml")
     document = schema.read_yaml(path)
     if isinstance(document, dict):  # ranges are written flat in the file
-        own = {"name", "textures"}
+        own = {"name", "textures", "arm"}
         flat = {key: value for key, value in document.items() if key not in own}
         document = {key: value for key, value in document.items() if key in own} | {"ranges": flat}
     return schema.validate(document, Profile, source=str(path))
@@ -202,11 +259,17 @@ def sample(profile: Profile, seed: int) -> Sample:
             values[name] = parameter.nominal if parameter.size == 1 else [parameter.nominal] * parameter.size
             continue
         rng = np.random.default_rng([seed, index])
-        drawn: np.ndarray = rng.uniform(given.low, given.high, parameter.size)
+        size = len(given.lows) if given.of_joints else parameter.size
+        drawn: np.ndarray = rng.uniform(given.low, given.high, size)
         if parameter.unit == "count":
-            drawn = rng.integers(int(given.low), int(given.high) + 1, parameter.size)
-        values[name] = drawn.tolist() if parameter.size > 1 else drawn.item()
+            drawn = rng.integers(int(given.lows[0]), int(given.highs[0]) + 1, size)
+        values[name] = drawn.tolist() if size > 1 or given.of_joints else drawn.item()
     return Sample(seed=seed, profile=profile.name, textures=profile.textures, values=values)
+
+
+def per_joint(value: float | list[float], joints: int) -> list[float]:
+    """Return a parameter's value for each joint: its own, or the one that all joints share."""
+    return [value] * joints if isinstance(value, float | int) else value[:joints]
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:

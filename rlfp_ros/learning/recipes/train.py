@@ -128,4 +128,4 @@ def _contract(recipe: Recipe, cell: Cell, finished: FinishedTraining, minutes: f
 def _middle(profile: Profile, name: str) -> float:
     """Return the middle of a parameter's range, or its nominal value."""
     given = profile.ranges.get(name)
-    return PARAMETERS[name].nominal if given is None else round((given.low + given.high) / 2, 4)
+    return PARAMETERS[name].nominal if given is None else round(sum(given.ends) / 2, 4)
