@@ -163,8 +163,9 @@ def test_the_graph_of_a_real_arm_plays_the_motion_and_records_it(
             GraphListener(lambda episode: None, always=True, operates=True) as observer,
             Runner(resolved, console="quiet", handle_signals=False) as runner,
         ):
-            end = time.monotonic() + 120
-            while time.monotonic() < end and len(observer.current.commands) < (DURATION_S + 3) * RATE:
+            end, heard = time.monotonic() + 120, observer.current
+            assert heard is not None
+            while time.monotonic() < end and len(heard.commands) < (DURATION_S + 3) * RATE:
                 observer.spin(0.2)
                 assert runner.poll() is None, runner.failure
     arm = load_arm("panda")

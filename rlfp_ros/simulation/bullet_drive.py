@@ -2,7 +2,6 @@
 
 PyBullet's own position motor removes a share of the error in every step, whatever the load: it is stiff, has no
 friction and no inertia, and the arm's weight does not matter. A `TorqueDrive` is a servo in the sense of a data sheet.
-Its parameters can be identified on an arm (`rlfp identify`).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ FIRST_DEGREE = 6  # PyBullet counts the velocities of a base, which is fixed her
 
 
 class JointMotors(Protocol):
-    """What moves the joints of an arm in an episode."""
+    """Moves the joints of an arm in an episode."""
 
     def drive(self, position: np.ndarray, velocity: np.ndarray) -> None:
         """Give the motors a setpoint, [J] rad and rad/s."""
@@ -156,9 +155,7 @@ class TorqueDrive:
         client, degrees = self._client, self._degrees
         found = client.getJointStates(self._body, self._movable)
         positions, velocities = [joint[0] for joint in found], [joint[1] for joint in found]
-        mass = self._mass(positions)
-        needed = np.array(client.calculateInverseDynamics(self._body, positions, velocities, self._none))[degrees]
-        weight = np.array(client.calculateInverseDynamics(self._body, positions, self._none, self._none))[degrees]
+        mass, needed, weight = self._dynamics(positions, velocities)
         carried = self._gravity_compensation * weight
         acceleration, torque = self._step.solve(
             mass, np.array(positions)[degrees], np.array(velocities)[degrees], needed - carried, *self._setpoint
@@ -170,6 +167,29 @@ class TorqueDrive:
 
     def efforts(self, motors: Sequence[float]) -> Sequence[float]:
         return self._efforts.tolist()
+
+    def dynamics(self, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the arm's mass matrix [J, J] kg m^2, and the torques [J] N m that it needs in a state.
+
+        Parameters
+        ----------
+        positions, velocities
+            [J] rad and rad/s; the fingers rest at 0.
+
+        Returns
+        -------
+        tuple of np.ndarray
+            Mass matrix, torques that keep these velocities, and torques that hold the weight alone.
+        """
+        whole = np.zeros((2, len(self._movable)))
+        whole[0, self._degrees], whole[1, self._degrees] = positions, velocities
+        return self._dynamics(whole[0].tolist(), whole[1].tolist())
+
+    def _dynamics(self, positions: list[float], velocities: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        client, body = self._client, self._body
+        needed = np.array(client.calculateInverseDynamics(body, positions, velocities, self._none))
+        weight = np.array(client.calculateInverseDynamics(body, positions, self._none, self._none))
+        return self._mass(positions), needed[self._degrees], weight[self._degrees]
 
     def _mass(self, positions: list[float]) -> np.ndarray:
         whole = np.array(self._client.calculateMassMatrix(self._body, positions))

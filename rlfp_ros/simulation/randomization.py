@@ -202,7 +202,7 @@ class Profile(Schema):
         if self.arm and self.arm != arm.name:
             raise ConfigurationError(
                 f"profile {self.name}: arm is {self.arm!r}, but the arm is {arm.name}; give another profile, or "
-                "identify this arm"
+                "leave `arm` out of it"
             )
         for name, given in self.ranges.items():
             if given.of_joints and len(given.lows) != len(arm.joint_names):
