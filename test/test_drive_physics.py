@@ -1,11 +1,20 @@
-"""Tests of the drives' physics on arms of one and two joints, against what a spring and dry friction do."""
+"""Tests of the drives' physics on one and two joints, against springs and dry friction, and of their profiles."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
+from rlfp_ros.control.arm import load_arm
+from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.drive_physics import Drives, DriveStep
+from rlfp_ros.simulation.pybullet_world import PybulletWorld
+from rlfp_ros.simulation.randomization import Profile, Range, load_profile
+from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.tasks.task import load_task
 
 DT = 1 / 240
 
@@ -80,3 +89,31 @@ def test_a_light_joint_with_a_strong_drive_is_stable() -> None:
     places = played(of, np.array([[1e-5]]), np.array([0.5]), 480)[:, 0]
     assert np.abs(places).max() <= 0.5
     assert abs(places[-1]) <= 0.05 / 50.0 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"joint_friction": {"low": 0, "high": 1, "unit": "N m"}}, "joint_friction is given without drive_bandwidth"),
+        ({"noise": {"low": [0, 0], "high": [1, 1], "unit": "counts"}}, "noise has a list of values"),
+        ({"motor_gain": {"low": [1, 1], "high": 1, "unit": "ratio"}}, "has 2 values in low and 1 in high"),
+        ({"motor_gain": {"low": [1, 2], "high": [1, 1], "unit": "ratio"}}, "has low 2.0 above high 1.0"),
+        ({"drive_bandwidth": {"low": 0, "high": 3, "unit": "Hz"}}, "drive_bandwidth is 0 to 3 Hz"),
+    ],
+)
+def test_a_wrong_profile_of_drives_is_refused(fields: dict[str, object], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"name": "mine", "textures": "plain", **fields}))
+    with pytest.raises(ConfigurationError, match=message):
+        load_profile(file)
+
+
+def test_a_profile_of_another_arm_is_refused() -> None:
+    uneven = Profile(
+        name="mine", textures="plain", ranges={"motor_gain": Range(low=(1.0, 1.0), high=(1.0, 1.0), unit="ratio")}
+    )
+    with pytest.raises(ConfigurationError, match="motor_gain has 2 values, expected 7, one for each joint of panda"):
+        PybulletWorld(load_arm("panda"), load_task("reach"), uneven, load_scene())
+    profile = Profile(name="theirs", textures="plain", arm="so101")
+    with pytest.raises(ConfigurationError, match="profile theirs: arm is 'so101', but the arm is panda"):
+        PybulletWorld(load_arm("panda"), load_task("reach"), profile, load_scene())

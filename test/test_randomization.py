@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
@@ -304,31 +303,6 @@ def test_drives_that_do_not_carry_the_weight_sag_and_report_the_torque_that_they
         assert abs(state.efforts[1]) > 10  # N m, which carry the arm
         world.close()
     assert sag[1.0] < 1e-3 < 2e-3 < sag[0.9]
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"joint_friction": {"low": 0, "high": 1, "unit": "N m"}}, "joint_friction is given without drive_bandwidth"),
-        ({"noise": {"low": [0, 0], "high": [1, 1], "unit": "counts"}}, "noise has a list of values"),
-        ({"motor_gain": {"low": [1, 1], "high": 1, "unit": "ratio"}}, "has 2 values in low and 1 in high"),
-        ({"motor_gain": {"low": [1, 2], "high": [1, 1], "unit": "ratio"}}, "has low 2.0 above high 1.0"),
-        ({"drive_bandwidth": {"low": 0, "high": 3, "unit": "Hz"}}, "drive_bandwidth is 0 to 3 Hz"),
-    ],
-)
-def test_a_wrong_profile_of_drives_is_refused(fields: dict[str, object], message: str, tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump({"name": "mine", "textures": "plain", **fields}))
-    with pytest.raises(ConfigurationError, match=message):
-        load_profile(file)
-
-
-def test_a_profile_of_another_arm_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="motor_gain has 2 values, expected 7, one for each joint of panda"):
-        make_world(motor_gain=(1.0, 1.0))
-    profile = Profile(name="theirs", textures="plain", arm="so101")
-    with pytest.raises(ConfigurationError, match="profile theirs: arm is 'so101', but the arm is panda"):
-        PybulletWorld(load_arm("panda"), load_task("reach"), profile, load_scene())
 
 
 def test_joint_readings_are_as_noisy_as_drawn() -> None:
