@@ -77,7 +77,6 @@ class ArmWorld(TaskScene, Protocol):
     judged: bool  # if False, nothing ends the episode
     ticks_per_frame: int
     frame_stride: int  # only every so many frames has an image
-    judged: bool  # whether success or the time limit ends the episode
     sample: Sample
 
     @property
