@@ -364,7 +364,7 @@ def play_row(game: _Game, images: Path) -> dict[str, Any]:
         "of": policy.of,
         "training_seed": policy.training_seed,
         "won": "".join(str(int(outcome.success)) for outcome in outcomes),  # by seed, for pairs
-        "steps": [outcome.steps for outcome in outcomes],  # images of each episode, by seed
+        "steps": " ".join(str(outcome.steps) for outcome in outcomes),  # images of each episode, by seed
         "rate_hz": bundle.contract.camera.rate_hz,
         "failures": count_modes(traces, grips),
         "failure_pictures": write_failure_images(traces, grips, images, f"{policy.name}_{profile}"),
@@ -417,7 +417,9 @@ def time_rows(rows: list[dict[str, Any]]) -> Rows:
             continue
         both = [a == b == "1" for a, b in zip(one["won"], other["won"], strict=True)]
         if any(both):
-            first, second = (float(np.mean(np.array(row["steps"])[both])) / row["rate_hz"] for row in (one, other))
+            first, second = (
+                float(np.mean(np.array(row["steps"].split(), int)[both])) / row["rate_hz"] for row in (one, other)
+            )
             cells = [one["policy"], other["policy"], one["profile"], str(sum(both))]
             made.append((*cells, f"{first:.2f}", f"{second:.2f}", f"{second / first:.2f}"))
     header = ("policy", "other policy", "profile or room", "won by both", "s", "s of the other", "ratio")

@@ -229,8 +229,8 @@ def test_the_table_of_policies_and_places_names_missing_cells(transfer: ModuleTy
 
 def test_times_are_compared_over_episodes_that_both_won(transfer: ModuleType) -> None:
     played = {"task": "reach", "world": "pybullet", "profile": "train", "episodes": 3, "seed": 0, "rate_hz": 30.0}
-    one = {**played, "policy": "one", "won": "110", "steps": [60, 30, 90]}
-    other = {**played, "policy": "other", "won": "101", "steps": [45, 90, 30]}
+    one = {**played, "policy": "one", "won": "110", "steps": "60 30 90"}
+    other = {**played, "policy": "other", "won": "101", "steps": "45 90 30"}
     elsewhere = {**other, "profile": "twin_dim"}
     earlier = {name: value for name, value in other.items() if name not in ("steps", "rate_hz")}
     _, header, made = transfer.time_rows([one, other, elsewhere, earlier])
@@ -282,7 +282,7 @@ def test_no_training_is_started_after_the_time(transfer: ModuleType, tmp_path: P
 @pytest.mark.parametrize(
     ("bundle", "file"),
     [(name, "transfer") for name in ("reach_panda", "lift_panda", "push_panda", "reach_so101")]
-    + [(name, "transfer_reinforcement") for name in ("lift_panda_rl",)],
+    + [(name, "transfer_reinforcement") for name in ("reach_panda_rl", "lift_panda_rl", "push_panda_rl")],
 )
 def test_kept_measurements_are_those_of_the_bundles_that_ship(transfer: ModuleType, bundle: str, file: str) -> None:
     rows = json.loads((ROOT / "docs" / "measured" / f"{file}.json").read_text())["rows"]
