@@ -81,22 +81,6 @@ def student_lessons(expert: Any, **changes: Any) -> StudentLessons:
     return StudentLessons(make_env, settings.changed(**changes), expert)
 
 
-def test_the_student_learns_with_outliers_and_is_scored_without() -> None:
-    lessons = student_lessons(None, outliers=0.9)
-    usual, disturbed = lessons.make_env(), lessons.environment()
-    plain, worse = usual.reset(seed=5)[0], disturbed.reset(seed=5)[0]
-    changed = [plain["vector"] != worse["vector"]]
-    for action in np.random.default_rng(0).uniform(-1, 1, (8, 3)):
-        plain, worse = usual.step(action)[0], disturbed.step(action)[0]
-        changed.append(plain["vector"] != worse["vector"])
-        np.testing.assert_array_equal(plain["privileged"], worse["privileged"])
-    features = usual.unwrapped.observation_space["features"].shape  # type: ignore[index]
-    assert np.any(changed)
-    assert not np.any(np.array(changed)[:, int(np.prod(features)) :])  # nothing but features
-    usual.close()
-    disturbed.close()
-
-
 def vector_length(learner: Any) -> int:
     """Return the size of the policy's input."""
     expand = learner.policy.actor.trunk.expand

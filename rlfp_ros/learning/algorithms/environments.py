@@ -14,7 +14,6 @@ import numpy as np
 from rlfp_ros.contract import onnx_session
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.policy import ObservationContract
-from rlfp_ros.learning.algorithms.feature_outliers import FeatureOutliers, OutlierSettings
 from rlfp_ros.seeds import EXPERIENCE
 from rlfp_ros.simulation.randomization import Profile, load_profile
 
@@ -152,15 +151,13 @@ class TaskEnvironment:
     images_per_decision: int = 1  # images for which an action is held
     past_actions: int = 0  # admitted actions in an observation
     privileged: bool = False  # whether observations also hold the simulator's state, for critics
-    outliers: OutlierSettings | None = None  # added to features
 
     def __call__(self) -> Environment:
         """Build the environment, with the observations of `LearningObservation`."""
-        plain = self.plain()
+        env = self.plain()
         privileged = 0
         if self.privileged:
-            privileged = len(plain.world.task.privileged_state(plain.world))
-        env = plain if self.outliers is None else FeatureOutliers(plain, self.outliers)
+            privileged = len(env.world.task.privileged_state(env.world))
         return LearningObservation(env, self.frame_stack, privileged)
 
     def plain(self) -> ManipulationEnv:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlfp_ros.learning.algorithms.environments import Environment, TaskEnvironment, shapes
-from rlfp_ros.learning.algorithms.feature_outliers import OutlierSettings
 from rlfp_ros.learning.algorithms.networks import (
     GaussianActor,
     ImageEncoder,
@@ -60,7 +59,6 @@ class StudentSettings(TrainingSettings):
     updates_per_round: int = Field(100, ge=1)  # gradient steps
     final_updates: int = Field(2_000, ge=0)  # gradient steps at the end, with a falling learning rate
     episodes: int = Field(12, ge=1)  # episodes per gradient step
-    outliers: float = Field(0.1, ge=0, lt=1)  # largest share of decisions at which a feature point is an outlier
     noise: float = Field(0.15, ge=0, le=1)  # standard deviation added to the actions in every second episode
     learning_rate: float = Field(1e-3, gt=0, le=1)  # falls linearly to 3 % in the final updates
     weight_decay: float = Field(1e-4, ge=0, lt=1)  # of AdamW
@@ -92,8 +90,7 @@ class StudentLessons:
 
     def environment(self) -> Environment:
         """The task, with the learner's rewards."""
-        outliers = OutlierSettings(share=self.settings.outliers) if self.settings.outliers else None
-        return ProgressReward(replace(self.make_env, outliers=outliers)(), self.reward)
+        return ProgressReward(self.make_env(), self.reward)
 
     def policy(self, env: Environment) -> SacPolicy:
         """Return an untrained policy for the observations of `env`."""
