@@ -256,6 +256,7 @@ def test_a_recording_of_the_page_reaches_the_bag_and_the_dataset_with_its_label(
     monkeypatch.setattr(build, "GAP_S", 5.0)
     bundle = load_bundle("push_panda")
     dataset = build.build_dataset([cell.bags / name], bundle, choose_arm(bundle, None), tmp_path / "dataset")
+    assert dataset.document.episodes
     for entry in dataset.document.episodes:
         assert entry.label == BagLabel(label=Label.SUCCESS, note="it touched", operator="Ada")
 
