@@ -123,7 +123,7 @@ def test_the_node_runs_a_bundle_with_a_plugins_controller_and_without_the_plugin
     without = start_node(bundle, environment)
     assert without.returncode == 2
     assert len(without.stderr.strip().splitlines()) == 1
-    assert "base_controller.name is 'drift_along_y', expected one of hold, joint_pd, mpc" in without.stderr
+    assert "base_controller.name is 'drift_along_y', expected one of excite, hold, joint_pd, mpc" in without.stderr
     assert plugins.VARIABLE in without.stderr
     with_it = start_node(bundle, environment | {plugins.VARIABLE: str(plugin)})
     assert with_it.returncode == 0, with_it.stderr
