@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from browser import browser, open_page
 from conftest import TestNode, wait_until
 from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import TimeoutError as PageTimeout
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
@@ -114,7 +116,8 @@ def until(page: Page, state: str, press: str = "") -> None:
             return True
         for name in ([press] if press else []) + (["#reset"] if press == "#enable" else []):
             if page.is_enabled(name):
-                page.click(name)
+                with contextlib.suppress(PageTimeout):  # the state changed meanwhile, and the button with it
+                    page.click(name, timeout=1000)
         page.wait_for_timeout(300)
         return False
 
