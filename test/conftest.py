@@ -157,6 +157,15 @@ def test_node(ros_context: Any) -> Iterator[TestNode]:
     node.close()
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser; tests without one are skipped."""
+    from browser import browser
+
+    with browser() as started:
+        yield started
+
+
 class Process:
     """A node in a process of its own."""
 

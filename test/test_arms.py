@@ -65,9 +65,7 @@ def test_at_home_the_tool_points_down_inside_its_box_and_nothing_is_near(arm: Ar
     room = np.minimum(0.1, 0.25 * np.subtract(tool.upper, tool.lower))  # m; a small arm has a small box
     assert (np.array(tool.lower) + room < pose[:3, 3]).all()
     assert (pose[:3, 3] < np.array(tool.upper) - room).all()
-    distances = Distances(
-        kinematics, settings.collision_margin_m, settings.table_margin_m, settings.collision_influence_m
-    )
+    distances = Distances.with_margins_of(settings, kinematics)
     assert distances.spare(np.array(arm.home)).min() > 0.05
 
 

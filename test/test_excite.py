@@ -81,7 +81,7 @@ def test_a_motion_that_is_interrupted_by_a_hold_is_played_to_its_end() -> None:
     arm = load_arm("so101")
     settings = ControllerSettings(start_enabled=True, **CHOICE)
     controller, zeros, joints = ResidualController(arm, HOLD, settings), np.zeros(5), np.array(arm.home)
-    held = 0
+    held, away = 0, []
     for tick in range(round((DURATION_S + 6) * RATE)):
         now = tick * 1_000_000_000 // RATE
         controller.on_joint_state(JointState(now, joints, zeros, zeros, 0.02), now)
@@ -91,7 +91,9 @@ def test_a_motion_that_is_interrupted_by_a_hold_is_played_to_its_end() -> None:
         controller.tick(now, now)
         held += controller.state is State.HOLDING
         joints = controller.commanded if tick > 10 else joints
+        away.append(np.abs(joints - arm.home).max())
     assert held > 200
+    assert max(away[round((DURATION_S + 0.2) * RATE) :]) > 0.02  # without the hold it has ended by then
     assert controller.state is State.ACTIVE
     assert np.abs(joints - arm.home).max() < 1e-3
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browser, open_page
+from browser import open_page
 from conftest import TestNode, wait_until
 from playwright.sync_api import Browser, Page, expect
 from playwright.sync_api import TimeoutError as PageTimeout
@@ -92,12 +92,6 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
             yield Cell(runner, lines, folder / "bags")
             assert runner.poll() is None, runner.failure
     assert not [line for line in lines if TOKEN in line]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from browser import browser, open_page
+from browser import open_page
 from conftest import wait_until
 from operator_robot import T_BASE_CAMERA, controller
 from playwright.sync_api import Browser, Page, expect
@@ -27,12 +27,6 @@ GREEN = Line(name="images", ok=True, found="30.0 Hz, 40 ms old")
 RED = Line(name="home", ok=False, found="0.4 rad from home", fix="bring the arm home")
 
 expect.set_options(timeout=20_000)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture

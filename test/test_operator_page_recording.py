@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from browser import browser
 from conftest import wait_until
 from playwright.sync_api import Browser, Page, expect
 from served_page import DISABLED, Cell, watched_pages
@@ -22,12 +21,6 @@ from rlfp_ros.recording.labels import BagLabel, Label
 ACTIVE = SafetyState(state=State.ACTIVE, gain=1.0)
 
 expect.set_options(timeout=20_000)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture

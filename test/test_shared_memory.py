@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -48,7 +49,8 @@ def segments() -> set[Path]:
 
 
 def test_files_of_a_killed_participant_go_and_those_of_a_living_one_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_memory, "YOUNG_S", 0.0)
+    monkeypatch.setattr(shared_memory, "YOUNG_PORT_S", 0.0)
+    monkeypatch.setattr(shared_memory, "YOUNG_SEGMENT_S", 0.0)
     with reserved_domain() as domain:
         before = segments()
         first, second = start_participant(domain), start_participant(domain)
@@ -71,15 +73,31 @@ def test_files_of_a_killed_participant_go_and_those_of_a_living_one_stay(monkeyp
         assert not ports(domain)
 
 
-def test_a_young_segment_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["port7400", "0123456789abcdef"])
+def test_young_files_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
     monkeypatch.setattr(shared_memory, "FOLDER", tmp_path)
-    names = {"fastrtps_0123456789abcdef", "fastrtps_0123456789abcdef_el"}
+    names = {f"fastrtps_{kind}", f"fastrtps_{kind}_{'sl' if kind.startswith('port') else 'el'}"}
     for name in names:
         (tmp_path / name).touch()
     assert remove_leftovers(0) == 0
     for name in names:
         os.utime(tmp_path / name, (0, 0))
     assert remove_leftovers(0) == 2
+
+
+@pytest.mark.parametrize("held", ["fastrtps_port7400_sl", "fastrtps_port7411_el"])
+def test_ports_of_a_domain_stay_while_a_lock_is_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, held: str
+) -> None:
+    """With a discovery server, no participant has the discovery port."""
+    monkeypatch.setattr(shared_memory, "FOLDER", tmp_path)
+    for name in ("fastrtps_port7400", "fastrtps_port7411", held):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    with (tmp_path / held).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert remove_leftovers(0) == 0
+    assert remove_leftovers(0) == 3
 
 
 def test_other_files_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -94,6 +112,7 @@ def test_other_files_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_a_reserved_domain_is_free_of_leftovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "YOUNG_PORT_S", 0.0)
     with reserved_domain() as domain:
         process = start_participant(domain)
         process.kill()

@@ -203,13 +203,7 @@ def _distances(arm: Arm, kinematics: Kinematics) -> Iterator[ArmFinding]:
         return
     settings = ControllerSettings()
     try:
-        distances = Distances(
-            kinematics,
-            settings.collision_margin_m,
-            settings.table_margin_m,
-            settings.collision_influence_m,
-            settings.obstacle_margin_m,
-        )
+        distances = Distances.with_margins_of(settings, kinematics)
     except ConfigurationError as error:
         yield ArmFinding("collision", Severity.ERROR, str(error))
         return

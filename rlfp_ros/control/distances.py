@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 
 from rlfp_ros.control.capsules import BOX, OTHER, TABLE, Body, closest_pair, closing_pairs, spare_distances
 from rlfp_ros.control.chain import POSE
+from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.kinematics import LINK, Kinematics, checked_joints
 from rlfp_ros.schema import ConfigurationError
 
@@ -28,6 +31,17 @@ class Distances:
     reach
         [J] m/rad; a joint moves no point of the arm faster than its rate times this.
     """
+
+    @classmethod
+    def with_margins_of(cls, settings: ControllerSettings, kinematics: Kinematics) -> Self:
+        """Return the distances with the margins that the safety controller keeps."""
+        return cls(
+            kinematics,
+            settings.collision_margin_m,
+            settings.table_margin_m,
+            settings.collision_influence_m,
+            settings.obstacle_margin_m,
+        )
 
     def __init__(
         self, kinematics: Kinematics, margin: float, table_margin: float, influence: float, obstacle_margin: float = 0.0

@@ -7,18 +7,20 @@ power 1.5 of the frequency, a compromise between sines of equal speed and of equ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.distances import Distances
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.safety.limits import find_limits
+from rlfp_ros.schema import Schema
 
 SINES = 12  # per joint
 RAMP_S = 1.5  # of the smooth start and of the smooth end
+ACCELERATION_RATE = 40  # postures per period of the fastest sine, for the accelerations of single joints
 PLAN_RATE_HZ = 12.5  # postures per second that are checked
 ROOM = 0.8  # share of every limit that the motion may use
 WALL_ROOM_M = 0.005  # more distance from the walls of the workspace
@@ -28,30 +30,25 @@ GROWTH, GROWTH_ROUNDS = 1.3, 4  # factor by which one joint's amplitude is tried
 SMALLEST_SCALE = 1e-3
 
 
-@dataclass(frozen=True)
-class ExcitationShape:
+class ExcitationShape(Schema):
     """What a user chooses of the motion.
 
-    Attributes
-    ----------
-    duration_s
-        Length of the motion without the approach to home.
-    low_hz, high_hz
-        The band of the sines.
-    amplitude_rad
-        Largest deviation of a joint from home.
-    speed_rad_s
-        Largest speed of a joint.
-    seed
-        Chooses frequencies and phases.
+    `duration_s`: length without the approach to home. `low_hz`, `high_hz`: the band of the sines. `amplitude_rad`,
+    `speed_rad_s`: largest deviation from home and largest speed of a joint. `seed`: of frequencies and phases.
     """
 
-    duration_s: float = 20.0
-    low_hz: float = 0.1
-    high_hz: float = 2.0
-    amplitude_rad: float = 0.25
-    speed_rad_s: float = 0.5
-    seed: int = 0
+    duration_s: float = Field(default=20.0, ge=4, le=120)
+    low_hz: float = Field(default=0.1, ge=0.05, le=2)
+    high_hz: float = Field(default=2.0, ge=0.2, le=5)
+    amplitude_rad: float = Field(default=0.25, gt=0, le=1)
+    speed_rad_s: float = Field(default=0.5, gt=0, le=2)
+    seed: float = Field(default=0, ge=0, le=2**31, multiple_of=1)  # parameters of base controllers are float
+
+    @model_validator(mode="after")
+    def _is_a_band(self) -> ExcitationShape:
+        if self.low_hz >= self.high_hz:
+            raise ValueError(f"low_hz is {self.low_hz:g}, expected less than high_hz, which is {self.high_hz:g}")
+        return self
 
 
 class Excitation:
@@ -66,7 +63,7 @@ class Excitation:
     """
 
     def __init__(self, shape: ExcitationShape, home: np.ndarray) -> None:
-        rng = np.random.default_rng([shape.seed, *b"excite"])
+        rng = np.random.default_rng([int(shape.seed), *b"excite"])
         joints = len(home)
         self.home, self.duration_s = np.array(home, dtype=float), shape.duration_s
         edges = np.geomspace(shape.low_hz, shape.high_hz, SINES + 1)
@@ -119,13 +116,7 @@ class _Planner:
 
     def __init__(self, arm: Arm, settings: ControllerSettings, shape: ExcitationShape) -> None:
         self._kinematics = kinematics = Kinematics(arm)
-        self._distances = Distances(
-            kinematics,
-            settings.collision_margin_m,
-            settings.table_margin_m,
-            settings.collision_influence_m,
-            settings.obstacle_margin_m,
-        )
+        self._distances = Distances.with_margins_of(settings, kinematics)
         self._limits = find_limits(arm, settings, self._distances)
         self._home = np.array(arm.home)
         self._excitation = Excitation(shape, self._home)
@@ -156,7 +147,7 @@ class _Planner:
     def _largest(self) -> np.ndarray:
         """Return the scale [J] that the joint's own limits allow."""
         shape, joints = self._shape, self._limits.joints
-        step = 1 / _rate_hz(shape)
+        step = 1 / (ACCELERATION_RATE * shape.high_hz)
         times = np.arange(0.0, shape.duration_s, step)
         offsets = self._excitation.offsets(times)
         speeds = np.diff(offsets, axis=0) / step
@@ -188,8 +179,3 @@ class _Planner:
             if len(spare) and (spare.min() <= 0 or (rows @ speed < -rate * spare).any()):
                 return False
         return True
-
-
-def _rate_hz(shape: ExcitationShape) -> float:
-    """Return how many postures per second describe a motion well enough for its acceleration, Hz."""
-    return 40.0 * shape.high_hz

@@ -5,26 +5,26 @@ the ports unhealthy, and several that start at once can replace a port at the sa
 they never see each other. The segments only take memory, up to 34 MB each, until /dev/shm is full.
 
 A live participant holds flock locks on files that end in `_sl` (shared: the discovery port) and `_el` (exclusive: its
-segment). The names are those of Fast DDS 2 and 3 (src/cpp/rtps/transport/shared_mem/SharedMemGlobal.hpp and
-utils/shared_memory/); `fastdds shm clean` does the same, but is not part of every installation.
+own ports and its segment). The names are those of Fast DDS 2 and 3 (SharedMemGlobal.hpp and utils/shared_memory/ in
+its sources); `fastdds shm clean` does the same, but is not part of every installation.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import re
 import time
 from pathlib import Path
 
 FOLDER = Path("/dev/shm")
-YOUNG_S = 60.0  # a younger segment may belong to a participant that has not taken its lock yet
+# Younger files may belong to a participant that has not taken its locks yet.
+YOUNG_PORT_S, YOUNG_SEGMENT_S = 1.0, 60.0
 
 _SEGMENT = re.compile(r"fastrtps_[0-9a-f]{16}")
 
 
 def ports(domain: int) -> range:
-    """Return the ports of a domain, that of the discovery first (DDSI-RTPS 2.2, 9.6.1.1)."""
+    """Return the ports of a domain (DDSI-RTPS 2.2, 9.6.1.1)."""
     first = 7400 + 250 * domain
     return range(first, first + 250)
 
@@ -45,13 +45,14 @@ def remove_leftovers(domain: int) -> int:
         Number of files removed.
     """
     removed = 0
-    if not _is_held(FOLDER / f"fastrtps_port{ports(domain)[0]}_sl"):
-        for port in ports(domain):
-            name = f"fastrtps_port{port}"
+    names = [f"fastrtps_port{port}" for port in ports(domain)]
+    locks = [FOLDER / f"{name}_{kind}" for name in names for kind in ("sl", "el")]
+    if not any(_is_young(lock, YOUNG_PORT_S) or _is_held(lock) for lock in locks):
+        for name in names:
             removed += sum(map(_remove, (name, f"{name}_sl", f"{name}_el", f"sem.{name}_mutex")))
     for lock in FOLDER.glob("fastrtps_*_el"):
         segment = lock.name.removesuffix("_el")
-        if _SEGMENT.fullmatch(segment) and _is_old(lock) and not _is_held(lock):
+        if _SEGMENT.fullmatch(segment) and not _is_young(lock, YOUNG_SEGMENT_S) and not _is_held(lock):
             removed += _remove(segment) + _remove(lock.name)
     return removed
 
@@ -64,10 +65,11 @@ def _remove(name: str) -> bool:
     return True
 
 
-def _is_old(path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime > YOUNG_S
-    return False
+def _is_young(path: Path, limit_s: float) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < limit_s
+    except FileNotFoundError:
+        return False
 
 
 def _is_held(lock: Path) -> bool:

@@ -20,12 +20,12 @@ from std_srvs.srv import Trigger
 from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.service_calls import call_trigger, set_parameter
 from rlfp_ros.operator.action import SERVICES, Action
+from rlfp_ros.operator.robot import Answered
 
 CONTROLLER = "residual_controller"  # name of the node
 NOT_THERE = "the residual controller is not there; is the graph running?"
-
-Answered = Callable[[bool, str], None]
 
 
 class OperatorLink:
@@ -73,29 +73,12 @@ class OperatorLink:
 
     def call(self, action: Action, answered: Answered) -> None:
         """Call a service of the controller; `answered` gets success and message."""
-        client = self._triggers[action]
-        if not client.service_is_ready():
-            answered(False, NOT_THERE)
-            return
-
-        def done(future: Any) -> None:
-            answered(bool(future.result().success), str(future.result().message))
-
-        client.call_async(Trigger.Request()).add_done_callback(done)
+        call_trigger(self._triggers[action], NOT_THERE, answered)
 
     def set_gain(self, value: float, answered: Answered) -> None:
         """Set the controller's `residual_gain`."""
-        if not self._set_parameters.service_is_ready():
-            answered(False, NOT_THERE)
-            return
         given = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
-        request = SetParameters.Request(parameters=[Parameter(name="residual_gain", value=given)])
-
-        def done(future: Any) -> None:
-            result = future.result().results[0]
-            answered(bool(result.successful), str(result.reason) or "set")
-
-        self._set_parameters.call_async(request).add_done_callback(done)
+        set_parameter(self._set_parameters, NOT_THERE, Parameter(name="residual_gain", value=given), answered, "set")
 
     def send_goal(self, point: np.ndarray, stamp_ns: int) -> None:
         """Publish a goal [3] m in the base frame, stamped with the image that it was chosen in."""

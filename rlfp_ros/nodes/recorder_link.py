@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -12,6 +11,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.service_calls import call_trigger, set_parameter
 from rlfp_ros.operator.robot import Answered
 from rlfp_ros.recording.bag_list import BagListing, LabelRequest, RecorderState
 
@@ -48,33 +48,14 @@ class RecorderLink:
 
     def start(self, answered: Answered) -> None:
         """Begin a bag."""
-        _call(self._start, answered)
+        call_trigger(self._start, NOT_THERE, answered)
 
     def stop(self, answered: Answered) -> None:
         """End the bag."""
-        _call(self._stop, answered)
+        call_trigger(self._stop, NOT_THERE, answered)
 
     def label(self, request: LabelRequest, answered: Answered) -> None:
         """Label a bag through the recorder's parameter `label`, because std_srvs has no service with a text."""
-        if not self._set_parameters.service_is_ready():
-            answered(False, NOT_THERE)
-            return
         value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=request.model_dump_json())
-        parameters = [Parameter(name="label", value=value)]
-
-        def done(future: Any) -> None:
-            result = future.result().results[0]
-            answered(bool(result.successful), str(result.reason) or request.bag or "the newest bag")
-
-        self._set_parameters.call_async(SetParameters.Request(parameters=parameters)).add_done_callback(done)
-
-
-def _call(client: Any, answered: Answered) -> None:
-    if not client.service_is_ready():
-        answered(False, NOT_THERE)
-        return
-
-    def done(future: Any) -> None:
-        answered(bool(future.result().success), str(future.result().message))
-
-    client.call_async(Trigger.Request()).add_done_callback(done)
+        parameter = Parameter(name="label", value=value)
+        set_parameter(self._set_parameters, NOT_THERE, parameter, answered, request.bag or "the newest bag")

@@ -69,13 +69,7 @@ class SafetyFilter:
 
     def __init__(self, arm: Arm, kinematics: Kinematics, settings: ControllerSettings) -> None:
         self.dt = 1.0 / settings.control_rate_hz
-        self.distances = Distances(
-            kinematics,
-            settings.collision_margin_m,
-            settings.table_margin_m,
-            settings.collision_influence_m,
-            settings.obstacle_margin_m,
-        )
+        self.distances = Distances.with_margins_of(settings, kinematics)
         joints, body = len(arm.joint_names), self.distances.body
         self.limits = find_limits(arm, settings, self.distances)
         sizes = joints, len(body.capsules), len(body.pairs)

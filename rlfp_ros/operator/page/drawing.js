@@ -15,6 +15,21 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+// A dashed line across a diagram, with its name on the right.
+export function level(context, left, right, y, name, style) {
+  context.font = "11px system-ui, sans-serif";
+  context.textBaseline = "middle";
+  context.strokeStyle = context.fillStyle = style;
+  context.lineWidth = 1;
+  context.setLineDash([4, 4]);
+  context.beginPath();
+  context.moveTo(left, y);
+  context.lineTo(right, y);
+  context.stroke();
+  context.setLineDash([]);
+  context.fillText(name, right + 6, y);
+}
+
 function outlined(context, inner, width, path) {
   for (const [style, extra] of [["rgba(0, 0, 0, 0.75)", 2.5], [inner, 0]]) {
     context.strokeStyle = style;
@@ -126,19 +141,8 @@ export class ShiftChart {
     const [left, right] = [2, width - 40];
     const y = (value) => height - 5 - (height - 12) * Math.min(1, Math.max(0, value));
     const x = (time) => right - ((now - time) / SECONDS) * (right - left);
-    context.font = "11px system-ui, sans-serif";
-    context.textBaseline = "middle";
     for (const [value, text, name] of [[slow, "slow", "--warn"], [hold, "hold", "--bad"]]) {
-      if (value === undefined) continue;
-      context.setLineDash([4, 4]);
-      context.strokeStyle = context.fillStyle = colour(name);
-      context.lineWidth = 1;
-      context.beginPath();
-      context.moveTo(left, y(value));
-      context.lineTo(right, y(value));
-      context.stroke();
-      context.setLineDash([]);
-      context.fillText(text, right + 6, y(value));
+      if (value !== undefined) level(context, left, right, y(value), text, colour(name));
     }
     context.strokeStyle = colour("--line");
     context.beginPath();

@@ -1,6 +1,7 @@
 // Plots of the last 20 s: residual, admitted residual and command, as shares of their limits (-1 to 1).
 
-import { fit, colour } from "/drawing.js";
+import { colour, fit, level } from "/drawing.js";
+import { node } from "/elements.js";
 
 const SECONDS = 20;
 const HIGHEST = 1.25; // values beyond this are drawn at the edge
@@ -48,19 +49,8 @@ export class Plots {
     const middle = height / 2;
     const y = (value) => middle - (Math.max(-HIGHEST, Math.min(HIGHEST, value)) / HIGHEST) * (middle - 3);
     const x = (time) => right - ((now - time) / (1000 * SECONDS)) * (right - left);
-    context.font = "11px system-ui, sans-serif";
-    context.textBaseline = "middle";
-    for (const [value, text, name] of [[1, "limit", "--bad"], [0, "0", "--line"], [-1, "limit", "--bad"]]) {
-      context.setLineDash(value ? [4, 4] : []);
-      context.strokeStyle = context.fillStyle = colour(name);
-      context.lineWidth = 1;
-      context.beginPath();
-      context.moveTo(left, y(value));
-      context.lineTo(right, y(value));
-      context.stroke();
-      context.setLineDash([]);
-      if (value === 0) context.fillStyle = colour("--quiet");
-      context.fillText(text, right + 6, y(value));
+    for (const [value, text, name] of [[1, "limit", "--bad"], [0, "0", "--quiet"], [-1, "limit", "--bad"]]) {
+      level(context, left, right, y(value), text, colour(name));
     }
     context.save();
     context.beginPath();
@@ -93,12 +83,9 @@ export class Plots {
 function legend(list, names) {
   list.replaceChildren(
     ...names.map((name, index) => {
-      const row = document.createElement("li");
-      const swatch = document.createElement("span");
-      swatch.className = "swatch";
+      const swatch = node("span", "swatch");
       swatch.style.borderColor = hue(index, names.length);
-      row.append(swatch, name);
-      return row;
+      return node("li", "", "", swatch, name);
     }),
   );
 }
