@@ -4,14 +4,19 @@ PYTHONPATH=$PWD .venv/bin/python docs/figures.py graph safety_states training_cu
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py training_curve --run runs/curve  # reads the run folder first
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py recipe_curves --run runs/train_push_panda  # or without --run, again
 PYTHONPATH=$PWD .venv/bin/python docs/figures.py episode --demo runs/<time>  # from `./rlfp demo`
+PYTHONPATH=$PWD .venv/bin/python docs/figures.py operator_page  # needs chromium
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import queue
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -38,6 +43,7 @@ LARGEST = 300_000  # bytes of an image file
 WINDOW = 20  # episodes in a mean of the training curve
 ROOMS = ("twin_near", "twin_dim", "twin_glare", "twin_clutter", "twin_moved")
 TILE, CAPTION = 280, 26  # px of a room's image, and of the text below it
+PAGE_SIZE, PAGE_COLOURS = {"width": 1360, "height": 860}, 128
 GIF_SIDE, GIF_COLOURS, GIF_STEP = 224, 64, 3  # px; colours; every third frame of the demo's GIF
 
 BLUE, GREEN, ORANGE, RED, GREY = "#dbe9f6", "#dcf0dc", "#fdebd0", "#f6d5d5", "#eeeeee"
@@ -274,9 +280,51 @@ def episode(options: argparse.Namespace) -> None:
     small[0].save(IMAGES / "episode.gif", save_all=True, append_images=small[1:], duration=times, loop=0, optimize=True)
 
 
+def operator_page(options: argparse.Namespace) -> None:
+    """The operator's page beside the simulation graph, while the arm pushes a brick and a bag is recorded."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    from rlfp_ros.graph.dds import dds_environment
+    from rlfp_ros.graph.domains import reserved_domain
+    from rlfp_ros.graph.resolution import resolve
+    from rlfp_ros.graph.runner import Runner
+    from rlfp_ros.graph.sim import SIM
+    from rlfp_ros.operator.page_address import PAGE_LINE
+
+    shown: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def on_line(node: str, line: str) -> None:
+        if node == "operator" and line.startswith(PAGE_LINE):
+            shown.put(line.removeprefix(PAGE_LINE))
+
+    with reserved_domain() as domain, tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        arguments = {"task": "push", "operator": True, "operator_port": 0, "episodes": 0, "transport": "local"}
+        os.environ |= dds_environment("local", str(domain))
+        os.chdir(folder)  # its bags go there
+        with Runner(resolve(SIM, arguments), console="quiet", on_line=on_line):
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport=PAGE_SIZE)
+            page.set_default_timeout(60_000)
+            page.goto(shown.get(timeout=60))
+            for button, then in (("#enable", "#disable"), ("#record", "body.recording")):
+                page.click(f"{button}:not([disabled])")
+                page.wait_for_selector(f"{then}:not([disabled])")
+            page.fill("#note", "clean push")
+            page.fill("#operator-name", "Ada")
+            page.wait_for_timeout(8_000)
+            page.click("#label-success")
+            page.wait_for_timeout(1_000)
+            image = page.screenshot(full_page=True)
+            browser.close()
+    with Image.open(io.BytesIO(image)) as screenshot:
+        small = screenshot.convert("RGB").quantize(PAGE_COLOURS)
+    small.save(IMAGES / "operator_page.png", optimize=True)
+
+
 FIGURES: dict[str, Callable[[argparse.Namespace], None]] = {
     function.__name__: function
-    for function in (graph, safety_states, training_curve, recipe_curves, twin_rooms, episode)
+    for function in (graph, safety_states, training_curve, recipe_curves, twin_rooms, episode, operator_page)
 }
 
 
