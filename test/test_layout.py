@@ -49,8 +49,9 @@ PARTS = {
     "adaptation": CORE | {"data", "simulation", "evaluation", "learning"},
     "commissioning": CORE | {"recording", "simulation", "evaluation"},
     "operator": CORE | {"recording", "commissioning"},
-    "nodes": CORE | {"recording", "simulation", "commissioning", "operator"},
-    "graph": CORE | {"recording", "simulation", "evaluation", "operator", "nodes"},
+    "drivers": CORE,
+    "nodes": CORE | {"recording", "simulation", "commissioning", "operator", "drivers"},
+    "graph": CORE | {"recording", "simulation", "evaluation", "operator", "drivers", "nodes"},
     "cli": CORE
     | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "dynamics", "commissioning", "graph"},
 }

@@ -1,0 +1,1 @@
+"""Cameras and arms that need no ROS driver package."""
