@@ -43,7 +43,7 @@ LARGEST = 300_000  # bytes of an image file
 WINDOW = 20  # episodes in a mean of the training curve
 ROOMS = ("twin_near", "twin_dim", "twin_glare", "twin_clutter", "twin_moved")
 TILE, CAPTION = 280, 26  # px of a room's image, and of the text below it
-PAGE_SIZE, PAGE_COLOURS = {"width": 1360, "height": 860}, 128
+PAGE_WIDTH, PAGE_HEIGHT, PAGE_COLOURS = 1360, 860, 128
 GIF_SIDE, GIF_COLOURS, GIF_STEP = 224, 64, 3  # px; colours; every third frame of the demo's GIF
 
 BLUE, GREEN, ORANGE, RED, GREY = "#dbe9f6", "#dcf0dc", "#fdebd0", "#f6d5d5", "#eeeeee"
@@ -304,7 +304,7 @@ def operator_page(options: argparse.Namespace) -> None:
         os.chdir(folder)  # its bags go there
         with Runner(resolve(SIM, arguments), console="quiet", on_line=on_line):
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            page = browser.new_page(viewport=PAGE_SIZE)
+            page = browser.new_page(viewport={"width": PAGE_WIDTH, "height": PAGE_HEIGHT})
             page.set_default_timeout(60_000)
             page.goto(shown.get(timeout=60))
             for button, then in (("#enable", "#disable"), ("#record", "body.recording")):
