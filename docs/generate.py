@@ -149,6 +149,7 @@ NODES = {
     "residual_controller": "residual_controller",
     "recorder": "recorder",
     "arm_twin": "arm_twin",
+    "camera": "camera",
     "checklist": "checklist",
     "operator": "operator",
 }
@@ -168,6 +169,19 @@ def parameters() -> str:
         parts.append(f"## {node}\n\n{sentence(module.__doc__ or '')}")
         rows = [_parameter(name, field) for model in settings[:1] for name, field in model.model_fields.items()]
         parts.append(table(("parameter", "default", "range", "what it is"), rows))
+    return "\n\n".join(parts)
+
+
+@part("cameras")
+def cameras() -> str:
+    """Settings of every camera that needs no ROS driver."""
+    from rlfp_ros.drivers.camera import CAMERAS
+
+    parts = []
+    for name in CAMERAS:
+        parts.append(f"### {name}\n\n{sentence(CAMERAS[name].__doc__ or '')}")
+        rows = [_parameter(setting, field) for setting, field in CAMERAS[name].Settings.model_fields.items()]
+        parts.append(table(("setting", "default", "range", "what it is"), rows))
     return "\n\n".join(parts)
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rlfp_ros.drivers.camera import CAMERAS, CameraDriver, CapturedImage, SourceEnded, make_camera
+from rlfp_ros.drivers.camera import CAMERAS, CameraDriver, CapturedImage, OpenedCamera, SourceEnded, make_camera
 from rlfp_ros.drivers.cameras.file import FileCamera
 from rlfp_ros.schema import ConfigurationError
 
@@ -49,7 +49,7 @@ def video(tmp_path: Path) -> Path:
 
 def opened(source: Path, settings: str = "") -> CameraDriver:
     camera = make_camera("file", str(source), settings)
-    assert list(camera.open()) == []
+    assert camera.open() == OpenedCamera(64, 48)
     return camera
 
 

@@ -16,10 +16,11 @@ from graph_run import BOTH, run_of
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.graph import resolution
 from rlfp_ros.graph.arguments import parse_arguments
+from rlfp_ros.graph.cameras import ROS_CAMERAS
 from rlfp_ros.graph.dds import dds_environment
 from rlfp_ros.graph.description import Graph, OnExit, Resolved
 from rlfp_ros.graph.node_process import node_command
-from rlfp_ros.graph.real_arm import CAMERAS, REAL_ARM
+from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
 from rlfp_ros.graph.sim import SIM
@@ -87,9 +88,9 @@ def test_the_real_arm_is_enabled_only_after_the_checklist_and_the_twins_camera_i
     assert parameters(given, "residual_controller")["step_by_step"] is True
 
 
-@pytest.mark.parametrize("camera", CAMERAS)
+@pytest.mark.parametrize("camera", ROS_CAMERAS)
 def test_camera_names_its_drivers_topics_and_an_explicit_topic_wins(camera: str) -> None:
-    driver = CAMERAS[camera]
+    driver = ROS_CAMERAS[camera]
     topics = REAL_ARM.nodes[1].remappings(parse_arguments(REAL_ARM, {"camera": camera}))
     assert topics["camera/image_raw"] == driver
     assert topics["camera/image_raw/compressed"] == f"{driver}/compressed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -38,16 +37,28 @@ class CapturedImage:
     captured_ns: int
 
 
+@dataclass(frozen=True)
+class OpenedCamera:
+    """A camera that is ready.
+
+    Attributes
+    ----------
+    width, height
+        Size of all its images, px.
+    remarks
+        One sentence for each setting that the camera did not take, with what it offers instead.
+    """
+
+    width: int
+    height: int
+    remarks: tuple[str, ...] = ()
+
+
 class CameraDriver(Protocol):
-    """Delivers images. One thread calls all methods; after `close` it may be opened again."""
+    """Delivers images. Its methods are called one after the other; after `close` it may be opened again."""
 
-    def open(self) -> Sequence[str]:
+    def open(self) -> OpenedCamera:
         """Connect and set up the camera.
-
-        Returns
-        -------
-        sequence of str
-            One sentence for each setting that the camera did not take, with what it offers instead.
 
         Raises
         ------
@@ -84,9 +95,12 @@ class CameraDriverClass(Protocol):
     ----------
     Settings
         Schema of the parameter `settings` of the camera node.
+    recorded
+        Whether the images exist already: the first one then waits until a node subscribes.
     """
 
     Settings: ClassVar[type[Schema]]
+    recorded: ClassVar[bool]
 
     def __call__(self, source: str, settings: Any) -> CameraDriver:
         """Make a driver that is not open yet.
@@ -101,7 +115,7 @@ class CameraDriverClass(Protocol):
 
 
 CAMERAS = Registry[CameraDriverClass](
-    "camera", builtin="rlfp_ros.drivers.cameras", members=("Settings", "open", "read", "close")
+    "camera", builtin="rlfp_ros.drivers.cameras", members=("Settings", "recorded", "open", "read", "close")
 )
 
 

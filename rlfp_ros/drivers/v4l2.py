@@ -28,7 +28,7 @@ EXPOSURE_DYNAMIC_FRAMERATE = 0x009A0903
 FOCUS_ABSOLUTE = 0x009A090A
 FOCUS_AUTO = 0x009A090C
 EXPOSURE_MANUAL = 1  # value of EXPOSURE_AUTO
-EXPOSURE_APERTURE_PRIORITY = 3  # the automatic one of UVC cameras
+EXPOSURE_AUTOMATIC = (3, 0)  # aperture priority, which UVC cameras have, and fully automatic
 
 _VIDEO_CAPTURE = 1  # buffer type, and the capability with the same bit
 _HAS_DEVICE_CAPABILITIES = 0x80000000
@@ -135,6 +135,14 @@ class VideoDevice:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def is_present(self) -> bool:
+        """Return whether the device still answers; an unplugged one does not."""
+        try:
+            self._call(_QUERYCAP, bytes(_CAPABILITY.size))
+        except OSError:
+            return False
+        return True
 
     def _call(self, request: int, argument: bytes) -> bytes:
         """Call an ioctl. Raises OSError if the driver refuses it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from rlfp_ros.graph.cameras import CAMERA, CAMERA_NODE, image_topic, starts_camera
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit, Respawn
 from rlfp_ros.graph.parts import (
     ARM,
@@ -22,20 +23,12 @@ from rlfp_ros.graph.parts import (
 )
 from rlfp_ros.perception.image_topics import camera_info_beside
 
-# Image topic of each camera whose driver is started as docs/how-to/hardware/ says; its camera_info is beside it.
-CAMERAS = {
-    "realsense": "camera/camera/color/image_raw",
-    "usb_cam": "image_raw",
-    "v4l2": "image_raw",
-    "custom": "camera/image_raw",
-}
-
 
 def _real_topics(arguments: Arguments) -> dict[str, str]:
     """Return the remappings from the graph's topic names to the drivers'."""
     controller = arguments["controller_name"]
     gripper = arguments["gripper_controller_name"]
-    image = arguments["image_topic"] or CAMERAS[arguments["camera"]]
+    image = arguments["image_topic"] or image_topic(arguments["camera"])
     return {
         "camera/image_raw": image,
         "camera/image_raw/compressed": f"{image}/compressed",
@@ -83,12 +76,7 @@ REAL_ARM = Graph(
             "installed); empty: the driver runs already",
             pattern=r"[A-Za-z0-9_.:-]*",
         ),
-        Argument(
-            "camera",
-            "custom",
-            "the camera's driver, which names its topics (docs/how-to/hardware/)",
-            choices=tuple(CAMERAS),
-        ),
+        *CAMERA,
         Argument(
             "image_topic",
             "",
@@ -187,12 +175,14 @@ REAL_ARM = Graph(
                 "episodes": a["mock_episodes"],
                 "wait_for": waited_for(a),
                 "referee": not a["base_controller"],
+                "images": not starts_camera(a),
             },
             remappings=_real_topics,
             condition=lambda a: bool(a["use_mock_hardware"]),
             on_exit=OnExit.FINISH,
             publishes_images=True,
         ),
+        replace(CAMERA_NODE, remappings=_real_topics),
         replace(
             PERCEPTION,
             parameters=lambda a: {

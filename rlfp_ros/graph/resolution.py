@@ -13,6 +13,7 @@ from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.trained_arm import choose_arm, trained_arm
 from rlfp_ros.graph.arguments import image_size, parse_arguments
+from rlfp_ros.graph.cameras import check_camera, starts_camera
 from rlfp_ros.graph.dds import LARGE_IMAGE_BYTES, LARGE_SEGMENT_BYTES, dds_environment, environment
 from rlfp_ros.graph.description import Arguments, Graph, Included, NodeProcess, Resolved
 from rlfp_ros.perception.extrinsics import load_extrinsics
@@ -122,6 +123,10 @@ def check_arguments(graph: Graph, arguments: dict[str, Any]) -> int:
             arguments["extrinsics"] = str(Path(arguments["extrinsics"]).expanduser().resolve())
     width, height = image_size(arguments) or (contract.camera.width, contract.camera.height)
     image_bytes = 3 * width * height
+    if "camera" in arguments:
+        check_camera(arguments)
+        if starts_camera(arguments):  # its images' size is not known before it is open
+            image_bytes = max(image_bytes, LARGE_IMAGE_BYTES + 1)
     if image_bytes > LARGE_IMAGE_BYTES and any(node.publishes_images for node in graph.nodes):
         free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
         if free < LARGE_SEGMENT_BYTES:

@@ -63,6 +63,7 @@ class ArmTwinSettings(Schema):
     )
     wait_for: tuple[str, ...] = Field((), description="nodes that must answer on episode/ready before an episode runs")
     referee: bool = Field(True, description="whether it plays episodes; false: only the graph moves the arm")
+    images: bool = Field(True, description="whether it publishes images; false: a camera node does")
     optical_frame: str = Field("camera_optical_frame", description="frame_id of the images")
     dropped_frames: float = Field(
         0.0,
@@ -201,6 +202,8 @@ class ArmTwin(Node):
         camera, frame_id = self._world.camera.model, self.settings.optical_frame
         lens = () if camera.distortion is None else camera.distortion
         for frame in self._world.delivered_frames():
+            if not self.settings.images:
+                continue
             stamp = frame.stamp_ns + self._offset_ns
             self._camera_info.publish(
                 m.camera_info_message(stamp, frame_id, camera.width, camera.height, camera.K, lens)

@@ -29,6 +29,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.episode import Episode, Ready
+from rlfp_ros.perception.camera_info_file import CameraInfoFile
 from rlfp_ros.recording import topics
 from rlfp_ros.recording.decode import FLOAT32, LATENT_FIELDS, NANOSECONDS, POINT_FIELDS
 
@@ -348,6 +349,20 @@ def camera_info_message(
         k=K.reshape(9),
         r=np.eye(3).reshape(9),
         p=np.hstack([K, np.zeros((3, 1))]).reshape(12),
+    )
+
+
+def calibrated_camera_info_message(optical_frame: str, calibration: CameraInfoFile) -> CameraInfo:
+    """Make a CameraInfo without a stamp of a camera's calibration file."""
+    return CameraInfo(
+        header=header_message(0, optical_frame),
+        width=calibration.image_width,
+        height=calibration.image_height,
+        distortion_model=calibration.distortion_model,
+        d=_doubles(calibration.distortion_coefficients.data),
+        k=np.array(calibration.camera_matrix.data),
+        r=np.array(calibration.rectification_matrix.data),
+        p=np.array(calibration.projection_matrix.data),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from rlfp_ros.drivers.camera import CAMERAS, CapturedImage, SourceEnded
+from rlfp_ros.drivers.camera import CAMERAS, CapturedImage, OpenedCamera, SourceEnded
 from rlfp_ros.schema import ConfigurationError, Schema
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
@@ -24,7 +23,10 @@ class FileCameraSettings(Schema):
     """Settings of the camera `file`."""
 
     rate_hz: float | None = Field(
-        default=None, gt=0, le=1000, description="images per second (Hz); empty: the video's own times, 30 for a folder"
+        default=None,
+        gt=0,
+        le=1000,
+        description="images per second (Hz); not given: the video's own times, 30 for a folder",
     )
     loop: bool = Field(default=False, description="whether it begins again after the last image; false: it ends")
 
@@ -56,6 +58,7 @@ class FileCamera:
     """
 
     Settings: ClassVar[type[Schema]] = FileCameraSettings
+    recorded: ClassVar[bool] = True
 
     def __init__(self, source: str, settings: FileCameraSettings) -> None:
         self._source, self._settings = source, settings
@@ -63,18 +66,22 @@ class FileCamera:
         self._next: CapturedImage | None = None  # decoded before it is due
         self._began_ns: int | None = None  # time.monotonic_ns() at which the first image of this round was due
         self._last_ns = 0  # time of the present image since the first
-        self._size: tuple[int, ...] | None = None
+        self._size: tuple[int, ...] = ()
 
-    def open(self) -> Sequence[str]:
+    def open(self) -> OpenedCamera:
         if not self._source:
             raise ConfigurationError(
                 "camera file: no source; give a video file or a folder of images (camera_source:=)"
             )
         path = Path(self._source).expanduser()
         rate = self._settings.rate_hz
-        self._recording = _Folder(path, rate or FOLDER_RATE_HZ) if path.is_dir() else _Video(path, rate)
-        self._next, self._began_ns, self._size = None, None, None
-        return ()
+        self._recording = recording = _Folder(path, rate or FOLDER_RATE_HZ) if path.is_dir() else _Video(path, rate)
+        self._next, self._began_ns = None, None
+        if recording.advance() is None:
+            raise ConfigurationError(f"{path}: has no image; choose another")
+        self._size = recording.decode().shape
+        recording.rewind()
+        return OpenedCamera(width=self._size[1], height=self._size[0])
 
     def read(self, timeout_s: float) -> CapturedImage | None:
         if self._next is None:
@@ -112,8 +119,6 @@ class FileCamera:
             if late_ns <= recording.period_ns:
                 break
         image = recording.decode()
-        if self._size is None:
-            self._size = image.shape
         if image.shape != self._size:
             raise ConfigurationError(
                 f"{self._source}: an image is {image.shape[1]}x{image.shape[0]} px, the first was "
