@@ -54,21 +54,25 @@ class Camera:
         self.send_info(stamp)
         self.image.publish(messages.image_message(stamp, pixels, FRAME))
 
-    def answered(self, publish: Callable[[], None]) -> None:
-        """Publish until features come: images are taken best effort, and a busy machine may lose the first."""
+    def answered(self, publish: Callable[[], None], by: Callable[[], Any] | None = None) -> None:
+        """Publish until features come, or what `by` waits for; a busy machine may lose the first image."""
         again = 0.0
 
-        def seen() -> bool:
+        def seen() -> Any:
             nonlocal again
             if time.monotonic() >= again:
                 publish()
                 again = time.monotonic() + 2.0
-            return bool(self.features)
+            return by() if by else self.features
 
-        self.node.spin_until(seen, what="features")
+        self.node.spin_until(seen, what="an answer to what was published")
 
     def diagnosis(self, pattern: str) -> Any:
         """Wait for a diagnostics message like this."""
+        return self.node.spin_until(self.diagnosed(pattern), what=f"diagnostics with {pattern!r}")
+
+    def diagnosed(self, pattern: str) -> Callable[[], Any]:
+        """Return a function that returns the newest diagnostics message like this, or None."""
 
         def found() -> Any:
             for array in reversed(self.diagnostics):
@@ -77,7 +81,7 @@ class Camera:
                         return status
             return None
 
-        return self.node.spin_until(found, what=f"diagnostics with {pattern!r}")
+        return found
 
 
 @pytest.fixture
@@ -123,8 +127,8 @@ def test_an_image_that_comes_before_its_camera_info_is_not_lost(
 ) -> None:
     start_node("perception", {"bundle": tiny_bundle})
     camera.connected()
-    camera.image.publish(messages.image_message(5, PIXELS, FRAME))
-    camera.diagnosis("no camera_info")
+    image = messages.image_message(5, PIXELS, FRAME)
+    camera.answered(lambda: camera.image.publish(image), by=camera.diagnosed("no camera_info"))
     assert not camera.features
     camera.send_info()
     camera.node.spin_until(lambda: camera.features)
