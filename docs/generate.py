@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import camera_parts
 import safety_parts
 from page_tables import table
 
@@ -350,6 +351,9 @@ def training_curve() -> str:
         f"after {curve['steps']:,} steps and {curve['minutes']:.0f} minutes on {curve['machine']} ({curve['date']}). "
         f"The lines are means over {curve['window']} episodes."
     )
+
+
+part("camera-latency")(camera_parts.latency)
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------

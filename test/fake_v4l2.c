@@ -6,7 +6,7 @@
  *   first line   the camera's name
  *   metadata     a device that captures no video: UVC cameras have a second one of this kind
  *   busy         another program streams from it
- *   stalled      no image comes any more until the program starts the stream anew
+ *   stalled      one more image comes, and then none until the program starts the stream anew
  *   realtime     stamps are of CLOCK_REALTIME (uvcvideo clock=realtime)
  *   ahead        stamps are of no clock that exists
  *   damaged      JPEG images are cut off
@@ -184,7 +184,6 @@ static int take_image(struct device *device, int fd, struct v4l2_buffer *buffer,
     if (strstr(text, "\nstalled")) {
         struct itimerspec never = {{0, 0}, {0, 0}};
         timerfd_settime(fd, 0, &never, NULL);
-        return errno = EAGAIN, -1;
     }
     if (!device->waiting) return errno = EAGAIN, -1;
     unsigned index = device->queue[device->first];

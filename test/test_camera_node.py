@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,33 +14,40 @@ import numpy as np
 import pytest
 import yaml
 from conftest import Process, TestNode, longer_than
-from webcam import COLOUR, Webcam
+from test_calibration import CAMERA as RENDERED
+from test_calibration import CHARUCO, pose, render
+from webcam import COLOUR, NEEDS_COMPILER, Webcam, has_compiler
 
+from rlfp_ros import cli
 from rlfp_ros.commissioning.board import CameraCalibration, write_camera_info
 from rlfp_ros.graph.dds import dds_environment
 from rlfp_ros.nodes import messages as m
-from rlfp_ros.perception.camera import CameraModel, camera_model
+from rlfp_ros.perception.camera import camera_model
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
 
-CAMERA = CameraModel(
-    640, 480, np.array([[610.0, 0, 322.0], [0, 605.0, 236.0], [0, 0, 1]]), np.array([-0.12, 0.05, 0.001, -0.0005, 0.0])
-)
 
-
-def calibrated(path: Path, camera: CameraModel = CAMERA) -> Path:
+def calibrated(path: Path) -> Path:
     """Write a camera's file as `./rlfp calibrate intrinsics` does."""
-    write_camera_info(path, CameraCalibration(camera, 0.2, 20, 0.9), "desk")
+    write_camera_info(path, CameraCalibration(RENDERED, 0.2, 20, 0.9), "desk")
     return path
 
 
 @pytest.fixture
-def webcam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Webcam:
+def large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give nodes room for images of VGA size, as the graph does."""
+    for name, value in dds_environment("local", os.environ["ROS_DOMAIN_ID"], large_images=True).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def webcam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_images: None) -> Webcam:
     """A plugged webcam that the node sees."""
+    if not has_compiler():
+        pytest.skip(NEEDS_COMPILER)
     (tmp_path / "webcam").mkdir()
     plugged = Webcam(tmp_path / "webcam")
-    large_images = dds_environment("local", os.environ["ROS_DOMAIN_ID"], large_images=True)
-    for name, value in (plugged.variables | large_images).items():
+    for name, value in plugged.variables.items():
         monkeypatch.setenv(name, value)
     return plugged
 
@@ -64,7 +72,7 @@ def test_a_webcam_has_a_drivers_topics_with_the_stamps_of_the_exposure_and_survi
     assert {decode.stamp_ns(info.header.stamp) for info in infos} >= {
         decode.stamp_ns(image.header.stamp) for image in images[1:-1]
     }
-    assert camera_model(infos[-1]).same(CAMERA)
+    assert camera_model(infos[-1]).same(RENDERED)
     assert "gain could not be set, the camera has no such control; it has: auto_exposure," in node.output
 
     webcam.unplug()
@@ -77,6 +85,11 @@ def test_a_webcam_has_a_drivers_topics_with_the_stamps_of_the_exposure_and_survi
     webcam.plug()
     test_node.spin_until(longer_than(images, before + 5), what="images after plugging in")
     assert "the camera is back after" in node.output
+    webcam.plug("stalled")
+    test_node.spin_until(lambda: "no image for 2 s; it is looked for" in node.output, what="the stalled stream")
+    before = len(images)
+    webcam.plug()
+    test_node.spin_until(longer_than(images, before + 5), what="images of a new stream")
     assert node.stop() == 0
     assert "Traceback" not in node.output
 
@@ -105,6 +118,37 @@ def test_without_a_calibration_no_camera_info_comes_and_the_node_says_how_to_cal
     assert "no camera_info is published, because camera_info_file is not set; record a board" in node.output
     assert wrong.wait() == 2
     assert "c.yaml: is for 640x480 px, but the camera gives 64x48 px; set the camera to that size" in wrong.output
+
+
+def test_images_of_a_board_that_the_node_plays_calibrate_the_camera_that_it_then_publishes(
+    start_node: Callable[..., Process], test_node: TestNode, tmp_path: Path, large_images: None
+) -> None:
+    rng, folder = np.random.default_rng(3), tmp_path / "boards"
+    folder.mkdir()
+    half = np.array([CHARUCO.columns, CHARUCO.rows, 0]) * CHARUCO.square / 2
+    for number in range(9):
+        T_camera_board = pose(rng.uniform(-0.5, 0.5, 3), np.zeros(3))
+        centre = rng.uniform([-0.13, -0.09, 0.42], [0.13, 0.09, 0.6])
+        T_camera_board[:3, 3] = centre - T_camera_board[:3, :3] @ half
+        image = render(CHARUCO, T_camera_board, RENDERED, rng)
+        cv2.imwrite(str(folder / f"{number}.png"), image[..., ::-1])
+    recorder = start_node("recorder", {"directory": tmp_path / "lens", "per_episode": False})
+    parameters = {"camera": "file", "source": folder, "settings": "'{rate_hz: 1.8}'"}
+    node = start_node("camera", parameters)
+    test_node.spin_until(lambda: "has ended" in node.output, what="the end of the folder")
+    recorder.stop(signal.SIGINT)
+    node.stop()
+    file = tmp_path / "intrinsics.yaml"
+    command = ["calibrate", "intrinsics", "--bag", str(tmp_path / "lens" / "run"), "--out", str(file)]
+    assert cli.main(command) == 0
+
+    start_node("camera", {**parameters, "camera_info_file": file})
+    infos = test_node.listen(m.CAMERA_INFO)
+    test_node.listen(m.IMAGE)
+    test_node.spin_until(longer_than(infos, 1), what="camera_info")
+    found = camera_model(infos[-1])
+    np.testing.assert_allclose(np.diag(found.K), np.diag(RENDERED.K), rtol=0.01)
+    np.testing.assert_allclose(found.K[:2, 2], RENDERED.K[:2, 2], atol=5)
 
 
 @pytest.mark.parametrize(

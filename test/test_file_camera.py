@@ -9,8 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from rlfp_ros.drivers.camera import CAMERAS, CameraDriver, CapturedImage, OpenedCamera, SourceEnded, make_camera
+from rlfp_ros.drivers.camera import (
+    CAMERAS,
+    CameraDriver,
+    CameraLost,
+    CapturedImage,
+    OpenedCamera,
+    SourceEnded,
+    make_camera,
+)
 from rlfp_ros.drivers.cameras.file import FileCamera
+from rlfp_ros.plugins import load_file
 from rlfp_ros.schema import ConfigurationError
 
 RATE_HZ = 50.0
@@ -118,11 +127,13 @@ def test_a_damaged_image_is_reported_and_the_next_one_comes(folder: Path) -> Non
     cv2.imwrite(str(folder / "image_10.png"), marked(2, width=32))
     camera = opened(folder, f"{{rate_hz: {RATE_HZ}}}")
     assert number_of(read(camera)[0].image) == 0
+    began = time.monotonic()
     with pytest.raises(ConfigurationError, match=r"image_9\.png: is not an image that OpenCV reads"):
         camera.read(1.0)
     with pytest.raises(ConfigurationError, match="an image is 32x48 px, the first was 64x48"):
         camera.read(1.0)
     assert number_of(read(camera)[0].image) == 3
+    assert time.monotonic() - began > 2 / RATE_HZ  # each takes its time, so that a folder that is gone does not spin
     camera.close()
 
 
@@ -159,3 +170,20 @@ def test_a_camera_of_ones_own_is_made_by_its_name() -> None:
         assert isinstance(make_camera("mine", "", ""), Mine)
     finally:
         CAMERAS.remove("mine")
+
+
+def test_the_example_of_a_camera_of_ones_own_plays_what_it_is_given(video: Path) -> None:
+    load_file(Path(__file__).resolve().parents[1] / "examples" / "my_camera.py")
+    try:
+        camera = make_camera("network", str(video), "{delay_s: 0.05}")
+        assert camera.open() == OpenedCamera(64, 48)
+        taken = [read(camera) for _ in range(5)]
+        assert [number_of(image.image) for image, _ in taken] == [0, 1, 2, 3, 4]
+        assert all(50e6 <= late < 500e6 for _, late in taken)
+        with pytest.raises(CameraLost, match="sends nothing"):
+            camera.read(1.0)
+        camera.close()
+        with pytest.raises(ConfigurationError, match="no video comes from there"):
+            make_camera("network", str(video.with_name("none")), "").open()
+    finally:
+        CAMERAS.remove("network")

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from webcam import COLOUR, DELAY_US, RemoteCamera, Webcam
+from webcam import COLOUR, DELAY_US, NEEDS_COMPILER, RemoteCamera, Webcam, has_compiler
 
 from rlfp_ros.drivers import v4l2
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason=NEEDS_COMPILER)
 
 FIXED = "{exposure_s: 0.01, white_balance_k: 4500, focus: 30, controls: {power_line_frequency: 1}}"
 
@@ -116,7 +118,7 @@ def test_fixed_exposure_white_balance_and_focus_are_set_with_the_automatic_ones_
         ("{controls: {zoom: 1}}", "zoom could not be set, the camera has no such control"),
     ],
 )
-def test_a_setting_that_the_camera_does_not_take_is_told_with_what_it_offers(
+def test_a_setting_that_the_camera_does_not_take_is_reported_with_what_it_offers(
     settings: str, sentence: str, camera: RemoteCamera, webcam: Webcam
 ) -> None:
     (remark,) = opened(camera, webcam, settings)[2]
@@ -136,7 +138,7 @@ def test_size_rate_and_format_are_set(camera: RemoteCamera, webcam: Webcam) -> N
     assert np.median(np.diff(stamps)) == pytest.approx(1e9 / 15, rel=0.2)
 
 
-def test_stamps_of_the_system_clock_are_recognised_and_those_of_no_clock_are_told(
+def test_stamps_of_the_system_clock_are_recognised_and_those_of_no_clock_are_reported(
     camera: RemoteCamera, webcam: Webcam
 ) -> None:
     webcam.plug("realtime")
@@ -164,6 +166,17 @@ def test_an_unplugged_camera_is_noticed_at_once_and_can_be_opened_again(camera: 
     webcam.plug()
     assert opened(camera, webcam) == [640, 480, []]
     assert camera("read", timeout_s=1.0) is not None
+
+
+def test_a_camera_that_sends_nothing_costs_a_reader_its_timeout_and_no_more(
+    camera: RemoteCamera, webcam: Webcam
+) -> None:
+    opened(camera, webcam)
+    webcam.plug("stalled")
+    began = time.monotonic()
+    answers = [camera("read", timeout_s=0.2) for _ in range(8)]
+    assert answers[-1] is None
+    assert time.monotonic() - began < 3.0  # OpenCV by itself waits for ten seconds
 
 
 def test_a_damaged_image_costs_only_itself(camera: RemoteCamera, webcam: Webcam) -> None:

@@ -90,6 +90,7 @@ def check_camera(arguments: dict[str, Any]) -> None:
     ConfigurationError
         If there is no such camera, it does not take the settings, or its calibration cannot be used.
     """
+    image_topic(arguments["camera"])
     if not starts_camera(arguments):
         given = [name for name in ("camera_source", "camera_settings", "camera_info_file") if arguments.get(name)]
         if given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -29,6 +30,15 @@ class FileCameraSettings(Schema):
         description="images per second (Hz); not given: the video's own times, 30 for a folder",
     )
     loop: bool = Field(default=False, description="whether it begins again after the last image; false: it ends")
+
+
+@dataclass(frozen=True, eq=False)
+class _Due:
+    """The next image, decoded before it is due, or the reason why there is none."""
+
+    due_ns: int  # on CLOCK_MONOTONIC
+    image: np.ndarray | None
+    fault: str = ""
 
 
 class _Recording(Protocol):
@@ -63,7 +73,7 @@ class FileCamera:
     def __init__(self, source: str, settings: FileCameraSettings) -> None:
         self._source, self._settings = source, settings
         self._recording: _Recording | None = None
-        self._next: CapturedImage | None = None  # decoded before it is due
+        self._next: _Due | None = None
         self._began_ns: int | None = None  # time.monotonic_ns() at which the first image of this round was due
         self._last_ns = 0  # time of the present image since the first
         self._size: tuple[int, ...] = ()
@@ -86,19 +96,21 @@ class FileCamera:
     def read(self, timeout_s: float) -> CapturedImage | None:
         if self._next is None:
             self._next = self._decode_next()
-        wait_s = (self._next.captured_ns - time.monotonic_ns()) * 1e-9
+        wait_s = (self._next.due_ns - time.monotonic_ns()) * 1e-9
         time.sleep(min(max(wait_s, 0.0), timeout_s))
         if wait_s > timeout_s:
             return None
-        image, self._next = self._next, None
-        return image
+        due, self._next = self._next, None
+        if due.image is None:
+            raise ConfigurationError(due.fault)
+        return CapturedImage(due.image, due.due_ns)
 
     def close(self) -> None:
         if self._recording is not None:
             self._recording.close()
             self._recording = None
 
-    def _decode_next(self) -> CapturedImage:
+    def _decode_next(self) -> _Due:
         recording = self._recording
         assert recording is not None, "open() comes first"
         if self._began_ns is None:
@@ -118,13 +130,19 @@ class FileCamera:
                 late_ns = 0
             if late_ns <= recording.period_ns:
                 break
-        image = recording.decode()
+        due_ns = self._began_ns + offset
+        try:
+            image = recording.decode()
+        except ConfigurationError as error:
+            return _Due(due_ns, None, str(error))
         if image.shape != self._size:
-            raise ConfigurationError(
+            return _Due(
+                due_ns,
+                None,
                 f"{self._source}: an image is {image.shape[1]}x{image.shape[0]} px, the first was "
-                f"{self._size[1]}x{self._size[0]}; use images of one size"
+                f"{self._size[1]}x{self._size[0]}; use images of one size",
             )
-        return CapturedImage(image, self._began_ns + offset)
+        return _Due(due_ns, image)
 
 
 class _Folder:

@@ -77,8 +77,7 @@ class UvcCamera:
         self._clock: Literal["monotonic", "realtime", "none"] = "monotonic"  # of the driver's stamps
 
     def open(self) -> OpenedCamera:
-        # What OpenCV would warn of is said here, in one sentence.
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        _silence_warnings()
         try:
             self._device = device = VideoDevice(find_device(self._source))
             if not device.captures:
@@ -254,6 +253,14 @@ class UvcCamera:
                     f"{', '.join(sorted(by_name)) or 'none'}"
                 )
         return [remark for remark in remarks if remark]
+
+
+def _silence_warnings() -> None:
+    """Let OpenCV log errors only: what it would warn of is said here, in one sentence."""
+    if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+        cv2.setLogLevel(2)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
 def _size(capture: cv2.VideoCapture) -> tuple[int, int]:
