@@ -54,7 +54,7 @@ static struct { unsigned id, type; const char *name; int minimum, maximum, step,
 #define CONTROL_COUNT (sizeof CONTROLS / sizeof *CONTROLS)
 
 static struct device {
-    int used, streaming, rate, first, waiting;
+    int used, owns, rate, first, waiting;
     unsigned mode, sequence;
     char path[PATH_MAX];
     unsigned char *buffer[BUFFERS];
@@ -130,7 +130,7 @@ int open64(const char *path, int flags, ...) {
 }
 
 int close(int fd) {
-    if (device_of(fd)) devices[fd].used = 0;
+    if (device_of(fd)) devices[fd].used = devices[fd].owns = 0;
     return real_close(fd);
 }
 
@@ -150,6 +150,14 @@ void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t off
 
 void *mmap64(void *at, size_t length, int protection, int flags, int fd, off64_t offset) {
     return map(at, length, protection, flags, fd, offset);
+}
+
+/* Whoever sets a format first owns the stream until it closes the device, as uvcvideo's "privileges". */
+static int claims(struct device *device) {
+    for (int other = 0; other < DEVICES; other++)
+        if (devices[other].used && devices[other].owns && &devices[other] != device && !strcmp(devices[other].path, device->path))
+            return 0;
+    return device->owns = 1;
 }
 
 static unsigned image_size(const struct device *device) {
@@ -305,7 +313,7 @@ static int answer(struct device *device, int fd, unsigned request, void *argumen
     case VIDIOC_ENUM_FRAMESIZES: return list_sizes(argument);
     case VIDIOC_ENUM_FRAMEINTERVALS: return list_rates(argument);
     case VIDIOC_S_FMT:
-        if (busy) return errno = EBUSY, -1;
+        if (busy || !claims(device)) return errno = EBUSY, -1;
         set_format(device, &((struct v4l2_format *)argument)->fmt.pix);
         /* fall through */
     case VIDIOC_G_FMT: describe(device, &((struct v4l2_format *)argument)->fmt.pix); return 0;
@@ -324,7 +332,7 @@ static int answer(struct device *device, int fd, unsigned request, void *argumen
     }
     case VIDIOC_REQBUFS: {
         struct v4l2_requestbuffers *wanted = argument;
-        if (busy) return errno = EBUSY, -1;
+        if (busy || !claims(device)) return errno = EBUSY, -1;
         if (wanted->count > BUFFERS) wanted->count = BUFFERS;
         device->first = device->waiting = 0;
         return 0;

@@ -150,8 +150,8 @@ class VideoDevice:
 
     # --- formats -----------------------------------------------------------------------------------------------------
 
-    def is_busy(self) -> bool:
-        """Return whether another program streams from the device; asked by setting the format that it has already."""
+    def refuses_format(self) -> bool:
+        """Return whether the present format cannot be set, because another program streams. Reserves the stream."""
         try:
             current = self._call(_G_FMT, _FORMAT.pack(_VIDEO_CAPTURE))
             self._call(_S_FMT, current)
@@ -224,6 +224,16 @@ class VideoDevice:
     def set(self, identifier: int, value: int) -> None:
         """Set a control. Raises OSError if the device refuses it."""
         self._call(_S_CTRL, _CONTROL.pack(identifier, value))
+
+
+def is_busy(path: Path) -> bool:
+    """Return whether a program streams from a device.
+
+    Asked by setting the format that it has already. uvcvideo then reserves the stream for who asked, until it closes
+    the device: so this opens one of its own.
+    """
+    with VideoDevice(path) as device:
+        return device.refuses_format()
 
 
 def find_device(source: str, folder: Path = DEVICES) -> Path:

@@ -76,6 +76,7 @@ class CameraNode(Node):
         )
         self._image_publisher = self.create_publisher(m.IMAGE.type, m.IMAGE.name, m.IMAGE.qos)
         self._info_publisher = self.create_publisher(m.CAMERA_INFO.type, m.CAMERA_INFO.name, m.CAMERA_INFO.qos)
+        self._lock = threading.Lock()  # of `_latency`, which both threads use
         self._latency, self._losses, self._discarded, self._early = Durations(), 0, 0, 0
         self._fault = ""  # why no images come
         self._image_fault = ""  # the last reason why a single image was left out
@@ -113,8 +114,8 @@ class CameraNode(Node):
                     self._image_fault = str(error)
                     self.get_logger().error(self._image_fault)
             except Exception as error:
-                if self._closing.is_set():
-                    return  # publishing while the context goes down
+                if self._closing.is_set() or not self.context.ok():
+                    return  # it published while the context went down
                 self.diagnostics.count_exception(error)
                 self._find_again(f"{self._settings.camera}: its driver failed ({type(error).__name__}: {error})")
 
@@ -170,7 +171,8 @@ class CameraNode(Node):
             self._info.header.stamp = m.stamp_message(stamp_ns)
             self._info_publisher.publish(self._info)
         self._image_publisher.publish(m.image_message(stamp_ns, captured.image, self._settings.optical_frame))
-        self._latency.add((time.monotonic_ns() - captured.captured_ns) * 1e-9)
+        with self._lock:
+            self._latency.add((time.monotonic_ns() - captured.captured_ns) * 1e-9)
         self._image_fault = ""
 
     def _age(self, captured_ns: int) -> tuple[int, int]:
@@ -187,8 +189,10 @@ class CameraNode(Node):
         return now_ns, age_ns
 
     def _report(self) -> Report:
+        with self._lock:
+            latency = self._latency.values("latency")
         values: dict[str, object] = {
-            **self._latency.values("latency"),
+            **latency,
             "discarded": self._discarded,
             "lost": self._losses,
             "early_stamps": self._early,

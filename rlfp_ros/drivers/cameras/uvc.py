@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from rlfp_ros.drivers import v4l2
 from rlfp_ros.drivers.camera import CAMERAS, CameraLost, CapturedImage, OpenedCamera
-from rlfp_ros.drivers.v4l2 import Control, VideoDevice, find_device
+from rlfp_ros.drivers.v4l2 import Control, VideoDevice, find_device, is_busy
 from rlfp_ros.perception import images
 from rlfp_ros.schema import ConfigurationError, Schema
 
@@ -22,7 +22,7 @@ EXPOSURE_UNIT_S = 1e-4  # of V4L2_CID_EXPOSURE_ABSOLUTE
 RATE_TOLERANCE_HZ = 0.5
 FIRST_IMAGE_S = 5.0  # longest wait for the first image; slow cameras need a second
 OLDEST_NS = 2 * 10**9  # a stamp that is older than this at delivery is of another clock
-SPIN_S = 0.005  # pause after OpenCV failed to wait, so that a fault that persists takes no processor time
+SPIN_S = 0.005  # pause if OpenCV did not wait, so that a fault that persists takes no processor time
 
 
 class UvcCameraSettings(Schema):
@@ -84,7 +84,7 @@ class UvcCamera:
                 raise ConfigurationError(
                     f"{device.path}: captures no video (UVC cameras have a second device for metadata); choose another"
                 )
-            if device.is_busy():
+            if is_busy(device.path):
                 raise ConfigurationError(f"{device.path}: another program uses {device.name}; end it")
             self._capture = capture = cv2.VideoCapture(str(device.path), cv2.CAP_V4L2)
             if not capture.isOpened():
@@ -145,11 +145,13 @@ class UvcCamera:
         capture, device = self._capture, self._device
         assert capture is not None, "open() comes first"
         assert device is not None
+        began = time.monotonic()
         try:
             # Without this, OpenCV would wait for ten seconds.
             came, _ = cv2.VideoCapture.waitAny([capture], max(1, round(timeout_s * 1e9)))
         except cv2.error:
             came = False
+        if not came and time.monotonic() - began < timeout_s / 2:
             time.sleep(SPIN_S)
         if came and capture.grab():
             return round(float(capture.get(cv2.CAP_PROP_POS_MSEC)) * 1e6)
