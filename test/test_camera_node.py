@@ -26,6 +26,8 @@ from rlfp_ros.perception.camera import camera_model
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
 
+LIMIT_S = 60.0  # for an event: a loaded machine starts a node in 10 s, and a recording takes 5 s
+
 
 def calibrated(path: Path) -> Path:
     """Write a camera's file as `./rlfp calibrate intrinsics` does."""
@@ -60,7 +62,7 @@ def test_a_webcam_has_a_drivers_topics_with_the_stamps_of_the_exposure_and_survi
     node = start_node("camera", parameters)
     images, infos = test_node.listen(m.IMAGE), test_node.listen(m.CAMERA_INFO)
     statuses = test_node.listen(m.DIAGNOSTICS)
-    test_node.spin_until(longer_than(images, 10), what="images")
+    test_node.spin_until(longer_than(images, 10), LIMIT_S, what="images")
     offset_ns = time.time_ns() - time.monotonic_ns()
     driver_us = np.array(webcam.stamps_us())
     for image in images:
@@ -76,20 +78,25 @@ def test_a_webcam_has_a_drivers_topics_with_the_stamps_of_the_exposure_and_survi
     assert "gain could not be set, the camera has no such control; it has: auto_exposure," in node.output
 
     webcam.unplug()
-    test_node.spin_until(lambda: "(Desk Cam) is unplugged; it is looked for" in node.output, what="the sentence")
+    test_node.spin_until(
+        lambda: "(Desk Cam) is unplugged; it is looked for" in node.output, LIMIT_S, what="the sentence"
+    )
     test_node.spin_until(
         lambda: any("is unplugged" in status.message for array in statuses for status in array.status),
+        LIMIT_S,
         what="the diagnostics",
     )
     before = len(images)
     webcam.plug()
-    test_node.spin_until(longer_than(images, before + 5), what="images after plugging in")
+    test_node.spin_until(longer_than(images, before + 5), LIMIT_S, what="images after plugging in")
     assert "the camera is back after" in node.output
     webcam.plug("stalled")
-    test_node.spin_until(lambda: "no image for 2 s; it is looked for" in node.output, what="the stalled stream")
+    test_node.spin_until(
+        lambda: "no image for 2 s; it is looked for" in node.output, LIMIT_S, what="the stalled stream"
+    )
     before = len(images)
     webcam.plug()
-    test_node.spin_until(longer_than(images, before + 5), what="images of a new stream")
+    test_node.spin_until(longer_than(images, before + 5), LIMIT_S, what="images of a new stream")
     assert node.stop() == 0
     assert "Traceback" not in node.output
 
@@ -106,7 +113,7 @@ def test_without_a_calibration_no_camera_info_comes_and_the_node_says_how_to_cal
     )
     node = start_node("camera", {"camera": "file", "source": folder, "settings": "'{rate_hz: 10}'"})
     images, infos = test_node.listen(m.IMAGE), test_node.listen(m.CAMERA_INFO)
-    test_node.spin_until(lambda: "has ended; no further images come" in node.output, what="the end")
+    test_node.spin_until(lambda: "has ended; no further images come" in node.output, LIMIT_S, what="the end")
     test_node.spin_for(0.2)
     shown = [int(decode.image_from_message(image)[0, 0, 0]) // 20 for image in images]
     assert shown == sorted(shown)
@@ -135,7 +142,7 @@ def test_images_of_a_board_that_the_node_plays_calibrate_the_camera_that_it_then
     recorder = start_node("recorder", {"directory": tmp_path / "lens", "per_episode": False})
     parameters = {"camera": "file", "source": folder, "settings": "'{rate_hz: 1.8}'"}
     node = start_node("camera", parameters)
-    test_node.spin_until(lambda: "has ended" in node.output, what="the end of the folder")
+    test_node.spin_until(lambda: "has ended" in node.output, LIMIT_S, what="the end of the folder")
     recorder.stop(signal.SIGINT)
     node.stop()
     file = tmp_path / "intrinsics.yaml"
@@ -145,7 +152,7 @@ def test_images_of_a_board_that_the_node_plays_calibrate_the_camera_that_it_then
     start_node("camera", {**parameters, "camera_info_file": file})
     infos = test_node.listen(m.CAMERA_INFO)
     test_node.listen(m.IMAGE)
-    test_node.spin_until(longer_than(infos, 1), what="camera_info")
+    test_node.spin_until(longer_than(infos, 1), LIMIT_S, what="camera_info")
     found = camera_model(infos[-1])
     np.testing.assert_allclose(np.diag(found.K), np.diag(RENDERED.K), rtol=0.01)
     np.testing.assert_allclose(found.K[:2, 2], RENDERED.K[:2, 2], atol=5)
