@@ -4,6 +4,7 @@
  * is making the file, unplugging is deleting it. Words in the file change the device while it runs:
  *
  *   first line   the camera's name
+ *   forbidden    the user may not open it
  *   metadata     a device that captures no video: UVC cameras have a second one of this kind
  *   busy         another program streams from it
  *   stalled      one more image comes, and then none until the program starts the stream anew
@@ -98,6 +99,7 @@ static int content(const struct device *device, char *text, size_t size) {
     return 1;
 }
 
+/* Return a new file descriptor, -1 for a file that is no fake device, or -2 and errno if it may not be opened. */
 static int open_device(const char *given) {
     const char *folder = getenv("FAKE_V4L2");
     char path[PATH_MAX], root[PATH_MAX];
@@ -110,6 +112,12 @@ static int open_device(const char *given) {
     strcpy(devices[fd].path, path);
     devices[fd].used = 1;
     devices[fd].rate = 30;
+    char text[500];
+    if (content(&devices[fd], text, sizeof text) && strstr(text, "\nforbidden")) {
+        devices[fd].used = 0;
+        real_close(fd);
+        return errno = EACCES, -2;
+    }
     return fd;
 }
 
@@ -118,7 +126,7 @@ int open(const char *path, int flags, ...) {
     va_start(values, flags);
     int mode = va_arg(values, int), fd = open_device(path);
     va_end(values);
-    return fd >= 0 ? fd : real_open(path, flags, mode);
+    return fd >= 0 ? fd : fd == -2 ? -1 : real_open(path, flags, mode);
 }
 
 int open64(const char *path, int flags, ...) {
@@ -126,7 +134,7 @@ int open64(const char *path, int flags, ...) {
     va_start(values, flags);
     int mode = va_arg(values, int), fd = open_device(path);
     va_end(values);
-    return fd >= 0 ? fd : real_open(path, flags | O_LARGEFILE, mode);
+    return fd >= 0 ? fd : fd == -2 ? -1 : real_open(path, flags | O_LARGEFILE, mode);
 }
 
 int close(int fd) {

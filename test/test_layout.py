@@ -53,7 +53,8 @@ PARTS = {
     "nodes": CORE | {"recording", "simulation", "commissioning", "operator", "drivers"},
     "graph": CORE | {"recording", "simulation", "evaluation", "operator", "drivers", "nodes"},
     "cli": CORE
-    | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "dynamics", "commissioning", "graph"},
+    | {"recording", "data", "simulation", "evaluation", "learning", "adaptation", "dynamics", "commissioning"}
+    | {"drivers", "graph"},
 }
 ROS = {"rclpy", "cv_bridge", "rosbag2_py", "rosgraph_msgs", "ament_index_python", "tf2_ros", "builtin_interfaces"}
 TORCH_PARTS = ("learning", "adaptation")

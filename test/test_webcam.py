@@ -230,7 +230,27 @@ def test_a_device_is_found_by_path_number_name_and_by_id_link(camera: RemoteCame
         camera("find", source="cam")
     with pytest.raises(RuntimeError, match=r"no camera is named 'ceiling'; choose .*video0"):
         camera("find", source="ceiling")
-    for device in ("video0", "video1", "video2"):
+    webcam.plug("forbidden")
+    assert camera("doctor") == [
+        [
+            "video0",
+            "note",
+            f"{webcam.path}: cannot be opened (Permission denied)",
+            "add your user to the group video (sudo usermod -aG video $USER) and log in again",
+        ],
+        [
+            "video2",
+            "ok",
+            "Wrist Cam, usb-Maker_Wrist_0001-video-index0: YUYV 640x480 at 30 Hz; YUYV 1280x720 at 10 Hz; "
+            "MJPG 640x480 at 30, 15 Hz; MJPG 1280x720 at 30 Hz",
+            "",
+        ],
+    ]
+    for device in ("video1", "video2"):
         webcam.unplug(device)
+    with pytest.raises(RuntimeError, match=r"there is no camera; .*video0: cannot be opened .*; add your user to the"):
+        camera("find", source="")
+    webcam.unplug()
+    assert camera("doctor") == []
     with pytest.raises(RuntimeError, match="there is no camera; no device in /dev/video"):
         camera("find", source="")

@@ -95,7 +95,7 @@ class RemoteCamera:
         )
 
     def __call__(self, call: str, **values: Any) -> Any:
-        """Call a method: open (source, settings), read (timeout_s), find (source), close."""
+        """Call a method: open (source, settings), read (timeout_s), find (source), doctor, close."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps({"call": call, **values}), file=self._process.stdin, flush=True)
@@ -111,6 +111,7 @@ class RemoteCamera:
 
 
 def _serve(folder: Path) -> None:
+    from rlfp_ros.cli.doctor import camera_findings
     from rlfp_ros.drivers.camera import CameraDriver, CameraLost, make_camera
     from rlfp_ros.drivers.v4l2 import find_device
 
@@ -120,7 +121,9 @@ def _serve(folder: Path) -> None:
         call = given.pop("call")
         result: Any = None
         try:
-            if call == "find":
+            if call == "doctor":
+                result = [[found.part, found.health.value, found.text, found.fix] for found in camera_findings(folder)]
+            elif call == "find":
                 result = str(find_device(given["source"], folder))
             elif call == "open":
                 camera = make_camera("uvc", given["source"], given["settings"])

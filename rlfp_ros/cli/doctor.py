@@ -22,6 +22,7 @@ from rich.table import Table
 
 from rlfp_ros import __version__, paths, plugins
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.drivers.v4l2 import DEVICES, list_cameras
 from rlfp_ros.files import write_whole
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.domains import reserved_domain
@@ -108,6 +109,7 @@ def examine() -> Iterator[Finding]:
     yield _opengl()
     yield _shared_memory()
     yield _real_time()
+    yield from camera_findings()
     yield from _bundles()
 
 
@@ -287,6 +289,17 @@ def _real_time() -> Finding:
     return Finding(
         "real time", Health.OK, "the nodes that move the arm run at real-time priority (RLFP_REALTIME=0: they do not)"
     )
+
+
+def camera_findings(folder: Path = DEVICES) -> Iterator[Finding]:
+    """Yield a finding for each webcam; none if there is none, because a graph needs no webcam."""
+    for camera in list_cameras(folder):
+        if camera.fault:
+            fault, _, fix = camera.fault.partition("; ")
+            yield Finding(camera.path.name, Health.NOTE, fault, fix)
+        else:
+            formats = "; ".join(map(str, camera.formats)) or "lists no formats"
+            yield Finding(camera.path.name, Health.OK, f"{', '.join(camera.names)}: {formats}")
 
 
 def _bundles() -> Iterator[Finding]:

@@ -260,41 +260,59 @@ def find_device(source: str, folder: Path = DEVICES) -> Path:
     if "/" in source:
         path = Path(source).expanduser()
         if not path.exists():
-            raise ConfigurationError(f"{path}: no such device; {_there_is(_cameras(folder))}")
+            raise ConfigurationError(f"{path}: no such device; {_there_is(list_cameras(folder))}")
         return path
     if source.isdecimal():
         return find_device(str(folder / f"video{source}"), folder)
-    cameras = _cameras(folder)
+    cameras = list_cameras(folder)
     wanted = source.casefold()
-    fitting = {path: names for path, names in cameras.items() if any(wanted in name.casefold() for name in names)}
+    fitting = [
+        camera for camera in cameras if not camera.fault and any(wanted in name.casefold() for name in camera.names)
+    ]
     if len(fitting) == 1:
-        return next(iter(fitting))
+        return fitting[0].path
     label = f"no camera is named {source!r}" if source else "there is no camera"
     if fitting:
         label = f"{len(fitting)} cameras fit {source!r}" if source else "there are several cameras"
     raise ConfigurationError(f"{label}; {_there_is(fitting or cameras)}")
 
 
-def _cameras(folder: Path) -> dict[Path, list[str]]:
-    """Return the devices that capture video, each with its own name and the names of its by-id links."""
+@dataclass(frozen=True)
+class ListedCamera:
+    """A device in /dev/video* that captures video, or that cannot be opened."""
+
+    path: Path
+    names: tuple[str, ...]  # its own, and those of its by-id links
+    formats: tuple[VideoFormat, ...] = ()
+    fault: str = ""  # the reason why it cannot be opened, and what to do
+
+
+def list_cameras(folder: Path = DEVICES) -> list[ListedCamera]:
+    """Return the devices that capture video, and those that this user may not open."""
     links: dict[Path, list[str]] = {}
     for link in sorted((folder / "v4l" / "by-id").glob("*")):
         links.setdefault(link.resolve(), []).append(link.name)
-    found = {}
+    found = []
     for path in sorted(folder.glob("video*"), key=lambda path: (len(path.name), path.name)):
+        others = tuple(links.get(path.resolve(), ()))
         try:
             with VideoDevice(path) as device:
                 if device.captures:
-                    found[path] = [device.name, *links.get(path.resolve(), [])]
-        except ConfigurationError:
-            continue  # not a camera, or not ours
+                    found.append(ListedCamera(path, (device.name, *others), tuple(device.formats())))
+        except ConfigurationError as error:
+            found.append(ListedCamera(path, others, fault=str(error)))
     return found
 
 
-def _there_is(cameras: dict[Path, list[str]]) -> str:
-    if not cameras:
-        return "no device in /dev/video* captures video; plug a camera in, and look at `ls -l /dev/video*`"
-    return "choose with camera_source:= from: " + ", ".join(f"{path} ({names[0]})" for path, names in cameras.items())
+def _there_is(cameras: list[ListedCamera]) -> str:
+    usable = [camera for camera in cameras if not camera.fault]
+    if usable:
+        return "choose with camera_source:= from: " + ", ".join(
+            f"{camera.path} ({camera.names[0]})" for camera in usable
+        )
+    if cameras:
+        return cameras[0].fault
+    return "no device in /dev/video* captures video; plug a camera in, and look at `ls -l /dev/video*`"
 
 
 def _opening_fix(error: OSError) -> str:
