@@ -12,7 +12,7 @@ import cv2
 from pydantic import Field
 
 from rlfp_ros.drivers.camera import CAMERAS, CameraLost, CapturedImage, OpenedCamera
-from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.schema import Schema
 
 
 class NetworkCameraSettings(Schema):
@@ -35,7 +35,7 @@ class NetworkCamera:
     def open(self) -> OpenedCamera:
         self._capture = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
-            raise ConfigurationError(f"{self._address}: no video comes from there; look at the camera's own page")
+            raise CameraLost(f"{self._address}: no video comes from there; look at the camera's own page")
         width, height = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH), self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         return OpenedCamera(round(width), round(height))
 

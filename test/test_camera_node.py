@@ -59,7 +59,10 @@ def test_a_webcam_has_a_drivers_topics_with_the_stamps_of_the_exposure_and_survi
 ) -> None:
     file = calibrated(tmp_path / "desk.yaml")
     parameters = {"source": webcam.path, "settings": "'{gain: 3}'", "camera_info_file": file}
+    webcam.unplug()
     node = start_node("camera", parameters)
+    test_node.spin_until(lambda: "video0: no such device; " in node.output, LIMIT_S, what="the missing camera")
+    webcam.plug()
     images, infos = test_node.listen(m.IMAGE), test_node.listen(m.CAMERA_INFO)
     statuses = test_node.listen(m.DIAGNOSTICS)
     test_node.spin_until(longer_than(images, 10), LIMIT_S, what="images")

@@ -183,7 +183,7 @@ def test_the_example_of_a_camera_of_ones_own_plays_what_it_is_given(video: Path)
         with pytest.raises(CameraLost, match="sends nothing"):
             camera.read(1.0)
         camera.close()
-        with pytest.raises(ConfigurationError, match="no video comes from there"):
+        with pytest.raises(CameraLost, match="no video comes from there"):
             make_camera("network", str(video.with_name("none")), "").open()
     finally:
         CAMERAS.remove("network")

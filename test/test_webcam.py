@@ -161,7 +161,7 @@ def test_an_unplugged_camera_is_noticed_at_once_and_can_be_opened_again(camera: 
     assert re.match(r"CameraLost: .*video0 \(Desk Cam\) is unplugged", failure(camera))
     assert time.monotonic() - began < 2.0
     camera("close")
-    with pytest.raises(RuntimeError, match=r"ConfigurationError: .*video0: no such device"):
+    with pytest.raises(RuntimeError, match=r"CameraLost: .*video0: no such device"):
         opened(camera, webcam)
     webcam.plug()
     assert opened(camera, webcam) == [640, 480, []]
@@ -194,15 +194,19 @@ def test_a_damaged_image_costs_only_itself(camera: RemoteCamera, webcam: Webcam)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("busy",), r"video0: another program uses Desk Cam; end it"),
-        (("metadata",), r"video0: captures no video \(UVC cameras have a second device for metadata\)"),
+        (("busy",), r"CameraLost: .*video0: another program uses Desk Cam; end it"),
+        (("forbidden",), r"ConfigurationError: .*video0: cannot be opened \(Permission denied\); add your user to the"),
+        (
+            ("metadata",),
+            r"ConfigurationError: .*video0: captures no video \(UVC cameras have a second device for metadata\)",
+        ),
     ],
 )
 def test_a_device_that_cannot_be_used_is_refused_in_one_sentence(
     words: tuple[str, ...], message: str, camera: RemoteCamera, webcam: Webcam
 ) -> None:
     webcam.plug(*words)
-    with pytest.raises(RuntimeError, match=f"ConfigurationError: .*{message}"):
+    with pytest.raises(RuntimeError, match=message):
         opened(camera, webcam)
 
 
@@ -224,11 +228,14 @@ def test_a_device_is_found_by_path_number_name_and_by_id_link(camera: RemoteCame
     other = str(webcam.path.with_name("video2"))
     assert camera("find", source="wrist cam") == camera("find", source="2") == camera("find", source="maker") == other
     assert camera("find", source=other) == other
-    with pytest.raises(RuntimeError, match=r"there are several cameras; choose .*video0 \(Desk Cam\), .*\(Wrist Cam\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"ConfigurationError: there are several cameras; choose .*video0 \(Desk Cam\), .*\(Wrist Cam\)",
+    ):
         camera("find", source="")
     with pytest.raises(RuntimeError, match=r"2 cameras fit 'cam'; choose with camera_source:= from: "):
         camera("find", source="cam")
-    with pytest.raises(RuntimeError, match=r"no camera is named 'ceiling'; choose .*video0"):
+    with pytest.raises(RuntimeError, match=r"CameraLost: no camera is named 'ceiling'; choose .*video0"):
         camera("find", source="ceiling")
     webcam.plug("forbidden")
     assert camera("doctor") == [
@@ -248,9 +255,12 @@ def test_a_device_is_found_by_path_number_name_and_by_id_link(camera: RemoteCame
     ]
     for device in ("video1", "video2"):
         webcam.unplug(device)
-    with pytest.raises(RuntimeError, match=r"there is no camera; .*video0: cannot be opened .*; add your user to the"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"ConfigurationError: there is no camera; .*video0: cannot be opened .*; add your user to the",
+    ):
         camera("find", source="")
     webcam.unplug()
     assert camera("doctor") == []
-    with pytest.raises(RuntimeError, match="there is no camera; no device in /dev/video"):
+    with pytest.raises(RuntimeError, match="CameraLost: there is no camera; no device in /dev/video"):
         camera("find", source="")

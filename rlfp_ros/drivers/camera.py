@@ -14,7 +14,7 @@ from rlfp_ros.schema import ConfigurationError, Schema
 
 
 class CameraLost(Exception):
-    """Raised by `read` if the camera is gone; the message says what was seen. It is opened again until it is back."""
+    """Raised if the camera is not there now; the message says what was seen. It is opened again until it is back."""
 
 
 class SourceEnded(Exception):
@@ -62,8 +62,10 @@ class CameraDriver(Protocol):
 
         Raises
         ------
+        CameraLost
+            If it is not there, or another program uses it: the node waits for it.
         ConfigurationError
-            If there is no such camera, or if it cannot be used.
+            If it cannot be used, and waiting does not help.
         """
 
     def read(self, timeout_s: float) -> CapturedImage | None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlfp_ros.drivers.camera import CameraLost
 from rlfp_ros.schema import ConfigurationError
 
 DEVICES = Path("/dev")
@@ -108,12 +109,13 @@ class VideoDevice:
     """An open V4L2 device. Asking does not disturb a program that streams from it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigurationError if the device cannot be opened or captures no video."""
+        """Raises CameraLost if the device is gone or in use, ConfigurationError if it is none or may not be opened."""
         self.path = path
         try:
             self._file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise ConfigurationError(f"{path}: cannot be opened ({error.strerror}); {_opening_fix(error)}") from None
+            kind = ConfigurationError if error.errno in (errno.EACCES, errno.EISDIR) else CameraLost
+            raise kind(f"{path}: cannot be opened ({error.strerror}); {_opening_fix(error)}") from None
         try:
             _, card, _, _, all_capabilities, own = _CAPABILITY.unpack(self._call(_QUERYCAP, bytes(_CAPABILITY.size)))
         except OSError as error:
@@ -254,13 +256,15 @@ def find_device(source: str, folder: Path = DEVICES) -> Path:
 
     Raises
     ------
+    CameraLost
+        If it is not there.
     ConfigurationError
-        If there is none, or several fit.
+        If several fit, or this user may not open the only one.
     """
     if "/" in source:
         path = Path(source).expanduser()
         if not path.exists():
-            raise ConfigurationError(f"{path}: no such device; {_there_is(list_cameras(folder))}")
+            raise CameraLost(f"{path}: no such device; {_there_is(list_cameras(folder))}")
         return path
     if source.isdecimal():
         return find_device(str(folder / f"video{source}"), folder)
@@ -271,10 +275,12 @@ def find_device(source: str, folder: Path = DEVICES) -> Path:
     ]
     if len(fitting) == 1:
         return fitting[0].path
-    label = f"no camera is named {source!r}" if source else "there is no camera"
     if fitting:
         label = f"{len(fitting)} cameras fit {source!r}" if source else "there are several cameras"
-    raise ConfigurationError(f"{label}; {_there_is(fitting or cameras)}")
+        raise ConfigurationError(f"{label}; {_there_is(fitting)}")
+    label = f"no camera is named {source!r}" if source else "there is no camera"
+    kind = ConfigurationError if cameras and all(camera.fault for camera in cameras) else CameraLost
+    raise kind(f"{label}; {_there_is(cameras)}")
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,7 @@ def list_cameras(folder: Path = DEVICES) -> list[ListedCamera]:
             with VideoDevice(path) as device:
                 if device.captures:
                     found.append(ListedCamera(path, (device.name, *others), tuple(device.formats())))
-        except ConfigurationError as error:
+        except (CameraLost, ConfigurationError) as error:
             found.append(ListedCamera(path, others, fault=str(error)))
     return found
 

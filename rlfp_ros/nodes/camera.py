@@ -84,16 +84,23 @@ class CameraNode(Node):
         self._remarks: tuple[str, ...] = ()  # of the settings that the camera did not take
         self._closing = threading.Event()
 
-        self._open()
+        missing = ""
+        try:
+            self._open()
+        except CameraLost as error:  # a wrong setting ends the node, but a camera may still be plugged in
+            missing = str(error)
         if self._info is None:
             self.get_logger().warn(CALIBRATE)
         self.diagnostics = Diagnostics(self, self._report, hardware_id=settings.source or settings.camera)
-        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(missing,), name="camera", daemon=True)
         self._thread.start()
 
     # ---- the camera's thread ----
 
-    def _run(self) -> None:
+    def _run(self, missing: str) -> None:
+        """Publish images until the node ends. `missing` is the reason why the camera is not open yet, if it is not."""
+        if missing:
+            self._find_again(missing)
         if self._recorded:
             while not self._image_publisher.get_subscription_count() and not self._closing.wait(SUBSCRIBER_S):
                 pass
@@ -137,8 +144,14 @@ class CameraNode(Node):
             self._driver.close()
             try:
                 self._open()
-            except ConfigurationError:
-                continue  # it is not back yet
+            except CameraLost as error:  # it is not back yet
+                self._fault = str(error)
+                continue
+            except ConfigurationError as error:
+                if str(error) != self._fault:
+                    self._fault = str(error)
+                    self.get_logger().error(self._fault)
+                continue
             except Exception as error:
                 self.diagnostics.count_exception(error)
                 continue

@@ -85,10 +85,10 @@ class UvcCamera:
                     f"{device.path}: captures no video (UVC cameras have a second device for metadata); choose another"
                 )
             if is_busy(device.path):
-                raise ConfigurationError(f"{device.path}: another program uses {device.name}; end it")
+                raise CameraLost(f"{device.path}: another program uses {device.name}; end it")
             self._capture = capture = cv2.VideoCapture(str(device.path), cv2.CAP_V4L2)
             if not capture.isOpened():
-                raise ConfigurationError(f"{device.path}: OpenCV cannot capture from {device.name}; try v4l2-ctl --all")
+                raise CameraLost(f"{device.path}: OpenCV cannot capture from {device.name}; try v4l2-ctl --all")
             remarks = [*self._set_format(device, capture), *self._set_controls(device), *self._judge_clock(device)]
             width, height = _size(capture)
             return OpenedCamera(width, height, tuple(remarks))
@@ -168,13 +168,10 @@ class UvcCamera:
         while stamp_ns is None:
             left = until - time.monotonic()
             if left <= 0:
-                raise ConfigurationError(
+                raise CameraLost(
                     f"{self._label}: no image in {FIRST_IMAGE_S:g} s; plug it into another port, without a hub"
                 )
-            try:
-                stamp_ns = self._grab(left)
-            except CameraLost as error:
-                raise ConfigurationError(f"{error}; plug it in again") from None
+            stamp_ns = self._grab(left)
         if 0 <= time.monotonic_ns() - stamp_ns <= OLDEST_NS:
             self._clock = "monotonic"
         elif 0 <= time.time_ns() - stamp_ns <= OLDEST_NS:
