@@ -21,7 +21,9 @@ from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
 
 BUNDLE = "reach_panda"
-LIMIT_S = 90.0  # a loaded machine brings the graph up in 20 s
+LIMIT_S = (
+    200.0  # for the graph to run at the camera's rate, without which the arm is not enabled: 20 s on a quiet machine
+)
 # Only the camera holds the arm here, not a busy machine, and not what the five repeated images show.
 PATIENT = """
 checklist:
@@ -112,7 +114,7 @@ def test_wrong_arguments_of_the_camera_are_refused_before_anything_starts(
 
 @pytest.mark.graph
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_perception_sees_a_folder_of_images_and_the_arm_holds_while_it_is_gone(
     tmp_path: Path, test_node: TestNode
 ) -> None:
@@ -152,7 +154,7 @@ def test_perception_sees_a_folder_of_images_and_the_arm_holds_while_it_is_gone(
         press = {"DISABLED": "enable", "STOPPED": "reset"}.get(newest().get("state", ""))
         if press and clients[press].service_is_ready():
             clients[press].call_async(Trigger.Request())
-            test_node.spin_for(0.5)
+            test_node.spin_for(1.0)
         return newest().get("state") == "ACTIVE"
 
     with Runner(resolved, console="quiet", handle_signals=False) as runner:

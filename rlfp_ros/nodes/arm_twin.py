@@ -166,7 +166,8 @@ class ArmTwin(Node):
             )
         self.settings = settings
         self._offset_ns = round(settings.clock_offset_s * 1e9)
-        self._world.faults = Faults(settings.dropped_frames, settings.stiffness, settings.stalled_joint)
+        dropped_frames = settings.dropped_frames if settings.images else 1.0  # none is rendered either
+        self._world.faults = Faults(dropped_frames, settings.stiffness, settings.stalled_joint)
 
     # --- the drivers -------------------------------------------------------------------------------------------------
 
@@ -202,8 +203,6 @@ class ArmTwin(Node):
         camera, frame_id = self._world.camera.model, self.settings.optical_frame
         lens = () if camera.distortion is None else camera.distortion
         for frame in self._world.delivered_frames():
-            if not self.settings.images:
-                continue
             stamp = frame.stamp_ns + self._offset_ns
             self._camera_info.publish(
                 m.camera_info_message(stamp, frame_id, camera.width, camera.height, camera.K, lens)
