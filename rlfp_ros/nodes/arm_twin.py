@@ -202,7 +202,8 @@ class ArmTwin(Node):
     def _publish_frames(self) -> None:
         camera, frame_id = self._world.camera.model, self.settings.optical_frame
         lens = () if camera.distortion is None else camera.distortion
-        for frame in self._world.delivered_frames():
+        frames = self._world.delivered_frames()
+        for frame in frames if self.settings.images else ():  # the first is rendered before the faults apply
             stamp = frame.stamp_ns + self._offset_ns
             self._camera_info.publish(
                 m.camera_info_message(stamp, frame_id, camera.width, camera.height, camera.K, lens)

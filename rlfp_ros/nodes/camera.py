@@ -27,6 +27,7 @@ RETRY_S = 0.5  # between two attempts to open a camera that is gone
 SUBSCRIBER_S = 0.05  # between two looks for a subscriber before a recording begins
 CONNECTED_S = 0.5  # from then on; DDS connects the subscriber's side later than the publisher's
 CLOSING_S = 3.0  # longest wait for the thread when the node ends
+LOG_EVERY_S = 5.0  # between two messages about damaged images
 CLOCK_GAP_NS = 20_000  # between two readings of the steady clock around one of the ROS clock; more was an interruption
 CLOCK_TRIES = 5
 CALIBRATE = (
@@ -117,9 +118,8 @@ class CameraNode(Node):
                 self._find_again(str(error))
             except ConfigurationError as error:  # of one image
                 self._discarded += 1
-                if str(error) != self._image_fault:
-                    self._image_fault = str(error)
-                    self.get_logger().error(self._image_fault)
+                self._image_fault = str(error)
+                self.get_logger().error(self._image_fault, throttle_duration_sec=LOG_EVERY_S)
             except Exception as error:
                 if self._closing.is_set() or not self.context.ok():
                     return  # it published while the context went down
@@ -223,7 +223,8 @@ class CameraNode(Node):
         """End the thread and release the camera."""
         self._closing.set()
         self._thread.join(CLOSING_S)
-        self._driver.close()
+        if not self._thread.is_alive():  # OpenCV may not release a camera that it waits for
+            self._driver.close()
 
 
 def main(arguments: list[str] | None = None) -> int:
