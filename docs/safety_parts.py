@@ -85,6 +85,11 @@ REASONS: dict[Reason, tuple[str, str]] = {
         STOP,
     ),
     Reason.HEARTBEAT_LOST: ("`require_heartbeat` is set, and no heartbeat came for `heartbeat_timeout_s`", STOP),
+    Reason.ADDITIONAL_PUBLISHER: (
+        "another node than at `enable` publishes residuals, heartbeats, joint states or commands; `detail` in "
+        "`safety/state` names node and topic",
+        STOP,
+    ),
     Reason.ESTOP: ("`safety/estop` or the service", f"{STOP}, even after the reset of an episode"),
     Reason.INTERNAL_ERROR: ("an exception in the controller; the stop that was sent last continues", STOP),
 }

@@ -311,6 +311,25 @@ def test_a_lost_page_stops_the_arm(
     assert time.monotonic() - began < LIMIT_S
 
 
+def test_a_second_policy_stops_the_arm_and_a_restarted_one_does_not(
+    page: Page, cell: Cell, test_node: TestNode
+) -> None:
+    from rlfp_ros.nodes import messages
+
+    states = test_node.listen(messages.SAFETY_STATE)
+    until(page, "ACTIVE", "#enable")
+    killed = cell.runner.pids()["policy"]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: cell.runner.pids().get("policy", killed) != killed, LIMIT_S, "another policy")
+    test_node.spin_until(lambda: states and newest(states)["gain"] == 0.0, LIMIT_S, "no residual")
+    test_node.spin_until(lambda: newest(states)["gain"] > 0.0, LIMIT_S, "its residuals act")
+    test_node.spin_for(1.0)
+    assert not [state.data for state in states if "additional_publisher" in state.data]
+    test_node.publisher(messages.RESIDUAL)
+    test_node.spin_until(lambda: newest(states)["state"] == "STOPPED", LIMIT_S, "a stop")
+    expect(page.locator("#reasons")).to_contain_text("/test publishes on /policy/residual beside /policy")
+
+
 def test_the_page_of_a_killed_server_comes_back(cell: Cell, chromium: Browser) -> None:
     before = len(cell.addresses)
     os.kill(cell.runner.pids()["operator"], signal.SIGKILL)

@@ -23,15 +23,10 @@ from rlfp_ros.control.base_controllers.base_controller import (
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.gripper_motion import GripperMotion
 from rlfp_ros.control.kinematics import Kinematics
-from rlfp_ros.control.safety.admission import (
-    Decision,
-    JointStateAdmission,
-    PerceptAdmission,
-    ResidualAdmission,
-    near_enough,
-)
+from rlfp_ros.control.safety.admission import JointStateAdmission, ResidualAdmission, near_enough
 from rlfp_ros.control.safety.filter import SafetyFilter
 from rlfp_ros.control.safety.motion import Located
+from rlfp_ros.control.safety.percept_inputs import PerceptInputs
 from rlfp_ros.control.safety.robot_watch import RobotWatch
 from rlfp_ros.control.safety.sent_motion import SentMotion
 from rlfp_ros.control.safety.supervisor import Supervisor
@@ -52,7 +47,7 @@ class ResidualController:
     ----------
     residual_scale
         Bounds of the residual: [6] m/s and rad/s, or [J] rad/s if the policy acts `in_joint_space`.
-    goal, object_position
+    goal
         [3] m in the base frame, or None.
 
     Raises
@@ -86,7 +81,7 @@ class ResidualController:
         self._motion = SentMotion(self.filter, self._clock, forward=settings.output != "joint_trajectory")
         self._joints = JointStateAdmission(arm, settings, self._clock)
         self._residuals = ResidualAdmission(self.residual_scale, settings, self._clock)
-        self._percepts = PerceptAdmission(self._clock)
+        self._percepts = PerceptInputs(self.supervisor, self._clock)
         self._watch = RobotWatch(arm, settings)
         self._gripper = GripperMotion(arm.gripper, self._dt) if arm.gripper is not None else None
         self.last_error = ""
@@ -103,7 +98,6 @@ class ResidualController:
         if self._gripper is not None:
             self._gripper.forget()
         self._residual = self._zeros
-        self.object_position: np.ndarray | None = None
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -135,7 +129,12 @@ class ResidualController:
     @property
     def object_stamp_ns(self) -> int:
         """Stamp of the newest object pose that was taken."""
-        return self._percepts.object_stamp_ns
+        return self._percepts.admission.object_stamp_ns
+
+    @property
+    def object_position(self) -> np.ndarray | None:
+        """[3] m in the base frame, of the last accepted percept; None before there is one."""
+        return self._percepts.object_position
 
     @property
     def stands_still(self) -> bool:
@@ -219,41 +218,21 @@ class ResidualController:
 
     def on_object_pose(self, xyz: np.ndarray, covariance: np.ndarray | None, stamp_ns: int, now_ns: int) -> None:
         """Accept the perceived object position [3] m in the base frame, with its covariance [6, 6] if known."""
-        decision = self._percepts.judge_object(np.asarray(xyz), stamp_ns, now_ns)
-        if decision.take:
-            self.object_position = np.array(xyz, dtype=float)
-            self.supervisor.saw_percept(stamp_ns, now_ns)
-        else:
-            self._reject_percept(decision, stamp_ns, now_ns)
+        self._percepts.on_object(xyz, stamp_ns, now_ns)
 
     def on_domain_shift(self, shift: float, stamp_ns: int, now_ns: int) -> None:
         """Accept the domain shift, 0..1.
 
         Its message has no stamp of its own: if object poses come, they alone show that the camera is alive.
         """
-        decision = self._percepts.judge_shift(np.asarray(shift), stamp_ns, now_ns)
-        if decision.take:
-            alive = self._percepts.object_stamp_ns == NEVER
-            self.supervisor.saw_percept(stamp_ns, now_ns, shift=float(shift), alive=alive)
-        else:
-            self._reject_percept(decision, stamp_ns, now_ns)
+        self._percepts.on_shift(shift, stamp_ns, now_ns)
 
     def on_scene(self, shift: float, stamp_ns: int, now_ns: int) -> None:
         """Accept the percept of an image from a perception that does not find the object: its domain shift, 0..1.
 
         Its stamp is the image's, so it shows that the camera is alive, as an object pose does.
         """
-        decision = self._percepts.judge_scene(np.asarray(shift), stamp_ns, now_ns)
-        if decision.take:
-            self.supervisor.saw_percept(stamp_ns, now_ns, shift=float(shift))
-        else:
-            self._reject_percept(decision, stamp_ns, now_ns)
-
-    def _reject_percept(self, decision: Decision, stamp_ns: int, now_ns: int) -> None:
-        if decision.fault is not None:
-            self.supervisor.saw_percept(stamp_ns, now_ns, fault=decision.fault)
-        if decision.counted is not None:
-            self.supervisor.count(decision.counted)
+        self._percepts.on_scene(shift, stamp_ns, now_ns)
 
     def on_goal(self, xyz: np.ndarray) -> None:
         """Accept a goal [3] m in the base frame. A goal that is not finite, or out of any arm's reach, is ignored."""
@@ -264,6 +243,10 @@ class ResidualController:
     def on_heartbeat(self, now_ns: int) -> None:
         """Accept the operator's heartbeat."""
         self.supervisor.saw_heartbeat(now_ns)
+
+    def on_additional_publisher(self, now_ns: int) -> None:
+        """Stop the arm, because another node began to send what moves it."""
+        self.supervisor.stop(Reason.ADDITIONAL_PUBLISHER, now_ns)
 
     def on_episode_reset(self, stamp_ns: int) -> None:
         """Begin a new episode: forget command, residual and percepts; start from the joint states after `stamp_ns`.
@@ -302,7 +285,7 @@ class ResidualController:
         if stopped and answer.ok:
             self._motion.end()
             # The clock may have jumped back, so earlier stamps cannot be compared with those after the stop.
-            for admission in (self._joints, self._residuals, self._percepts):
+            for admission in (self._joints, self._residuals, self._percepts.admission):
                 admission.forget()
             self._residual = self._zeros
         return answer

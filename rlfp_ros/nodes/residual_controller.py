@@ -18,38 +18,37 @@ import numpy as np
 from geometry_msgs.msg import PointStamped, PoseWithCovarianceStamped, TwistStamped
 from pydantic import Field
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.signals import uninstall_signal_handlers
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Float32, Float64MultiArray, Header, String
+from std_msgs.msg import Bool, Float32, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.actions import action_of
 from rlfp_ros.control.complete_residual import CompleteResiduals
 from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ResidualController
+from rlfp_ros.control.safety.publisher_watch import Publishing
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import POLICY_FAULTS, Answer, Reason, State
 from rlfp_ros.control.tick_timeline import TickTimeline
 from rlfp_ros.control.trained_arm import choose_arm
-from rlfp_ros.control.trajectory import Command, Residual, Trajectory
+from rlfp_ros.control.trajectory import Residual
 from rlfp_ros.episode import Phase
 from rlfp_ros.nodes import messages, spin
+from rlfp_ros.nodes.arm_output import ArmOutput
 from rlfp_ros.nodes.attendance import Attendance
+from rlfp_ros.nodes.checklist_gate import ChecklistGate
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report, Streams
+from rlfp_ros.nodes.garbage import Garbage
 from rlfp_ros.nodes.parameters import declare
+from rlfp_ros.nodes.publisher_guard import PublisherGuard
 from rlfp_ros.nodes.subscriptions import DriverSubscription
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError
-
-CHECKLIST_MAX_AGE_S = 2.0  # it comes twice a second
-YOUNG_OBJECTS = 2000  # that many are collected between two ticks, which takes about 0.1 ms
-REST_COLLECTION_S = 10.0  # between full collections while the arm rests
 
 
 class ResidualControllerSettings(ControllerSettings):
@@ -86,19 +85,18 @@ class ResidualControllerNode(Node):
         self._shift: float | None = None  # domain shift that waits for the stamp of its image
         self._tells_actions = contract.policy.past_actions > 0
         self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
-        self._checklist: tuple[float, ChecklistReport] | None = None  # received at (steady, s), and its content
-        self._joints = decode.JointMatcher(arm, arm.topics.joint_states)
-        self._joint_names = arm.driver_names(arm.joint_names)
-        self._finger_names = arm.driver_names(arm.gripper.joint_names) if arm.gripper else ()
+        self._joints = decode.JointMatcher(arm, str(self.resolve_topic_name(arm.topics.joint_states)))
+        self._residual_topic = str(self.resolve_topic_name(messages.RESIDUAL.name))
+        self._heartbeat_topic = str(self.resolve_topic_name(messages.HEARTBEAT.name))
         self._lock_step = settings.tick_on == "joint_states"
         self._stamp_now = 0  # lock step: stamp of the newest joint state
         self._residuals = CompleteResiduals(self.controller.has_gripper, waits_for_percepts=self._lock_step)
         self._timeline = TickTimeline(settings.control_rate_hz, settings.clock_jump_s)
-        self._published_state = ""
+        self._published_state = self._detail = ""
         self._errors_logged = 0
-        self._gripper_sent: float | None = None
         self._ticks, self._periods = Durations(), Durations()
-        self._last_tick = self._collected_at = 0.0
+        self._garbage = Garbage()
+        self._last_tick = 0.0
         self._leaving = False
 
         self.streams = Streams(self)
@@ -117,21 +115,12 @@ class ResidualControllerNode(Node):
         if not self._lock_step:
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._timer = self.create_timer(1.0 / settings.control_rate_hz, self._on_timer, clock=steady)
+        self._open_guard()
         self._attendance = Attendance(self)
         self._publish_state(0)
 
     def _open_publishers(self, settings: ResidualControllerSettings) -> None:
-        topics = self.arm.topics
-        if settings.output == "joint_trajectory":
-            command = messages.ARM_COMMAND
-            self._command = self.create_publisher(command.type, topics.joint_trajectory, command.qos)
-        else:
-            topic = getattr(topics, settings.output)
-            self._command = self.create_publisher(Float64MultiArray, topic, messages.LATEST)
-        self._gripper_command = None
-        if self.controller.has_gripper:
-            command = messages.GRIPPER_COMMAND
-            self._gripper_command = self.create_publisher(command.type, topics.gripper_trajectory, command.qos)
+        self._output = ArmOutput(self, self.arm, settings, self.controller.has_gripper)
         self._applied = self._publisher(messages.RESIDUAL_APPLIED)
         self._action_applied = self._publisher(messages.ACTION_APPLIED) if self._tells_actions else None
         self._state = self._publisher(messages.SAFETY_STATE)
@@ -160,9 +149,17 @@ class ResidualControllerNode(Node):
         DriverSubscription(
             self, JointState, self.arm.topics.joint_states, self._on_joint_states, messages.JOINT_STATES_LATEST
         )
-        if self.settings.require_checklist:
-            # Not latched, because a report from before this node's start may be out of date.
-            self.create_subscription(String, messages.CHECKLIST.name, self._on_checklist, messages.LATEST)
+        self._gate = ChecklistGate(self) if self.settings.require_checklist else None
+
+    def _open_guard(self) -> None:
+        topics = {
+            self._output.topic: Publishing.OURS,
+            self._residual_topic: Publishing.INPUT,
+            self._joints.topic: Publishing.SHARED,
+        }
+        if self.settings.require_heartbeat:
+            topics[self._heartbeat_topic] = Publishing.INPUT
+        self._guard = PublisherGuard(self, topics, lambda: self.controller.supervisor.moves)
 
     # --- inputs ------------------------------------------------------------------------------------------------
 
@@ -187,6 +184,7 @@ class ResidualControllerNode(Node):
         except ConfigurationError as error:
             # Another driver's joints (a gripper's own, perhaps). If they are the arm's, their age will stop the arm.
             self.controller.on_joint_missing()
+            self._guard.heard(self._joints.topic, ",".join(message.name))
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         if self._lock_step:
@@ -197,6 +195,7 @@ class ResidualControllerNode(Node):
 
     def _on_residual(self, message: TwistStamped | JointTrajectory) -> None:
         stamp = decode.stamp_ns(message.header.stamp)
+        self._guard.heard(self._residual_topic)
         try:
             if self.controller.in_joint_space:
                 twist = decode.joint_velocities_from_message(message, self.arm.joint_names)
@@ -250,6 +249,8 @@ class ResidualControllerNode(Node):
 
     def _on_heartbeat(self, message: Header) -> None:
         self.controller.on_heartbeat(self._now())
+        if self.settings.require_heartbeat:
+            self._guard.heard(self._heartbeat_topic)
 
     def _on_estop(self, message: Bool) -> None:
         if message.data:
@@ -262,23 +263,19 @@ class ResidualControllerNode(Node):
             self.controller.on_episode_reset(episode.stamp)
             self._shift = None
             self._residuals.begin_episode(episode.stamp)
-            self._gripper_sent = None
+            self._output.begin_episode()
         self._attendance.on_episode(episode)
-
-    def _on_checklist(self, message: String) -> None:
-        self._checklist = time.monotonic(), ChecklistReport.model_validate_json(message.data)
 
     def _refusal(self) -> str:
         """Return why the arm may not be enabled now; empty if it may, or if it is enabled."""
-        if not self.settings.require_checklist or self.controller.supervisor.enabled:
-            return ""
-        if self._checklist is None or time.monotonic() - self._checklist[0] > CHECKLIST_MAX_AGE_S:
-            return f"nothing comes on {messages.CHECKLIST.name}; is the checklist node running?"
-        return self._checklist[1].refusal
+        return "" if self._gate is None or self.controller.supervisor.enabled else self._gate.refusal
 
     def _service(self, name: str, command: Callable[[], Answer], moves: bool) -> Any:
         def call(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-            refusal = self._refusal() if moves and not self.controller.supervisor.latched else ""
+            supervisor = self.controller.supervisor
+            refusal = self._refusal() if moves and not supervisor.latched else ""
+            if moves and not supervisor.enabled:
+                self._guard.accept()
             response.success, response.message = Answer(False, f"not enabled: {refusal}") if refusal else command()
             self.get_logger().info(f"{name}: {response.message}")
             return response
@@ -295,27 +292,26 @@ class ResidualControllerNode(Node):
         if self._last_tick:
             self._periods.add(started - self._last_tick)
         self._last_tick = started
+        if sentence := self._guard.take_fault():
+            self.controller.on_additional_publisher(self._now())
+            self._detail = sentence
+            self.get_logger().error(sentence)
         command = self.controller.tick(stamp, self._now())
-        self._send(command, stamp)
+        self._output.send(command, stamp)
         self._publish_state(stamp)
         self._ticks.add(time.perf_counter() - started)
-        self._collect(started)
+        self._garbage.collect(self.controller.at_rest, started)
         if self.controller.internal_errors > self._errors_logged:
             self._errors_logged = self.controller.internal_errors
             self.get_logger().error(f"internal error, the arm stops: {self.controller.last_error}")
         if self._leaving and self.controller.at_rest:
-            self._command.wait_for_all_acked(Duration(seconds=0.2))
+            self._output.finish()
             raise spin.Finished
 
-    def _collect(self, now: float) -> None:
-        """Collect garbage between two ticks, if Python does not: everything at rest, otherwise young objects."""
-        if gc.isenabled():
-            return
-        if self.controller.at_rest and now - self._collected_at > REST_COLLECTION_S:
-            self._collected_at = now
-            gc.collect()
-        elif gc.get_count()[0] > YOUNG_OBJECTS:
-            gc.collect(0)
+    def destroy_node(self) -> None:
+        """End the thread that looks at the publishers, and the node."""
+        self._guard.close()
+        super().destroy_node()
 
     def rest_before_leaving(self) -> None:
         """Let SIGINT and SIGTERM end the process only after the arm is at rest.
@@ -331,25 +327,6 @@ class ResidualControllerNode(Node):
         self._leaving = True
         self.controller.disable()
 
-    def _send(self, command: Command, stamp: int) -> None:
-        trajectory = command.trajectory
-        if self.settings.output == "joint_trajectory":
-            if trajectory is not None:
-                self._command.publish(messages.trajectory_message(trajectory, self._joint_names))
-            elif self._lock_step:
-                # The simulator waits for this stamp. A trajectory without points does not move the arm.
-                header = messages.header_message(stamp)
-                self._command.publish(JointTrajectory(header=header, joint_names=list(self._joint_names)))
-        elif trajectory is not None:
-            forward = trajectory.positions if self.settings.output == "forward_position" else trajectory.velocities
-            self._command.publish(Float64MultiArray(data=forward[0].tolist()))
-        width, gripper = command.gripper_width, self.arm.gripper
-        if width is None or gripper is None or self._gripper_command is None or width == self._gripper_sent:
-            return
-        self._gripper_sent = width
-        point = Trajectory.to_rest(stamp, 1.0 / self.settings.control_rate_hz, gripper.positions(width))
-        self._gripper_command.publish(messages.trajectory_message(point, self._finger_names))
-
     # --- state and diagnostics --------------------------------------------------------------------------------
 
     def _publish_state(self, stamp: int) -> None:
@@ -362,10 +339,16 @@ class ResidualControllerNode(Node):
         self._published_state = key
         if Reason.TRACKING_ERROR in controller.reasons and controller.stands_still:
             self.get_logger().error(
-                f"the arm did not move when it was told to: nothing carries out {self._command.topic_name}; "
+                f"the arm did not move when it was told to: nothing carries out {self._output.topic}; "
                 "activate the controller (ros2 control list_controllers), release brakes and protective stops"
             )
-        state = SafetyState(state=controller.state, reasons=tuple(reasons), gain=controller.gain, stamp=stamp)
+        state = SafetyState(
+            state=controller.state,
+            reasons=tuple(reasons),
+            gain=controller.gain,
+            stamp=stamp,
+            detail=self._detail if Reason.ADDITIONAL_PUBLISHER in controller.reasons else "",
+        )
         self._state.publish(String(data=state.to_json()))
 
     def _report(self) -> Report:

@@ -90,7 +90,11 @@ class Desk:
         stopped = before is not None and set(state.reasons) - set(before.reasons) and state.state is State.STOPPED
         if (state.state is not self._noted and not waits) or stopped:
             self._noted = state.state
-            why = "" if state.state is State.ACTIVE else " ".join(in_words(code).meaning for code in state.reasons)
+            why = (
+                ""
+                if state.state is State.ACTIVE
+                else " ".join(in_words(code, state.detail).meaning for code in state.reasons)
+            )
             self._event(f"{state.state.value}{': ' if why else ''}{why}", True)
 
     def on_report(self) -> None:
@@ -311,7 +315,7 @@ class Desk:
                     "read its log and start the graph again."
                 ),
             )
-        words = [(code, in_words(code)) for code in state.reasons] if state else []
+        words = [(code, in_words(code, state.detail)) for code in state.reasons] if state else []
         return {
             "type": "status",
             "now": round(1e3 * now),

@@ -67,6 +67,9 @@ REASONS: dict[Reason, Words] = {
         "The operator's heartbeat was lost: the page was closed, hidden or disconnected.",
         "Keep this page visible, then press Reset.",
     ),
+    Reason.ADDITIONAL_PUBLISHER: Words(
+        "Another node began to send what moves the arm.", "End that node, then press Reset."
+    ),
     Reason.ESTOP: Words("STOP was pressed.", "Press Reset when the cell is clear."),
     Reason.INTERNAL_ERROR: Words(
         "The controller had an internal error.", "Read the controller's log before you reset."
@@ -81,6 +84,9 @@ STATES: dict[State, str] = {
 }
 
 
-def in_words(code: str) -> Words:
-    """Return the words for a reason code; an unknown code stands for itself."""
-    return REASONS[Reason(code)] if code in Reason.__members__.values() else Words(code.replace("_", " "))
+def in_words(code: str, detail: str = "") -> Words:
+    """Return the words for a reason code; an unknown code stands for itself. `detail` is that of safety/state."""
+    words = REASONS[Reason(code)] if code in Reason.__members__.values() else Words(code.replace("_", " "))
+    if detail and code == Reason.ADDITIONAL_PUBLISHER:
+        return words._replace(meaning=f"{words.meaning} {detail[0].upper()}{detail[1:]}.")
+    return words

@@ -61,6 +61,11 @@ class Supervisor:
         return tuple(self._latched)
 
     @property
+    def moves(self) -> bool:
+        """Whether the arm may move."""
+        return self._enabled and not self._latched
+
+    @property
     def initialised(self) -> bool:
         """Whether the motion has begun from measured joints."""
         return self._initialised

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     EFFORT = "effort_limit"
     CLOCK_JUMP = "clock_jump"
     HEARTBEAT_LOST = "heartbeat_lost"
+    ADDITIONAL_PUBLISHER = "additional_publisher"  # of an input or of commands, since the arm was enabled
     ESTOP = "estop"
     INTERNAL_ERROR = "internal_error"
 
