@@ -36,12 +36,14 @@ def test_local_transport_is_shared_memory_alone_for_participants_without_the_pro
 
 @pytest.mark.usefixtures("no_choice_of_the_callers")
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("transport", ["local", "lan"])
+@pytest.mark.parametrize("transport", ["local", "host", "lan"])
 def test_the_profile_of_every_transport_states_its_purpose(transport: str, large: bool) -> None:
     profile = Path(environment(transport, large_images=large)["FASTRTPS_DEFAULT_PROFILES_FILE"])
     (shared, *others) = ElementTree.parse(profile).findall(".//{*}transport_descriptor")
     assert shared.findtext("{*}type") == "SHM"
-    assert [other.findtext("{*}type") for other in others] == (["UDPv4"] if transport == "lan" else [])
+    assert [other.findtext("{*}type") for other in others] == ([] if transport == "local" else ["UDPv4"])
+    loopback = [address.text for other in others for address in other.findall("{*}interfaceWhiteList/{*}address")]
+    assert loopback == (["127.0.0.1"] if transport == "host" else [])
     assert shared.findtext("{*}segment_size") == ("33554432" if large else None)
     # Joint states may wait behind it: not so long that the arm slows down.
     timeout_s = float(shared.findtext("{*}healthy_check_timeout_ms", "")) * 1e-3
@@ -71,7 +73,7 @@ def test_domain_id_reaches_every_node_and_every_node_has_one_thread() -> None:
     [
         ({"epsiodes": "5"}, "sim.launch.py: has no argument epsiodes; it has: task, arm"),
         ({"world": "gazebo"}, "sim.launch.py: world is 'gazebo'; it can be: pybullet, mujoco"),
-        ({"transport": "wifi"}, "transport is 'wifi'; it can be: lan, local"),
+        ({"transport": "wifi"}, "transport is 'wifi'; it can be: lan, host, local"),
         ({"episodes": "many"}, "episodes is 'many', expected a whole number of at least 0"),
         ({"episodes": "-1"}, "episodes is '-1', expected a whole number of at least 0"),
         ({"real_time_factor": "0"}, "real_time_factor is '0', expected a number from 0.01 to 10"),

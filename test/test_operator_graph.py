@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from browser import open_page
 from conftest import TestNode, wait_until
@@ -160,6 +161,15 @@ def test_a_person_enables_stops_resets_and_disables_the_arm_on_the_page(
     test_node.spin_until(answered)
     assert {line["command"] for line in lines} >= {"enable", "stop", "reset", "gain", "disable"}
     assert any(line["command"] == "enable" and line.get("ok") for line in lines)
+
+
+def test_the_demos_graph_opens_the_port_of_its_page_on_loopback_and_nothing_else(page: Page, cell: Cell) -> None:
+    until(page, "DISABLED", "#disable")
+    for name, pid in cell.runner.pids().items():
+        sockets = psutil.Process(pid).net_connections()
+        places = {tuple(one.laddr) for one in sockets if one.status in ("LISTEN", "NONE")}
+        port = int(cell.addresses[-1].rstrip("/").rpartition(":")[2])
+        assert places <= ({("127.0.0.1", port), ("::1", port)} if name == "operator" else set())
 
 
 def test_a_goal_of_two_clicks_reaches_the_graph_in_the_base_frame(page: Page, cell: Cell, test_node: TestNode) -> None:

@@ -26,8 +26,9 @@ def dds_environment(transport: str, domain_id: str = "", large_images: bool = Fa
     """Return environment variables that put a process into the graph's domain, on its transports.
 
     `local` is shared memory alone: no UDP socket, and only participants that are set the same way see it. `lan` is
-    shared memory and UDP, or the caller's choice where FASTDDS_BUILTIN_TRANSPORTS or FASTRTPS_DEFAULT_PROFILES_FILE is
-    set.
+    shared memory and UDP. `host` is the same with UDP on the loopback interface alone: all participants on this
+    computer see it, and nothing outside. With `lan` and `host`, the caller's choice counts if
+    FASTDDS_BUILTIN_TRANSPORTS or FASTRTPS_DEFAULT_PROFILES_FILE is set.
     """
     values = {}
     if transport == "local":
@@ -36,5 +37,7 @@ def dds_environment(transport: str, domain_id: str = "", large_images: bool = Fa
         values["ROS_DOMAIN_ID"] = domain_id
     if transport == "local" or not {"FASTDDS_BUILTIN_TRANSPORTS", PROFILES}.intersection(os.environ):
         name = f"fastdds_large_images_{transport}.xml" if large_images else f"fastdds_{transport}.xml"
+        if transport == "host":  # with LOCALHOST, rmw_fastrtps adds sockets on 0.0.0.0
+            values["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
         values[PROFILES] = str(paths.share_directory() / "config" / name)
     return values

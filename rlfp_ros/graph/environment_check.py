@@ -50,7 +50,7 @@ def check_environment(environment: Mapping[str, str], transport: str) -> None:
     environment
         Variables that the nodes get.
     transport
-        The launch argument: "lan" or "local".
+        The launch argument: "lan", "host" or "local".
 
     Raises
     ------

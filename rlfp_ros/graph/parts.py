@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from rlfp_ros.graph.description import Argument, Arguments, Node, OnExit, Respawn
@@ -9,13 +10,6 @@ from rlfp_ros.graph.description import Argument, Arguments, Node, OnExit, Respaw
 COMMON = (
     Argument(
         "namespace", "", "a ROS namespace that the whole graph moves into, for example arm_1", pattern=r"[A-Za-z0-9_/]*"
-    ),
-    Argument(
-        "transport",
-        "lan",
-        "lan: DDS over shared memory and UDP, seen by RViz, `ros2 topic` and other machines; "
-        "local: shared memory alone, opens no network socket and is seen by this graph only",
-        choices=("lan", "local"),
     ),
     Argument(
         "domain_id",
@@ -33,6 +27,17 @@ COMMON = (
         "log_level", "info", "the least severe log message shown", choices=("debug", "info", "warn", "error", "fatal")
     ),
 )
+
+_TRANSPORT = Argument(
+    "transport",
+    "lan",
+    "lan: DDS over shared memory and UDP, seen by RViz, `ros2 topic` and other machines; host: the same with UDP on "
+    "the loopback interface alone, seen by RViz and `ros2 topic` on this computer; local: shared memory alone, opens "
+    "no network socket and is seen by this graph only",
+    choices=("lan", "host", "local"),
+)
+REAL_ARM_TRANSPORT = _TRANSPORT  # the arm's driver may run on another computer
+SIM_TRANSPORT = replace(_TRANSPORT, default="host")
 
 RECORD = (
     Argument(

@@ -16,6 +16,7 @@ from rlfp_ros.graph.parts import (
     OPERATOR,
     PERCEPTION,
     POLICY,
+    REAL_ARM_TRANSPORT,
     RECORD,
     RECORDER,
     base_of,
@@ -161,6 +162,7 @@ REAL_ARM = Graph(
         *RECORD,
         *OPERATE,
         Argument("use_sim_time", "false", "true only when a bag or a simulator publishes /clock", kind="flag"),
+        REAL_ARM_TRANSPORT,
         *COMMON,
     ),
     nodes=(

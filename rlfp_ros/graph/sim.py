@@ -18,6 +18,7 @@ from rlfp_ros.graph.parts import (
     POLICY,
     RECORD,
     RECORDER,
+    SIM_TRANSPORT,
     base_of,
     waited_for,
 )
@@ -112,6 +113,7 @@ SIM = Graph(
             kind="flag",
         ),
         Argument("use_sim_time", "true", "the nodes' clocks follow the simulator's /clock", kind="flag"),
+        SIM_TRANSPORT,
         *COMMON,
     ),
     nodes=(
