@@ -13,10 +13,11 @@ from rclpy.context import Context
 from rclpy.node import Node
 from sensor_msgs.msg import JointState as JointStateMessage
 
-from rlfp_ros.control.safety.publisher_watch import GONE_S, Publisher, PublisherWatch, Publishing
+from rlfp_ros.control.safety.publisher_watch import GONE_S, JUDGED_S, Publisher, PublisherWatch, Publishing
 from rlfp_ros.nodes import messages as m
+from rlfp_ros.nodes.publisher_guard import LOOK_S
 
-LIMIT_S = 1.0  # the promise is 0.5 s, on a machine that has time
+PROMISED_S = 0.5
 POLICY = Publisher(b"p1", "/policy")
 AGAIN = Publisher(b"p2", "/policy")
 ARM = Publisher(b"a1", "/arm_driver")
@@ -154,15 +155,18 @@ def test_a_second_publisher_soon_stops_the_enabled_arm(
     node.create_publisher(topic.type, topic.name, topic.qos)
     driver.until(lambda: node.count_subscribers(topic.name) or topic is m.ARM_COMMAND)
     driver.until(lambda: driver.client.count_publishers(topic.name) > 1)
-    began = time.monotonic()
     ticks = iter(range(5, 10_000))
     while driver.state["state"] != "STOPPED":
         driver.tick(next(ticks))
-    assert time.monotonic() - began < LIMIT_S
     assert driver.state["reasons"] == ["additional_publisher"]
     assert f"/stranger publishes on /{topic.name}" in driver.state["detail"]
     assert driver.call("reset").success
     assert driver.call("enable").success  # a person has seen it
+
+
+def test_looks_are_frequent_enough_for_the_promise() -> None:
+    """The slowest case is a driver that might still prove to be a gripper's. A busy machine is not held to it."""
+    assert 2 * LOOK_S + JUDGED_S <= PROMISED_S
 
 
 def test_a_grippers_own_driver_does_not_stop_the_arm(
