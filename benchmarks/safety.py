@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import json
 import os
 import resource
 import sys
@@ -41,6 +42,7 @@ from rlfp_ros.cli.parsing import add_result, amount, natural, parse_benchmark, p
 from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
+from rlfp_ros.control.safety.takeover import Jog
 from rlfp_ros.control.trajectory import Residual, Trajectory
 from rlfp_ros.evaluation.results import provenance, read_json, write_json
 from rlfp_ros.schema import ConfigurationError
@@ -248,6 +250,46 @@ def hostile_twist(random: np.random.Generator, phase: int, kind: int, scale: np.
     return scale * random.choice([-1, 1], axes)
 
 
+LEASE = "operator"
+
+
+class HostilePerson:
+    """Heartbeats and jogs of a page: too fast, not numbers, old, of another page, at the worst moment."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.jogs = False
+        self.linear, self.angular = np.zeros(3), np.zeros(3)
+
+    def act(self, controller: ResidualController, step: int, now: int) -> None:
+        """Do what comes in this tick."""
+        random = self.random
+        if step % 24 == 0 and random.random() < 0.95:
+            controller.on_heartbeat(now, LEASE)
+        if random.random() < 0.01:
+            self.jogs = not self.jogs
+        if step % 12 or not self.jogs:
+            if random.random() < 0.005:
+                controller.enable()  # gives the arm back
+            return
+        if random.random() < 0.3:
+            self.linear, self.angular = np.sign(random.uniform(-1, 1, (2, 3)))
+        linear = self.linear.copy()
+        if random.random() < 0.1:
+            linear[random.integers(0, 3)] = random.choice(HOSTILE)
+        stamp = now - int(random.choice([0, 0, 0, 5 * 10**9, -(10**12)]))
+        content = {
+            "stamp": stamp,
+            "lease": LEASE if random.random() < 0.9 else "another",
+            "linear": linear.tolist(),
+            "angular": self.angular.tolist(),
+        }
+        try:
+            controller.on_jog(Jog.from_json(json.dumps(content)), now)
+        except ConfigurationError:
+            controller.on_jog(None, now)
+
+
 def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[Judge, ResidualController]:
     """A hostile run through controller and delayed line, judged sample by sample."""
     random = np.random.default_rng(seed)
@@ -261,6 +303,7 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
     twist = np.zeros(len(scale))
     held = int(random.integers(1, 40))
     kind = int(random.integers(-3, 6))  # two runs of three keep to one kind: bang-bang swings up at its own rhythm
+    person = HostilePerson(seed)
     tick, seen = 0, 1
     for step in range(ticks):
         tick += 1 if not faults or random.random() > 0.01 else int(random.integers(2, 30))  # ticks may be missed
@@ -299,6 +342,8 @@ def run_hostile(arm: Arm, seed: int, ticks: int, faults: bool = True) -> tuple[J
             controller.set_residual_gain(float(random.choice([0.0, 1.0, 7.0])))
         if faults and random.random() < 0.001:
             controller.estop()
+        if faults:
+            person.act(controller, step, now)
         if controller.state is State.STOPPED and random.random() < 0.02:
             controller.reset()
             controller.enable()

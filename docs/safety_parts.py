@@ -25,6 +25,20 @@ REASONS: dict[Reason, tuple[str, str]] = {
     ),
     Reason.WAITING_FOR_RESIDUAL: ("no residual has come yet", GAIN),
     Reason.WAITING_FOR_STEP: ("step mode, and the requested action is over", GAIN),
+    Reason.HANDING_OVER: ("a person takes the arm over (`operator/jog`)", "gain and speed fall to 0 in `hold_ramp_s`"),
+    Reason.JOG: (
+        "a person moves the arm (`operator/jog`)",
+        "the policy does not act, and neither does its base controller",
+    ),
+    Reason.WAITING_FOR_RESUME: (
+        "a person has taken over, and no jog came for `jog_timeout_s`",
+        "HOLDING until `enable`, or the next jog",
+    ),
+    Reason.JOG_BAD: ("a jog is not JSON, not finite, or beyond 1", COUNTED),
+    Reason.JOG_NOT_ENABLED: ("a jog came while the arm was not enabled", COUNTED),
+    Reason.JOG_LEASE: ("no fresh heartbeats with the lease of the jog come", COUNTED),
+    Reason.JOG_OLD: ("a jog is older than `jog_max_age_s`, or has the stamp of the one before", COUNTED),
+    Reason.JOG_FUTURE: ("a jog is stamped more than `future_tolerance_s` ahead", COUNTED),
     Reason.INPUT_LATE: (
         "joint states, percepts or heartbeat are older than half of the age that stops or holds the arm",
         "slower, and the gain falls",

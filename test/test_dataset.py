@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from fixture_bundle import SCALE, make_bundle
 from recorded_episodes import ARM, SECRET, START, RecordedGraph, Rows, graph_rows, record_graph
+from std_msgs.msg import String
 
 from rlfp_ros import cli
 from rlfp_ros.contract import Bundle, sha256
 from rlfp_ros.control.kinematics import Kinematics
+from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.safety.verdict import State
 from rlfp_ros.data.build import GAP_S, build_dataset
-from rlfp_ros.data.dataset import Dataset, EpisodeArrays, load_dataset
+from rlfp_ros.data.dataset import Dataset, DecidedBy, EpisodeArrays, load_dataset
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.recording import decode
 from rlfp_ros.recording.labels import BagLabel, Label, label_closed_bag
@@ -84,7 +87,39 @@ def test_what_only_the_simulator_knows_never_enters_a_dataset(bundle: Bundle, tm
         "asked",
         "applied",
         "commands",
+        "decided_by",
     }
+
+
+def test_each_decision_says_whether_it_is_the_policys_or_a_persons(bundle: Bundle, tmp_path: Path) -> None:
+    """A person takes over before image 5, lets go before image 10, and gives the arm back before image 15."""
+    graph = RecordedGraph(frames=20, episodes=1, wins=(True,))
+    changes = [(0, ()), (4, ("handing_over",)), (5, ("jog",)), (10, ("waiting_for_resume",)), (15, ("residual_stale",))]
+
+    def take_over(rows: Rows) -> Rows:
+        for number, reasons in changes:
+            state = SafetyState(state=State.ACTIVE, reasons=reasons)
+            rows.append((m.SAFETY_STATE, String(data=state.to_json()), graph.stamp(number) + 1))
+        rows.append((m.SAFETY_STATE, String(data="{}"), graph.stamp(19) + 1))
+        return sorted(rows, key=lambda row: row[2])
+
+    graph.change = take_over
+    dataset = built(tmp_path, bundle, graph)
+    (episode,) = dataset.episodes()
+    expected = np.repeat([DecidedBy.POLICY, DecidedBy.PERSON, DecidedBy.NEITHER, DecidedBy.POLICY], 5)
+    assert episode.decided_by.tolist() == expected.tolist()
+    assert dataset.document.episodes[0].by_person == 5
+    persons = episode.applied[episode.decided_by == DecidedBy.PERSON]
+    assert np.isfinite(persons[:, :3]).all()  # what a policy learns to imitate
+
+
+def test_an_episode_of_release_0_2_was_decided_by_its_policy(bundle: Bundle, tmp_path: Path) -> None:
+    dataset = built(tmp_path, bundle, RecordedGraph())
+    entry = dataset.document.episodes[0]
+    path = dataset.directory / entry.file
+    with np.load(path) as arrays:
+        np.savez(path, **{name: arrays[name] for name in arrays.files if name != "decided_by"})
+    assert dataset.episode(entry).decided_by.tolist() == [DecidedBy.POLICY] * entry.frames
 
 
 def test_a_gap_splits_an_episode_and_is_said(bundle: Bundle, tmp_path: Path) -> None:

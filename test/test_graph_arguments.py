@@ -9,7 +9,7 @@ import pytest
 from graph_run import BOTH, run_of
 
 from rlfp_ros.control.controller_settings import ControllerSettings
-from rlfp_ros.control.safety.supervisor import LATE
+from rlfp_ros.control.safety.ages import LATE
 from rlfp_ros.graph.arguments import parse_arguments, parse_assignments
 from rlfp_ros.graph.catalogue import find_graph
 from rlfp_ros.graph.dds import environment

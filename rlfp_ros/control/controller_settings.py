@@ -237,6 +237,19 @@ class ControllerSettings(Schema):
         description="age of the heartbeat since receipt at which the arm stops; it slows down from half of it (s)",
     )
 
+    jog_scale: float = Field(
+        default=0.25, gt=0, le=0.5, description="share of the tool speeds in tool_limits at which a person jogs (1)"
+    )
+    jog_timeout_s: float = Field(
+        default=0.2,
+        gt=0,
+        le=0.5,
+        description="age of operator/jog since receipt at which the arm rests; it slows down from half of it (s)",
+    )
+    jog_max_age_s: float = Field(
+        default=0.3, gt=0, le=2, description="highest accepted age of operator/jog by its stamp (s)"
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> ControllerSettings:
         for low, high in (

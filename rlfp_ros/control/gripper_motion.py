@@ -29,6 +29,11 @@ class GripperMotion:
         """Ask for a width (m)."""
         self._target = self._inside(width)
 
+    @property
+    def target(self) -> float | None:
+        """The wanted width, m; None if none was asked for."""
+        return self._target
+
     def tick(self) -> float | None:
         """Return the width (m) to command in this tick, or None if none was asked for."""
         if self._target is None:

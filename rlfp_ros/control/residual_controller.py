@@ -30,9 +30,11 @@ from rlfp_ros.control.safety.percept_inputs import PerceptInputs
 from rlfp_ros.control.safety.robot_watch import RobotWatch
 from rlfp_ros.control.safety.sent_motion import SentMotion
 from rlfp_ros.control.safety.supervisor import Supervisor
+from rlfp_ros.control.safety.takeover import Jog, JogAdmission
 from rlfp_ros.control.safety.tick_clock import NEVER, TickClock
 from rlfp_ros.control.safety.verdict import Answer, Reason, State, Verdict
 from rlfp_ros.control.trajectory import NOTHING, Command, Residual
+from rlfp_ros.control.wanted_motion import WantedMotion
 
 __all__ = ["Command", "ControllerSettings", "Reason", "ResidualController", "State"]
 
@@ -70,6 +72,7 @@ class ResidualController:
         self.set_residual_gain(settings.residual_gain)
         scale: dict[str, float] = dict(zip(contract.action.components, contract.action.scale, strict=True))
         self.in_joint_space = contract.action.kind == "joint_velocity"
+        self._motion_wanted = WantedMotion(self.base, base.name, arm, settings, self.filter, self.in_joint_space)
         axes = contract.action.axes(arm.joint_names)
         self.residual_scale = np.array([scale.get(name, 0.0) for name in axes])
         self.has_gripper = "gripper" in scale
@@ -82,6 +85,7 @@ class ResidualController:
         self._joints = JointStateAdmission(arm, settings, self._clock)
         self._residuals = ResidualAdmission(self.residual_scale, settings, self._clock)
         self._percepts = PerceptInputs(self.supervisor, self._clock)
+        self._jogs = JogAdmission(arm, settings, self._clock)
         self._watch = RobotWatch(arm, settings)
         self._gripper = GripperMotion(arm.gripper, self._dt) if arm.gripper is not None else None
         self.last_error = ""
@@ -92,7 +96,7 @@ class ResidualController:
 
     def _begin_episode(self, stamp_ns: int) -> None:
         self.supervisor.begin_episode()
-        for admission in (self._joints, self._residuals, self._percepts):
+        for admission in (self._joints, self._residuals, self._percepts, self._jogs):
             admission.begin_episode(stamp_ns)
         self._watch.forget()
         if self._gripper is not None:
@@ -199,9 +203,15 @@ class ResidualController:
             return Residual(residual.stamp_ns, self._zeros.copy())
         self.supervisor.saw_residual(residual.stamp_ns, now_ns, None)
         self._residual = np.minimum(np.maximum(residual.twist, -self.residual_scale), self.residual_scale)
-        if self.has_gripper and residual.gripper_width is not None and self._gripper is not None:
-            self._gripper.ask(residual.gripper_width)
-        return Residual(residual.stamp_ns, self.supervisor.gain * self._residual, residual.gripper_width)
+        width = residual.gripper_width
+        if self.has_gripper and self._gripper is not None and width is not None:
+            if self.supervisor.person_has_arm:
+                width = self._gripper.target
+            else:
+                self._gripper.ask(width)
+        person = self.supervisor.person_acts
+        acts = self._motion_wanted.as_residual(self._jogs.twist) if person else self._residual
+        return Residual(residual.stamp_ns, self.supervisor.gain * acts, width)
 
     def as_twist(self, admitted: np.ndarray) -> np.ndarray:
         """Convert the result of `on_residual` to a tool twist [6]; joint velocities go through the Jacobian."""
@@ -240,9 +250,16 @@ class ResidualController:
         if near_enough(goal, (3,)):
             self.goal = goal
 
-    def on_heartbeat(self, now_ns: int) -> None:
-        """Accept the operator's heartbeat."""
-        self.supervisor.saw_heartbeat(now_ns)
+    def on_heartbeat(self, now_ns: int, lease: str = "") -> None:
+        """Accept the operator's heartbeat; `lease` names the operator's place that it came from."""
+        self.supervisor.saw_heartbeat(now_ns, lease)
+
+    def on_jog(self, jog: Jog | None, now_ns: int) -> None:
+        """Accept a person's velocity for the tool; None if it could not be read. Nothing but a fresh one acts."""
+        refusal: Reason | None = Reason.JOG_BAD
+        if jog is not None:
+            refusal = self._jogs.refusal(jog, *self.supervisor.allows_jog(jog.lease, now_ns), now_ns)
+        self.supervisor.saw_jog(refusal, now_ns)
 
     def on_additional_publisher(self, now_ns: int) -> None:
         """Stop the arm, because another node began to send what moves it."""
@@ -285,7 +302,7 @@ class ResidualController:
         if stopped and answer.ok:
             self._motion.end()
             # The clock may have jumped back, so earlier stamps cannot be compared with those after the stop.
-            for admission in (self._joints, self._residuals, self._percepts.admission):
+            for admission in (self._joints, self._residuals, self._percepts.admission, self._jogs):
                 admission.forget()
             self._residual = self._zeros
         return answer
@@ -370,13 +387,7 @@ class ResidualController:
         )
 
     def _wanted(self, here: Located, verdict: Verdict) -> np.ndarray:
-        """Return the wanted joint velocities [J] rad/s of base controller and residual, inside the limits."""
-        situation = self._situation(here)
-        residual = verdict.gain * self._residual
-        if self.in_joint_space:
-            motion = self.base.wanted(situation, situation.jacobian @ residual)
-            velocity = self.filter.joint_velocity(here, motion.twist, motion.posture, residual)
-        else:
-            motion = self.base.wanted(situation, residual)
-            velocity = self.filter.joint_velocity(here, motion.twist + residual, motion.posture)
-        return verdict.base_scale * velocity
+        """Return the wanted joint velocities [J] rad/s, inside the limits."""
+        person = self.supervisor.person_acts
+        residual = verdict.gain * (self._jogs.twist if person else self._residual)
+        return verdict.base_scale * self._motion_wanted.velocity(here, self._situation(here), residual, person)

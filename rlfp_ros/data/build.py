@@ -20,6 +20,7 @@ from rlfp_ros.control.observation import ObservationContract, Observer
 from rlfp_ros.data.dataset import (
     Dataset,
     DatasetDocument,
+    DecidedBy,
     EpisodeArrays,
     EpisodeEntry,
     check_new,
@@ -280,6 +281,7 @@ class DatasetBuilder:
                 longest_gap_s=round(float(intervals.max()), 3),
                 answered=int(np.isfinite(arrays.asked).any(axis=1).sum()),
                 admitted=int(np.isfinite(arrays.applied).any(axis=1).sum()),
+                by_person=int((arrays.decided_by == DecidedBy.PERSON).sum()),
                 outcome="unknown" if success is None else "won" if success else "lost",
                 label=label,
             )
@@ -299,6 +301,9 @@ class DatasetBuilder:
             asked=np.stack([contents.asked.get(stamp, no_action) for stamp in frames.stamps]),
             applied=np.stack([contents.applied.get(stamp, no_action) for stamp in frames.stamps]),
             commands=np.stack([no_command if command is None else command for command in commands]),
+            decided_by=np.array(
+                [contents.decided_by.get(stamp, DecidedBy.POLICY) for stamp in frames.stamps], np.uint8
+            ),
         )
 
 

@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,14 @@ from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.version import VERSION
 
 DATASET_FILE = "dataset.yaml"
+
+
+class DecidedBy(IntEnum):
+    """Who decided on an action."""
+
+    POLICY = 0
+    PERSON = 1  # on the operator's page
+    NEITHER = 2  # a person had taken over, and the arm waited
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,11 @@ class EpisodeArrays:
         float32 [N, P], as the policy observes the joints.
     asked, applied
         float32 [N, A] in action units: the policy's action, and what the safety controller admitted of it. NaN if the
-        bag does not hold it.
+        bag does not hold it. If a person decided, `applied` is the person's motion as an action, which may exceed 1.
     commands
         [N, J] rad, the first point of the newest trajectory that was sent to the arm before the image. NaN if none was.
+    decided_by
+        uint8 [N], of `DecidedBy`: who decided on the admitted action. All `POLICY` if it is not given.
     """
 
     stamps_ns: np.ndarray
@@ -58,6 +69,11 @@ class EpisodeArrays:
     asked: np.ndarray
     applied: np.ndarray
     commands: np.ndarray
+    decided_by: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    def __post_init__(self) -> None:
+        if len(self.decided_by) == 0:
+            object.__setattr__(self, "decided_by", np.full(len(self.stamps_ns), DecidedBy.POLICY, np.uint8))
 
 
 MAX_FRAMES = 1_000_000_000  # of an episode
@@ -75,6 +91,7 @@ class EpisodeEntry(Schema):
     longest_gap_s: float = Field(ge=0, le=1e8)  # between two images
     answered: int = Field(ge=0, le=MAX_FRAMES)  # images for which the bag holds the policy's action
     admitted: int = Field(ge=0, le=MAX_FRAMES)  # images for which it holds what the safety controller admitted
+    by_person: int = Field(default=0, ge=0, le=MAX_FRAMES)  # images on which a person decided
     outcome: Literal["won", "lost", "unknown"]
     label: BagLabel | None = None  # of the bag, by a person
 
@@ -107,7 +124,10 @@ class Dataset:
         path = self.directory / entry.file
         try:
             with np.load(path) as arrays:
-                return EpisodeArrays(*(arrays[field.name] for field in fields(EpisodeArrays)))
+                known = [field.name for field in fields(EpisodeArrays)]
+                if "decided_by" not in arrays:  # of release 0.2
+                    known.remove("decided_by")
+                return EpisodeArrays(*(arrays[name] for name in known))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ConfigurationError(f"{path}: is not an episode of a dataset ({error}); build it again") from None
 

@@ -28,18 +28,19 @@ def run(directory: Path, console: Console | None = None) -> int:
     title = f"{directory}: {document.bundle} (task {document.task}) on arm {document.arm}"
     console.print(escape(title), soft_wrap=True)
     table = Table()
-    for name in ("episode", "bag", "images", "s", "Hz", "longest gap s", "answered", "admitted", "outcome", "label"):
+    counted = ("answered", "admitted", "by a person")
+    for name in ("episode", "bag", "images", "s", "Hz", "longest gap s", *counted, "outcome", "label"):
         table.add_column(name)
     for number, entry in enumerate(document.episodes):
         numbers = (entry.frames, f"{entry.duration_s:.1f}", f"{entry.rate_hz:.1f}", f"{entry.longest_gap_s:.3f}")
-        counts = (entry.answered, entry.admitted)
+        counts = (entry.answered, entry.admitted, entry.by_person)
         label = escape(str(entry.label)) if entry.label else ""
         table.add_row(str(number), escape(entry.bag), *map(str, (*numbers, *counts)), entry.outcome, label)
     console.print(table)
     outcomes = Counter(entry.outcome for entry in document.episodes)
     frames, seconds = (sum(getattr(entry, name) for entry in document.episodes) for name in ("frames", "duration_s"))
-    counted = ", ".join(f"{outcomes[name]} {name}" for name in ("won", "lost", "unknown") if outcomes[name])
-    console.print(f"{len(document.episodes)} episodes, {frames} images, {seconds:.1f} s: {counted}")
+    ended = ", ".join(f"{outcomes[name]} {name}" for name in ("won", "lost", "unknown") if outcomes[name])
+    console.print(f"{len(document.episodes)} episodes, {frames} images, {seconds:.1f} s: {ended}")
     if any(entry.label for entry in document.episodes):
         labels = count_labels(entry.label.label if entry.label else "" for entry in document.episodes)
         console.print(f"labels: {labels}")

@@ -17,7 +17,10 @@ import numpy as np
 from rlfp_ros.contract import Contract
 from rlfp_ros.control.actions import action_of
 from rlfp_ros.control.arm import Arm, JointState
+from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.safety.verdict import Reason
 from rlfp_ros.control.trajectory import Residual
+from rlfp_ros.data.dataset import DecidedBy
 from rlfp_ros.episode import Phase
 from rlfp_ros.perception.camera import CameraModel, camera_model
 from rlfp_ros.recording import decode, topics
@@ -35,6 +38,7 @@ GRAPH_TOPICS = (
     topics.RESIDUAL_APPLIED,
     topics.ACTION_APPLIED,
     topics.EPISODE,
+    topics.SAFETY_STATE,
 )
 JOINT_MAX_AGE_S = 0.1  # of the joint state that goes with an image, as in the live nodes
 
@@ -78,6 +82,8 @@ class BagContents:
     asked, applied
         Actions [A] in action units: of the policy, and what the safety controller admitted of them. Missing components
         are NaN.
+    decided_by
+        Who decided on what was admitted.
     commands
         Stamp and position [J] rad of the first point of each trajectory that was sent to the arm, by stamp.
     marks
@@ -90,6 +96,7 @@ class BagContents:
     features: dict[int, np.ndarray] = field(default_factory=dict)
     asked: dict[int, np.ndarray] = field(default_factory=dict)
     applied: dict[int, np.ndarray] = field(default_factory=dict)
+    decided_by: dict[int, DecidedBy] = field(default_factory=dict)
     commands: list[tuple[int, np.ndarray]] = field(default_factory=list)
     marks: list[EpisodeMark] = field(default_factory=list)
 
@@ -183,6 +190,7 @@ class _Reading:
         self._contents, self._bag, self._arm, self._contract = contents, bag, arm, contract
         self._namespace = namespace
         self._widths: dict[int, float] = {}  # of the policy's gripper, by the stamp of its image
+        self._decided_by = DecidedBy.POLICY  # as of the message that is read
 
     def read(self) -> None:
         """Read the bag once."""
@@ -195,6 +203,7 @@ class _Reading:
             own[topics.RESIDUAL_APPLIED]: self._residual_applied,
             own[topics.ACTION_APPLIED]: self._action_applied,
             own[topics.EPISODE]: self._episode,
+            own[topics.SAFETY_STATE]: self._safety_state,
             command if command.startswith("/") else f"{self._namespace}/{command}": self._command,
         }
         for message in self._bag.messages(set(takers)):
@@ -215,6 +224,15 @@ class _Reading:
     def _residual_applied(self, message: RecordedMessage, content: Any) -> None:
         stamp, action = self._action(message, content, gripper=False)
         self._contents.applied.setdefault(stamp, action)
+        self._contents.decided_by[stamp] = self._decided_by
+
+    def _safety_state(self, message: RecordedMessage, content: Any) -> None:
+        try:
+            reasons = SafetyState.from_json(content.data).reasons
+        except ConfigurationError:  # of another release, which knew no takeovers
+            reasons = ()
+        deciders = {Reason.JOG: DecidedBy.PERSON, Reason.WAITING_FOR_RESUME: DecidedBy.NEITHER}
+        self._decided_by = next((who for reason, who in deciders.items() if reason in reasons), DecidedBy.POLICY)
 
     def _action_applied(self, message: RecordedMessage, content: Any) -> None:
         stamp, action = decode.action_from_message(content, self._contract.action.components, message.topic)

@@ -41,6 +41,7 @@ DEFAULT_TOPICS = (
     messages.EPISODE,
     messages.SAFETY_STATE,
     messages.ESTOP,
+    messages.JOG,
     messages.OPERATOR_COMMAND,
     messages.DIAGNOSTICS,
 )

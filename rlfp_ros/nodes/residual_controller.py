@@ -32,6 +32,7 @@ from rlfp_ros.control.controller_settings import ControllerSettings
 from rlfp_ros.control.residual_controller import ResidualController
 from rlfp_ros.control.safety.publisher_watch import Publishing
 from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.safety.takeover import Jog
 from rlfp_ros.control.safety.verdict import POLICY_FAULTS, Answer, Reason, State
 from rlfp_ros.control.tick_timeline import TickTimeline
 from rlfp_ros.control.trained_arm import choose_arm
@@ -87,6 +88,7 @@ class ResidualControllerNode(Node):
         self._T_base_camera = load_extrinsics(settings.extrinsics, contract.camera)
         self._joints = decode.JointMatcher(arm, str(self.resolve_topic_name(arm.topics.joint_states)))
         self._residual_topic = str(self.resolve_topic_name(messages.RESIDUAL.name))
+        self._jog_topic = str(self.resolve_topic_name(messages.JOG.name))
         self._heartbeat_topic = str(self.resolve_topic_name(messages.HEARTBEAT.name))
         self._lock_step = settings.tick_on == "joint_states"
         self._stamp_now = 0  # lock step: stamp of the newest joint state
@@ -135,6 +137,7 @@ class ResidualControllerNode(Node):
             (messages.ESTOP, self._on_estop),
             (messages.EPISODE, self._on_episode),
             (messages.HEARTBEAT, self._on_heartbeat),
+            (messages.JOG, self._on_jog),
             (messages.GOAL, self._on_goal),
             (messages.DOMAIN_SHIFT, self._on_domain_shift),
             with_object if self._finds_object else without,
@@ -155,6 +158,7 @@ class ResidualControllerNode(Node):
         topics = {
             self._output.topic: Publishing.OURS,
             self._residual_topic: Publishing.INPUT,
+            self._jog_topic: Publishing.INPUT,
             self._joints.topic: Publishing.SHARED,
         }
         if self.settings.require_heartbeat:
@@ -248,9 +252,19 @@ class ResidualControllerNode(Node):
         self.controller.on_goal(decode.goal_from_message(message, *frames, self._T_base_camera))
 
     def _on_heartbeat(self, message: Header) -> None:
-        self.controller.on_heartbeat(self._now())
+        self.controller.on_heartbeat(self._now(), message.frame_id)
         if self.settings.require_heartbeat:
             self._guard.heard(self._heartbeat_topic)
+
+    def _on_jog(self, message: String) -> None:
+        self._guard.heard(self._jog_topic)
+        try:
+            jog = Jog.from_json(message.data)
+        except ConfigurationError as error:
+            self.controller.on_jog(None, self._now())
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        self.controller.on_jog(jog, self._now())
 
     def _on_estop(self, message: Bool) -> None:
         if message.data:

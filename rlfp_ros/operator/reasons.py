@@ -28,6 +28,16 @@ REASONS: dict[Reason, Words] = {
     Reason.WAITING_FOR_STEP: Words(
         "The policy waits for the next step.", "Press Step, or Enable for continuous motion."
     ),
+    Reason.HANDING_OVER: Words("A person takes the arm over: the policy fades first."),
+    Reason.JOG: Words("A person moves the arm; the policy does not act."),
+    Reason.WAITING_FOR_RESUME: Words(
+        "A person has the arm, and nothing moves it.", "Press Resume to let the policy act again, or go on jogging."
+    ),
+    Reason.JOG_BAD: Words("A jog message was not valid.", _COUNTED),
+    Reason.JOG_NOT_ENABLED: Words("A jog came while the arm was not enabled.", _COUNTED),
+    Reason.JOG_LEASE: Words("A jog came from a page that does not operate.", _COUNTED),
+    Reason.JOG_OLD: Words("A jog came too late, or twice.", "Synchronise the clocks of page server and controller."),
+    Reason.JOG_FUTURE: Words("A jog carried a time in the future.", "Synchronise the clocks."),
     Reason.INPUT_LATE: Words("Joint states, images or the heartbeat come late, so the arm slows down."),
     Reason.RESIDUAL_STALE: Words("The policy is silent.", _POLICY),
     Reason.RESIDUAL_OLD: Words("The policy acts on an image that is too old.", _POLICY),
@@ -79,7 +89,7 @@ REASONS: dict[Reason, Words] = {
 STATES: dict[State, str] = {
     State.DISABLED: "Nothing is sent to the arm.",
     State.ACTIVE: "The arm may move.",
-    State.HOLDING: "The arm holds still and continues by itself.",
+    State.HOLDING: "The arm holds still.",
     State.STOPPED: "The arm was stopped and stays so until Reset.",
 }
 

@@ -7,18 +7,18 @@ sender gave it, so old messages that were delayed in a queue count as old.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
 from rlfp_ros.control.controller_settings import ControllerSettings
+from rlfp_ros.control.safety.ages import LATE, age_s, fade
+from rlfp_ros.control.safety.percept_trust import PerceptTrust
+from rlfp_ros.control.safety.takeover import Takeover
 from rlfp_ros.control.safety.tick_clock import NEVER
 from rlfp_ros.control.safety.verdict import Answer, Reason, State, Verdict
 
-LATE = 0.5  # share of a stopping timeout at which the arm begins to slow down
-
 
 class Supervisor:
-    """Owns the state machine: enabled, latched, and the trust in the policy.
+    """Owns the state machine: enabled, latched, the trust in the policy, and whether a person has taken over.
 
     Call the `saw_*` methods on inputs, `tick` once per tick, and a transition method for everything else. No other code
     writes its fields.
@@ -33,6 +33,9 @@ class Supervisor:
         self._stepping = False  # one policy action at a time
         self._counts: dict[Reason, int] = {}
         self._heartbeat_ns = NEVER
+        self._lease = ""  # of the newest heartbeat
+        self._percepts = PerceptTrust(settings)
+        self._takeover = Takeover(settings)
         self._forget()
 
     def _forget(self) -> None:
@@ -42,9 +45,8 @@ class Supervisor:
         self._joint_state_ns = self._joint_stamp_ns = NEVER
         self._residual_ns = self._residual_stamp_ns = NEVER
         self._residual_fault: Reason | None = None
-        self._percept_ns = self._percept_stamp_ns = NEVER
-        self._percept_fault: Reason | None = None
-        self._shifts: deque[tuple[int, float]] = deque()  # (received at, score), while it counts
+        self._percepts.forget()
+        self._takeover.end()
         self._started_ns = NEVER
         self._step_until_ns = NEVER
 
@@ -64,6 +66,16 @@ class Supervisor:
     def moves(self) -> bool:
         """Whether the arm may move."""
         return self._enabled and not self._latched
+
+    @property
+    def person_acts(self) -> bool:
+        """Whether the gain is that of a person's velocity, because a person has taken over and the policy has faded."""
+        return self._takeover.acts
+
+    @property
+    def person_has_arm(self) -> bool:
+        """Whether a person has taken over."""
+        return self._takeover.active
 
     @property
     def initialised(self) -> bool:
@@ -98,6 +110,8 @@ class Supervisor:
         if self._latched:
             names = ", ".join(reason.value for reason in self._latched)
             return Answer(False, f"stopped by {names}; remove the cause and call reset first")
+        if self._takeover.active:
+            return self._resume()
         if self._enabled:
             self._stepping = self.settings.step_by_step
             return Answer(True, "enabled already")
@@ -108,9 +122,18 @@ class Supervisor:
         self._initialised = False
         return Answer(True, "enabled; call step for each action" if self._stepping else "enabled")
 
+    def _resume(self) -> Answer:
+        """Give the arm back to the policy."""
+        if not self._takeover.acts or self._base_scale > 0.0:
+            return Answer(False, "a person moves the arm; let go of it first")
+        self._takeover.end()
+        self._stepping = self.settings.step_by_step
+        return Answer(True, "resumed")
+
     def disable(self) -> Answer:
         """Bring the arm to rest, then send nothing."""
         self._enabled = False
+        self._takeover.end()
         self._gain = 0.0
         return Answer(True, "disabled")
 
@@ -125,6 +148,7 @@ class Supervisor:
             self._latched[reason] = now_ns
             self.count(reason)
         self._gain = 0.0
+        self._takeover.end()
 
     def fail(self, now_ns: int) -> Verdict:
         """Latch an internal error; return the verdict for the tick in which it happened."""
@@ -149,7 +173,7 @@ class Supervisor:
 
     def step(self, idle: bool, now_ns: int, action_s: float) -> Answer:
         """Let the policy act for `action_s`, then wait for the next `step`; enables if necessary."""
-        if not self._enabled or self._latched:
+        if not self._enabled or self._latched or self._takeover.active:
             answer = self.enable(idle)
             if not answer.ok:
                 return answer
@@ -188,20 +212,21 @@ class Supervisor:
 
     def joint_state_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
         """Return the newest joint state's age since receipt and by stamp, each as a share of the stopping timeout."""
-        by_receipt = _age(now_ns, self._joint_state_ns) / self.settings.joint_state_timeout_s
-        return by_receipt, _age(stamp_ns, self._joint_stamp_ns) / self.settings.joint_state_max_age_s
+        by_receipt = age_s(now_ns, self._joint_state_ns) / self.settings.joint_state_timeout_s
+        return by_receipt, age_s(stamp_ns, self._joint_stamp_ns) / self.settings.joint_state_max_age_s
 
     def saw_residual(self, stamp_ns: int, now_ns: int, fault: Reason | None) -> None:
         """Record a residual; `fault` is why it was rejected. The first accepted one after a fault starts a new ramp."""
         self._residual_fault = fault
         if fault is None:
             gap = self.settings.residual_gap_s
-            if self._residual_stamp_ns != NEVER and _age(stamp_ns, self._residual_stamp_ns) > gap:
+            if self._residual_stamp_ns != NEVER and age_s(stamp_ns, self._residual_stamp_ns) > gap:
                 self.count(Reason.RESIDUAL_GAP)
             self._residual_ns, self._residual_stamp_ns = now_ns, stamp_ns
         else:
             self.count(fault)
-            self._gain = 0.0
+            if not self._takeover.acts:
+                self._gain = 0.0
 
     def saw_percept(
         self,
@@ -223,19 +248,28 @@ class Supervisor:
             Whether it shows that the camera is alive; otherwise it refreshes no age and clears no fault either.
         """
         if fault is not None:
-            self._percept_fault = fault
+            self._percepts.refuse(fault)
             self.count(fault)
-            return
-        if alive:
-            self._percept_fault = None
-            self._percept_ns, self._percept_stamp_ns = now_ns, stamp_ns
-        if shift is not None:
-            self._shifts.append((now_ns, shift))
-            self._lasting_shift(now_ns)  # forgets those that no longer count
+        else:
+            self._percepts.saw(stamp_ns, now_ns, shift, alive)
 
-    def saw_heartbeat(self, now_ns: int) -> None:
-        """Take note of the operator's heartbeat."""
-        self._heartbeat_ns = now_ns
+    def saw_heartbeat(self, now_ns: int, lease: str = "") -> None:
+        """Take note of the operator's heartbeat, with the operator's place that it came from."""
+        self._heartbeat_ns, self._lease = now_ns, lease
+
+    def allows_jog(self, lease: str, now_ns: int) -> tuple[bool, bool]:
+        """Return whether the arm may move, and whether fresh heartbeats come from this operator's place."""
+        fresh = age_s(now_ns, self._heartbeat_ns) <= self.settings.heartbeat_timeout_s
+        return self.moves and self._initialised, fresh and bool(lease) and lease == self._lease
+
+    def saw_jog(self, refusal: Reason | None, now_ns: int) -> None:
+        """Take note of a jog: with one that was taken, a person has the arm."""
+        if refusal is None:
+            if not self._takeover.active:
+                self.count(Reason.JOG)
+            self._takeover.saw(now_ns)
+        else:
+            self.count(refusal)
 
     # --- the verdict -------------------------------------------------------------------------------------------
 
@@ -251,15 +285,15 @@ class Supervisor:
             elif by_stamp > 1.0:
                 self.stop(Reason.JOINT_STATE_OLD, now_ns)
             if by_receipt > LATE or by_stamp > LATE:
-                punctual = _fade(max(by_receipt, by_stamp), LATE, 1.0)
+                punctual = fade(max(by_receipt, by_stamp), LATE, 1.0)
         if moving and settings.require_heartbeat:
-            heartbeat = _age(now_ns, self._heartbeat_ns) / settings.heartbeat_timeout_s
+            heartbeat = age_s(now_ns, self._heartbeat_ns) / settings.heartbeat_timeout_s
             if heartbeat > 1.0:
                 self.stop(Reason.HEARTBEAT_LOST, now_ns)
-            punctual = min(punctual, _fade(heartbeat, LATE, 1.0))
-        percept_ages = self._percept_ages(stamp_ns, now_ns) if self._percept_ns != NEVER else (0.0, 0.0)
+            punctual = min(punctual, fade(heartbeat, LATE, 1.0))
+        percept_ages = self._percepts.ages(stamp_ns, now_ns)
         if percept_ages[0] > LATE or percept_ages[1] > LATE:
-            punctual = min(punctual, _fade(max(percept_ages), LATE, 1.0))
+            punctual = min(punctual, fade(max(percept_ages), LATE, 1.0))
         if self._latched:
             return self._stopped()
         if not self._enabled:
@@ -272,57 +306,23 @@ class Supervisor:
             self._started_ns = now_ns
 
         reasons: list[Reason] = []
-        trust = self._perception_trust(percept_ages, now_ns, reasons)
+        trust = self._percepts.trust(percept_ages, self._started_ns, now_ns, reasons)
+        if self._takeover.active:
+            return self._taken_over(reasons, punctual, now_ns)
         perception_fault = bool(reasons)
         trust = min(trust, self._residual_trust(stamp_ns, now_ns, reasons)) if not perception_fault else 0.0
         if punctual < 1.0 and not perception_fault:
             reasons.append(Reason.INPUT_LATE)
         self._slew_gain(min(trust, punctual) * self._target_gain)
         # Slow down instead of freezing: first the residual fades, then the base controller, then the arm holds.
-        change = self._dt / settings.hold_ramp_s
         if not perception_fault or self._gain == 0.0:
-            wanted = 0.0 if perception_fault else punctual
-            self._base_scale = min(max(wanted, self._base_scale - change), self._base_scale + change)
+            self._slew_base(0.0 if perception_fault else punctual)
         state = State.HOLDING if perception_fault and self._base_scale == 0.0 else State.ACTIVE
         return Verdict(state, tuple(reasons), self._gain, self._base_scale)
 
     def _stopped(self) -> Verdict:
         self._gain = 0.0
         return Verdict(State.STOPPED, self.latched, 0.0, 0.0)
-
-    def _perception_trust(self, ages: tuple[float, float], now_ns: int, reasons: list[Reason]) -> float:
-        """Return the trust in percepts with these `ages`, 0..1, and add the reasons why it is low."""
-        settings = self.settings
-        if self._percept_fault is not None:
-            reasons.append(self._percept_fault)
-        if self._percept_ns != NEVER:
-            by_receipt, by_stamp = ages
-            if by_receipt > 1.0:
-                reasons.append(Reason.PERCEPT_STALE)
-            elif by_stamp > 1.0:
-                reasons.append(Reason.PERCEPT_OLD)
-        elif settings.require_percepts and _age(now_ns, self._started_ns) > settings.percept_timeout_s:
-            reasons.append(Reason.PERCEPT_STALE)
-        shift = self._lasting_shift(now_ns)
-        if shift <= settings.shift_slow:
-            return 1.0
-        if shift > settings.shift_hold:
-            reasons.append(Reason.DOMAIN_SHIFT)
-        return _fade(shift, settings.shift_slow, settings.shift_hold)
-
-    def _percept_ages(self, stamp_ns: int, now_ns: int) -> tuple[float, float]:
-        """Return the newest percept's age since receipt and by stamp, each as a share of the holding timeout."""
-        by_receipt = _age(now_ns, self._percept_ns) / self.settings.percept_timeout_s
-        return by_receipt, _age(stamp_ns, self._percept_stamp_ns) / self.settings.percept_max_age_s
-
-    def _lasting_shift(self, now_ns: int) -> float:
-        """Return the lowest domain shift of the last images: a single odd image does not mean a changed scene."""
-        shifts = self._shifts
-        if not shifts:
-            return 0.0
-        while len(shifts) > 1 and _age(now_ns, shifts[0][0]) > self.settings.shift_time_s:
-            shifts.popleft()
-        return min([shift for _, shift in shifts])
 
     def _residual_trust(self, stamp_ns: int, now_ns: int, reasons: list[Reason]) -> float:
         settings = self.settings
@@ -335,11 +335,11 @@ class Supervisor:
         if self._stepping and now_ns >= self._step_until_ns:
             reasons.append(Reason.WAITING_FOR_STEP)
             return 0.0
-        age = _age(now_ns, self._residual_ns)
+        age = age_s(now_ns, self._residual_ns)
         if age >= settings.residual_timeout_s:
             reasons.append(Reason.RESIDUAL_STALE)
             return 0.0
-        by_stamp = _age(stamp_ns, self._residual_stamp_ns)
+        by_stamp = age_s(stamp_ns, self._residual_stamp_ns)
         if by_stamp >= settings.residual_max_age_s:
             reasons.append(Reason.RESIDUAL_OLD)
             return 0.0
@@ -347,9 +347,31 @@ class Supervisor:
         if age <= settings.residual_fade_s and by_stamp <= old:
             return 1.0
         return min(
-            _fade(age, settings.residual_fade_s, settings.residual_timeout_s),
-            _fade(by_stamp, old, settings.residual_max_age_s),
+            fade(age, settings.residual_fade_s, settings.residual_timeout_s),
+            fade(by_stamp, old, settings.residual_max_age_s),
         )
+
+    def _taken_over(self, reasons: list[Reason], punctual: float, now_ns: int) -> Verdict:
+        """Return the verdict while a person has the arm, with the faults of perception."""
+        takeover = self._takeover
+        faults = [reason for reason in reasons if reason is not Reason.DOMAIN_SHIFT]  # it says nothing about a person
+        trust = 0.0 if faults else takeover.freshness(now_ns)
+        if not takeover.acts and self._gain == 0.0 and self._base_scale == 0.0:
+            takeover.hand_over()
+        self._slew_gain(min(trust, punctual) if takeover.acts else 0.0)
+        if self._gain == 0.0 or trust > 0.0:
+            self._slew_base(min(trust, punctual) if takeover.acts else 0.0)
+        moves = trust > 0.0 or self._base_scale > 0.0
+        late = [Reason.INPUT_LATE] if punctual < 1.0 and not faults else []
+        person = Reason.HANDING_OVER
+        if takeover.acts:
+            person = Reason.JOG if trust > 0.0 else Reason.WAITING_FOR_RESUME
+        state = State.ACTIVE if moves else State.HOLDING
+        return Verdict(state, (*faults, person, *late), self._gain, self._base_scale)
+
+    def _slew_base(self, target: float) -> None:
+        change = self._dt / self.settings.hold_ramp_s
+        self._base_scale = min(max(target, self._base_scale - change), self._base_scale + change)
 
     def _slew_gain(self, target: float) -> None:
         settings = self.settings
@@ -357,14 +379,3 @@ class Supervisor:
             self._gain = min(target, self._gain + self._dt / settings.gain_ramp_s)
         else:
             self._gain = max(target, self._gain - self._dt / settings.gain_fall_s)
-
-
-def _age(now_ns: int, then_ns: int) -> float:
-    return (now_ns - then_ns) * 1e-9
-
-
-def _fade(value: float, start: float, end: float) -> float:
-    """Return 1 up to `start`, falling to 0 at `end`."""
-    if value <= start:
-        return 1.0
-    return 0.0 if value >= end else (end - value) / (end - start)

@@ -36,10 +36,11 @@ class TickClock:
 
     def in_future(self, stamp_ns: int, now_ns: int) -> bool:
         """Return whether a stamp is ahead of both `sender_ns` and the ticks' timeline extrapolated to `now_ns`."""
-        if self.stamp_ns == NEVER:
-            return False
-        reached = max(self.stamp_ns + max(0, now_ns - self.now_ns), self.sender_ns)
-        return stamp_ns - reached > self._tolerance_ns
+        return self.stamp_ns != NEVER and stamp_ns - self.reached(now_ns) > self._tolerance_ns
+
+    def reached(self, now_ns: int) -> int:
+        """Return the present on the senders' clock: `sender_ns`, or the ticks' timeline extrapolated to `now_ns`."""
+        return max(self.stamp_ns + max(0, now_ns - self.now_ns), self.sender_ns)
 
     def motion_begins(self) -> None:
         """Restart the measurement of how long the stamps stand still."""

@@ -23,6 +23,15 @@ class Reason(StrEnum):
     WAITING_FOR_JOINT_STATE = "waiting_for_joint_state"
     WAITING_FOR_RESIDUAL = "waiting_for_residual"
     WAITING_FOR_STEP = "waiting_for_step"
+    # A person has taken over
+    HANDING_OVER = "handing_over"  # the policy fades
+    JOG = "jog"  # the person moves the arm
+    WAITING_FOR_RESUME = "waiting_for_resume"
+    JOG_BAD = "jog_not_valid"  # only counted, as all below
+    JOG_NOT_ENABLED = "jog_not_enabled"
+    JOG_LEASE = "jog_wrong_lease"
+    JOG_OLD = "jog_old_stamp"  # or repeated
+    JOG_FUTURE = "jog_future_stamp"
     # Slower: an input is late; if it stays away, the arm stops
     INPUT_LATE = "input_late"
     # Policy: gain to 0, the base controller continues
@@ -81,7 +90,7 @@ class Verdict(NamedTuple):
     state, reasons
         The state, and why the arm is not fully active.
     gain
-        Share of the residual that acts, 0..1.
+        Share of the residual that acts, 0..1; if a person has taken over, of the person's velocity.
     base_scale
         Share of the wanted motion that is executed, 0..1: the arm slows down before it holds.
     """
