@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from rlfp_ros.control.arm import load_arm
+from rlfp_ros.control.safety.takeover import Shares
 from rlfp_ros.operator.action import Action
-from rlfp_ros.operator.desk import Desk, Page
+from rlfp_ros.operator.desk import Desk
+from rlfp_ros.operator.open_page import Page
 from rlfp_ros.operator.robot import Controller
 from rlfp_ros.operator.seen_image import SeenImage
 from rlfp_ros.perception.camera import CameraModel
@@ -26,14 +28,20 @@ class NotedRobot:
 
     def __init__(self) -> None:
         self.beats = self.stops = 0
+        self.leases: list[str] = []
+        self.jogs: list[tuple[str, Shares, Shares]] = []
         self.calls: list[Action] = []
         self.gains: list[float] = []
         self.goals: list[tuple[np.ndarray, int]] = []
         self.lines: list[dict[str, Any]] = []
         self.answer = (True, "done")
 
-    def beat(self) -> None:
+    def beat(self, lease: str) -> None:
         self.beats += 1
+        self.leases.append(lease)
+
+    def jog(self, lease: str, linear: Shares, angular: Shares) -> None:
+        self.jogs.append((lease, linear, angular))
 
     def stop(self) -> None:
         self.stops += 1
@@ -94,6 +102,7 @@ def controller(**changes: Any) -> Controller:
         "heartbeat_timeout_s": 0.5,
         "shift_slow": 0.8,
         "shift_hold": 0.95,
+        "jog_scale": 0.25,
     }
     return Controller(**(values | changes))
 

@@ -14,7 +14,8 @@ from rlfp_ros.commissioning.checklist import ChecklistReport, Line
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import Reason, State
 from rlfp_ros.operator.action import Action
-from rlfp_ros.operator.desk import BURST, LEASE_S, SHOWN_MAX_AGE_S, SILENT_S
+from rlfp_ros.operator.desk import LEASE_S, SHOWN_MAX_AGE_S, SILENT_S
+from rlfp_ros.operator.open_page import BURST
 from rlfp_ros.operator.reasons import REASONS, STATES, in_words
 from rlfp_ros.operator.requests import MAX_CHARACTERS, BadRequest, parse_request
 from rlfp_ros.recording.labels import MAX_NOTE

@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from rlfp_ros.contract import load_bundle
+from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.data import build
 from rlfp_ros.graph.real_arm import REAL_ARM
@@ -319,6 +320,33 @@ def test_a_lost_page_stops_the_arm(
     if not page.is_closed() and "operator" not in cell.runner.pids():  # killed: a new page comes by itself
         wait_until(lambda: len(cell.addresses) > addresses, LIMIT_S)
     assert time.monotonic() - began < LIMIT_S
+
+
+def test_a_person_takes_the_arm_over_in_the_browser_and_gives_it_back(
+    page: Page, cell: Cell, test_node: TestNode
+) -> None:
+    from rlfp_ros.nodes import messages
+
+    states, jogs = test_node.listen(messages.SAFETY_STATE), test_node.listen(messages.JOG)
+    applied = test_node.listen(messages.RESIDUAL_APPLIED)
+    until(page, "ACTIVE", "#enable")
+    page.keyboard.down("u")
+    expect(page.locator("#state")).to_have_text("You are moving the arm", timeout=60_000)
+    # The person's velocity, and nothing of the policy's, is what was admitted.
+    limit_m_s = 0.5 * 0.25 * load_arm("panda").tool_limits.speed
+
+    def moves_up() -> bool:
+        newest_one = applied[-1].twist.linear if applied else None
+        return newest_one is not None and (newest_one.x, newest_one.y) == (0.0, 0.0) and newest_one.z > 0.9 * limit_m_s
+
+    test_node.spin_until(moves_up, LIMIT_S, "the arm moves up")
+    assert json.loads(jogs[-1].data)["lease"]
+    page.keyboard.up("u")
+    test_node.spin_until(lambda: newest(states)["reasons"] == ["waiting_for_resume"], LIMIT_S, "it holds")
+    assert newest(states)["state"] == "HOLDING"
+    expect(page.locator("#jog-words")).to_contain_text("You have the arm.")
+    page.get_by_role("button", name="Resume").click()
+    test_node.spin_until(lambda: newest(states)["reasons"] == [], LIMIT_S, "the policy acts")
 
 
 def test_a_second_policy_stops_the_arm_and_a_restarted_one_does_not(

@@ -53,6 +53,7 @@ OF_CONTROLLER = (
     "heartbeat_timeout_s",
     "shift_slow",
     "shift_hold",
+    "jog_scale",
     "output",
 )
 
@@ -210,6 +211,7 @@ class OperatorNode(Node):
                 heartbeat_timeout_s=values["heartbeat_timeout_s"],
                 shift_slow=values["shift_slow"],
                 shift_hold=values["shift_hold"],
+                jog_scale=values["jog_scale"],
                 note=self._note,
             )
         )

@@ -19,6 +19,7 @@ from std_srvs.srv import Trigger
 
 from rlfp_ros.commissioning.checklist import ChecklistReport
 from rlfp_ros.control.safety.safety_state import SafetyState
+from rlfp_ros.control.safety.takeover import Jog, Shares
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.service_calls import call_trigger, set_parameter
 from rlfp_ros.operator.action import SERVICES, Action
@@ -50,6 +51,7 @@ class OperatorLink:
         self._estop = node.create_publisher(m.ESTOP.type, m.ESTOP.name, m.ESTOP.qos)
         self._commands = node.create_publisher(m.OPERATOR_COMMAND.type, m.OPERATOR_COMMAND.name, m.OPERATOR_COMMAND.qos)
         self._node = node
+        self._jogs: Any = None  # opened with the first jog
         self._goal: Any = None  # opened with the first goal: a latched topic must not have an idle publisher
         self._triggers = {action: node.create_client(Trigger, f"{CONTROLLER}/{action.value}") for action in SERVICES}
         self._set_parameters = node.create_client(SetParameters, f"{CONTROLLER}/set_parameters")
@@ -63,9 +65,17 @@ class OperatorLink:
         node.create_subscription(String, m.SAFETY_STATE.name, state, m.LATCHED)
         node.create_subscription(String, m.CHECKLIST.name, checklist, m.LATCHED)
 
-    def beat(self) -> None:
-        """Publish one heartbeat."""
-        self._heartbeat.publish(m.header_message(time.time_ns()))
+    def beat(self, lease: str = "") -> None:
+        """Publish one heartbeat; `lease` names the operator's place, and only jogs with the same one count."""
+        self._heartbeat.publish(m.header_message(time.time_ns(), lease))
+
+    def jog(self, lease: str, linear: Shares, angular: Shares) -> None:
+        """Publish a person's velocity for the tool, as shares of the highest jog speeds."""
+        stamp = self._node.get_clock().now().nanoseconds
+        jog = Jog(stamp=stamp, lease=lease, linear=linear, angular=angular)
+        if self._jogs is None:
+            self._jogs = self._node.create_publisher(m.JOG.type, m.JOG.name, m.JOG.qos)
+        self._jogs.publish(String(data=jog.to_json()))
 
     def stop(self) -> None:
         """Publish the e-stop."""

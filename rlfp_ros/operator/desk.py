@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -16,44 +17,35 @@ from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import Reason, State
 from rlfp_ros.operator.action import SERVICES, Action, HeartbeatRule
 from rlfp_ros.operator.clicked_goal import ClickedGoal, goal_of_click
+from rlfp_ros.operator.open_page import Page
 from rlfp_ros.operator.plots import Plots
 from rlfp_ros.operator.reasons import STATES, in_words
 from rlfp_ros.operator.recording_panel import RecordingPanel
-from rlfp_ros.operator.requests import BadRequest, Beat, Click, Drawn, Gain, LabelBag, Press, SendGoal, parse_request
+from rlfp_ros.operator.requests import (
+    Beat,
+    Click,
+    Drawn,
+    Gain,
+    JogRequest,
+    LabelBag,
+    Press,
+    SendGoal,
+    parse_request,
+)
 from rlfp_ros.operator.robot import Controller, Robot
 from rlfp_ros.operator.seen_image import SeenImage
-from rlfp_ros.recording.bag_list import BagListing
 from rlfp_ros.schema import ConfigurationError
 
 STATUS_S = 0.1  # between two statuses to a page
 SHOWN_MAX_AGE_S = 1.0  # a beat of a page that shows an older status is not passed on
+JOG_MAX_AGE_S = 0.5  # the same for a jog
+JOG_NOTED_S = 1.0  # between two lines of the log about jogs
 LEASE_S = 2.0  # the operator's place is free after this time without a beat
-RATE_HZ = 120.0  # messages of one page that are accepted in the long run; a page sends about 45
-BURST = 240.0  # and at once
 IMAGES = 90  # images whose clicks are understood, 3 s
 SILENT_S = 5.0  # a controller that has not reported for this long is gone; it reports every second
 NO_RECORDER = "no recorder is running; start the graph with operator:=true or record:=FOLDER"
+WATCHES = "this page only watches; press Take control"
 EVENTS = 30  # lines of the page's log
-
-
-@dataclass(eq=False)
-class Page:
-    """One open page."""
-
-    number: int
-    joined_s: float
-    wake: Callable[[], None]
-    beat_s: float = -np.inf  # when its last beat came
-    round_trip_ms: float | None = None
-    in_flight: int | None = None  # image that was sent and not drawn yet
-    newest_sent: int = 0  # image
-    tokens: float = BURST
-    refilled_s: float = 0.0
-    goal: ClickedGoal | None = None  # shown, not sent
-    goal_fault: str = ""
-    images_drawn: int = 0
-    listing: BagListing | None = None  # that it was sent
-    sample: int = 0  # the newest of the plots that it was sent
 
 
 @dataclass(eq=False)
@@ -73,6 +65,7 @@ class Desk:
     goal: np.ndarray | None = None
     heard_s: float | None = None  # when the controller last reported that it lives
     _operator: Page | None = None
+    _lease: str = ""  # names the operator's place until another page takes it
     _noted: State | None = None  # newest state in the log
     _rule: HeartbeatRule = field(default_factory=HeartbeatRule)
     _images: OrderedDict[int, SeenImage] = field(default_factory=OrderedDict)
@@ -129,8 +122,7 @@ class Desk:
         page = Page(next(self._numbers), self.clock(), wake)
         self.pages.append(page)
         if self._holder() is None:
-            self._operator = page
-            self._note(page, "take", True, "operates")
+            self._begin_lease(page)
         return page
 
     def leave(self, page: Page) -> None:
@@ -161,9 +153,11 @@ class Desk:
         if isinstance(request, Press) and request.type == "stop":
             self.stop(f"page {page.number}")
             return
-        self._limit_rate(page)
+        page.limit_rate(self.clock())
         if isinstance(request, Beat):
             self._beat(page, request)
+        elif isinstance(request, JogRequest):
+            self._jog(page, request)
         elif isinstance(request, Drawn):
             if page.in_flight == request.image:
                 page.in_flight = None
@@ -174,7 +168,7 @@ class Desk:
         elif isinstance(request, Press) and request.type == "forget_goal":
             page.goal, page.goal_fault = None, ""
         elif not self.is_operator(page):
-            self._note(page, request.type, False, "this page only watches; press Take control")
+            self._note(page, request.type, False, WATCHES)
         elif isinstance(request, Press) and request.type == "release":
             self._operator = None
             self._note(page, "release", True, "gave its place free")
@@ -198,28 +192,42 @@ class Desk:
         self._event(f"{source}: STOP", True)
         self.robot.record({"from": source, "command": "stop"})
 
-    def _limit_rate(self, page: Page) -> None:
-        now = self.clock()
-        page.tokens = min(BURST, page.tokens + RATE_HZ * (now - (page.refilled_s or now)))
-        page.refilled_s = now
-        page.tokens -= 1.0
-        if page.tokens < 0.0:
-            raise BadRequest(f"more than {RATE_HZ:g} messages per second")
-
     def _beat(self, page: Page, beat: Beat) -> None:
         now = self.clock()
         page.beat_s = now
         age = now - 1e-3 * beat.shown
         page.round_trip_ms = 1e3 * age
         if self.is_operator(page) and self._rule.allows and -0.01 <= age <= SHOWN_MAX_AGE_S:
-            self.robot.beat()
+            self.robot.beat(self._lease)
+
+    def _jog(self, page: Page, jog: JogRequest) -> None:
+        """Pass a jog on if the page operates, shows the present, and the arm is enabled."""
+        now = self.clock()
+        refusal = ""
+        if not self.is_operator(page):
+            refusal = WATCHES
+        elif not -0.01 <= now - 1e-3 * jog.shown <= JOG_MAX_AGE_S:
+            refusal = "the page shows an old state; its connection is slow"
+        elif not self._rule.allows or self.state is None or not self.state.enabled:
+            refusal = "the arm is not enabled"
+        if not refusal:
+            if now - page.jog_s > JOG_NOTED_S:
+                self._note(page, "jog", True, "moves the arm")
+            page.jog_s = now
+            self.robot.jog(self._lease, jog.linear, jog.angular)
+        elif now - page.jog_refused_s > JOG_NOTED_S:
+            page.jog_refused_s = now
+            self._note(page, "jog", False, refusal)
 
     def _take(self, page: Page) -> None:
         holder = self._holder()
         if holder is not None and holder is not page:
             self._note(page, "take", False, f"page {holder.number} operates; let it hand over first")
             return
-        self._operator = page
+        self._begin_lease(page)
+
+    def _begin_lease(self, page: Page) -> None:
+        self._operator, self._lease = page, secrets.token_hex(8)
         self._note(page, "take", True, "operates")
 
     def _call(self, page: Page, action: Action) -> None:

@@ -30,6 +30,22 @@ class Drawn(Schema):
     image: _Number
 
 
+_Share = Annotated[float, Field(ge=-1, le=1)]
+_Shares = tuple[_Share, _Share, _Share]
+
+
+class JogRequest(Schema):
+    """A velocity of the tool that the person asks for, as shares of the highest jog speeds, in the base frame.
+
+    `shown` is the time of the newest status that the page drew.
+    """
+
+    type: Literal["jog"]
+    shown: _Number
+    linear: _Shares
+    angular: _Shares
+
+
 class Press(Schema):
     """A command without a value."""
 
@@ -75,7 +91,7 @@ class LabelBag(Schema):
         return validate(self.model_dump(exclude={"type"}), LabelRequest, source="label")
 
 
-Request = Beat | Drawn | Press | Gain | Click | SendGoal | LabelBag
+Request = Beat | Drawn | JogRequest | Press | Gain | Click | SendGoal | LabelBag
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 
 

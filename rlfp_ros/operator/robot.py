@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlfp_ros.control.arm import Arm
+from rlfp_ros.control.safety.takeover import Shares
 from rlfp_ros.operator.action import Action
 from rlfp_ros.recording.bag_list import LabelRequest
 
@@ -18,8 +19,11 @@ Answered = Callable[[bool, str], None]
 class Robot(Protocol):
     """The graph as the desk sees it. Every method returns at once; `answered` may be called in any thread."""
 
-    def beat(self) -> None:
-        """Publish the operator's heartbeat."""
+    def beat(self, lease: str) -> None:
+        """Publish the operator's heartbeat; `lease` names the operator's place."""
+
+    def jog(self, lease: str, linear: Shares, angular: Shares) -> None:
+        """Publish a person's velocity for the tool, as shares of the highest jog speeds."""
 
     def stop(self) -> None:
         """Publish the e-stop."""
@@ -67,6 +71,7 @@ class Controller:
     heartbeat_timeout_s: float
     shift_slow: float
     shift_hold: float
+    jog_scale: float = 0.0  # share of the tool's speed limits
     note: str = ""  # what is not possible here, and why
 
     def shown(self) -> dict[str, Any]:
@@ -85,5 +90,6 @@ class Controller:
             "heartbeat_timeout_s": self.heartbeat_timeout_s,
             "shift_slow": self.shift_slow,
             "shift_hold": self.shift_hold,
+            "jog_m_s": round(self.jog_scale * self.arm.tool_limits.speed, 3) if self.arm else None,
             "note": self.note,
         }

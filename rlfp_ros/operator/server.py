@@ -18,7 +18,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from rlfp_ros.operator.access import PROTOCOL, Access, Guard, header
-from rlfp_ros.operator.desk import STATUS_S, Desk, Page
+from rlfp_ros.operator.desk import STATUS_S, Desk
+from rlfp_ros.operator.open_page import Page
 from rlfp_ros.operator.page_address import AccessSettings, new_token, open_sockets
 from rlfp_ros.operator.requests import MAX_CHARACTERS, BadRequest
 
@@ -31,6 +32,7 @@ FILES = {  # path -> file of the package, type: no other path is served, and non
     "/drawing.js": ("drawing.js", "text/javascript; charset=utf-8"),
     "/elements.js": ("elements.js", "text/javascript; charset=utf-8"),
     "/recording.js": ("recording.js", "text/javascript; charset=utf-8"),
+    "/jog.js": ("jog.js", "text/javascript; charset=utf-8"),
     "/plots.js": ("plots.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

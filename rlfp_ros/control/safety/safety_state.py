@@ -15,7 +15,7 @@ class SafetyState(Schema):
 
     state: State
     reasons: tuple[str, ...] = ()  # codes of `verdict.Reason`; empty if all is well
-    gain: float = Field(default=0.0, ge=0.0, le=1.0)  # share of the residual that is applied
+    gain: float = Field(default=0.0, ge=0.0, le=1.0)  # of the residual, or of a person's velocity
     stamp: int = 0  # stamp of the tick, ns
     detail: str = ""  # one sentence about a reason that needs more than its code
 

@@ -2,6 +2,7 @@
 
 import { ImageView, ShiftChart } from "/drawing.js";
 import { list, node, put } from "/elements.js";
+import { Jog } from "/jog.js";
 import { Plots } from "/plots.js";
 import { KEYS as RECORDING_KEYS, Recording, isTyping } from "/recording.js";
 
@@ -16,6 +17,8 @@ const view = new ImageView($("image"));
 const chart = new ShiftChart($("shift"));
 const plots = new Plots();
 const recording = new Recording((message) => send(message));
+
+const jog = new Jog((message) => send(message), () => drawn);
 
 let socket = null;
 let status = null; // the newest from the server
@@ -175,6 +178,7 @@ function render() {
     });
   }
   recording.render(live ? { ...status, bags } : null);
+  jog.render(live ? status : null);
   if (live) plots.draw(status.now);
   chart.draw(performance.now() / 1000, status?.controller?.shift_slow, status?.controller?.shift_hold);
 }
@@ -187,7 +191,8 @@ function renderBanner(live, silent) {
   else if (connected) [state, words] = ["Connecting", "Waiting for the server."];
   document.body.dataset.state = live ? status.state || "none" : "lost";
   document.title = `${state} – Operator`;
-  put($("state"), live && status.stopping ? "STOPPING" : state);
+  const jogging = live && status.reasons.some(({ code }) => code === "jog" || code === "handing_over");
+  put($("state"), live && status.stopping ? "STOPPING" : jogging && status.operates ? "You are moving the arm" : state);
   put($("state-words"), words);
   list($("reasons"), live ? status.reasons : [], ({ code, meaning, remedy }) => {
     const row = node("li", "", "", node("span", "meaning", meaning), node("span", "remedy", remedy ? ` ${remedy}` : ""));
