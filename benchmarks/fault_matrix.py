@@ -43,6 +43,7 @@ from rlfp_ros.cli.parsing import add_result, amount, natural, parse_benchmark, p
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.control.trajectory_controller import TrajectoryController
 from rlfp_ros.evaluation.results import provenance, read_json, write_json
 from rlfp_ros.graph import dds
 from rlfp_ros.graph.description import OnExit, Respawn
@@ -51,7 +52,6 @@ from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
 from rlfp_ros.graph.sim import SIM
 from rlfp_ros.recording import decode
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 BUNDLE = os.environ.get("RLFP_BUNDLE", "reach_panda")  # of arm panda and task reach
 AS_ON_AN_ARM = {

@@ -140,11 +140,11 @@ def _publish(domain: str, seconds: float) -> None:
     from rclpy.node import Node
     from std_srvs.srv import Trigger
 
+    from rlfp_ros.control.trajectory_controller import TrajectoryController
     from rlfp_ros.nodes import messages as m
     from rlfp_ros.nodes.executor import NodeExecutor
     from rlfp_ros.recording import decode
     from rlfp_ros.schema import ConfigurationError
-    from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
     bundle = load_bundle(BUNDLE)
     arm = trained_arm(bundle)

@@ -44,9 +44,9 @@ from rlfp_ros.control.arm import Arm, JointState, load_arm
 from rlfp_ros.control.residual_controller import ControllerSettings, ResidualController, State
 from rlfp_ros.control.safety.takeover import Jog
 from rlfp_ros.control.trajectory import Residual, Trajectory
+from rlfp_ros.control.trajectory_controller import TrajectoryController
 from rlfp_ros.evaluation.results import provenance, read_json, write_json
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 from rlfp_ros.simulation.urdf import read_urdf
 
 RATE = 240

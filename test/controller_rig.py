@@ -10,7 +10,7 @@ from rlfp_ros.contract import ActionContract, BaseControllerContract
 from rlfp_ros.control.arm import JointState, load_arm
 from rlfp_ros.control.residual_controller import Command, ControllerSettings, Reason, ResidualController, State
 from rlfp_ros.control.trajectory import Residual
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+from rlfp_ros.control.trajectory_controller import TrajectoryController
 
 ARM = load_arm("panda")
 SIMULATED = ControllerSettings(start_enabled=True)

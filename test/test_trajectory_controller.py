@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlfp_ros.control.trajectory import Trajectory
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
+from rlfp_ros.control.trajectory_controller import TrajectoryController
 
 SECOND = 1_000_000_000
 

@@ -17,12 +17,12 @@ import numpy as np
 from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.trajectory import Trajectory
+from rlfp_ros.control.trajectory_controller import TrajectoryController
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.simulation.camera import Frame
 from rlfp_ros.simulation.randomization import Sample, stream
 from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.tasks.task_scene import SceneBuilder, TaskScene
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 TICKS_PER_SECOND = 240
 DT = 1 / TICKS_PER_SECOND  # s

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from rlfp_ros.control.trajectory_controller import TrajectoryController
 from rlfp_ros.simulation.camera import Electronics
 from rlfp_ros.simulation.randomization import Sample
 from rlfp_ros.simulation.ticked_world import EpisodeState
-from rlfp_ros.simulation.trajectory_controller import TrajectoryController
 
 Setpoint = tuple[np.ndarray, np.ndarray]  # [J] rad and [J] rad/s
 TickCommand = tuple[Setpoint | None, float | None]  # input of the motors in one tick: a setpoint and a width in m
