@@ -1,8 +1,8 @@
 """A model of ros2_control's joint_trajectory_controller (JTC), Jazzy, with `interpolate_from_desired_state: true`.
 
-Drivers that need no ROS package (`rlfp_ros.drivers`) follow commands with it. The simulator, the twin and the safety tests
-run commands through it too, so that they check the setpoints that an arm would get. It behaves as JTC's documentation
-describes:
+Drivers that need no ROS package (`rlfp_ros.drivers`) follow commands with it. The simulator, the twin and the safety
+tests run commands through it too, so that they check the setpoints that an arm would get. It behaves as JTC's
+documentation describes:
 
 - a message replaces the trajectory in force from the moment it is accepted (its points lie at stamp + time);
 - before the first point it interpolates from the state that was desired when the message came in;

@@ -1,0 +1,1 @@
+"""Drivers of arms, one file each, which `driver:=NAME` chooses."""
