@@ -46,7 +46,12 @@ class DrivenArmSettings(Schema):
         le=1,
         description="share of a motor's stall torque that counts as an overload if it lasts (1)",
     )
-    load_time_s: float = Field(default=2.0, gt=0, le=60, description="how long such a load is tolerated (s)")
+    load_time_s: float = Field(
+        default=1.5,
+        gt=0,
+        le=60,
+        description="how long such a load is tolerated; an STS3215 by itself lets go after 2 s (s)",
+    )
 
 
 class DrivenArm:
