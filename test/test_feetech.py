@@ -66,7 +66,12 @@ class Bench:
     def begin(self) -> JointState:
         """Run until joint states come: on a busy machine a reading may be missed."""
         states: list[JointState] = []
-        wait_until(lambda: states.extend(self.run(0.02)) or states, what=f"joint states; {self.reports}")
+
+        def come() -> bool:
+            states.extend(self.run(0.02))
+            return bool(states)
+
+        wait_until(come, what="joint states")
         return states[-1]
 
     def move(self, by: float, seconds: float) -> np.ndarray:
