@@ -151,6 +151,7 @@ NODES = {
     "recorder": "recorder",
     "arm_twin": "arm_twin",
     "camera": "camera",
+    "arm_driver": "arm_driver",
     "checklist": "checklist",
     "operator": "operator",
 }

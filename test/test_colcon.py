@@ -82,6 +82,7 @@ def test_ros2_run_finds_every_executable(workspace: Path) -> None:
         "residual_controller",
         "recorder",
         "arm_twin",
+        "arm_driver",
         "checklist",
         "operator",
         "operator_terminal",

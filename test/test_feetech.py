@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import math
 import signal
@@ -17,76 +16,19 @@ import numpy as np
 import pytest
 import scservo_sdk
 from conftest import wait_until
+from feetech_bench import ARM, FINEST, NAMES, ROOT, STEP_S, Bench, simulated_bus
 
-from rlfp_ros.control.arm import JointState, load_arm
-from rlfp_ros.control.trajectory import Trajectory
-from rlfp_ros.drivers.arm_driver import ArmLost, NoAnswer, make_arm_driver
-from rlfp_ros.drivers.driven_arm import DrivenArm, DrivenArmSettings
-from rlfp_ros.drivers.feetech_bus import FeetechBus, load_sdk
+from rlfp_ros.drivers.arm_driver import make_arm_driver
+from rlfp_ros.drivers.feetech_bus import load_sdk
 from rlfp_ros.drivers.servo_calibration import STEP_RAD, load_arm_calibration, narrower_ranges
 from rlfp_ros.drivers.simulated_feetech_bus import SimulatedFeetechBus
 from rlfp_ros.schema import ConfigurationError
 
-ROOT = Path(__file__).resolve().parents[1]
-ARM = load_arm("so101")
-NAMES = (*ARM.joint_names, "gripper")
-STEP_S = 0.005  # of the servos' motion
-FINEST = 1.01 * STEP_RAD  # rad
-
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[SimulatedFeetechBus]:
-    made = SimulatedFeetechBus(tmp_path / "port", moves_itself=False)
-    made.write_calibration(tmp_path / "arm.json")
-    made.start()
-    yield made
-    made.close()
-
-
-class Bench:
-    """A driven arm before the simulated bus, in simulated time: each cycle is 10 ms long."""
-
-    def __init__(self, bus: SimulatedFeetechBus, parameters: str = "", **settings: Any) -> None:
-        self.bus, self.now_ns, self.reports = bus, 1_000_000_000, list[str]()
-        folder = bus.link.parent
-        self.driver: Any = make_arm_driver("feetech", parameters, ARM, str(bus.link), str(folder / "arm.json"))
-        self.arm = DrivenArm(self.driver, ARM, DrivenArmSettings(**settings), self.reports.append)
-
-    def run(self, seconds: float) -> list[JointState]:
-        """Run cycles and return the joint states that they give."""
-        states = []
-        for _ in range(round(seconds * 100)):
-            state = self.arm.cycle(self.now_ns)
-            states += [] if state is None else [state]
-            for _ in range(2):
-                self.bus.advance(STEP_S)
-            self.now_ns += 10_000_000
-        return states
-
-    def begin(self) -> JointState:
-        """Run until joint states come: on a busy machine a reading may be missed."""
-        states: list[JointState] = []
-
-        def come() -> bool:
-            states.extend(self.run(0.02))
-            return bool(states)
-
-        wait_until(come, what="joint states")
-        return states[-1]
-
-    def move(self, by: float, seconds: float) -> np.ndarray:
-        """Command all joints of the arm to move; return where to, [J] rad."""
-        target = np.array(self.bus.angles()[:-1]) + by
-        assert self.arm.accept(Trajectory.to_rest(self.now_ns, seconds, target), self.now_ns) == ""
-        return target
-
-
-@pytest.fixture
-def bench(bus: SimulatedFeetechBus) -> Iterator[Bench]:
-    made = Bench(bus)
-    made.begin()
-    yield made
-    made.arm.close()
+    with simulated_bus(tmp_path) as made:
+        yield made
 
 
 # --- the simulated bus -----------------------------------------------------------------------------------------------
@@ -98,7 +40,7 @@ def test_simulated_bus_shares_no_code_with_the_driver() -> None:
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         ours = {module for module in modules if module.startswith("rlfp_ros")}
-        assert ours <= {"rlfp_ros.drivers.simulated_servo"}
+        assert ours <= {"rlfp_ros.drivers.simulated_servo", "rlfp_ros.paths"}
         assert not modules & {"serial", "scservo_sdk"}
 
 
@@ -171,6 +113,10 @@ def test_simulated_servo_keeps_permanent_registers_only_while_they_are_unlocked(
 
 def test_a_user_can_run_the_simulated_arm(tmp_path: Path) -> None:
     port, calibration = tmp_path / "so101", tmp_path / "so101.json"
+    document = json.loads((ROOT / "sim" / "servos" / "so101.json").read_text())
+    for name in ("elbow_flex", "gripper"):  # as if they were mounted the other way round
+        document[name]["drive_mode"] = 1
+    calibration.write_text(json.dumps(document))
     module = "rlfp_ros.drivers.simulated_feetech_bus"
     words = [sys.executable, "-m", module, "--link", str(port), "--calibration", str(calibration)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -179,7 +125,7 @@ def test_a_user_can_run_the_simulated_arm(tmp_path: Path) -> None:
         assert f"a simulated SO-101 is on {port}" in process.stdout.readline()
         driver = make_arm_driver("feetech", "", ARM, str(port), str(calibration))
         driver.connect()
-        np.testing.assert_allclose(driver.read().positions[:5], ARM.home, atol=FINEST)
+        np.testing.assert_allclose(driver.read().positions, [*ARM.home, 0.3], atol=FINEST)
         driver.close()
     finally:
         process.send_signal(signal.SIGINT)
@@ -222,9 +168,9 @@ def test_angles_follow_lerobots_calibration_and_a_reversed_motor_turns_the_other
     ],
 )
 def test_a_wrong_calibration_file_is_one_sentence(
-    bus: SimulatedFeetechBus, tmp_path: Path, change: Callable[[Any], object], sentence: str
+    tmp_path: Path, change: Callable[[Any], object], sentence: str
 ) -> None:
-    document = bus.calibration()
+    document = json.loads((ROOT / "sim" / "servos" / "so101.json").read_text())
     change(document)
     (tmp_path / "wrong.json").write_text(json.dumps(document))
     with pytest.raises(ConfigurationError, match=r"wrong\.json") as caught:
@@ -284,205 +230,3 @@ def test_lerobots_older_sdk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(scservo_sdk, "sms_sts")
     with pytest.raises(ConfigurationError, match="older feetech-servo-sdk"):
         load_sdk()
-
-
-# --- the driven arm --------------------------------------------------------------------------------------------------
-
-
-def test_joint_states_are_the_true_angles_and_torque_and_speed_are_limited(
-    bench: Bench, bus: SimulatedFeetechBus
-) -> None:
-    state = bench.run(0.1)[-1]
-    np.testing.assert_allclose(state.positions, bus.angles()[:5], atol=FINEST)
-    assert ARM.gripper is not None
-    assert state.gripper_width == pytest.approx(ARM.gripper.width(bus.angles()[5:]), abs=2e-4)
-    assert [servo.word(48) for servo in bus.servos.values()] == [800] * 5 + [500]
-    assert {servo.word(46) for servo in bus.servos.values()} == {round(4.71 / STEP_RAD)}
-    assert all(servo.torque_is_on for servo in bus.servos.values())
-
-
-def test_arm_follows_a_trajectory_and_rests_when_commands_stop(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    target = bench.move(0.2, 0.5)
-    states = bench.run(0.6)
-    speeds = np.abs([state.velocities for state in states]).max(axis=0)
-    assert speeds == pytest.approx(0.75, abs=0.2)  # of a quintic: 15/8 of the mean; the goals are whole steps
-    bench.run(0.5)
-    at_rest = np.array(bus.angles())
-    np.testing.assert_allclose(at_rest[:5], target, atol=FINEST)
-    bench.run(1.0)  # no commands come
-    np.testing.assert_array_equal(bus.angles(), at_rest)
-
-
-def test_arm_comes_to_rest_if_the_process_stalls_in_the_middle_of_a_motion(
-    bench: Bench, bus: SimulatedFeetechBus
-) -> None:
-    target = bench.move(0.4, 0.5)
-    bench.run(0.2)
-    for _ in range(100):
-        bus.advance(STEP_S)  # without cycles
-    stopped = np.array(bus.angles())
-    for _ in range(100):
-        bus.advance(STEP_S)
-    np.testing.assert_allclose(bus.angles(), stopped, atol=1e-9)
-    assert np.abs(stopped[:5] - target).max() > 0.1
-
-
-def test_jaw_opens_at_the_grippers_speed(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    assert ARM.gripper is not None
-    assert bench.arm.accept_width(0.05) == ""
-    width = bench.run(0.05)[-1].gripper_width
-    assert width < 0.05
-    bench.run(0.5)
-    assert ARM.gripper.width(bus.angles()[5:]) == pytest.approx(0.05, abs=2e-4)
-    assert "not a number" in bench.arm.accept_width(math.nan)
-
-
-def test_corrupted_answers_never_become_joint_states(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    bus.corruption = 0.2
-    states = bench.run(1.0)
-    assert bench.driver.counts()["bad_answers"] > 20
-    assert states
-    for state in states:
-        np.testing.assert_allclose(state.positions, bus.angles()[:5], atol=FINEST)
-        assert np.abs(state.velocities).max() < 0.05
-    bus.corruption = 0.0
-    bench.begin()
-
-
-def test_a_lost_servo_is_named_and_the_arm_takes_no_commands(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    bus.silent = {3, 4}
-    assert bench.run(0.1) == []
-    expected = "servos 3 (elbow_flex), 4 (wrist_flex) on"
-    assert expected in bench.reports[-1]
-    assert "check the cables" in bench.reports[-1]
-    assert expected in bench.arm.accept(Trajectory.to_rest(bench.now_ns, 1.0, np.zeros(5)), bench.now_ns)
-    bus.silent = set()
-    bench.begin()
-    assert bench.reports[-1] == "joint states come, and commands are taken"
-
-
-def test_motion_ends_at_rest_although_a_servo_is_lost(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    target = bench.move(0.2, 0.3)
-    bench.run(0.1)
-    bus.silent = {5}
-    bench.run(0.6)
-    np.testing.assert_allclose(bus.angles()[:4], target[:4], atol=FINEST)
-
-
-def test_a_pulled_cable_is_reported_and_the_arm_holds_where_it_was_after_it_is_back(
-    bench: Bench, bus: SimulatedFeetechBus
-) -> None:
-    bench.move(0.4, 1.0)
-    bench.run(0.3)
-    bus.unplug()
-    assert bench.run(0.5) == []
-    assert "was unplugged; plug the arm's adapter in again" in bench.reports[-1]
-    assert "was unplugged" in bench.arm.refusal()
-    assert bench.arm.fault
-    at_rest = np.array(bus.angles())
-    bus.plug_in()
-    bench.run(1.0)
-    state = bench.begin()
-    np.testing.assert_allclose(state.positions, at_rest[:5], atol=2 * FINEST)  # the old trajectory is forgotten
-    assert bench.arm.connections == 2
-
-
-def test_a_missing_port_and_one_that_is_in_use_are_named(bus: SimulatedFeetechBus, tmp_path: Path) -> None:
-    absent = FeetechBus(str(tmp_path / "ttyACM9"))
-    with pytest.raises(ArmLost, match=r"ttyACM9 does not exist; plug the arm's adapter in, or give its port"):
-        absent.open()
-    first, second = FeetechBus(str(bus.link)), FeetechBus(str(bus.link))
-    first.open()
-    with pytest.raises(ArmLost, match="is used by another program"):
-        second.open()
-    first.close()
-
-
-def test_an_arm_without_power_is_tried_again(bus: SimulatedFeetechBus) -> None:
-    bus.silent = set(bus.servos)
-    bench = Bench(bus)
-    assert bench.run(0.1) == []
-    assert bench.reports == [
-        f"no joint states: no servo answers on {bus.link}; check the power supply, the cables, and that address is the "
-        "arm's port; it is tried again every 1 s"
-    ]
-    bus.silent = set()
-    assert bench.run(1.2)
-
-
-def test_a_hot_motor_is_a_fault_until_it_has_cooled_down(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    bus.servos[2].memory[63] = 66
-    bench.run(0.05)
-    assert bench.run(0.05) == []
-    assert "the motor of shoulder_lift reached 65 degrees Celsius" in bench.arm.refusal()
-    bus.servos[2].memory[63] = 60
-    assert bench.run(0.05) == []
-    bus.servos[2].memory[63] = 54
-    assert bench.run(0.05)
-
-
-def test_a_servo_that_protects_itself_is_a_fault_until_its_torque_is_switched(bus: SimulatedFeetechBus) -> None:
-    bench = Bench(bus, load_time_s=60)
-    bench.begin()
-    bus.servos[2].blocked = True
-    bench.move(0.3, 0.2)
-    bench.run(2.4)
-    assert "servo 2 (shoulder_lift) reports an overload; relieve the arm" in bench.arm.refusal()
-    bus.servos[2].blocked = False
-    bus.servos[2].memory[63] = 71  # beyond the servo's own limit
-    bench.arm.set_torque(False)
-    bench.run(0.05)
-    assert "servo 2 (shoulder_lift) reports overheating" in bench.arm.refusal()
-    bus.servos[2].memory[63] = 30
-    bench.arm.set_torque(True)
-    bench.begin()
-    assert bench.arm.refusal() == ""
-
-
-def test_a_motor_that_pushes_against_something_is_an_overload(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    bus.servos[4].blocked = True
-    bench.move(-0.3, 0.2)
-    states = bench.run(1.0)
-    assert states[-1].efforts[3] == pytest.approx(-0.8 * 1.91)  # the limit of its torque
-    bench.run(0.7)
-    assert "the motor of wrist_flex has borne more than 0.7 of its stall torque for 1.5 s" in bench.arm.refusal()
-    bus.servos[4].blocked = False
-    bench.begin()
-
-
-def test_torque_can_be_switched_off_to_move_the_arm_by_hand(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    bench.arm.set_torque(False)
-    bench.run(0.05)
-    assert not any(servo.torque_is_on for servo in bus.servos.values())
-    assert "torque is off" in bench.arm.refusal()
-    servo = bus.servos[1]
-    servo.position += 300
-    np.testing.assert_allclose(bench.begin().positions[0], 300 * STEP_RAD, atol=FINEST)
-    bench.arm.set_torque(True)
-    bench.run(0.3)
-    np.testing.assert_allclose(bus.angles()[0], 300 * STEP_RAD, atol=2 * FINEST)  # it does not jump back
-    assert servo.torque_is_on
-    assert bench.arm.refusal() == ""
-
-
-def test_torque_stays_off_if_a_joint_is_far_outside_its_range(bus: SimulatedFeetechBus) -> None:
-    joint = bus.wiring[1]
-    bus.servos[2].position = joint.range_max + 200 + joint.homing_offset
-    bench = Bench(bus)
-    bench.run(0.1)
-    assert "servo 2 (shoulder_lift) is 0.31 rad outside its calibrated range" in bench.arm.fault
-    assert not bus.servos[2].torque_is_on
-    bus.servos[2].position -= 300
-    bench.run(1.0)
-    bench.begin()
-
-
-def test_no_old_answer_is_taken_for_a_new_one(bench: Bench, bus: SimulatedFeetechBus) -> None:
-    """Feetech's SDK keeps the last answers: without new ones they must not be read again."""
-    bench.driver.read()
-    bus.silent = set(bus.servos)
-    with pytest.raises(NoAnswer):
-        bench.driver.read()
-    bus.silent = set()
-    with contextlib.suppress(NoAnswer):
-        bench.driver.read()

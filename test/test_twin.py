@@ -25,7 +25,7 @@ from rlfp_ros.evaluation.evaluate import evaluate
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.nodes import messages as m
-from rlfp_ros.nodes.arm_twin import refusal
+from rlfp_ros.nodes.command_refusal import refusal
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError

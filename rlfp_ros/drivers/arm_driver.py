@@ -89,6 +89,9 @@ class ArmDriver(Protocol):
         Raises ArmLost and NoAnswer.
         """
 
+    def remarks(self) -> list[str]:
+        """Return what the user should know about the configuration, a sentence each."""
+
     def counts(self) -> dict[str, object]:
         """Return further values for the node's diagnostics, by name."""
 
@@ -114,7 +117,7 @@ class ArmDriverClass(Protocol):
 ARM_DRIVERS: Registry[ArmDriverClass] = Registry(
     "arm driver",
     builtin="rlfp_ros.drivers.arms",
-    members=("Parameters", "connect", "read", "write", "set_torque", "counts", "close"),
+    members=("Parameters", "connect", "read", "write", "set_torque", "remarks", "counts", "close"),
 )
 
 

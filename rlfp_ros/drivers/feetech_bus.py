@@ -25,10 +25,9 @@ from rlfp_ros.schema import ConfigurationError
 
 BAUD_RATE = 1_000_000
 BYTE_S = 10 / BAUD_RATE  # 8 data bits, a start and a stop bit
-ANSWER_S = 0.02  # longest wait for an answer besides its transmission; USB adapters keep bytes back for up to 16 ms
 SLICE_S = 0.002  # one wait of the serial port
 WRITE_S = 0.1  # longest wait for the adapter to take a packet
-PATIENCE_S = 0.1  # the same outside the cycles, if no other thing waits
+PATIENCE_S = 0.1  # longest wait for an answer outside the cycles, besides its transmission
 ATTEMPTS = 3  # outside the cycles
 
 
@@ -56,7 +55,7 @@ class SerialPort:
         import serial
 
         self.is_using = False  # the SDK's lock
-        self.answer_s = ANSWER_S  # longest wait besides the transmission
+        self.answer_s = PATIENCE_S  # longest wait for an answer besides its transmission
         self._deadline = 0.0
         self._serial = serial.Serial(path, BAUD_RATE, timeout=SLICE_S, write_timeout=WRITE_S, exclusive=True)
         self._serial.reset_input_buffer()
@@ -95,10 +94,12 @@ class FeetechBus:
     ----------
     path
         Serial port, such as /dev/ttyACM0.
+    answer_s
+        Longest wait of `read_all` for answers, besides their transmission.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, answer_s: float = 0.02) -> None:
+        self._path, self._answer_s = path, answer_s
         self._sdk = load_sdk()
         self._port: SerialPort | None = None
         self._packets: Any = None
@@ -123,7 +124,7 @@ class FeetechBus:
     def write(self, servo: int, address: int, data: bytes) -> None:
         """Write registers of one servo, and wait until it confirms. Raises NoAnswer after three attempts."""
         for _ in range(ATTEMPTS):
-            with self._lost(PATIENCE_S):
+            with self._lost():
                 result, _ = self._packets.writeTxRx(servo, address, len(data), list(data))
             if result == self._sdk.COMM_SUCCESS:
                 return
@@ -140,7 +141,7 @@ class FeetechBus:
         return found
 
     def read_all(
-        self, servos: Sequence[int], address: int, length: int, answer_s: float = ANSWER_S
+        self, servos: Sequence[int], address: int, length: int, answer_s: float | None = None
     ) -> dict[int, bytes]:
         """Read the same registers of several servos with one request. Those that do not answer are left out."""
         key = (address, length, tuple(servos))
@@ -151,7 +152,7 @@ class FeetechBus:
                 reader.addParam(servo)
         for servo in servos:
             reader.data_dict[servo] = None  # the SDK keeps old answers if nothing comes
-        with self._lost(answer_s):
+        with self._lost(self._answer_s if answer_s is None else answer_s):
             reader.txRxPacket()
         # The first byte of an entry is the error byte of the packet.
         answers = {servo: bytes(data[1:]) for servo, data in reader.data_dict.items() if data}
@@ -170,7 +171,7 @@ class FeetechBus:
             raise ArmLost(f"{self._path} does not take a whole packet; plug the adapter in again")
 
     @contextmanager
-    def _lost(self, answer_s: float = ANSWER_S) -> Iterator[None]:
+    def _lost(self, answer_s: float = PATIENCE_S) -> Iterator[None]:
         """Turn an error of the port into ArmLost; wait so long for answers."""
         if self._port is not None:
             self._port.answer_s = answer_s

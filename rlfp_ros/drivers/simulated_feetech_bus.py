@@ -1,10 +1,10 @@
 """A simulated SO-101 on a pseudo-terminal: six STS3215 servos that answer as the protocol's manual says.
 
-    python -m rlfp_ros.drivers.simulated_feetech_bus --link /tmp/so101 --calibration so101.json
+    python -m rlfp_ros.drivers.simulated_feetech_bus --link /tmp/so101
 
-Programs open `/tmp/so101` as they would open a serial port. The calibration file is this arm's, as `lerobot-calibrate`
-would have written it. Written from the manuals alone: it shares no code with the driver, whose tests use it, and it
-needs neither pyserial nor Feetech's SDK.
+Programs open `/tmp/so101` as they would open a serial port. The servos hold the calibration of `sim/servos/so101.json`,
+or that of another file which `lerobot-calibrate` wrote. Written from the manuals alone: it shares no code with the
+driver, whose tests use it, and it needs neither pyserial nor Feetech's SDK.
 
 The servos move by a simple model: a ramp to the goal with the speed and acceleration of their registers, and a lag
 behind that ramp. `arm_twin` moves them with MuJoCo instead (parameter `servo_bus`).
@@ -32,25 +32,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlfp_ros.drivers.simulated_servo import PERMANENT, TURN, SimulatedServo
+from rlfp_ros.paths import share_directory
 
 RADIAN = TURN / (2 * math.pi)  # steps
 BROADCAST = 0xFE
 PING, READ, WRITE, REG_WRITE, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
-RANGES = {  # joint: lowest and highest angle of the arm, rad; 0 is the middle, but for the jaw, whose low end is closed
-    "shoulder_pan": (-1.92, 1.92),
-    "shoulder_lift": (-1.75, 1.75),
-    "elbow_flex": (-1.70, 1.70),
-    "wrist_flex": (-1.67, 1.67),
-    "wrist_roll": (-3.14, 3.14),
-    "gripper": (-0.1686, 1.75),
+HOME = {  # rad, where the arm is at first
+    "shoulder_pan": 0.0,
+    "shoulder_lift": -0.16,
+    "elbow_flex": 0.30,
+    "wrist_flex": 1.4308,
+    "wrist_roll": 0.0487,
+    "gripper": 0.3,
 }
-HOME = (0.0, -0.16, 0.30, 1.4308, 0.0487, 0.3)  # rad, where the arm is at first
-OFFSETS = (-1365, 812, -986, 1203, -44, 377)  # steps; as if each horn had been mounted in another position
+JAW, CLOSED = "gripper", -0.1686  # rad, at LeRobot's 0 %
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """One joint of the simulated arm and its place in the calibration. Positions are steps after the homing offset."""
+    """One joint of the simulated arm, as calibrated. Positions are steps after the homing offset."""
 
     name: str
     id: int
@@ -58,17 +58,21 @@ class Wiring:
     range_min: int
     range_max: int
     zero: float  # steps at 0 rad
+    steps_per_radian: float
 
 
-def so101_wiring() -> tuple[Wiring, ...]:
-    """Return the joints of the simulated SO-101."""
+def read_wiring(calibration: Path) -> tuple[Wiring, ...]:
+    """Return the joints of an SO-101 with this calibration, a file as LeRobot writes it.
+
+    Raises OSError if it cannot be read, KeyError if a joint or a field is missing, and ValueError if it is not JSON.
+    """
+    document = json.loads(calibration.read_text(encoding="utf-8"))
     joints = []
-    for number, (name, (low, high)) in enumerate(RANGES.items(), start=1):
-        middle = TURN / 2 - 1 if name != "gripper" else TURN / 2 - 1 - RADIAN * (low + high) / 2
-        ends = round(middle + RADIAN * low), round(middle + RADIAN * high)
-        range_min, range_max = max(0, ends[0]), min(TURN - 1, ends[1])
-        zero = (range_min + range_max) / 2 if name != "gripper" else range_min - RADIAN * low
-        joints.append(Wiring(name, number, OFFSETS[number - 1], range_min, range_max, zero))
+    for name in HOME:
+        entry = document[name]
+        low, high, sign = entry["range_min"], entry["range_max"], -1 if entry["drive_mode"] else 1
+        zero = (low + high) / 2 if name != JAW else (low if sign > 0 else high) - sign * RADIAN * CLOSED
+        joints.append(Wiring(name, entry["id"], entry["homing_offset"], low, high, zero, sign * RADIAN))
     return tuple(joints)
 
 
@@ -79,6 +83,8 @@ class SimulatedFeetechBus:
     ----------
     link
         A symbolic link to make to the terminal, whose own name changes whenever it is plugged in.
+    calibration
+        File with the arm's calibration, as LeRobot writes it.
     moves_itself
         Whether its own model moves the servos, in real time; otherwise call `setpoints` and `place`.
 
@@ -90,17 +96,17 @@ class SimulatedFeetechBus:
         Fault: numbers of the servos that do not answer and do not obey.
     """
 
-    def __init__(self, link: Path, moves_itself: bool = True) -> None:
+    def __init__(self, link: Path, calibration: Path, moves_itself: bool = True) -> None:
         self.link = link
-        self.wiring = so101_wiring()
+        self.wiring = read_wiring(calibration)
         self.servos = {joint.id: SimulatedServo(joint.id) for joint in self.wiring}
-        for joint, angle in zip(self.wiring, HOME, strict=True):
+        for joint in self.wiring:
             servo, offset = self.servos[joint.id], joint.homing_offset
             servo.put(31, abs(offset) | (0x800 if offset < 0 else 0))
             servo.put(9, joint.range_min)
             servo.put(11, joint.range_max)
             servo.saved = bytes(servo.memory[:PERMANENT])
-            servo.position = servo.ramp = joint.zero + RADIAN * angle + offset
+            servo.position = servo.ramp = joint.zero + joint.steps_per_radian * HOME[joint.name] + offset
         self.corruption = 0.0
         self.silent: set[int] = set()
         self._random = random.Random(0)
@@ -148,23 +154,10 @@ class SimulatedFeetechBus:
                 self._terminal = None
                 self.link.unlink(missing_ok=True)
 
-    def calibration(self) -> dict[str, dict[str, int]]:
-        """Return this arm's calibration as LeRobot writes it."""
-        return {
-            joint.name: {
-                "id": joint.id,
-                "drive_mode": 0,
-                "homing_offset": joint.homing_offset,
-                "range_min": joint.range_min,
-                "range_max": joint.range_max,
-            }
-            for joint in self.wiring
-        }
-
-    def write_calibration(self, path: Path) -> None:
-        """Write the calibration file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.calibration(), indent=4), encoding="utf-8")
+    @property
+    def is_plugged_in(self) -> bool:
+        """Whether there is a terminal."""
+        return self._terminal is not None
 
     # --- motion ------------------------------------------------------------------------------------------------------
 
@@ -180,7 +173,7 @@ class SimulatedFeetechBus:
             for joint in self.wiring:
                 servo = self.servos[joint.id]
                 servo.advance_ramp(dt)
-                setpoint = self._angle(joint, servo.ramp), servo.ramp_speed / RADIAN
+                setpoint = self._angle(joint, servo.ramp), servo.ramp_speed / joint.steps_per_radian
                 found.append(setpoint if servo.torque_is_on else None)
             return found
 
@@ -189,8 +182,9 @@ class SimulatedFeetechBus:
         with self._lock:
             for joint, angle, speed, load in zip(self.wiring, angles, speeds, loads, strict=True):
                 servo = self.servos[joint.id]
-                servo.position = joint.zero + RADIAN * angle + joint.homing_offset
-                servo.speed, servo.load = RADIAN * speed, load
+                scale = joint.steps_per_radian
+                servo.position = joint.zero + scale * angle + joint.homing_offset
+                servo.speed, servo.load = scale * speed, math.copysign(1.0, scale) * load
                 servo.protect(dt)
 
     def advance(self, dt: float) -> None:
@@ -202,7 +196,7 @@ class SimulatedFeetechBus:
 
     @staticmethod
     def _angle(joint: Wiring, position: float) -> float:
-        return (position - joint.homing_offset - joint.zero) / RADIAN
+        return (position - joint.homing_offset - joint.zero) / joint.steps_per_radian
 
     # --- packets -----------------------------------------------------------------------------------------------------
 
@@ -282,6 +276,11 @@ class SimulatedFeetechBus:
         return bytes(packet)
 
 
+def default_calibration() -> Path:
+    """Return the calibration file that ships."""
+    return share_directory() / "sim" / "servos" / "so101.json"
+
+
 def checksum(body: bytes) -> int:
     """Return the last byte of a packet; `body` is what is between the header and that byte."""
     return ~sum(body) & 0xFF
@@ -293,18 +292,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m rlfp_ros.drivers.simulated_feetech_bus", description="A simulated SO-101 on a pseudo-terminal."
     )
     parser.add_argument("--link", type=Path, required=True, help="the port to make, for example /tmp/so101")
-    parser.add_argument("--calibration", type=Path, required=True, help="the calibration file to write, JSON")
+    parser.add_argument(
+        "--calibration", type=Path, default=default_calibration(), help="JSON file of lerobot-calibrate (%(default)s)"
+    )
     given = parser.parse_args(arguments)
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    bus = SimulatedFeetechBus(given.link)
     try:
-        bus.write_calibration(given.calibration)
+        bus = SimulatedFeetechBus(given.link, given.calibration)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        print(f"{parser.prog}: {given.calibration}: is not a calibration file ({error!r})", file=sys.stderr)
+        return 2
+    try:
         bus.start()
-        print(f"a simulated SO-101 is on {given.link}, its calibration in {given.calibration}", flush=True)
+        print(f"a simulated SO-101 is on {given.link}, calibrated as {given.calibration}", flush=True)
         signal.sigwait(signals)
     except OSError as error:
-        print(f"{parser.prog}: {error.filename or given.link}: {error.strerror or error}", file=sys.stderr)
+        print(f"{parser.prog}: {given.link}: cannot be made ({error.strerror or error})", file=sys.stderr)
         return 2
     finally:
         bus.close()

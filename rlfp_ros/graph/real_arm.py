@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from rlfp_ros.graph.arm_drivers import ARM_DRIVER, DRIVER, simulated_bus
 from rlfp_ros.graph.cameras import CAMERA, CAMERA_NODE, image_topic, starts_camera
 from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit, Respawn
 from rlfp_ros.graph.parts import (
@@ -78,6 +79,7 @@ REAL_ARM = Graph(
             pattern=r"[A-Za-z0-9_.:-]*",
         ),
         *CAMERA,
+        *DRIVER,
         Argument(
             "image_topic",
             "",
@@ -176,8 +178,9 @@ REAL_ARM = Graph(
                 "seed": a["mock_seed"],
                 "episodes": a["mock_episodes"],
                 "wait_for": waited_for(a),
-                "referee": not a["base_controller"],
+                "referee": not (a["base_controller"] or a["driver"]),
                 "images": not starts_camera(a),
+                **simulated_bus(a),
             },
             remappings=_real_topics,
             condition=lambda a: bool(a["use_mock_hardware"]),
@@ -185,6 +188,7 @@ REAL_ARM = Graph(
             publishes_images=True,
         ),
         replace(CAMERA_NODE, remappings=_real_topics),
+        replace(ARM_DRIVER, remappings=_real_topics),
         replace(
             PERCEPTION,
             parameters=lambda a: {

@@ -13,6 +13,7 @@ from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.trained_arm import choose_arm, trained_arm
 from rlfp_ros.graph.arguments import image_size, parse_arguments
+from rlfp_ros.graph.arm_drivers import check_driver
 from rlfp_ros.graph.cameras import check_camera, starts_camera
 from rlfp_ros.graph.dds import LARGE_IMAGE_BYTES, LARGE_SEGMENT_BYTES, dds_environment, environment
 from rlfp_ros.graph.description import Arguments, Graph, Included, NodeProcess, Resolved
@@ -116,6 +117,8 @@ def check_arguments(graph: Graph, arguments: dict[str, Any]) -> int:
             f"{source}: task is {arguments['task']!r}, but {bundle.directory / 'bundle.yaml'}: task is "
             f"{contract.task!r}; give task:={contract.task} or another bundle"
         )
+    if "driver" in arguments:
+        check_driver(source, arguments, arm)
     arguments["bundle"] = str(bundle.directory.resolve())
     if arguments.get("extrinsics"):
         load_extrinsics(arguments["extrinsics"], contract.camera)

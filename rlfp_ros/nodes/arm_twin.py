@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from rlfp_ros import paths
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import JointState
 from rlfp_ros.control.safety.safety_state import SafetyState
@@ -31,9 +33,11 @@ from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.episode import Episode, Phase
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.nodes.attendance import Attendance
+from rlfp_ros.nodes.command_refusal import command_from_message, refusal
 from rlfp_ros.nodes.diagnostics import Diagnostics, Durations, Level, Report
 from rlfp_ros.nodes.parameters import LIVE, declare
 from rlfp_ros.nodes.spin import Finished, end_on_error, run
+from rlfp_ros.nodes.twin_bus import TwinBus
 from rlfp_ros.recording import decode
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.simulation.mujoco_world import Faults, MujocoWorld
@@ -48,7 +52,6 @@ PATIENCE_S = 60.0  # longest time without an ACTIVE controller, if a number of e
 CATCH_UP_TICKS = (
     12  # physics ticks in one burst after a slow image; the twin skips any further time, as a late driver does
 )
-STILL = float(np.finfo(np.float32).eps)  # rad/s; JTC treats a larger last velocity as non-zero
 
 
 class ArmTwinSettings(Schema):
@@ -99,24 +102,20 @@ class ArmTwinSettings(Schema):
         description="fault: the drivers' clock differs from this machine's by so much (s)",
         json_schema_extra=LIVE,
     )
+    servo_bus: str = Field(
+        "",
+        description="port to make, with a simulated Feetech bus that takes the place of the arm's topics (SO-101); "
+        "empty: none",
+    )
+    servo_calibration: str = Field(
+        "so101", description="calibration of that bus: a file of LeRobot, or the name of one in sim/servos/"
+    )
+    unplugged: bool = Field(
+        False, description="fault: the cable of the simulated bus is pulled", json_schema_extra=LIVE
+    )
     encoding: Literal["rgb8", "bgr8", "mono8", "16UC1"] = Field(
         "rgb8", description="encoding of the images; 16UC1, a depth camera's, is a fault", json_schema_extra=LIVE
     )
-
-
-def refusal(message: JointTrajectory, joint_names: tuple[str, ...], now_ns: int) -> str | None:
-    """Return why JTC with its defaults (no partial goals, rest at the end) would refuse a message, or None."""
-    if sorted(message.joint_names) != sorted(joint_names):
-        return f"joints on incoming trajectory are {list(message.joint_names)}, expected all of {list(joint_names)}"
-    if not message.points:
-        return "empty trajectory received"
-    last = message.points[-1]
-    stamp, ahead = decode.stamp_ns(message.header.stamp), decode.stamp_ns(last.time_from_start)
-    if stamp != 0 and stamp + ahead < now_ns:
-        return f"trajectory with non-zero start time ends in the past, by {(now_ns - stamp - ahead) * 1e-9:.3f} s"
-    if any(abs(velocity) > STILL for velocity in last.velocities):
-        return f"velocity of last trajectory point is {max(map(abs, last.velocities)):.3g} rad/s, expected zero"
-    return None
 
 
 class ArmTwin(Node):
@@ -133,14 +132,21 @@ class ArmTwin(Node):
         self._world = MujocoWorld(
             arm, load_task(contract.task), load_room(settings.room), load_scene(arm=arm), contract.camera
         )
+        self._bus: TwinBus | None = None
+        if settings.servo_bus:
+            calibration = paths.resolve(settings.servo_calibration, "sim/servos", ".json")
+            self._bus = TwinBus(Path(settings.servo_bus), calibration, arm, DT)
+            self._world.arm_controller = self._bus
+            self._bus.start()
         self._on_parameters(settings)
         topics = arm.topics
         publish = lambda topic, name=None: self.create_publisher(topic.type, name or topic.name, topic.qos)  # noqa: E731
         self._image, self._camera_info = publish(m.IMAGE), publish(m.CAMERA_INFO)
-        self._joint_states = publish(m.JOINT_STATES, topics.joint_states)
         self._episodes, self._goal = publish(m.EPISODE), publish(m.GOAL)
-        self.create_subscription(JointTrajectory, topics.joint_trajectory, self._on_command, m.LATEST)
-        self.create_subscription(JointTrajectory, topics.gripper_trajectory, self._on_gripper, m.LATEST)
+        if self._bus is None:
+            self._joint_states = publish(m.JOINT_STATES, topics.joint_states)
+            self.create_subscription(JointTrajectory, topics.joint_trajectory, self._on_command, m.LATEST)
+            self.create_subscription(JointTrajectory, topics.gripper_trajectory, self._on_gripper, m.LATEST)
         self.create_subscription(String, m.EPISODE_READY.name, self._on_ready, m.EVENTS)
         self.create_subscription(String, m.SAFETY_STATE.name, self._on_safety_state, m.LATCHED)
 
@@ -168,6 +174,8 @@ class ArmTwin(Node):
         self._offset_ns = round(settings.clock_offset_s * 1e9)
         dropped_frames = settings.dropped_frames if settings.images else 1.0  # none is rendered either
         self._world.faults = Faults(dropped_frames, settings.stiffness, settings.stalled_joint)
+        if self._bus is not None:
+            self._bus.set_unplugged(settings.unplugged)
 
     # --- the drivers -------------------------------------------------------------------------------------------------
 
@@ -211,6 +219,10 @@ class ArmTwin(Node):
             self._image.publish(m.image_message(stamp, frame.image, frame_id, self.settings.encoding))
 
     def _publish_joints(self) -> None:
+        if self._bus is not None:
+            self._bus.measured(self._world.joint_state())
+            self._gripper_width = self._bus.gripper_width
+            return
         tick = self._world.tick
         self._late.append((tick + round(self.settings.joint_states_late_s / DT), self._world.joint_state()))
         while self._late and self._late[0][0] <= tick:
@@ -219,20 +231,13 @@ class ArmTwin(Node):
             self._joint_states.publish(m.joint_state_message(state, self._arm))
 
     def _on_command(self, message: JointTrajectory) -> None:
-        why = refusal(message, self._joint_names, self._world.stamp_ns)
-        if not self.settings.controller_active:
-            why = "the joint trajectory controller is not active and drops the command"
         try:
-            if why is None:
-                trajectory = decode.trajectory_from_message(message, self._joint_names)
-                if trajectory.stamp_ns == 0:  # ROS for "from now on"
-                    trajectory = replace(trajectory, stamp_ns=self._world.stamp_ns)
-                self._trajectory = trajectory
-                return
+            if not self.settings.controller_active:
+                raise ConfigurationError("the joint trajectory controller is not active and drops the command")
+            self._trajectory = command_from_message(message, self._joint_names, self._world.stamp_ns)
         except ConfigurationError as error:
-            why = str(error)
-        self._refused, self._refusal = self._refused + 1, why
-        self.get_logger().error(why, throttle_duration_sec=1.0)
+            self._refused, self._refusal = self._refused + 1, str(error)
+            self.get_logger().error(self._refusal, throttle_duration_sec=1.0)
 
     def _on_gripper(self, message: JointTrajectory) -> None:
         gripper = self._arm.gripper
@@ -315,7 +320,9 @@ class ArmTwin(Node):
         return Report(Level.OK, str(values["phase"]), values)
 
     def close(self) -> None:
-        """Free the renderer's memory."""
+        """Free the renderer's memory, and remove the simulated bus."""
+        if self._bus is not None:
+            self._bus.close()
         self._world.close()
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.drivers.arm_driver import ARM_DRIVERS, ArmLost, JointReading, NoAnswer
 from rlfp_ros.drivers.feetech_bus import FeetechBus
-from rlfp_ros.drivers.servo_calibration import STEP_RAD, ServoCalibration, load_arm_calibration
+from rlfp_ros.drivers.servo_calibration import STEP_RAD, ServoCalibration, load_arm_calibration, narrower_ranges
 from rlfp_ros.schema import ConfigurationError, Schema
 
 # Addresses of registers. Two-byte values have the low byte first; negative ones have a sign bit.
@@ -40,6 +40,12 @@ class FeetechParameters(Schema):
     gripper_torque_limit: float = Field(
         0.5, ge=0.05, le=1, description="torque of the jaw's servo, share of its stall torque (1)"
     )
+    answer_s: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="longest wait for the servos' answers; USB adapters keep bytes back for up to 16 ms (s)",
+    )
     write_calibration: bool = Field(
         False, description="write the calibration file into servos that hold another one, instead of refusing them"
     )
@@ -59,7 +65,7 @@ class FeetechDriver:
                 "driver feetech: calibration is empty, expected the JSON file that lerobot-calibrate wrote for this arm"
             )
         self._parameters = parameters
-        self._address, self._file = address, calibration
+        self._arm, self._address, self._file = arm, address, calibration
         self._calibration = load_arm_calibration(calibration, arm)
         self._ids = self._calibration.ids
         joints, fingers = len(arm.joint_names), len(self._ids) - len(arm.joint_names)
@@ -67,7 +73,7 @@ class FeetechDriver:
         self._stall = np.array([*arm.limits.effort, *[0.0] * fingers])  # N m
         self._fastest = [*arm.limits.velocity, *[max(arm.limits.velocity)] * fingers]  # rad/s
         self._speed_units = np.ones(len(self._ids))  # steps/s
-        self._bus = FeetechBus(address)
+        self._bus = FeetechBus(address, parameters.answer_s)
 
     # --- the interface of a driver -----------------------------------------------------------------------------------
 
@@ -134,6 +140,10 @@ class FeetechDriver:
     def close(self) -> None:
         """Close the port. The servos keep their goals."""
         self._bus.close()
+
+    def remarks(self) -> list[str]:
+        """Return joints whose calibrated ranges are too narrow."""
+        return [f"{self._file}: {sentence}" for sentence in narrower_ranges(self._calibration, self._arm)]
 
     def counts(self) -> dict[str, object]:
         """Return what the node adds to its diagnostics."""
