@@ -162,6 +162,13 @@ def test_only_commands_that_serve_the_page_install_its_packages(bootstrap: Any, 
     assert ("operate" in bootstrap.sets_for(bootstrap.command_of(arguments), arguments)) is needs_page
 
 
+@pytest.mark.parametrize("name", ["", "feetech"])
+def test_a_driver_brings_its_requirements(bootstrap: Any, name: str) -> None:
+    sets = bootstrap.sets_for("launch", ["launch", "real_arm.launch.py", f"driver:={name}", "operator:=true"])
+    assert ("feetech" in sets) is bool(name)
+    assert "operate" in sets
+
+
 # --- the interpreter -------------------------------------------------------------------------------------------------
 
 

@@ -150,6 +150,12 @@ def test_arm_away_from_home_or_moving_is_red(checklist: Checklist, change: dict[
     assert found in line.found
 
 
+def test_a_fault_of_the_arms_driver_is_the_line_of_the_joint_states(checklist: Checklist) -> None:
+    checklist.driver = "servo 3 (elbow_flex) does not answer"
+    (line,) = red(checklist)
+    assert (line.name, line.found) == ("joint_states", "servo 3 (elbow_flex) does not answer")
+
+
 def test_a_silent_topic_reports_the_error_of_its_last_message(checklist: Checklist) -> None:
     checklist.joints_fault = "joint fr3_joint1 is missing"
     later = NOW + 3_000_000_000

@@ -128,6 +128,7 @@ class Checklist:
         self.perception = ""  # fault that its diagnostics report
         self.camera = ""  # how its images are preprocessed; empty while this is not known
         self.policy = ""  # fault that its diagnostics report
+        self.driver = ""  # fault that the node arm_driver reports, if it drives the arm
         self.shift: float | None = None
         self.joints: JointState | None = None
         self.joints_fault = ""  # why the last joint_states message could not be read
@@ -187,6 +188,8 @@ class Checklist:
     # --- arm --------------------------------------------------------------------------------------------------------
 
     def _joints_line(self, now_ns: int) -> Line:
+        if self.driver:
+            return Line(name="joint_states", ok=False, found=self.driver)
         if self.joints_fault and self.joint_states.silent(now_ns):
             return Line(name="joint_states", ok=False, found=self.joints_fault)
         return self._flow_line(

@@ -22,6 +22,7 @@ from rlfp_ros.drivers.arm_driver import ArmDriver, ArmLost, JointReading, NoAnsw
 from rlfp_ros.schema import Schema
 
 RECONNECT_S = 1.0  # between attempts to connect
+RECOVERED_S = 0.5  # without a fault, after which joint states come again
 
 
 class DrivenArmSettings(Schema):
@@ -80,6 +81,7 @@ class DrivenArm:
         self._torque = torque
         self._torque_is_on: bool | None = None  # None: not known
         self._hot = False
+        self._good_since_ns: int | None = None  # since when nothing is wrong
         self._connected = False
         self._retry_at_ns = 0
         self._missed = 0
@@ -234,7 +236,7 @@ class DrivenArm:
                     f"{settings.load_time_s:g} s; remove what it pushes against or carries"
                 )
             else:
-                self._recover()
+                self._recover(now_ns)
 
     def _overloaded(self, loads: np.ndarray, now_ns: int) -> int | None:
         """Return the joint that has been overloaded for too long, or None."""
@@ -247,12 +249,15 @@ class DrivenArm:
         return joint if high[joint] and longest[joint] >= self._settings.load_time_s * 1e9 else None
 
     def _fail(self, why: str) -> None:
+        self._good_since_ns = None
         if why != self.fault:
             self.fault = why
             self._report(f"no joint states: {why}")
 
-    def _recover(self) -> None:
-        if self.fault:
+    def _recover(self, now_ns: int) -> None:
+        if self._good_since_ns is None:
+            self._good_since_ns = now_ns
+        if self.fault and now_ns - self._good_since_ns >= RECOVERED_S * 1e9:
             self.fault = ""
             self._report("joint states come, and commands are taken")
 

@@ -131,13 +131,13 @@ class ArmDriverNode(Node):
             for name, temperature, load in zip(names, arm.reading.temperatures, arm.reading.loads, strict=True):
                 values |= {f"{name}_temperature_c": float(temperature), f"{name}_load": float(load)}
             hottest = float(np.nanmax([-np.inf, *arm.reading.temperatures]))
-        if arm.fault:
-            return Report(Level.ERROR, arm.fault, values)
+        if arm.fault or arm.refusal():
+            return Report(Level.ERROR, arm.fault or arm.refusal(), values)
         if time.monotonic() - self._refused_at < REFUSAL_S:
             return Report(Level.WARN, self._refusal, values)
         if hottest >= self._warm_c:
             return Report(Level.WARN, f"a motor is at {hottest:.0f} degrees Celsius", values)
-        return Report(Level.WARN, arm.refusal(), values) if arm.refusal() else Report(Level.OK, "running", values)
+        return Report(Level.OK, "running", values)
 
     def close(self) -> None:
         """Disconnect; the motors hold their last positions."""

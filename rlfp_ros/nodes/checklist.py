@@ -128,6 +128,9 @@ class ChecklistNode(Node):
                 self._checklist.camera = values.get("preprocessing", "")
             elif status.name == status_name(namespace, "policy"):
                 self._checklist.policy = fault
+            elif status.name == status_name(namespace, "arm_driver"):
+                # A warm motor is a warning, and no reason to refuse.
+                self._checklist.driver = fault if status.level == DiagnosticStatus.ERROR else ""
 
     def _on_safety_state(self, message: String) -> None:
         heard = SafetyState.from_json(message.data)

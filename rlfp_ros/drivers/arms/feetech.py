@@ -24,7 +24,9 @@ from rlfp_ros.schema import ConfigurationError, Schema
 SETUP, SETUP_LENGTH = 9, 25  # position limits (9, 11), phase (18), homing offset (31), mode (33)
 MIN_LIMIT, MAX_LIMIT, PHASE, HOMING_OFFSET, MODE = 9, 11, 18, 31, 33
 TORQUE_ENABLE, ACCELERATION, GOAL_POSITION, GOAL_SPEED, TORQUE_LIMIT, LOCK = 40, 41, 42, 46, 48, 55
-STATE, STATE_LENGTH = 56, 10  # position (56), speed (58), load (60), voltage (62), temperature (63), status (65)
+# Read in each cycle: torque (40), torque limit (48), position (56), speed (58), load (60), temperature (63) and status
+# (65).
+STATE, STATE_LENGTH, STATE_FORMAT = 40, 26, "<B7xH6xHHHxBxB"
 OFFSET_SIGN, LOAD_SIGN, SIGN = 1 << 11, 1 << 10, 1 << 15
 FINE_SPEED = 1 << 2  # bit of the phase: speeds are in steps/s instead of 50 steps/s
 COARSE = 50  # steps/s
@@ -72,6 +74,7 @@ class FeetechDriver:
         self._limits = [parameters.torque_limit] * joints + [parameters.gripper_torque_limit] * fingers
         self._stall = np.array([*arm.limits.effort, *[0.0] * fingers])  # N m
         self._fastest = [*arm.limits.velocity, *[max(arm.limits.velocity)] * fingers]  # rad/s
+        self._torque_is_on = False
         self._speed_units = np.ones(len(self._ids))  # steps/s
         self._bus = FeetechBus(address, parameters.answer_s)
 
@@ -79,6 +82,7 @@ class FeetechDriver:
 
     def connect(self) -> None:
         """Find all servos, compare their memory with the calibration, and set their limits of torque and speed."""
+        self._torque_is_on = False
         self._bus.open()
         try:
             found = self._find()
@@ -105,8 +109,8 @@ class FeetechDriver:
                 f"{self._named(silent)} on {self._address} does not answer; check the cables between the servos and "
                 "the power supply"
             )
-        words = [struct.unpack("<HHHBBBB", answers[servo]) for servo in self._ids]
-        signed = [(_signed(word[0], SIGN), _signed(word[1], SIGN), _signed(word[2], LOAD_SIGN)) for word in words]
+        words = [struct.unpack(STATE_FORMAT, answers[servo]) for servo in self._ids]
+        signed = [(_signed(word[2], SIGN), _signed(word[3], SIGN), _signed(word[4], LOAD_SIGN)) for word in words]
         steps, speeds, loads = np.array(signed, dtype=float).T
         directions = self._calibration.directions
         loads = directions * loads / 1000.0
@@ -115,12 +119,17 @@ class FeetechDriver:
             reported = [text for bit, text in STATUS.items() if word[6] >> bit & 1]
             if reported:
                 faults.append(f"{self._named([place])} reports {' and '.join(reported)}")
+            elif self._torque_is_on and (word[0] != 1 or word[1] != self._limit(place)):
+                raise ArmLost(
+                    f"{self._named([place])} has lost its settings, as it does without power; check the power supply "
+                    "and its cable"
+                )
         return JointReading(
             positions=self._calibration.angles(steps),
             velocities=directions * speeds * self._speed_units * STEP_RAD,
             efforts=loads * self._stall,
             loads=loads,
-            temperatures=np.array([float(word[4]) for word in words]),
+            temperatures=np.array([float(word[5]) for word in words]),
             faults=tuple(faults),
         )
 
@@ -132,10 +141,12 @@ class FeetechDriver:
 
     def set_torque(self, on: bool) -> None:
         """Switch all servos on or off; before that, set their goals to where they are."""
+        self._torque_is_on = False
         if on:
             self._hold()
         for servo in self._ids:
             self._bus.write(servo, TORQUE_ENABLE, bytes([on]))
+        self._torque_is_on = on
 
     def close(self) -> None:
         """Close the port. The servos keep their goals."""
@@ -219,12 +230,16 @@ class FeetechDriver:
             self._bus.write(servo.id, MIN_LIMIT, _word(servo.range_min) + _word(servo.range_max))
             self._bus.write(servo.id, LOCK, bytes([1]))
 
+    def _limit(self, place: int) -> int:
+        """Return the torque limit as its register has it."""
+        return round(1000 * self._limits[place])
+
     def _set_limits(self, place: int, memory: bytes) -> None:
         servo = self._ids[place]
         unit = 1 if memory[PHASE - SETUP] & FINE_SPEED else COARSE
         self._speed_units[place] = unit
         speed = max(1, round(self._fastest[place] / STEP_RAD / unit))
-        self._bus.write(servo, TORQUE_LIMIT, _word(round(1000 * self._limits[place])))
+        self._bus.write(servo, TORQUE_LIMIT, _word(self._limit(place)))
         self._bus.write(servo, GOAL_SPEED, _word(min(speed, SIGN - 1)))
         self._bus.write(servo, ACCELERATION, bytes([FASTEST_RAMP]))
 

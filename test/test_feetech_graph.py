@@ -1,0 +1,179 @@
+"""Tests of the driver for Feetech servos in the graph of a real arm, with the twin's simulated bus as the hardware."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import load_or_skip
+from fixture_bundle import make_bundle
+from graph_run import run_of
+
+from rlfp_ros.drivers.simulated_feetech_bus import default_calibration
+from rlfp_ros.graph.real_arm import REAL_ARM
+from rlfp_ros.graph.resolution import resolve
+from rlfp_ros.schema import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S = 100.0  # for anything to happen on a busy machine
+# Only the pulled cable stops the arm here, not a busy machine.
+PATIENT = """
+arm_driver:
+  ros__parameters: {missed_readings: 50}
+checklist:
+  ros__parameters: {home_tolerance_rad: 3.0, camera_max_age_s: 4.0, joint_max_age_s: 0.7}
+residual_controller:
+  ros__parameters: {joint_state_max_age_s: 0.8, joint_state_timeout_s: 0.8, percept_timeout_s: 5.0,
+                    percept_max_age_s: 5.0, clock_jump_s: 2.0, heartbeat_timeout_s: 3.0, tracking_error_rad: 1.0}
+"""
+
+
+def parameters(**overrides: Any) -> dict[str, dict[str, Any]]:
+    return {process.name: process.parameters for process in run_of(REAL_ARM, **overrides).processes}
+
+
+def test_driver_is_a_node_of_the_real_arms_graph_only_if_it_is_chosen() -> None:
+    assert "arm_driver" not in parameters()
+    chosen = parameters(driver="feetech", driver_address="/dev/ttyACM0", driver_calibration="arm.json", arm="so101")
+    assert chosen["arm_driver"] == {
+        "driver": "feetech",
+        "bundle": "reach_so101",
+        "arm": "so101",
+        "address": "/dev/ttyACM0",
+        "calibration": "arm.json",
+        "parameters": "",
+    }
+
+
+def test_the_twin_simulates_the_hardware_of_the_driver_on_a_port_of_its_own() -> None:
+    mock = parameters(driver="feetech", use_mock_hardware=True, domain_id=7, namespace="arm_1")
+    port = mock["arm_twin"]["servo_bus"]
+    assert port == mock["arm_driver"]["address"]
+    assert port.endswith("servo_bus-7_arm_1")
+    assert mock["arm_twin"]["servo_calibration"] == mock["arm_driver"]["calibration"] == str(default_calibration())
+    assert mock["arm_twin"]["referee"] is False
+    assert "servo_bus" not in parameters(use_mock_hardware=True)["arm_twin"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"driver": "dynamixel"}, "arm driver is 'dynamixel', expected one of: feetech"),
+        ({"driver": "feetech"}, "address is empty, expected a serial port"),
+        ({"driver": "feetech", "driver_address": "/dev/ttyACM0"}, "calibration is empty"),
+        ({"driver": "feetech", "driver_address": "/dev/ttyACM0", "driver_calibration": "no.json"}, "no.json: no such"),
+        (
+            {"driver": "feetech", "use_mock_hardware": True, "driver_parameters": "{torque_limit: 3}"},
+            "torque_limit is 3",
+        ),
+        (
+            {"driver": "feetech", "use_mock_hardware": True, "mock_episodes": 2},
+            "mock_episodes is 2, but the twin cannot",
+        ),
+        ({"driver": "feetech", "robot_ip": "10.0.0.2"}, "only one of them can start the arm's driver"),
+        ({"driver": "feetech", "command_interface": "forward_position"}, "take joint_trajectory only"),
+        ({"driver_address": "/dev/ttyACM0"}, "driver_address is given without a driver; add driver:=NAME"),
+    ],
+)
+def test_arguments_of_the_driver_that_do_not_fit_are_refused_before_a_node_starts(
+    overrides: dict[str, Any], sentence: str
+) -> None:
+    load_or_skip("so101")
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(REAL_ARM, {"arm": "so101", **overrides})
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.graph
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_graph_moves_the_simulated_servos_and_stops_if_their_cable_is_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = load_or_skip("so101")
+    from conftest import TestNode
+    from rcl_interfaces.srv import SetParameters
+    from rclpy.context import Context
+    from rclpy.parameter import Parameter
+
+    from rlfp_ros.graph.dds import environment
+    from rlfp_ros.graph.domains import reserved_domain
+    from rlfp_ros.graph.runner import Runner
+    from rlfp_ros.nodes import messages as m
+    from rlfp_ros.nodes.graph_listener import GraphListener
+
+    (tmp_path / "patient.yaml").write_text(PATIENT)
+    # The fixture's camera is a wide one: a room as wide as that.
+    wide = (ROOT / "sim/scenes/twin_near.yaml").read_text().replace("deg: 44.0", "deg: 64.0")
+    (tmp_path / "wide.yaml").write_text(wide.replace("twin_near", "wide"))
+    with reserved_domain() as domain:
+        for name, value in environment("local", str(domain)).items():
+            monkeypatch.setenv(name, value)
+        resolved = resolve(
+            REAL_ARM,
+            {
+                "arm": "so101",
+                "bundle": str(make_bundle(tmp_path, arm_name="so101").directory),
+                "base_controller": "excite",
+                "driver": "feetech",
+                "driver_address": str(tmp_path / "port"),
+                "driver_parameters": "{answer_s: 0.2}",
+                "use_mock_hardware": True,
+                "mock_room": str(tmp_path / "wide.yaml"),
+                "transport": "local",
+                "domain_id": str(domain),
+                "params_file": str(tmp_path / "patient.yaml"),
+            },
+        )
+        with (
+            GraphListener(lambda episode: None, always=True, operates=True) as operator,
+            Runner(resolved, console="quiet", handle_signals=False) as runner,
+        ):
+            context = Context()
+            context.init()
+            node = TestNode(context)
+            joints, states = node.listen(m.JOINT_STATES), node.listen(m.SAFETY_STATE)
+            diagnostics = node.listen(m.DIAGNOSTICS)
+
+            def until(happened: Callable[[], Any], what: str) -> None:
+                end = time.monotonic() + LIMIT_S
+                while not happened():
+                    assert time.monotonic() < end, f"{what}; {runner.tail('checklist')[-12:]}"
+                    assert runner.poll() is None, runner.failure
+                    operator.spin(0.05)
+                    node.spin_for(0.02)
+
+            def pull(unplugged: bool) -> None:
+                client = node.node.create_client(SetParameters, "arm_twin/set_parameters")
+                until(client.service_is_ready, "the service of arm_twin")
+                wanted = Parameter("unplugged", value=unplugged).to_parameter_msg()
+                until(client.call_async(SetParameters.Request(parameters=[wanted])).done, "its answer")
+
+            def moved() -> bool:
+                positions = [message.position[: len(arm.joint_names)] for message in joints]
+                return len(positions) > 1 and bool(np.ptp(np.array(positions), axis=0).min() > 0.05)
+
+            def said(words: str) -> bool:
+                statuses = [status for message in diagnostics for status in message.status]
+                return any(words in status.message for status in statuses if status.name == "arm_driver")
+
+            until(moved, "all joints move")
+            operator.resets = 0
+            pull(True)
+            until(lambda: json.loads(states[-1].data)["state"] == "STOPPED", "STOPPED")
+            assert set(json.loads(states[-1].data)["reasons"]) & {"joint_state_stale", "joint_state_old"}
+            until(lambda: said("plug the arm's adapter in"), "the reason")
+            assert any("was unplugged" in line for line in runner.tail("arm_driver"))
+            joints.clear()
+            pull(False)
+            until(lambda: joints, "joint states come back")
+            until(lambda: json.loads(states[-1].data)["state"] != "STOPPED", "a reset is possible")
+            node.close()
+            context.try_shutdown()
+    assert not (tmp_path / "port").is_symlink()
