@@ -166,15 +166,14 @@ class SimulatedFeetechBus:
         with self._lock:
             return [self._angle(joint, self.servos[joint.id].position) for joint in self.wiring]
 
-    def setpoints(self, dt: float) -> list[tuple[float, float] | None]:
-        """Advance all ramps by `dt` s; return angle (rad) and speed (rad/s) for each joint, None without torque."""
+    def setpoints(self, dt: float) -> list[float | None]:
+        """Advance all ramps by `dt` s; return the angle in rad that each joint is to have, None without torque."""
         with self._lock:
-            found: list[tuple[float, float] | None] = []
+            found: list[float | None] = []
             for joint in self.wiring:
                 servo = self.servos[joint.id]
                 servo.advance_ramp(dt)
-                setpoint = self._angle(joint, servo.ramp), servo.ramp_speed / joint.steps_per_radian
-                found.append(setpoint if servo.torque_is_on else None)
+                found.append(self._angle(joint, servo.ramp) if servo.torque_is_on else None)
             return found
 
     def place(self, angles: Iterable[float], speeds: Iterable[float], loads: Iterable[float], dt: float) -> None:
@@ -184,7 +183,7 @@ class SimulatedFeetechBus:
                 servo = self.servos[joint.id]
                 scale = joint.steps_per_radian
                 servo.position = joint.zero + scale * angle + joint.homing_offset
-                servo.speed, servo.load = scale * speed, math.copysign(1.0, scale) * load
+                servo.speed, servo.load = scale * speed, math.copysign(min(abs(load), 1.0), scale * load)
                 servo.protect(dt)
 
     def advance(self, dt: float) -> None:

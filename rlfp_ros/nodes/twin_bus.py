@@ -87,16 +87,16 @@ class TwinBus(TrajectoryController):
     def sample(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the servos' setpoints (positions, velocities, accelerations), each [J], one tick later for each stamp.
 
-        A servo without torque gives the measured position: the simulated arm stays where it is.
+        Velocities are 0, because an STS servo damps its speed and not its speed error: it lags behind a motion. A servo
+        without torque gives the measured position: the simulated arm stays where it is.
         """
         if stamp_ns != self._sampled_at:
             self._sampled_at = stamp_ns
             setpoints = self._bus.setpoints(self._dt)
             for joint, setpoint in enumerate(setpoints[: self.joint_count]):
-                position, velocity = (self._measured[joint], 0.0) if setpoint is None else setpoint
-                self._setpoint[:, joint] = position, velocity, 0.0
+                self._setpoint[0, joint] = self._measured[joint] if setpoint is None else setpoint
             jaw = setpoints[self.joint_count :]
             if self._arm.gripper is not None and None not in jaw:
-                self.gripper_width = self._arm.gripper.width(each[0] for each in jaw if each is not None)
-        position, velocity, acceleration = self._setpoint.copy()
-        return position, velocity, acceleration
+                self.gripper_width = self._arm.gripper.width(angle for angle in jaw if angle is not None)
+        setpoint = self._setpoint.copy()
+        return setpoint[0], setpoint[1], setpoint[2]
