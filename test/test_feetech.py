@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import math
 import signal
@@ -60,7 +61,7 @@ def until(call: Callable[[], Any], expected: Any) -> None:
 
 def test_feetechs_sdk_finds_reads_and_moves_the_simulated_servos(bus: SimulatedFeetechBus, sdk: Any) -> None:
     for number in range(1, 7):
-        until(lambda number=number: sdk.ping(number)[:2], (777, scservo_sdk.COMM_SUCCESS))
+        until(functools.partial(sdk.ping, number), (777, scservo_sdk.COMM_SUCCESS, 0))
     assert sdk.ping(7)[1] == scservo_sdk.COMM_RX_TIMEOUT
     joint = bus.wiring[2]
     position = round(joint.zero + 0.30 / STEP_RAD)

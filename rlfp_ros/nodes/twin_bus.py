@@ -98,5 +98,5 @@ class TwinBus(TrajectoryController):
             jaw = setpoints[self.joint_count :]
             if self._arm.gripper is not None and None not in jaw:
                 self.gripper_width = self._arm.gripper.width(angle for angle in jaw if angle is not None)
-        setpoint = self._setpoint.copy()
-        return setpoint[0], setpoint[1], setpoint[2]
+        found = self._setpoint.copy()
+        return found[0], found[1], found[2]
