@@ -31,7 +31,7 @@ REASONS: dict[Reason, Words] = {
     Reason.HANDING_OVER: Words("A person takes the arm over: the policy fades first."),
     Reason.JOG: Words("A person moves the arm; the policy does not act."),
     Reason.WAITING_FOR_RESUME: Words(
-        "A person has the arm, and nothing moves it.", "Press Resume to let the policy act again, or go on jogging."
+        "A person has the arm, and nothing moves it.", "Press Resume to let the policy act again, or continue to jog."
     ),
     Reason.JOG_BAD: Words("A jog message was not valid.", _COUNTED),
     Reason.JOG_NOT_ENABLED: Words("A jog came while the arm was not enabled.", _COUNTED),

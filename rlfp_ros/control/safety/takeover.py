@@ -1,4 +1,4 @@
-"""A person moves the arm in place of the policy: what comes on `operator/jog`, and which of the two has the arm.
+"""A person moves the arm instead of the policy: what comes on `operator/jog`, and which of the two has the arm.
 
 A takeover begins with the first jog that is taken. First the policy fades and the arm comes to rest, then the person's
 velocity ramps up: the two are never added. When jogs stop coming, the arm comes to rest and holds. It does not continue
