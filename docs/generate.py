@@ -30,6 +30,7 @@ from pydantic.fields import FieldInfo
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import camera_parts
+import driver_parts
 import safety_parts
 from page_tables import table
 
@@ -171,19 +172,6 @@ def parameters() -> str:
         parts.append(f"## {node}\n\n{sentence(module.__doc__ or '')}")
         rows = [_parameter(name, field) for model in settings[:1] for name, field in model.model_fields.items()]
         parts.append(table(("parameter", "default", "range", "what it is"), rows))
-    return "\n\n".join(parts)
-
-
-@part("cameras")
-def cameras() -> str:
-    """Settings of every camera that needs no ROS driver."""
-    from rlfp_ros.drivers.camera import CAMERAS
-
-    parts = []
-    for name in CAMERAS:
-        parts.append(f"### {name}\n\n{sentence(CAMERAS[name].__doc__ or '')}")
-        rows = [_parameter(setting, field) for setting, field in CAMERAS[name].Settings.model_fields.items()]
-        parts.append(table(("setting", "default", "range", "what it is"), rows))
     return "\n\n".join(parts)
 
 
@@ -338,6 +326,8 @@ def success() -> str:
     )
 
 
+part("cameras")(lambda: driver_parts.cameras(_parameter))
+part("arm-drivers")(lambda: driver_parts.arm_drivers(_parameter))
 part("reason-codes")(safety_parts.reason_codes)
 part("safety-stops")(safety_parts.safety_stops)
 part("safety-filter")(safety_parts.safety_filter)
