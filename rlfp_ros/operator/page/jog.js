@@ -118,6 +118,7 @@ export class Jog {
     for (const id of Object.keys(DIRECTIONS)) $(id).disabled = !this.allowed;
     document.body.classList.toggle("person", person || waits);
     $("resume").disabled = !(this.allowed && waits);
+    $("resume").classList.toggle("primary", this.allowed && waits);
     let words = "Hold a button or a key. The policy fades first; then you move the arm.";
     if (!status) words = "";
     else if (!status.operates) words = person ? "A person moves the arm on another page." : "This page only watches.";
