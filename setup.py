@@ -20,7 +20,7 @@ def data_files():
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
     ]
-    for top in ("launch", "config", "models", "sim"):
+    for top in ("launch", "config", "models", "sim", "cells"):
         for folder in sorted(path for path in [ROOT / top, *(ROOT / top).rglob("*")] if path.is_dir()):
             relative = folder.relative_to(ROOT)
             files = sorted(path.name for path in folder.iterdir() if path.is_file())

@@ -23,7 +23,7 @@ from rlfp_ros.perception.images import write_image
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.arm_renderer import ArmRenderer
 from rlfp_ros.simulation.arm_settings import fit_settings
-from rlfp_ros.simulation.scene import load_scene
+from rlfp_ros.simulation.scene import SceneCamera, load_scene
 from rlfp_ros.simulation.tasks.task import TASKS, load_task
 
 TURNS = 2.0  # a joint whose range is longer than this many turns is reported
@@ -289,7 +289,8 @@ def _inverse_kinematics(
 
 def draw(arm: Arm, path: Path) -> Path:
     """Write a PNG with the arm at home and its capsules, from the scene's camera and from the side."""
-    camera = load_scene(arm=arm).camera
+    camera = load_scene(arm=arm.model_copy(update={"workspace": None})).camera
+    assert isinstance(camera, SceneCamera)
     reach = arm.tool_limits.upper[0]
     side = camera.model_copy(
         update={"position": (0.5 * reach, -2.2 * reach, 0.6 * reach), "target": (0.45 * reach, 0.0, 0.3 * reach)}

@@ -28,7 +28,8 @@ from rlfp_ros.schema import ConfigurationError
 FILES = ("encoder.onnx", "policy.onnx", "golden.npz")
 TRUST_FILE: Literal["trust.onnx"] = "trust.onnx"  # the domain-shift score, if bundle.yaml has a section trust
 ARM_FILE = "arm.yaml"  # bundles written before release 0.2 do not have it
-ARM_FILES = (ARM_FILE, "arm.urdf")  # the URDF only if it is a file of the user's own
+# The URDF only if it is a file of the user's own; the mesh of the object only if the arm's cell has one.
+ARM_FILES = (ARM_FILE, "arm.urdf", "object.obj", "object.stl")
 
 
 class Bundle:

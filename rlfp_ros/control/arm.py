@@ -27,6 +27,7 @@ from rlfp_ros.control.arm_parts import (
     ToolLimits,
     Topics,
 )
+from rlfp_ros.control.workspace import CellFile, Workspace, is_cell
 from rlfp_ros.plugins import Registry
 from rlfp_ros.schema import Angle, ConfigurationError, Coordinate, Schema
 
@@ -65,7 +66,9 @@ class Arm(Schema):
     # Values of tasks and of the scene that differ for this arm. What is not given is derived from `tool_limits`.
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # task -> field of sim/tasks/<task>.yaml -> value
     camera: CameraPlace | None = None
+    workspace: Workspace | None = None  # the cell that the arm stands in; `load_arm` takes it from the cell's file
     _file: Path | None = PrivateAttr(default=None)
+    _cell_file: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Arm:
@@ -112,6 +115,36 @@ class Arm(Schema):
             return str(self._file)
 
     @property
+    def label(self) -> str:
+        """Name of the cell, or of an arm without one: part of the names of bundles and run folders."""
+        return self.workspace.name if self.workspace is not None else self.name
+
+    @property
+    def cell_origin(self) -> str:
+        """The file of the arm's cell, or of an arm without one, as messages name it."""
+        return self.origin if self._cell_file is None else str(self._cell_file)
+
+    @property
+    def object_mesh(self) -> Path | None:
+        """The mesh of the cell's object; None for a box. Raises ConfigurationError if the file is missing."""
+        mesh = "" if self.workspace is None else self.workspace.object.mesh
+        if not mesh:
+            return None
+        package, colon, inside = mesh.partition(":")
+        folder = data_folder(package) if colon else (Path() if self._file is None else self._file.parent)
+        if folder is None:
+            raise ConfigurationError(
+                f"{self.cell_origin}: objects.0.mesh needs the Python package {package!r}, which is not installed; "
+                f"{requirements.fix_for(package)}"
+            )
+        path = folder / Path(inside if colon else mesh).expanduser()
+        if not path.is_file():
+            raise ConfigurationError(
+                f"{self.cell_origin}: objects.0.mesh is {mesh!r}, but there is no file {path}; correct the path"
+            )
+        return path
+
+    @property
     def urdf_path(self) -> Path:
         """Absolute path of the URDF. Raises ConfigurationError if the package or the file is missing."""
         package, colon, inside = self.urdf.partition(":")
@@ -144,8 +177,22 @@ class Arm(Schema):
     @property
     def digest(self) -> str:
         """SHA-256 of the arm's content, the URDF included. Raises ConfigurationError if the URDF is missing."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"urdf"}), sort_keys=True)
-        return hashlib.sha256(content.encode() + self.urdf_path.read_bytes()).hexdigest()
+        content = json.dumps(self.document(), sort_keys=True)
+        mesh = self.object_mesh
+        shapes = self.urdf_path.read_bytes() + (b"" if mesh is None else mesh.read_bytes())
+        return hashlib.sha256(content.encode() + shapes).hexdigest()
+
+    def document(self) -> dict[str, Any]:
+        """Return the arm as JSON without the paths of URDF and mesh, and without `workspace` if it has none.
+
+        An arm of an older version, which had no `workspace`, then has the same digest.
+        """
+        document = self.model_dump(mode="json", exclude={"urdf"})
+        if self.workspace is None:
+            del document["workspace"]
+        else:
+            document["workspace"]["objects"][0].pop("mesh")
+        return document
 
 
 def data_folder(package: str) -> Path | None:
@@ -171,6 +218,8 @@ ARMS: Registry[Path | Arm] = Registry("arm", builtin="rlfp_ros.control.arms", en
 
 def load_arm(name_or_path: str | Path) -> Arm:
     """Load an arm by name (a file in config/arms/, or one that a plugin registered) or from a YAML file.
+
+    The file of a cell gives the arm as it stands in that cell.
 
     Raises
     ------
@@ -212,7 +261,31 @@ def _registered(name: str) -> Arm:
     return arm
 
 
+def find_cell(name_or_path: str | Path) -> Path:
+    """Find the file of a cell: `cells/<name>.yaml`, or one of the user's.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such file, or it is not the file of a cell.
+    """
+    path = paths.resolve(name_or_path, "cells", ".yaml")
+    if not is_cell(schema.read_yaml(path)):
+        raise ConfigurationError(
+            f"{path}: is not the file of a cell, which has arm and camera; ./rlfp cell new writes one"
+        )
+    return path
+
+
+def read_cell(path: Path) -> CellFile:
+    """Read the file of a cell. Raises ConfigurationError that names the file and the field if it is wrong."""
+    return schema.load(path, CellFile)
+
+
 def _load_own(path: Path) -> Arm:
+    document = schema.read_yaml(path)
+    if is_cell(document):
+        return _in_cell(schema.validate(document, CellFile, str(path)), path)
     arm = read_arm(path)
     if arm.name in ARMS and not (path.parent / "bundle.yaml").is_file():  # a bundle's copy may be older
         other = _registered(arm.name)
@@ -224,6 +297,37 @@ def _load_own(path: Path) -> Arm:
                 f"this arm a name of its own, for example {free!r}"
             )
     return arm
+
+
+def _in_cell(cell: CellFile, path: Path) -> Arm:
+    """Return the arm of a cell as it stands there."""
+    folder = path.resolve().parent
+    by_path = Path(cell.arm).suffix in (".yaml", ".yml")
+    try:
+        arm = load_arm(folder / Path(cell.arm).expanduser() if by_path else cell.arm)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: arm is {cell.arm!r}: {error}") from None
+    if arm.workspace is not None:
+        raise ConfigurationError(f"{path}: arm is {cell.arm!r}, which is a cell itself; give an arm")
+    taken = {obstacle.name for obstacle in arm.obstacles}
+    twice = [obstacle.name for obstacle in cell.obstacles if obstacle.name in taken]
+    if twice:
+        raise ConfigurationError(f"{path}: obstacles has {twice[0]!r}, which {arm.origin} has too; rename or remove it")
+    mesh = cell.object.mesh
+    if mesh and ":" not in mesh:
+        mesh = str((folder / Path(mesh).expanduser()).resolve())
+    tasks = {task: arm.tasks.get(task, {}) | cell.tasks.get(task, {}) for task in {**arm.tasks, **cell.tasks}}
+    placed = arm.model_copy(
+        update={
+            "workspace": cell.workspace(mesh),
+            "obstacles": (*arm.obstacles, *cell.obstacles),
+            "tasks": tasks,
+            "table_height": 0.0,
+        }
+    )
+    placed._cell_file = path.resolve()
+    _ = placed.object_mesh  # raises if the file is missing
+    return placed
 
 
 def flat_fields(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -239,7 +343,7 @@ def flat_fields(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(arm: Arm, other: Arm) -> list[str]:
     """List the fields in which two arms differ, as dotted names. The files that they came from do not matter."""
-    ours, theirs = (flat_fields(each.model_dump(mode="json", exclude={"urdf"})) for each in (arm, other))
+    ours, theirs = (flat_fields(each.document()) for each in (arm, other))
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if arm.urdf != other.urdf and _without_folders(arm.urdf_path) != _without_folders(other.urdf_path):
         names.append("urdf")

@@ -194,6 +194,7 @@ def carried_files(arm: Arm) -> dict[str, bytes]:
 
     `arm.yaml` is the whole arm. If the URDF is a file of the user's own, `arm.urdf` is that file; a mesh that is found
     by its place near that file is named by its full path. The meshes themselves are not carried: no robot needs them.
+    The mesh of the cell's object is carried as `object.obj` or `object.stl`.
     """
     document = arm.model_dump(mode="json", exclude_defaults=True)
     carried: dict[str, bytes] = {}
@@ -206,6 +207,11 @@ def carried_files(arm: Arm) -> dict[str, bytes]:
 
         carried["arm.urdf"] = MESH_NAME.sub(full_name, source.read_bytes())
         document["urdf"] = "arm.urdf"
+    mesh = arm.object_mesh
+    if mesh is not None:
+        name = "object" + mesh.suffix.lower()
+        carried[name] = mesh.read_bytes()
+        document["workspace"]["objects"][0]["mesh"] = name
     text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
     return {"arm.yaml": text.encode(), **carried}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlfp_ros.contract import Bundle
 from rlfp_ros.control.arm import LIMITS, Arm, differences, load_arm, read_arm
+from rlfp_ros.control.workspace import DEFAULT_BLOCK, CellObject, departures, region_departures
 from rlfp_ros.schema import ConfigurationError
 
 TOLERANCE = 1e-9  # relative; allows for rounding when a limit is written to a text file
@@ -52,13 +53,15 @@ def choose_arm(
     Raises
     ------
     ConfigurationError
-        If the arm has other joints or frames than in training, or any limit that is wider.
+        If the arm has other joints or frames than in training, any limit that is wider, or stands in another cell.
     """
     if not name_or_path:
         return trained_arm(bundle)
     arm = load_arm(name_or_path)
-    if bundle.arm_file is None and arm.name == bundle.contract.arm.name:
-        return arm  # an older bundle has only the name of its arm
+    if bundle.arm_file is None and arm.name == bundle.contract.arm.name:  # an older bundle has only its arm's name
+        if arm.workspace is not None:
+            check_cell(bundle, arm, arm.model_copy(update={"workspace": None}))
+        return arm
     try:
         trained = trained_arm(bundle)
     except ConfigurationError:
@@ -83,10 +86,61 @@ def choose_arm(
     if narrower:
         report(f"{arm.origin}: narrower than in training: {_list(narrower)}")
     limits = {"limits", "tool_limits", "gripper", "name"}
-    others = [name for name in differences(arm, trained) if name.partition(".")[0] not in limits]
+    others = [name for name in differences(arm, trained) if name.partition(".")[0] not in (*limits, "workspace")]
     if others:
         report(f"{arm.origin}: not as in training: {', '.join(others)}")
+    if arm.workspace is None:  # then it plays in the cell that the bundle was trained for
+        return _with_cell_of(arm, trained)
+    check_cell(bundle, arm, trained)
     return arm
+
+
+def _with_cell_of(arm: Arm, trained: Arm) -> Arm:
+    """Return an arm in the cell of training; without one the arm stays as it is."""
+    if trained.workspace is None:
+        return arm
+    mesh = trained.object_mesh
+    cell_object = trained.workspace.object.model_copy(update={"mesh": "" if mesh is None else str(mesh.resolve())})
+    workspace = trained.workspace.model_copy(update={"objects": (cell_object,)})
+    return arm.model_copy(update={"workspace": workspace, "tasks": trained.tasks | arm.tasks})
+
+
+def check_cell(bundle: Bundle, arm: Arm, trained: Arm) -> None:
+    """Check that a bundle's policy was trained for the cell that an arm stands in.
+
+    Parameters
+    ----------
+    bundle
+        The bundle.
+    arm
+        The arm in its cell.
+    trained
+        The arm that the policy was trained with.
+
+    Raises
+    ------
+    ConfigurationError
+        If the camera's place, the object or the task's regions differ by more than the policy tolerates. The message
+        lists all of them.
+    """
+    assert arm.workspace is not None
+    contract = bundle.contract
+    settings = contract.provenance.get("task_settings")
+    settings = settings if isinstance(settings, dict) else {}
+    if trained.workspace is not None:
+        known = trained.workspace.object
+    else:
+        known = CellObject.model_validate({"size": settings.get("block_size", DEFAULT_BLOCK)})
+    meshes = [None if path is None else path.read_bytes() for path in (arm.object_mesh, trained.object_mesh)]
+    found = [
+        *departures(arm.workspace, contract.camera, known, meshes[0] == meshes[1]),
+        *region_departures(arm.tasks.get(contract.task, {}), settings),
+    ]
+    if found:
+        raise ConfigurationError(
+            f"{arm.cell_origin}: {bundle.directory.name} was trained for another cell: {'; '.join(found)}; train for "
+            f"this one (./rlfp train {contract.task} --cell {arm.cell_origin}), or correct the cell's file"
+        )
 
 
 def wider_limits(arm: Arm, other: Arm) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from rlfp_ros.contract import ActionContract, BaseControllerContract, Bundle, CameraContract
 from rlfp_ros.control.arm import Arm, flat_fields, load_arm
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.cell_camera import check_seen
 from rlfp_ros.simulation.environment import ManipulationEnv
 from rlfp_ros.simulation.randomization import Profile, load_profile
 from rlfp_ros.simulation.scene import Scene, load_scene
@@ -58,8 +59,9 @@ class Cell:
                 self.profile.model_dump(mode="json", exclude=None if self.profile.arm else {"arm"})
             ),
             "task_file": flat_fields(parameters(self.make_task())),
-            "scene_file": flat_fields(self.scene.model_dump(mode="json")),
-            "arm_file": flat_fields(self.arm.model_dump(mode="json")) | {"urdf_digest": self.arm.digest},
+            "scene_file": flat_fields(self.scene.document()),
+            "arm_file": flat_fields({"name": self.arm.name, "urdf": self.arm.urdf} | self.arm.document())
+            | {"urdf_digest": self.arm.digest},
         }
 
 
@@ -69,11 +71,19 @@ def load_cell(task: str, arm: str, profile: str, image_size: int | None = None) 
     Raises
     ------
     ConfigurationError
-        If one of them does not exist or is wrong, or the task does not fit the arm.
+        If one of them does not exist or is wrong, the task does not fit the arm, or the camera of the arm's cell does
+        not suit the task.
     """
     loaded = load_arm(arm)
     cell = Cell(task, loaded, load_profile(profile), load_scene(image_size=image_size, arm=loaded))
-    cell.make_task()
+    task_of_cell = cell.make_task()
+    if loaded.workspace is not None:
+        check_seen(loaded, task_of_cell, cell.camera)
+        if cell.camera.rate_hz != cell.action.rate_hz:
+            raise ConfigurationError(
+                f"{loaded.cell_origin}: camera.rate_hz is {cell.camera.rate_hz:g}, but the policies of {task} act "
+                f"{cell.action.rate_hz:g} times per second, once per image; set the camera and rate_hz to that rate"
+            )
     return cell
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from rlfp_ros import schema
 from rlfp_ros.contract import CameraContract
+from rlfp_ros.control.workspace import CellFile, is_cell
 from rlfp_ros.files import write_whole
 from rlfp_ros.schema import ConfigurationError, Pose, Schema
 
@@ -28,12 +29,14 @@ def pose_difference(T_a: np.ndarray, T_b: np.ndarray) -> tuple[float, float]:
 def load_extrinsics(path: str | Path, camera: CameraContract) -> np.ndarray:
     """Load T_base_camera, 4 x 4, from `path`, or return the bundle's own if `path` is empty or "bundle".
 
+    `path` is a calibration file, or the file of a cell.
+
     Raises ConfigurationError if the camera is farther from its pose in training than the bundle allows.
     """
     trained = camera.T_base_camera.matrix()
     if str(path) in ("", "bundle"):
         return trained
-    found = schema.load(Path(path).expanduser(), Extrinsics).T_base_camera.matrix()
+    found = load_pose(Path(path).expanduser()).matrix()
     distance, angle = pose_difference(found, trained)
     tolerance = camera.tolerance
     if distance > tolerance.xyz_m or angle > tolerance.angle_rad:
@@ -42,6 +45,20 @@ def load_extrinsics(path: str | Path, camera: CameraContract) -> np.ndarray:
             f"{tolerance.xyz_m:g} m and {tolerance.angle_rad:g} rad; move the camera or train for this place"
         )
     return found
+
+
+def load_pose(path: Path) -> Pose:
+    """Load T_base_camera from a calibration file, or from the file of a cell. Raises ConfigurationError."""
+    document = schema.read_yaml(path)
+    if is_cell(document):
+        return schema.validate(document, CellFile, str(path)).camera.T_base_camera
+    return schema.validate(document, Extrinsics, str(path)).T_base_camera
+
+
+def is_estimated(path: str | Path) -> bool:
+    """Return whether `path` is the file of a cell whose camera's pose was estimated by hand and never calibrated."""
+    document = schema.read_yaml(Path(path).expanduser())
+    return is_cell(document) and not schema.validate(document, CellFile, str(path)).camera.calibrated
 
 
 def write_extrinsics(path: Path, T_base_camera: np.ndarray, remark: str) -> None:

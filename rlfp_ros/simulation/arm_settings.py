@@ -19,6 +19,7 @@ from rlfp_ros.simulation.tasks.task_settings import Region, TaskSettings
 REFERENCE_LOWER, REFERENCE_UPPER = (0.25, -0.35), (0.75, 0.35)  # m, x and y of the Panda's tool box
 SMALL = 0.7  # an arm with less than this fraction of the Panda's reach gets another camera place and block
 SMALLEST_BLOCK = 0.02  # m; a smaller block covers two pixels of an 84 px image
+FITS = 0.9  # share of the gripper's opening that an object between its fingers may take
 ROD_ON_BLOCK = 0.0125  # m, how far from the block's surface the end of a rod may stop
 
 Settings = TypeVar("Settings", bound=TaskSettings)
@@ -42,9 +43,11 @@ def fit_settings(settings: Settings, arm: Arm, source: str) -> Settings:
         If a value that is given for the arm is unknown or invalid.
     """
     own = arm.tasks.get(settings.task, {})
+    if arm.workspace is not None:
+        own = {"block_size": arm.workspace.object.size} | own
     given = settings.arms.get(arm.name, {}) | own
     if given:
-        name = f"{arm.origin}: tasks.{settings.task}" if own else f"{source}: {arm.name}"
+        name = f"{arm.cell_origin}: tasks.{settings.task}" if own else f"{source}: {arm.name}"
         settings = schema.validate(settings.model_dump() | given, type(settings), name)
     derived = {name: value for name, value in _derived(settings, arm).items() if name not in given}
     if not derived:
@@ -96,12 +99,19 @@ def _derived(settings: TaskSettings, arm: Arm) -> dict[str, Any]:
         if _scale(arm) < SMALL:
             changed["block_size"] = tuple(min(edge, max(SMALLEST_BLOCK, scale * edge)) for edge in settings.block_size)
         changed |= settings.scaled(scale)
-    if settings.task == "reach" and arm.pointer is not None:
+    if settings.task == "reach" and (arm.pointer is not None or _too_wide(arm)):
         height = changed.get("block_size", settings.block_size)[2]
         nearest = round(height / 2 + ROD_ON_BLOCK, 4)
         if settings.success_distance < nearest:
             changed["success_distance"] = nearest
     return changed
+
+
+def _too_wide(arm: Arm) -> bool:
+    """Return whether the cell's object does not fit between the gripper's fingers."""
+    if arm.workspace is None or arm.gripper is None:
+        return False
+    return min(arm.workspace.object.size[:2]) > FITS * arm.gripper.open_width
 
 
 def _placed(region: Region, lower: np.ndarray, upper: np.ndarray) -> dict[str, list[float]]:

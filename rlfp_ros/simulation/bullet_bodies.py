@@ -6,17 +6,17 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from rlfp_ros.simulation.brick import brick
+from rlfp_ros.simulation.cell_object import NOMINAL_MASS, ObjectMesh
 from rlfp_ros.simulation.randomization import Sample
 from rlfp_ros.simulation.scene_renderer import Part
 from rlfp_ros.simulation.tasks.task_scene import Body, Hue, Plate, Slider, Vector, turned_by
 
 FAR_AWAY = (0.0, 0.0, -5.0)  # m, place of unused bodies, behind the camera's far plane
-BLOCK_MASS = 0.03  # kg, nominal
 DRAWER_MASS = 0.3  # kg, nominal, of a slider's moving part
 HANDLE_MASS = 0.02  # kg
 MARKER_THICKNESS = 0.002  # m
@@ -27,6 +27,15 @@ CLEAR_STEP = 0.08  # m, between the points along an articulated object that deco
 class BulletBodies:
     """Creates a task's bodies in one physics server, moves them, and answers queries.
 
+    Parameters
+    ----------
+    client
+        The physics server's client.
+    mesh
+        The shape of the blocks that have the object's colour; None for boxes.
+    mass
+        Nominal mass of a block, kg.
+
     Attributes
     ----------
     blocks, markers
@@ -35,8 +44,8 @@ class BulletBodies:
         The part and the kind of colour of every body that has one.
     """
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, mesh: ObjectMesh | None = None, mass: float = NOMINAL_MASS) -> None:
+        self._client, self._mesh, self._mass = client, mesh, mass
         self.blocks: list[Body] = []
         self.markers: list[Body] = []
         self.hues: dict[Part, Hue] = {}
@@ -57,7 +66,9 @@ class BulletBodies:
     def add_block(self, size: Vector, studs: bool, hue: Hue) -> Body:
         """Add a free box; `studs` makes it look like a LEGO brick, but its collision shape stays the box."""
         client, half = self._client, [extent / 2 for extent in size]
-        if studs:
+        if self._mesh is not None and hue is Hue.OBJECT:
+            visual, collision = self._mesh_shape(self._mesh, "Visual"), self._mesh_shape(self._mesh, "Collision")
+        elif studs:
             vertices, normals = brick(size)
             visual = client.createVisualShape(
                 client.GEOM_MESH,
@@ -68,15 +79,21 @@ class BulletBodies:
             )
         else:
             visual = client.createVisualShape(client.GEOM_BOX, halfExtents=half)
-        body: Body = client.createMultiBody(
-            BLOCK_MASS,
-            client.createCollisionShape(client.GEOM_BOX, halfExtents=half),
-            visual,
-            basePosition=FAR_AWAY,
-        )
+        if self._mesh is None or hue is not Hue.OBJECT:
+            collision = client.createCollisionShape(client.GEOM_BOX, halfExtents=half)
+        body: Body = client.createMultiBody(self._mass, collision, visual, basePosition=FAR_AWAY)
         self.blocks.append(body)
         self.hues[body, -1] = hue
         return body
+
+    def _mesh_shape(self, mesh: ObjectMesh, kind: Literal["Visual", "Collision"]) -> int:
+        """Create a shape of the object's mesh; the collision shape is its convex hull."""
+        client = self._client
+        create = client.createVisualShape if kind == "Visual" else client.createCollisionShape
+        middle = [-mesh.scale * value for value in mesh.middle]
+        place = {f"{kind.lower()}FramePosition": middle}
+        shape: int = create(client.GEOM_MESH, fileName=str(mesh.file), meshScale=[mesh.scale] * 3, **place)
+        return shape
 
     def add_marker(self, radius: float) -> Body:
         """Add a flat disc without collision."""
@@ -135,7 +152,7 @@ class BulletBodies:
         """Apply an episode's masses and friction."""
         client, friction = self._client, drawn["object_friction"]
         for block in self.blocks:
-            client.changeDynamics(block, -1, mass=BLOCK_MASS * drawn["object_mass"], lateralFriction=friction)
+            client.changeDynamics(block, -1, mass=self._mass * drawn["object_mass"], lateralFriction=friction)
         for slider in self._sliders:
             body, joint = self._links[slider.drawer]
             client.changeDynamics(

@@ -48,9 +48,9 @@ class Camera:
         fov = nominal_fov + sample["field_of_view"]
         self.focal = 0.5 * contract.height / np.tan(np.radians(fov) / 2)  # px
         self.distortion = sample["lens_distortion"]
-        self._frustum = self._frustum_planes(fov)
+        self._frustum = self._frustum_planes()
         self._view = (GL_FROM_OPTICAL @ np.linalg.inv(self.T_base_camera)).T.ravel().tolist()
-        self._projection = self._projection_matrix(fov, contract.width / contract.height)
+        self._projection = self._projection_matrix(fov)
         light = self._light_arguments(sample)
         opposite = np.radians(sample["fill_azimuth"])
         self._lights = [light, light | {"lightDirection": [np.cos(opposite), np.sin(opposite), 1.0]}]
@@ -155,20 +155,23 @@ class Camera:
         y, x = np.mgrid[: self.contract.height, : self.contract.width]
         return np.stack([(x - intrinsics.cx) / intrinsics.fx, (y - intrinsics.cy) / intrinsics.fy], axis=-1)
 
-    def _frustum_planes(self, fov_deg: float) -> tuple[np.ndarray, np.ndarray]:
+    def _frustum_planes(self) -> tuple[np.ndarray, np.ndarray]:
         """Return unit normals [3, 4] and offsets [4] of the planes that bound the view, inwards, base frame."""
         contract = self.contract
-        up = np.tan(np.radians(fov_deg) / 2)
-        across = up * contract.width / contract.height
-        normals = np.array([[1, 0, across], [-1, 0, across], [0, 1, up], [0, -1, up]])
+        left, top = (self._centre() + 0.5) / self.focal
+        right, bottom = (np.array([contract.width, contract.height]) - 0.5 - self._centre()) / self.focal
+        normals = np.array([[1, 0, left], [-1, 0, right], [0, 1, top], [0, -1, bottom]])
         normals = self.T_base_camera[:3, :3] @ (normals / np.linalg.norm(normals, axis=1, keepdims=True)).T
         return normals, -self.T_base_camera[:3, 3] @ normals
 
-    @staticmethod
-    def _projection_matrix(fov_deg: float, aspect: float) -> list[float]:
+    def _projection_matrix(self, fov_deg: float) -> list[float]:
+        """Return OpenGL's projection, column by column; the principal point may lie beside the image's middle."""
+        width, height = self.contract.width, self.contract.height
         f = 1 / np.tan(np.radians(fov_deg) / 2)
+        cx, cy = self._centre()
         matrix = np.zeros((4, 4))
-        matrix[0, 0], matrix[1, 1], matrix[3, 2] = f / aspect, f, -1
+        matrix[0, 0], matrix[1, 1], matrix[3, 2] = f / (width / height), f, -1
+        matrix[0, 2], matrix[1, 2] = (width - 1 - 2 * cx) / width, (2 * cy + 1 - height) / height
         matrix[2, 2], matrix[2, 3] = (FAR + NEAR) / (NEAR - FAR), 2 * FAR * NEAR / (NEAR - FAR)
         return list(matrix.T.ravel())
 

@@ -16,6 +16,7 @@ import numpy as np
 import pybullet_data
 
 from rlfp_ros.simulation.bullet_bodies import FAR_AWAY, BulletBodies
+from rlfp_ros.simulation.cell_object import hue_offset
 from rlfp_ros.simulation.randomization import OBJECTS, OTHERS, Profile, Sample, stream
 from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.scene_renderer import Colour, SceneRenderer
@@ -25,7 +26,7 @@ from rlfp_ros.simulation.textures import photograph_set, texture_set
 TEXTURES = 48  # loaded once, because loadTexture leaks 1.5 MB per call
 PHOTOGRAPHS = 24  # likewise
 UPRIGHT = (0, 0, 0, 1)  # quaternion xyzw
-DISTRACTOR_HUES = (0.12, 0.88)  # range on the colour circle; excludes the red of the task's object
+DISTRACTOR_HUES = (0.12, 0.88)  # range on the colour circle from the hue of the task's object, which it excludes
 OTHER_SHADES = (1.0, 0.55)  # factors of the value of other objects, so that two of the same hue differ
 PLAIN_TABLE = (0.55, 0.52, 0.48)  # rgb, 0..1
 UNPAINTED = (1.0, 1.0, 1.0)  # rgb, 0..1; shows a texture as it is
@@ -65,6 +66,7 @@ class Dressing:
         self, client: Any, renderer: SceneRenderer, profile: Profile, scene: Scene, texture_pool: int = 0
     ) -> None:
         self._client, self._renderer, self._scene = client, renderer, scene
+        self._hue_offset = hue_offset(scene)
         held_out = profile.textures == "validation"  # objects and photographs that training never shows
         self._distractors = [self._distractor(index) for index in range(OBJECTS)]
         self._occluders = [self._occluder() for _ in range(OCCLUDERS)] if "occluders" in profile.ranges else []
@@ -83,6 +85,7 @@ class Dressing:
         arm: tuple[Body, Sequence[int]],
         table: Body,
         bodies: BulletBodies,
+        obstacles: Sequence[Body] = (),
     ) -> None:
         """Paint and place everything for an episode.
 
@@ -96,6 +99,8 @@ class Dressing:
             Its body.
         bodies
             Those of the task, which no distractor may hide.
+        obstacles
+            The bodies of the cell's obstacles.
         """
         client, paint = self._client, self._renderer.paint
         rng = stream(sample.seed, "appearance")
@@ -119,6 +124,9 @@ class Dressing:
         self._place_distractors(sample, rng, clear_of)
         self._hang_occluders(sample)
         self._lay_out_household(sample, clear_of)
+        rng = stream(sample.seed, "obstacles")
+        for obstacle in obstacles:
+            paint(obstacle, -1, self._any_colour(rng, darkest=0.2) if self._textures else PLAIN_TABLE)
         rng = stream(sample.seed, "photographs")
         if rng.uniform() < sample["photographs"]:
             self._cover(table, self._photograph_textures[int(rng.integers(PHOTOGRAPHS))])
@@ -206,7 +214,8 @@ class Dressing:
                 colour = _colour(sample["block_hue"], sample["block_saturation"], sample["block_value"])
             else:
                 drawn = [sample[name][others % OTHERS] for name in ("other_hue", "other_saturation", "other_value")]
-                colour = _colour(drawn[0], drawn[1], drawn[2] * OTHER_SHADES[others % len(OTHER_SHADES)])
+                hue_deg = drawn[0] + 360 * self._hue_offset
+                colour = _colour(hue_deg, drawn[1], drawn[2] * OTHER_SHADES[others % len(OTHER_SHADES)])
                 others += 1
             self._renderer.paint(body, link, colour)
 
@@ -225,7 +234,7 @@ class Dressing:
             if place >= sample["distractors"]:
                 self._hide(body)
                 continue
-            self._renderer.paint(body, -1, _any_colour(rng, darkest=0.2))
+            self._renderer.paint(body, -1, self._any_colour(rng, darkest=0.2))
             direction = rng.uniform(0, 2 * np.pi)
             swing = DISTRACTOR_SWING * np.array([np.cos(direction), np.sin(direction), 0.0])
             rate = sample["distractor_speed"][place] / DISTRACTOR_SWING  # rad/s
@@ -245,7 +254,7 @@ class Dressing:
             turned = rng.standard_normal(4)
             place = between + rng.uniform(-OCCLUDER_OFFSET, OCCLUDER_OFFSET, 3)
             self._client.resetBasePositionAndOrientation(body, place, turned / np.linalg.norm(turned))
-            self._renderer.paint(body, -1, _any_colour(rng, darkest=0.1))
+            self._renderer.paint(body, -1, self._any_colour(rng, darkest=0.1))
 
     def _lay_out_household(self, sample: Sample, clear_of: list[np.ndarray]) -> None:
         """Place still objects on the table."""
@@ -258,15 +267,16 @@ class Dressing:
             yaw = rng.uniform(-np.pi, np.pi)
             turned = (0.0, 0.0, float(np.sin(yaw / 2)), float(np.cos(yaw / 2)))
             self._client.resetBasePositionAndOrientation(body, _free_place(rng, clear_of).tolist(), turned)
-            self._renderer.paint(body, -1, _any_colour(rng, darkest=0.2))
+            self._renderer.paint(body, -1, self._any_colour(rng, darkest=0.2))
+
+    def _any_colour(self, rng: np.random.Generator, darkest: float) -> Colour:
+        """Return a random colour that is not the object's."""
+        hue = (rng.uniform(*DISTRACTOR_HUES) + self._hue_offset) % 1
+        return colorsys.hsv_to_rgb(hue, rng.uniform(0, 1), rng.uniform(darkest, 1))
 
 
 def _colour(hue_deg: float, saturation: float, value: float) -> Colour:
     return colorsys.hsv_to_rgb((hue_deg / 360) % 1, saturation, value)
-
-
-def _any_colour(rng: np.random.Generator, darkest: float) -> Colour:
-    return colorsys.hsv_to_rgb(rng.uniform(*DISTRACTOR_HUES), rng.uniform(0, 1), rng.uniform(darkest, 1))
 
 
 def _free_place(rng: np.random.Generator, clear_of: list[np.ndarray]) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from rlfp_ros.simulation.bullet_bodies import MARKER_THICKNESS, points_along
+from rlfp_ros.simulation.cell_object import ObjectMesh
 from rlfp_ros.simulation.mujoco_arm import ARM_CONTACT, THING_CONTACT
 from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.mujoco_room import FAR_AWAY
@@ -15,6 +16,7 @@ from rlfp_ros.simulation.tasks.task_scene import Body, Hue, Plate, Slider, Vecto
 
 BLOCK_MASS = 0.03  # kg, until an episode sets it
 MARKER_COLOUR = (0.05, 0.70, 0.22)  # rgb, 0..1: green, as the tasks document
+OBJECT_MESH = "cell_object"  # name of the asset
 FRICTION = (0.7, 0.01, 0.001)  # sliding, spinning, rolling, until an episode sets the first
 MATERIALS = {Hue.OBJECT: "block_0", Hue.OTHER: "other_0"}  # until an episode chooses
 
@@ -22,8 +24,14 @@ MATERIALS = {Hue.OBJECT: "block_0", Hue.OTHER: "other_0"}  # until an episode ch
 class MujocoBodies:
     """Adds a task's bodies to a model, and moves and queries them once it is compiled (`bind`)."""
 
-    def __init__(self, spec: mujoco.MjSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: mujoco.MjSpec, mesh: ObjectMesh | None = None) -> None:
+        self._spec, self._mesh = spec, mesh
+        if mesh is not None:
+            spec.add_mesh(
+                name=OBJECT_MESH,
+                file=str(mesh.file.resolve()),
+                scale=[mesh.scale] * 3,
+            )
         self._names: list[str] = []  # of all bodies
         self._hues: dict[str, Hue] = {}  # of the bodies that have a colour of the episode's
         self._blocks: list[str] = []
@@ -39,8 +47,11 @@ class MujocoBodies:
         name = f"block_{len(self._names)}"
         body = self._spec.worldbody.add_body(name=name, pos=[0.0, 0.3 * len(self._names), size[2] / 2])
         body.add_freejoint(name=name)
-        self._add_box(body, name, Plate((0.0, 0.0, 0.0), size), hue, mass=BLOCK_MASS)
-        if studs:
+        if self._mesh is not None and hue is Hue.OBJECT:
+            self._add_mesh(body, name, self._mesh)
+        else:
+            self._add_box(body, name, Plate((0.0, 0.0, 0.0), size), hue, mass=BLOCK_MASS)
+        if studs and (self._mesh is None or hue is not Hue.OBJECT):
             for x in (-0.25, 0.25):
                 for y in (-0.25, 0.25):
                     body.add_geom(
@@ -100,6 +111,21 @@ class MujocoBodies:
             size=[extent / 2 for extent in plate.size],
             material=MATERIALS[hue],
             mass=mass,
+            contype=THING_CONTACT,
+            conaffinity=THING_CONTACT | ARM_CONTACT,
+            condim=4,
+            friction=list(FRICTION),
+        )
+
+    def _add_mesh(self, body: mujoco.MjsBody, name: str, mesh: ObjectMesh) -> None:
+        """Add the object's mesh; it collides as its convex hull."""
+        body.add_geom(
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_MESH,
+            meshname=OBJECT_MESH,
+            pos=[-mesh.scale * value for value in mesh.middle],
+            material=MATERIALS[Hue.OBJECT],
+            mass=BLOCK_MASS,
             contype=THING_CONTACT,
             conaffinity=THING_CONTACT | ARM_CONTACT,
             condim=4,

@@ -58,6 +58,18 @@ def furnish(spec: mujoco.MjSpec, room: Room, scene: Scene) -> dict[str, list[str
         contype=THING_CONTACT,
         conaffinity=THING_CONTACT | 1,
     )
+    for number, obstacle in enumerate(scene.obstacles):
+        x, y, z, w = obstacle.pose.quaternion_xyzw
+        world.add_geom(
+            name=f"obstacle_{number}",
+            type=box,
+            pos=obstacle.pose.xyz,
+            quat=[w, x, y, z],
+            size=[extent / 2 for extent in obstacle.size],
+            material="wall_0",
+            contype=THING_CONTACT,
+            conaffinity=THING_CONTACT | 1,
+        )
     world.add_geom(
         name="floor", type=box, pos=[0, 0, FLOOR_HEIGHT], size=[3, 3, 0.01], material="floor_0", **visual_only
     )

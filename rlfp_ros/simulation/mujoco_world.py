@@ -15,6 +15,8 @@ from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception.camera import CameraModel
 from rlfp_ros.schema import ConfigurationError
+from rlfp_ros.simulation.cell_camera import cell_camera
+from rlfp_ros.simulation.cell_object import hue_offset, in_cell, object_mesh, turned
 from rlfp_ros.simulation.mujoco_arm import ARM_CONTACT, MujocoArm, add_drives, arm_spec, gear_fingers
 from rlfp_ros.simulation.mujoco_bodies import MujocoBodies
 from rlfp_ros.simulation.mujoco_headless import mujoco
@@ -52,10 +54,10 @@ class MujocoWorld(TickedWorld):
         contract = camera or scene.camera.contract()
         task.fit_to(arm)
         super().__init__(arm, task, contract.rate_hz)
-        self.room, self.scene = room, scene
+        self.room, self.scene = in_cell(room, scene), scene
         self.faults = Faults()
         self._build()
-        self.camera = MujocoCamera(contract, room.camera, self.model)
+        self.camera = MujocoCamera(contract, room.camera, self.model, cell_camera(arm))
 
     @property
     def calibration(self) -> CameraModel | None:
@@ -147,9 +149,9 @@ class MujocoWorld(TickedWorld):
     # --- building ---------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        room = self.room
+        room, self._hue_offset = self.room, hue_offset(self.scene)
         self._spec = spec = arm_spec(self.arm)
-        self.bodies = MujocoBodies(spec)
+        self.bodies = MujocoBodies(spec, object_mesh(self.scene))
         spec.option.timestep = DT / room.dynamics.substeps
         spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
@@ -243,8 +245,8 @@ class MujocoWorld(TickedWorld):
         for number in range(clutter.count):
             body, geom = model.body(f"clutter_{number}"), model.geom(f"clutter_{number}").id
             shade = rng.uniform(0.1, 0.9, 3)
-            shade[0] = min(shade[0], shade[1:].max())  # only the task's object is red
-            model.geom_rgba[geom] = [*shade, 1.0]
+            shade[0] = min(shade[0], shade[1:].max())  # not red, so that turned it has not the object's hue
+            model.geom_rgba[geom] = [*turned(tuple(shade), self._hue_offset), 1.0]
             while True:
                 place = rng.uniform(*TABLE_REGION)
                 if all(np.linalg.norm(place - point) > clutter.clearance for point in clear_of):

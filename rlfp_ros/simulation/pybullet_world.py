@@ -15,14 +15,16 @@ import numpy as np
 from rlfp_ros.contract import CameraContract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.perception.camera import CameraModel
+from rlfp_ros.schema import Pose
 from rlfp_ros.simulation.bullet import connect
 from rlfp_ros.simulation.bullet_arm import load_bullet_arm
 from rlfp_ros.simulation.bullet_bodies import BulletBodies
 from rlfp_ros.simulation.bullet_drive import JointMotors, PositionMotors, TorqueDrive, drive_parameters
 from rlfp_ros.simulation.camera import Camera
+from rlfp_ros.simulation.cell_object import coloured, mass, object_mesh
 from rlfp_ros.simulation.dressing import Dressing
 from rlfp_ros.simulation.randomization import Profile, Sample, per_joint, sample, stream
-from rlfp_ros.simulation.scene import Box, Scene
+from rlfp_ros.simulation.scene import Scene
 from rlfp_ros.simulation.scene_renderer import SceneRenderer
 from rlfp_ros.simulation.tasks.task import Task
 from rlfp_ros.simulation.tasks.task_scene import HAND_BEHIND_TOOL, Body, Hue, Plate, Slider, Vector
@@ -64,7 +66,7 @@ class PybulletWorld(TickedWorld):
         self.camera = Camera(camera or scene.camera.contract())
         super().__init__(arm, task, self.camera.contract.rate_hz)
         profile.check_arm(arm)
-        self.profile, self.scene = profile, scene
+        self.profile, self.scene = coloured(profile, scene), scene
         self.blind = False  # if True, images are black and take no time, for learning from states
         # Whether anything looks at the image of a stamp, ns; any other image is not drawn, and the last one stays.
         self.is_seen: Callable[[int], bool] = lambda stamp_ns: True
@@ -221,8 +223,10 @@ class PybulletWorld(TickedWorld):
         self.arm_body, self._joints, self._fingers = loaded.body, loaded.joints, loaded.fingers
         self._tool, self.arm_links = loaded.tool, loaded.links
         self._sensed = self._joints + self._fingers
-        self._table = self._surface(self.scene.table)
-        self.bodies = BulletBodies(client)
+        table = self.scene.table
+        self._table = self._surface(table.size, Pose(xyz=table.centre))
+        self._obstacles = [self._surface(each.size, each.pose) for each in self.scene.obstacles]
+        self.bodies = BulletBodies(client, object_mesh(self.scene), mass(self.scene))
         drawn_as_collision = self.arm.visuals != "visual"
         cullable = [
             link
@@ -232,16 +236,18 @@ class PybulletWorld(TickedWorld):
         self.renderer = SceneRenderer(client, self.camera, self.arm_body, cullable)
         self.task.build(self)
         self.dressing = Dressing(client, self.renderer, self.profile, self.scene, texture_pool)
-        self.renderer.stand_still([(self.arm_body, -1), (self._table, -1), *self.bodies.still])
+        self.renderer.stand_still([(body, -1) for body in (self.arm_body, self._table, *self._obstacles)])
+        self.renderer.stand_still(self.bodies.still)
         self._pristine = client.saveState()
 
-    def _surface(self, box: Box) -> Body:
-        half = [extent / 2 for extent in box.size]
+    def _surface(self, size: Vector, pose: Pose) -> Body:
+        half = [extent / 2 for extent in size]
         return self.client.createMultiBody(
             0,
             self.client.createCollisionShape(self.client.GEOM_BOX, halfExtents=half),
             self.client.createVisualShape(self.client.GEOM_BOX, halfExtents=half),
-            basePosition=box.centre,
+            basePosition=pose.xyz,
+            baseOrientation=pose.quaternion_xyzw,
         )
 
     # --- an episode -------------------------------------------------------------------------------------------------
@@ -256,7 +262,7 @@ class PybulletWorld(TickedWorld):
         self.client.performCollisionDetection()
         self._reset_arm(self._reset_positions)
         self.task.reset(self, stream(seed, "task"))
-        self.dressing.arrange(self.sample, (self.arm_body, self.arm_links), self._table, self.bodies)
+        self.dressing.arrange(self.sample, (self.arm_body, self.arm_links), self._table, self.bodies, self._obstacles)
         contract = self.camera.contract
         self.camera.reset(self.sample, self.dressing.background(self.sample, (contract.height, contract.width)))
         self.renderer.forget_backdrop()

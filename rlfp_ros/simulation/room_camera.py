@@ -27,13 +27,10 @@ GL_FROM_OPTICAL = np.diag([1.0, -1.0, -1.0])  # OpenGL looks along -z with y up
 class RoomLens:
     """Maps each pixel of the distorted image to the ideal image that the renderer draws."""
 
-    def __init__(self, camera: RoomCamera) -> None:
-        width, height = camera.width, camera.height
-        focal = 0.5 * height / np.tan(np.radians(camera.field_of_view_deg) / 2)
-        self.K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
-        self.distortion = np.array(camera.distortion)
-        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 1, 2).astype(np.float64)
-        rays = cv2.undistortPoints(grid, self.K, self.distortion).reshape(height, width, 2)
+    def __init__(self, camera: CameraModel) -> None:
+        width, height, focal = camera.width, camera.height, float(camera.K[0, 0])
+        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 2)
+        rays = camera.rays(grid).reshape(height, width, 2)
         # Barrel distortion needs pixels beyond the ideal image's border, so the renderer draws a larger image.
         reach = np.abs(rays).max(axis=(0, 1)) * 1.02
         self.render_width = int(np.ceil(2 * focal * reach[0]))
@@ -47,6 +44,14 @@ class RoomLens:
         """Return the distorted image uint8 [H, W, 3] of an ideal one [render_height, render_width, 3]."""
         rows, columns = self._maps
         return np.asarray(cv2.remap(image, rows, columns, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def room_camera(settings: RoomCamera) -> CameraModel:
+    """Return the calibrated camera of a room."""
+    width, height = settings.width, settings.height
+    focal = 0.5 * height / np.tan(np.radians(settings.field_of_view_deg) / 2)
+    K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+    return CameraModel(width, height, K, np.array(settings.distortion))
 
 
 class RoomElectronics:
@@ -82,14 +87,25 @@ class RoomElectronics:
 
 
 class MujocoCamera:
-    """Takes images of a MuJoCo world. `contract` is the bundle's camera, `model` this camera's camera_info."""
+    """Takes images of a MuJoCo world.
+
+    `contract` is the bundle's camera, `live` the camera of the arm's cell, by default the room's, and the attribute
+    `model` is this camera as its camera_info describes it.
+    """
 
     NAME = "room_camera"
 
-    def __init__(self, contract: CameraContract, settings: RoomCamera, model: mujoco.MjModel) -> None:
-        self.contract, self._settings = contract, settings
-        self.lens = RoomLens(settings)
-        self.model = CameraModel(settings.width, settings.height, self.lens.K, self.lens.distortion)
+    def __init__(
+        self,
+        contract: CameraContract,
+        settings: RoomCamera,
+        model: mujoco.MjModel,
+        live: CameraModel | None = None,
+    ) -> None:
+        self.contract = contract
+        self.model = live or room_camera(settings)
+        self._settings = settings.model_copy(update={"width": self.model.width, "height": self.model.height})
+        self.lens = RoomLens(self.model)
         self._mujoco, self._id = model, model.camera(self.NAME).id
         try:
             self._renderer = mujoco.Renderer(model, self.lens.render_height, self.lens.render_width)
@@ -115,12 +131,7 @@ class MujocoCamera:
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Return the pixels [N, 2] at which points [N, 3] m of the base frame appear in this episode's image."""
-        T_camera_base = np.linalg.inv(self.T_base_camera)
-        rotation, _ = cv2.Rodrigues(T_camera_base[:3, :3])
-        pixels, _ = cv2.projectPoints(
-            np.asarray(points, np.float64), rotation, T_camera_base[:3, 3], self.lens.K, self.lens.distortion
-        )
-        return np.asarray(pixels).reshape(-1, 2)
+        return self.model.project(np.asarray(points, np.float64), np.linalg.inv(self.T_base_camera))
 
     def expose(self, data: mujoco.MjData) -> np.ndarray:
         """Return an image of the present state, uint8 [H, W, 3] rgb."""

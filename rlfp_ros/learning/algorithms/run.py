@@ -60,7 +60,7 @@ class Plan(TrainingSettings):
     @property
     def encoder_bundle(self) -> str:
         """The bundle whose encoder gives the features."""
-        return self.encoder or f"{self.task}_{load_arm(self.arm).name}"
+        return self.encoder or f"{self.task}_{load_arm(self.arm).label}"
 
 
 def settings_of(plan: Plan) -> TrainingSettings:
@@ -187,7 +187,7 @@ def save_policy(plan: Plan, agent: nn.Module, run: Path) -> None:
     source = load_bundle(plan.encoder_bundle)
     arm, behaviour = load_arm(plan.arm), TASKS[plan.task]
     contract = build_contract(
-        name=f"{plan.algorithm}_{plan.task}_{arm.name}",
+        name=f"{plan.algorithm}_{plan.task}_{arm.label}",
         task=load_task(plan.task),
         arm=arm,
         camera=source.contract.camera,

@@ -110,7 +110,7 @@ def _contract(recipe: Recipe, cell: Cell, finished: FinishedTraining, minutes: f
         "task_settings": parameters(task),
     }
     return build_contract(
-        name=f"{cell.task}_{cell.arm.name}",
+        name=f"{cell.task}_{cell.arm.label}",
         task=task,
         arm=cell.arm,
         camera=finished.camera,
