@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import Contract, load_bundle
-from rlfp_ros.control.arm import read_arm
+from rlfp_ros.control.arm import load_arm, read_arm
 from rlfp_ros.perception.extrinsics import load_extrinsics
 from rlfp_ros.schema import ConfigurationError
 from rlfp_ros.simulation.randomization import PARAMETERS, load_profile, sample
@@ -62,6 +62,7 @@ KINDS: dict[str, tuple[Path, Callable[[Path], object]]] = {
     "stack": (SHARE / "sim/tasks/stack.yaml", _task("stack")),
     "drawer": (SHARE / "sim/tasks/drawer.yaml", _task("drawer")),
     "scene": (SHARE / "sim/scenes/table.yaml", load_scene),
+    "cell": (SHARE / "cells/mug.yaml", lambda path: load_scene(arm=load_arm(path))),
     "profile": (SHARE / "sim/randomization/harsh.yaml", lambda path: sample(load_profile(path), 0)),
     "room": (SHARE / "sim/scenes/twin_clutter.yaml", lambda path: load_room(path).draw(0)),
     "bundle": (SHARE / "models/reach_panda/bundle.yaml", lambda path: schema.load(path, Contract)),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_an_encoder_of_another_arm_is_refused_at_once() -> None:
 def test_an_encoder_of_another_camera_is_refused_at_once() -> None:
     cell = load_cell("reach", "panda", "none", 84)
     moved = cell.scene.camera.model_copy(update={"position": (1.0, 0.3, 0.6)})
-    other = type(cell)(cell.task, cell.arm, cell.profile, cell.scene.model_copy(update={"camera": moved}))
+    other = type(cell)(cell.task, cell.arm, cell.profile, replace(cell.scene, camera=moved))
     with pytest.raises(ConfigurationError, match=r"trained with camera\.T_base_camera\.xyz \[1\.08, 0\.34, 0\.62\]"):
         check_encoder_bundle(load_bundle("reach_panda"), other)
 

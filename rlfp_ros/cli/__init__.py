@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlfp_ros import __version__
-from rlfp_ros.cli import arm, bench, commission, data, evaluate, inspection, learn_on_arm, run, train
+from rlfp_ros.cli import arm, bench, cell, commission, data, evaluate, inspection, learn_on_arm, run, train
 from rlfp_ros.cli.parsing import Run, add_plugin_option, check_results
 
 
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rlfp_ros {__version__}")
     add_plugin_option(parser, "plugins")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for group in (run, train, learn_on_arm, evaluate, arm, commission, data, inspection, bench):
+    for group in (run, train, learn_on_arm, evaluate, arm, cell, commission, data, inspection, bench):
         group.add_commands(commands)
     return parser
 

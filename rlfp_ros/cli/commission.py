@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlfp_ros.cli.parsing import ARMS, Commands, add_command, add_result
+from rlfp_ros.cli.parsing import ARMS, CELLS, Commands, add_arm_or_cell, add_command, add_result, arm_of
 
 if TYPE_CHECKING:
     from rlfp_ros.recording.bag_topics import TopicChoice
@@ -33,12 +33,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "--bag", type=Path, metavar="DIR", help="a recorded bag with an arm at rest (default: record the live topics)"
     )
     command.add_argument("--bundle", default="reach_panda", help="for its camera's tolerance (default: %(default)s)")
-    command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
+    add_arm_or_cell(command, "the bundle's", f"the cell with the arm and the camera's place: {CELLS}")
     command.add_argument(
         "--extrinsics",
-        default="bundle",
         metavar="FILE",
-        help="written by `calibrate extrinsics`, or bundle (default: %(default)s)",
+        help="written by `calibrate extrinsics`, or bundle (default: the cell's, or bundle)",
     )
     command.add_argument(
         "--meshes",
@@ -134,9 +133,11 @@ def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
         if name != "board":
             part.add_argument("--bag", type=Path, required=name == "extrinsics", metavar="DIR", help="a recorded bag")
         if name == "intrinsics":
+            part.add_argument("--cell", metavar="NAME", help=f"also write the lens into this cell's file: {CELLS}")
             part.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image files, instead of a bag")
         if name == "extrinsics":
-            part.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
+            text = "measure for this cell, and write the camera's pose into its file: " + CELLS
+            add_arm_or_cell(part, "panda", text)
             part.add_argument("--bundle", help="also compare with the place of this bundle's camera")
         if name != "board":
             add_topics(part, images_only=name == "intrinsics")
@@ -144,13 +145,17 @@ def _add_calibrate(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _calibrate(options: argparse.Namespace) -> int:
     from rlfp_ros.commissioning import calibrate
+    from rlfp_ros.control.arm import find_cell
 
     board = calibrate.parse_board(options.squares, options.square, options.marker, options.dictionary)
     if options.what == "board":
         return calibrate.board(board, options.out)
     if options.what == "intrinsics":
-        return calibrate.intrinsics(board, options.bag, options.images, options.out, topic_choice(options))
-    return calibrate.extrinsics(board, options.bag, options.arm, options.bundle, options.out, topic_choice(options))
+        cell = find_cell(options.cell) if options.cell else None
+        return calibrate.intrinsics(board, options.bag, options.images, options.out, topic_choice(options), cell)
+    arm = arm_of(options) or "panda"
+    cell = Path(arm) if options.cell else None
+    return calibrate.extrinsics(board, options.bag, arm, options.bundle, options.out, topic_choice(options), cell)
 
 
 def _align(options: argparse.Namespace) -> int:
@@ -158,13 +163,17 @@ def _align(options: argparse.Namespace) -> int:
     from rlfp_ros.graph.arguments import parse_arguments, parse_assignments
     from rlfp_ros.graph.live_bag import record_live
     from rlfp_ros.graph.real_arm import REAL_ARM
+    from rlfp_ros.graph.resolution import in_cell
 
-    choice = topic_choice(options)
-    arguments = parse_arguments(REAL_ARM, parse_assignments(options.topics, "align"))
+    choice, arm = topic_choice(options), arm_of(options)
+    given = parse_assignments(options.topics, "align") | ({"cell": arm or ""} if options.cell else {})
+    arguments = parse_arguments(REAL_ARM, in_cell(REAL_ARM, given))
     if choice.image_kind == "auto":  # image_kind:= is an argument of the graph, like the topics
         choice = dataclasses.replace(choice, image_kind=arguments["image_kind"])
-    bag = options.bag or record_live(options.arm or "", options.topics, options.out)
-    return calibrate.overlay(bag, options.arm, options.bundle, options.extrinsics, options.meshes, options.out, choice)
+    topics = [*options.topics, *([f"cell:={arm}"] if options.cell else [])]
+    bag = options.bag or record_live("" if options.cell else arm or "", topics, options.out)
+    extrinsics = options.extrinsics or (arm if options.cell and arm else "bundle")
+    return calibrate.overlay(bag, arm, options.bundle, extrinsics, options.meshes, options.out, choice)
 
 
 def _gap(options: argparse.Namespace) -> int:

@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 
 from rlfp_ros.cli.commission import add_topics, topic_choice
-from rlfp_ros.cli.parsing import ARMS, Commands, add_command, add_result, natural, positive
+from rlfp_ros.cli.parsing import (
+    ARMS,
+    CELLS,
+    Commands,
+    add_arm_or_cell,
+    add_command,
+    add_result,
+    arm_of,
+    natural,
+    positive,
+)
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -50,7 +60,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="the camera's place, written by `calibrate extrinsics` (default: fitted to the recording)",
     )
-    command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
+    add_arm_or_cell(command, "the bundle's", f"the cell with the arm and the camera's place: {CELLS}")
     command.add_argument(
         "--updates", type=positive, default=300, metavar="N", help="gradient steps (default: %(default)s)"
     )
@@ -86,7 +96,7 @@ def _adapt(options: argparse.Namespace) -> int:
     from rlfp_ros.adaptation import adapt
     from rlfp_ros.adaptation.adaptation import AdaptationTraining
 
+    arm = arm_of(options)
+    extrinsics = options.extrinsics or (arm if options.cell and arm else "")
     training = AdaptationTraining(images=options.images, updates=options.updates, seed=options.seed)
-    return adapt.run(
-        options.bundle, options.data, options.method, options.out, training, options.arm, options.extrinsics
-    )
+    return adapt.run(options.bundle, options.data, options.method, options.out, training, arm, extrinsics)

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlfp_ros.cli.arm_warnings import named_arm
-from rlfp_ros.cli.parsing import ARMS, PROFILES, ROOMS, TASKS, Commands, add_command, add_result, positive
+from rlfp_ros.cli.parsing import (
+    PROFILES,
+    ROOMS,
+    TASKS,
+    Commands,
+    add_arm_or_cell,
+    add_command,
+    add_result,
+    arm_of,
+    positive,
+)
 
 if TYPE_CHECKING:
     from rlfp_ros.evaluation.evaluate import Play
@@ -35,7 +45,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: %(default)s)"
     )
-    command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: the arm that the bundle was trained with)")
+    add_arm_or_cell(command, "the arm and the cell that the bundle was trained with")
     command.add_argument("--graph", action="store_true", help="run through the real ROS 2 graph, in lock step")
     add_result(command, "--json", metavar="FILE", help="also write the figures to FILE")
     command.add_argument(
@@ -53,7 +63,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
     command = add_command(commands, "preview", _preview, "write an image of 36 episodes as the policy sees them")
     command.add_argument("--task", default="reach", help=f"{TASKS} (default: %(default)s)")
-    command.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
+    add_arm_or_cell(command, "panda")
     command.add_argument("--profile", default="train", help=f"randomisation: {PROFILES} (default: %(default)s)")
     command.add_argument("--sweep", metavar="PARAMETER", help="also a sheet with one parameter from low to high")
     command.add_argument(
@@ -71,6 +81,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from rlfp_ros.seeds import EVALUATION
 
     EVALUATION.episodes(options.seed, options.episodes)
+    arm = arm_of(options)
     play: Play = play_graph if options.graph else play_in_process
     if options.report is not None:
         play = _album(options)
@@ -91,7 +102,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             seed=options.seed,
             play=play,
             world=options.world,
-            arm=options.arm,
+            arm=arm,
             json_path=options.json,
             report=report,
         )
@@ -144,7 +155,7 @@ def _preview(options: argparse.Namespace) -> int:
     for path in preview(
         options.task,
         options.profile,
-        arm=named_arm(options.arm),
+        arm=named_arm(arm_of(options) or "panda"),
         out=options.out,
         sweep=options.sweep,
         seed=options.seed,

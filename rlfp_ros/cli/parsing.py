@@ -12,6 +12,7 @@ Commands = argparse._SubParsersAction  # argparse has no public name for what ad
 
 PROFILES = "the name of a file in sim/randomization/, or a path"
 ROOMS = "the name of a file in sim/scenes/, or a path"
+CELLS = "the name of a file in cells/, or a path"
 ARMS = "the name of a file in config/arms/, or a path"
 TASKS = "a task; `rlfp plugins` lists them"
 
@@ -74,6 +75,44 @@ def add_result(
     """
     action = parser.add_argument(option, type=Path, **words)
     parser.set_defaults(result_paths=(*(parser.get_default("result_paths") or ()), (action.dest, folder, tuple(page))))
+
+
+def add_arm_or_cell(command: argparse.ArgumentParser, default: str, text: str = "") -> None:
+    """Add `--arm` and `--cell`, of which a user gives one at most; `arm_of` returns the choice.
+
+    Parameters
+    ----------
+    command
+        The command.
+    default
+        How the help names the arm that is used without them.
+    text
+        The help of `--cell`.
+    """
+    command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: {default})")
+    command.add_argument(
+        "--cell",
+        metavar="NAME",
+        help=text or f"the arm in its cell, with camera, object and obstacles: {CELLS}; instead of --arm",
+    )
+
+
+def arm_of(options: argparse.Namespace) -> str | None:
+    """Return the arm that the options of `add_arm_or_cell` name, or the path of a cell's file; None for neither.
+
+    Raises ConfigurationError if both are given, or the cell does not exist.
+    """
+    from rlfp_ros.control.arm import find_cell
+    from rlfp_ros.schema import ConfigurationError
+
+    arm: str | None = options.arm
+    if options.cell is None:
+        return arm
+    if arm is not None:
+        raise ConfigurationError(
+            f"--arm is {arm!r} and --cell is {options.cell!r}; the cell names its arm, leave out --arm"
+        )
+    return str(find_cell(options.cell))
 
 
 def check_results(options: argparse.Namespace) -> None:

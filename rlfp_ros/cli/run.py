@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from rlfp_ros.cli.parsing import ARMS, ROOMS, TASKS, Commands, add_command, add_result, port, positive
+from rlfp_ros.cli.parsing import (
+    ROOMS,
+    TASKS,
+    Commands,
+    add_arm_or_cell,
+    add_command,
+    add_result,
+    arm_of,
+    port,
+    positive,
+)
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -14,9 +24,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--bundle",
         metavar="BUNDLE",
-        help="the bundle: a folder, or the name of one in models/ (default: <task>_<arm>)",
+        help="the bundle: a folder, or the name of one in models/ (default: <task>_<arm>, or <task>_<cell>)",
     )
-    command.add_argument("--arm", metavar="NAME", help=f"{ARMS} (default: panda, or the bundle's own)")
+    add_arm_or_cell(command, "panda, or the bundle's own")
     command.add_argument(
         "--episodes", type=positive, metavar="N", help="number of episodes (default: 10; with --operate: until Ctrl-C)"
     )
@@ -70,7 +80,7 @@ def _demo(options: argparse.Namespace) -> int:
     return demo.run(
         task=options.task,
         bundle_name=options.bundle,
-        arm=options.arm,
+        arm=arm_of(options),
         episodes=episodes,
         seed=options.seed,
         json_path=options.json,

@@ -13,19 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from rlfp_ros.cli.arm_warnings import named_arm
-from rlfp_ros.cli.parsing import ARMS, PROFILES, TASKS, Commands, add_command, add_result, fraction, natural, positive
+from rlfp_ros.cli.parsing import (
+    PROFILES,
+    TASKS,
+    Commands,
+    add_arm_or_cell,
+    add_command,
+    add_result,
+    arm_of,
+    fraction,
+    natural,
+    positive,
+)
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add this file's commands."""
     command = add_command(commands, "train", _train, "train a task from nothing to a policy bundle")
     command.add_argument("task", help=TASKS)
-    command.add_argument("--arm", default="panda", help=f"{ARMS} (default: %(default)s)")
+    add_arm_or_cell(command, "panda")
     command.add_argument("--profile", default="train", help=f"randomisation: {PROFILES} (default: %(default)s)")
     command.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the whole training (default: %(default)s)"
     )
-    add_result(command, "--out", folder=True, metavar="DIR", help="the bundle (default: models/<task>_<arm>)")
+    add_result(
+        command, "--out", folder=True, metavar="DIR", help="the bundle (default: models/<task>_<arm>, or <task>_<cell>)"
+    )
     add_result(
         command,
         "--run",
@@ -147,6 +160,7 @@ def _train(options: argparse.Namespace) -> int:
     # Before torch is imported: threads that wait for each other sleep. If they spin, a training with two threads is
     # half as fast beside other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    options.arm = arm_of(options) or "panda"
     if options.algorithm:
         _refuse(options, options.recipe_options, f"--algorithm {options.algorithm} does not use")
         return _train_by_algorithm(options)
@@ -160,7 +174,7 @@ def _train_by_recipe(options: argparse.Namespace) -> int:
     given = _given(options, options.recipe_options)
     chosen = given.pop("recipe", train.DEFAULT)
     recipe = train.recipe_for(options.task, options.arm, options.profile, options.seed, chosen).with_options(**given)
-    name = f"{options.task}_{named_arm(options.arm).name}"
+    name = f"{options.task}_{named_arm(options.arm).label}"
     out = options.out or Path("models") / name
     run = options.run_folder or Path("runs") / f"train_{out.resolve().name}"
     train.main(recipe, out, run, resume=options.resume, evaluation_episodes=options.evaluation_episodes)
@@ -177,7 +191,7 @@ def _train_by_algorithm(options: argparse.Namespace) -> int:
     for option in ("algorithm", "task", "arm", "profile", "seed"):
         given[option] = getattr(options, option)
     plan = validate(given, algorithms.Plan, "rlfp train")
-    name = f"{options.algorithm}_{plan.observation}_{options.task}_{named_arm(options.arm).name}"
+    name = f"{options.algorithm}_{plan.observation}_{options.task}_{named_arm(options.arm).label}"
     run = options.run_folder or Path("runs") / name
     algorithms.main(plan, run, options.out, options.resume, options.evaluation_episodes)
     return 0

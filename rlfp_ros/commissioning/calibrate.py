@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -10,13 +11,16 @@ import cv2
 import numpy as np
 from rich.console import Console
 
+from rlfp_ros import schema
 from rlfp_ros.commissioning.align import align, describe, write_overlays
 from rlfp_ros.commissioning.board import Board, View, calibrate_camera, calibrate_hand_eye, write_camera_info
+from rlfp_ros.commissioning.cell_file import intrinsics_text, pose_text, set_camera
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trained_arm import trained_arm
-from rlfp_ros.perception.extrinsics import load_extrinsics, write_extrinsics
+from rlfp_ros.control.workspace import CalibratedLens
+from rlfp_ros.perception.extrinsics import load_extrinsics, load_pose, write_extrinsics
 from rlfp_ros.perception.image_topics import is_rectified
 from rlfp_ros.perception.images import write_image
 from rlfp_ros.recording.bag_topics import ANY, TopicChoice, image_topic, robot_topics
@@ -48,8 +52,18 @@ def board(shape: Board, out: Path) -> int:
     return 0
 
 
-def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path, choice: TopicChoice = ANY) -> int:
-    """Calibrate a camera's K and lens from images of a board; writes the camera_info file that drivers read."""
+def intrinsics(
+    shape: Board,
+    bag: Path | None,
+    images: Sequence[Path],
+    out: Path,
+    choice: TopicChoice = ANY,
+    cell: Path | None = None,
+) -> int:
+    """Calibrate a camera's K and lens from images of a board.
+
+    Writes the camera_info file that drivers read, and the same values into the file of a cell.
+    """
     console = Console(highlight=False)
     views: list[View] = []
     size, looked_at = (0, 0), 0
@@ -74,13 +88,27 @@ def intrinsics(shape: Board, bag: Path | None, images: Sequence[Path], out: Path
         f"{out}: fx {K[0, 0]:.1f}, fy {K[1, 1]:.1f}, cx {K[0, 2]:.1f}, cy {K[1, 2]:.1f} px, "
         f"distortion {np.round(np.zeros(5) if D is None else D, 4).tolist()}, rms {found.rms_px:.2f} px"
     )
+    if cell is not None:
+        set_camera(cell, intrinsics=intrinsics_text(schema.load(out, CalibratedLens)))
+        console.print(f"{cell}: camera.intrinsics are these")
     if found.coverage < ENOUGH_COVERAGE:
         console.print(f"corners in {found.coverage:.0%} of the image: show the board near its edges too")
     return 0
 
 
-def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: Path, choice: TopicChoice = ANY) -> int:
-    """Calibrate the camera's pose from a board on the tool and the arm's poses; write the file for extrinsics:=."""
+def extrinsics(
+    shape: Board,
+    bag: Path,
+    arm_name: str,
+    bundle: str | None,
+    out: Path,
+    choice: TopicChoice = ANY,
+    cell: Path | None = None,
+) -> int:
+    """Calibrate the camera's pose from a board on the tool and the arm's poses.
+
+    Writes the file for extrinsics:=, and the same pose into the file of a cell.
+    """
     console = Console(highlight=False)
     arm = load_arm(arm_name)
     kinematics = Kinematics(arm)
@@ -105,6 +133,9 @@ def extrinsics(shape: Board, bag: Path, arm_name: str, bundle: str | None, out: 
     place = ", ".join(f"{value:.3f}" for value in found.T_base_camera[:3, 3])
     worst = max(found.view_errors_px)
     console.print(f"{out}: camera at ({place}) m, rms {found.rms_px:.2f} px, worst posture {worst:.2f} px")
+    if cell is not None:
+        set_camera(cell, T_base_camera=pose_text(load_pose(out)), calibrated=json.dumps(remark))
+        console.print(f"{cell}: camera.T_base_camera is this pose")
     if bundle is not None:
         load_extrinsics(out, load_bundle(bundle).contract.camera)  # refuses a pose outside the tolerance
         console.print(f"inside the tolerance of {bundle}")

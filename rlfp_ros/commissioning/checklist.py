@@ -16,7 +16,7 @@ from pydantic import Field
 from rlfp_ros.contract import CameraContract, Contract
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.joint_faults import not_finite
-from rlfp_ros.perception.extrinsics import load_extrinsics, pose_difference
+from rlfp_ros.perception.extrinsics import is_estimated, load_extrinsics, pose_difference
 from rlfp_ros.schema import Schema
 
 WINDOW_S = 2.0  # window over which rates and ages are computed
@@ -328,5 +328,12 @@ def extrinsics_line(extrinsics: str, camera: CameraContract) -> Line:
     if extrinsics == "bundle":
         return Line(name="extrinsics", ok=True, found="taken from the bundle, not calibrated")
     distance, angle = pose_difference(load_extrinsics(extrinsics, camera), camera.T_base_camera.matrix())
+    if is_estimated(extrinsics):
+        return Line(
+            name="extrinsics",
+            ok=False,
+            found=f"the camera's pose in {extrinsics} is an estimate",
+            fix=f"run ./rlfp calibrate extrinsics --cell {extrinsics}",
+        )
     found = f"{distance:.4f} m and {math.degrees(angle):.2f} deg from the bundle's, {tolerance}"
     return Line(name="extrinsics", ok=True, found=found)

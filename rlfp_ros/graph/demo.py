@@ -83,7 +83,7 @@ def run(
         If an argument does not fit, or the graph failed.
     """
     console = Console(highlight=False)
-    bundle = load_bundle(bundle_name or f"{task}_{load_arm(arm).name if arm else DEFAULT_ARM}")
+    bundle = load_bundle(bundle_name or f"{task}_{load_arm(arm).label if arm else DEFAULT_ARM}")
     task = bundle.contract.task
     page = None if page_port is None else _Page(page_port, console)
     folder = (out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).resolve()

@@ -89,6 +89,14 @@ ARM = Argument(
 )
 
 
+CELL = Argument(
+    "cell",
+    "",
+    "the cell that the arm stands in, instead of arm: a name in cells/ or a YAML file; a bundle that was trained for "
+    "another cell is refused; empty: none",
+)
+
+
 def waited_for(arguments: Arguments) -> list[str]:
     """Return the nodes whose answer the simulator awaits before an episode."""
     waited_for = ["perception", "policy", "residual_controller"]

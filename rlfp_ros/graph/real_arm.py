@@ -11,6 +11,7 @@ from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit,
 from rlfp_ros.graph.parts import (
     ARM,
     BASE,
+    CELL,
     COMMON,
     CONTROLLER,
     OPERATE,
@@ -66,6 +67,7 @@ REAL_ARM = Graph(
     description="A real arm and camera, driven by the same perception, policy and controller. Starts DISABLED.",
     arguments=(
         ARM,
+        CELL,
         Argument(
             "bundle",
             "reach_{arm}",
@@ -103,7 +105,7 @@ REAL_ARM = Graph(
             "extrinsics",
             "",
             "the camera's calibrated place: a file that `./rlfp calibrate extrinsics` wrote, or bundle: it is where "
-            "the bundle says; empty: not known, and the arm is not enabled",
+            "the bundle says; empty: as cell says, or without one not known, and the arm is not enabled",
         ),
         Argument("joint_states_topic", "joint_states", "the topic with the arm's measured joints", pattern=_TOPIC),
         Argument(

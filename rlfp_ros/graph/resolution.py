@@ -10,7 +10,7 @@ from typing import Any
 
 from rlfp_ros import paths, schema
 from rlfp_ros.contract import load_bundle
-from rlfp_ros.control.arm import Arm, load_arm
+from rlfp_ros.control.arm import Arm, find_cell, load_arm, read_cell
 from rlfp_ros.control.trained_arm import choose_arm, trained_arm
 from rlfp_ros.graph.arguments import image_size, parse_arguments
 from rlfp_ros.graph.arm_drivers import check_driver
@@ -29,7 +29,7 @@ def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> R
     profile that the arguments name are loaded first, so that a mistake is one sentence here and not one from every
     node. Raises ConfigurationError.
     """
-    arguments = parse_arguments(graph, overrides)
+    arguments = parse_arguments(graph, in_cell(graph, overrides))
     image_bytes = check_arguments(graph, arguments) if check else 0
     share = paths.share_directory()
     own_parameters = _own_parameters(graph, arguments["params_file"])
@@ -53,6 +53,40 @@ def resolve(graph: Graph, overrides: Mapping[str, Any], check: bool = True) -> R
             )
         )
     return Resolved(graph, arguments, tuple(processes), _drivers(graph, arguments))
+
+
+def in_cell(graph: Graph, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides with what the file of the cell gives: the arm, the camera's place, and launch arguments.
+
+    Arguments that a user gave win over those of the cell.
+
+    Raises
+    ------
+    ConfigurationError
+        If the cell's file is wrong, or both `cell` and `arm` are given.
+    """
+    name = str(overrides.get("cell", "")).strip()
+    if not name:
+        return dict(overrides)
+    if overrides.get("arm"):
+        raise ConfigurationError(
+            f"{graph.name}.launch.py: cell is {name!r} and arm is {overrides['arm']!r}; the cell names its arm, leave "
+            "out arm"
+        )
+    path = find_cell(name).resolve()
+    given = {"cell": str(path), "arm": str(path)}
+    known = {argument.name for argument in graph.arguments}
+    if "extrinsics" in known:  # the graph of a real arm
+        launch = read_cell(path).launch
+        own = [each for each in launch if each not in known - {"cell", "arm", "bundle"}]
+        if own:
+            raise ConfigurationError(
+                f"{path}: launch.{own[0]} is not an argument that a cell may give; it may give: "
+                f"{', '.join(sorted(known - {'cell', 'arm', 'bundle'}))}"
+            )
+        mock = str({**launch, **overrides}.get("use_mock_hardware", "")).lower() == "true"
+        return launch | ({} if mock else {"extrinsics": str(path)}) | dict(overrides) | given
+    return dict(overrides) | given
 
 
 def _own_parameters(graph: Graph, name: str) -> tuple[Path, ...]:

@@ -10,6 +10,7 @@ from rlfp_ros.graph.description import Argument, Arguments, Graph, Node, OnExit
 from rlfp_ros.graph.parts import (
     ARM,
     BASE,
+    CELL,
     COMMON,
     CONTROLLER,
     OPERATE,
@@ -58,6 +59,7 @@ SIM = Graph(
     arguments=(
         Argument("task", "reach", "the task; `./rlfp plugins` lists them"),
         ARM,
+        CELL,
         _BUNDLE,
         Argument(
             "profile",
