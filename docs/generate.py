@@ -222,10 +222,19 @@ def arm_file() -> str:
     return "\n\n".join(_schemas(Arm, {}))
 
 
+@part("cell-file")
+def cell_file() -> str:
+    """Every field of a cell's file."""
+    from rlfp_ros.control.workspace import CellFile
+
+    return "\n\n".join(_schemas(CellFile, {}))
+
+
 def _schemas(model: type[BaseModel], seen: dict[type[BaseModel], None]) -> Iterator[str]:
     """A table for each schema that `model` consists of, `model` first."""
     seen[model] = None
-    comments = _comments(model)
+    ours = [kind for kind in reversed(model.__mro__) if kind.__module__.startswith("rlfp_ros.")]
+    comments = {name: text for kind in ours for name, text in _comments(kind).items()}
     rows, children = [], []
     for name, field in model.model_fields.items():
         if field.exclude:

@@ -97,11 +97,12 @@ class CellCamera(Schema):
 
     intrinsics: CalibratedLens
     T_base_camera: Pose  # m; camera = optical frame: x right, y down, z forward
-    # Who measured T_base_camera: `calibrate extrinsics --cell` writes it. Empty: estimated by hand, which is enough to
-    # train, but an arm is not enabled.
+    # How T_base_camera was measured; `calibrate extrinsics --cell` writes it. Empty: estimated by hand, which is enough
+    # to train, but an arm is not enabled.
     calibrated: str = ""
-    rate_hz: float = Field(default=30.0, gt=0, le=240)
-    view: View | None = None  # None: the arm's foot and the middle of its tool box
+    rate_hz: float = Field(default=30.0, gt=0, le=240)  # Hz
+    # The box that a policy's image shows. None: the arm's foot and the middle of its tool box.
+    view: View | None = None
 
 
 class Box(Schema):
@@ -142,10 +143,10 @@ class CellObject(Schema):
 class Workspace(Schema):
     """What surrounds an arm in its cell."""
 
-    name: str = Field(pattern=NAME, max_length=64)
+    name: str = Field(pattern=NAME, max_length=64)  # part of the names of bundles and run folders
     camera: CellCamera
     table: Box = Box(centre=(0.40, 0.0, -0.02), size=(1.10, 1.40, 0.04))
-    # Tasks use one object today.
+    # One object, which all tasks move.
     objects: tuple[CellObject, ...] = Field(default=(CellObject(),), min_length=1, max_length=1)
 
     @model_validator(mode="after")

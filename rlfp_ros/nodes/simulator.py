@@ -359,9 +359,13 @@ def _camera(contract: CameraContract, settings: SimulatorSettings) -> CameraCont
             f"simulator parameters: image_rate_hz is {rate:g}, expected a whole fraction of {TICKS_PER_SECOND} Hz, "
             "such as 15, 30 or 60"
         )
-    scale = height / contract.height
+    scale, own = height / contract.height, contract.intrinsics
     intrinsics = Intrinsics(
-        fx=contract.intrinsics.fx * scale, fy=contract.intrinsics.fy * scale, cx=(width - 1) / 2, cy=(height - 1) / 2
+        fx=own.fx * scale,
+        fy=own.fy * scale,
+        # A cell's principal point may lie beside the middle.
+        cx=(width - 1) / 2 + scale * (own.cx - (contract.width - 1) / 2),
+        cy=(height - 1) / 2 + scale * (own.cy - (contract.height - 1) / 2),
     )
     if (width, height) == (contract.width, contract.height):
         intrinsics = contract.intrinsics

@@ -15,7 +15,7 @@ import numpy as np
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.workspace import CellCamera, View, Workspace, default_view
-from rlfp_ros.perception.camera import CameraModel, camera_model
+from rlfp_ros.perception.camera import CameraModel, Lens, camera_model
 from rlfp_ros.perception.preprocess import scaled_intrinsics
 from rlfp_ros.schema import ConfigurationError, Point, Schema
 from rlfp_ros.simulation.tasks.task import Task
@@ -88,6 +88,8 @@ def cell_camera(arm: Arm) -> CameraModel | None:
     if arm.workspace is None:
         return None
     live = live_camera(arm.workspace, arm.cell_origin)
+    if live.lens is Lens.FISHEYE:
+        live = live.pinhole()  # the twin's camera_info knows Brown-Conrady lenses only
     scale = min(1.0, TWIN_HEIGHT / live.height)
     width, height = round(scale * live.width), round(scale * live.height)
     K = scaled_intrinsics(live.K, width / live.width, height / live.height)
