@@ -22,7 +22,10 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 INPUTS = {
     "bag",
+    "image",
     "images",
+    "intrinsics",
+    "extrinsics",
     "plugins",
     "command_plugins",
     "source",
