@@ -10,7 +10,7 @@ import pytest
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trajectory import Trajectory
 from rlfp_ros.schema import ConfigurationError
-from rlfp_ros.simulation.bullet_bodies import BLOCK_MASS
+from rlfp_ros.simulation.cell_object import NOMINAL_MASS
 from rlfp_ros.simulation.pybullet_world import PybulletWorld
 from rlfp_ros.simulation.randomization import PARAMETERS, Profile, Range, load_profile, sample
 from rlfp_ros.simulation.scene import load_scene
@@ -203,7 +203,7 @@ def test_momentum_is_force_times_time_over_mass() -> None:
             world.client.applyExternalForce(block, -1, (0, 0.3, 0), position, world.client.WORLD_FRAME)
             world.step(None)
         velocity, _ = world.client.getBaseVelocity(block)
-        assert velocity[1] == pytest.approx(0.3 * 12 * DT / (BLOCK_MASS * ratio), rel=0.01)
+        assert velocity[1] == pytest.approx(0.3 * 12 * DT / (NOMINAL_MASS * ratio), rel=0.01)
         assert velocity[2] == pytest.approx(-9.81 * 12 * DT, rel=0.01)
         world.close()
 

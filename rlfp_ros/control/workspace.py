@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -260,7 +260,7 @@ def region_departures(given: dict[str, Any], trained: dict[str, Any]) -> Iterato
             )
 
 
-def _is_region(value: Any) -> bool:
+def _is_region(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and {"lower", "upper"} <= value.keys()
 
 
