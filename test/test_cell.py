@@ -45,8 +45,8 @@ def write(path: Path, cell: str = "side", **changes: Any) -> Path:
     document: dict[str, Any] = yaml.safe_load((ROOT / "cells" / f"{cell}.yaml").read_text())
     for name, value in changes.items():
         part, _, field = name.partition("__")
-        places: dict[str, dict[str, Any]] = {"camera": document["camera"], "object": document["objects"][0]}
-        (places[part] if part in places else document)[field or name] = value
+        places = {"camera": document["camera"], "object": document["objects"][0], "": document}
+        places[part if field else ""][field or name] = value
     path.write_text(yaml.safe_dump(document))
     return path
 
