@@ -13,11 +13,9 @@ A part stands between two marks in a page, and `PARTS` says what makes it:
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
 import sys
-import tokenize
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -32,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import camera_parts
 import driver_parts
 import safety_parts
-from page_tables import table
+from page_tables import field_comments, table
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "docs" / "measured"
@@ -233,8 +231,7 @@ def cell_file() -> str:
 def _schemas(model: type[BaseModel], seen: dict[type[BaseModel], None]) -> Iterator[str]:
     """A table for each schema that `model` consists of, `model` first."""
     seen[model] = None
-    ours = [kind for kind in reversed(model.__mro__) if kind.__module__.startswith("rlfp_ros.")]
-    comments = {name: text for kind in ours for name, text in _comments(kind).items()}
+    comments = field_comments(model)
     rows, children = [], []
     for name, field in model.model_fields.items():
         if field.exclude:
@@ -266,33 +263,6 @@ def _kinds(annotation: Any) -> Iterator[Any]:
     yield annotation
     for argument in typing.get_args(annotation):
         yield from _kinds(argument)
-
-
-def _comments(model: type[BaseModel]) -> dict[str, str]:
-    """The comment at the end of the line, or on the lines before, of each field of a class."""
-    import inspect
-    import textwrap
-
-    source = textwrap.dedent(inspect.getsource(model))
-    found: dict[str, str] = {}
-    above: list[str] = []
-    name, first = "", False
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            text = token.string.lstrip("# ").strip()
-            if token.line.strip().startswith("#"):
-                above.append(text)
-            elif name:
-                found[name] = text
-        elif token.type == tokenize.NAME and first and re.match(rf"\s+{token.string}\s*:", token.line):
-            name = token.string
-            if above:
-                found[name] = " ".join(above)
-            above = []
-        elif token.type == tokenize.NEWLINE:
-            name = ""
-        first = token.type in (tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT)
-    return found
 
 
 @part("names")

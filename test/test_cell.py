@@ -24,6 +24,7 @@ from rlfp_ros.control.trained_arm import choose_arm
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import in_cell
 from rlfp_ros.learning.cell import load_cell
+from rlfp_ros.perception.camera_info_file import load_camera_info
 from rlfp_ros.perception.extrinsics import is_estimated, load_extrinsics
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.schema import ConfigurationError
@@ -219,6 +220,9 @@ def test_launch_arguments_come_from_the_cell_unless_they_are_given(tmp_path: Pat
     assert found["camera"] == "realsense"
     assert found["joint_states_topic"] == "arm/joint_states"
     assert found["arm"] == found["extrinsics"] == str(path)
+    assert "camera_info_file" not in found, "the ROS driver publishes its own"
+    own = in_cell(REAL_ARM, {"cell": str(path), "camera": "uvc"})
+    assert load_camera_info(own["camera_info_file"]) == read_cell(path).camera.intrinsics
     assert "extrinsics" not in in_cell(REAL_ARM, {"cell": str(path), "use_mock_hardware": True})
     with pytest.raises(ConfigurationError, match="the cell names its arm, leave out arm"):
         in_cell(REAL_ARM, {"cell": str(path), "arm": "panda"})

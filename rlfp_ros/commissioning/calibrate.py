@@ -19,7 +19,7 @@ from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import Arm, load_arm
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.trained_arm import trained_arm
-from rlfp_ros.control.workspace import CalibratedLens
+from rlfp_ros.control.workspace import CameraInfoFile
 from rlfp_ros.perception.extrinsics import load_extrinsics, load_pose, write_extrinsics
 from rlfp_ros.perception.image_topics import is_rectified
 from rlfp_ros.perception.images import write_image
@@ -89,7 +89,7 @@ def intrinsics(
         f"distortion {np.round(np.zeros(5) if D is None else D, 4).tolist()}, rms {found.rms_px:.2f} px"
     )
     if cell is not None:
-        set_camera(cell, intrinsics=intrinsics_text(schema.load(out, CalibratedLens)))
+        set_camera(cell, intrinsics=intrinsics_text(schema.load(out, CameraInfoFile)))
         console.print(f"{cell}: camera.intrinsics are these")
     if found.coverage < ENOUGH_COVERAGE:
         console.print(f"corners in {found.coverage:.0%} of the image: show the board near its edges too")

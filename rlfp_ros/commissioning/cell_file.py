@@ -14,7 +14,7 @@ import yaml
 from rlfp_ros import schema
 from rlfp_ros.control.arm import load_arm, read_cell
 from rlfp_ros.control.arm_parts import check_view
-from rlfp_ros.control.workspace import CalibratedLens, CellFile, default_view
+from rlfp_ros.control.workspace import CameraInfoFile, CellFile, default_view
 from rlfp_ros.files import write_whole
 from rlfp_ros.perception.extrinsics import load_pose
 from rlfp_ros.schema import ConfigurationError, Point, Pose
@@ -84,7 +84,7 @@ def text_of(cell: NewCell) -> str:
         K = [focal, 0.0, (cell.width - 1) / 2, 0.0, focal, (cell.height - 1) / 2, 0.0, 0.0, 1.0]
         lens = _lens_text(cell.width, cell.height, K, "plumb_bob", [0.0] * 5)
     else:
-        lens = intrinsics_text(schema.load(cell.intrinsics, CalibratedLens))
+        lens = intrinsics_text(schema.load(cell.intrinsics, CameraInfoFile))
     hue, saturation, value = COLOURS[cell.colour]
     text = f"""\
 # A cell: one arm with its camera, table and object. Lengths are in metres in the arm's base frame (x forward, y left,
@@ -130,7 +130,7 @@ def write_new(cell: NewCell, path: Path) -> None:
     write_whole(path, text)
 
 
-def intrinsics_text(lens: CalibratedLens) -> str:
+def intrinsics_text(lens: CameraInfoFile) -> str:
     """Return a camera's calibration as a cell's file has it."""
     size = lens.image_width, lens.image_height
     return _lens_text(*size, lens.camera_matrix.data, lens.distortion_model, lens.distortion_coefficients.data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -28,43 +28,49 @@ COLOURED = 0.25  # saturation below which a hue means nothing
 REGION_TOLERANCE = 0.02  # m, by which a region may extend beyond the one in training
 DEFAULT_BLOCK = (0.035, 0.035, 0.035)  # m
 
-Pixels = Annotated[int, Field(ge=8, le=8192)]
-Entry = Annotated[float, Field(ge=-1e6, le=1e6)]  # of a matrix
+Entry = Annotated[float, Field(ge=-1e9, le=1e9)]  # of a matrix
 Hue = Annotated[float, Field(ge=-360, le=360)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Matrix(Schema):
+class CalibrationMatrix(Schema):
     """A matrix as ROS calibration files have it, row by row."""
 
-    rows: int = Field(ge=1, le=14)
-    cols: int = Field(ge=1, le=14)
+    rows: int = Field(ge=1, le=100)
+    cols: int = Field(ge=1, le=100)
     data: tuple[Entry, ...]
 
     @model_validator(mode="after")
-    def _complete(self) -> Matrix:
+    def _is_complete(self) -> CalibrationMatrix:
         if len(self.data) != self.rows * self.cols:
-            raise ValueError(f"data has {len(self.data)} values, expected {self.rows} x {self.cols}")
+            raise ValueError(f"data has {len(self.data)} values, expected rows x cols = {self.rows * self.cols}")
         return self
 
 
-class CalibratedLens(Schema):
-    """A camera's calibration file as `./rlfp calibrate intrinsics` and ROS's `cameracalibrator` write it."""
+NO_DISTORTION = CalibrationMatrix(rows=1, cols=5, data=(0.0,) * 5)
+NO_TURN = CalibrationMatrix(rows=3, cols=3, data=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
-    image_width: Pixels  # px
-    image_height: Pixels  # px
+
+def _unrectified(fields: dict[str, Any]) -> CalibrationMatrix:
+    """Return the projection of a single camera whose images are not rectified: K and a column of zeros."""
+    K = np.zeros((3, 4))
+    given = fields.get("camera_matrix")
+    if given is not None and len(given.data) == 9:
+        K[:, :3] = np.reshape(given.data, (3, 3))
+    return CalibrationMatrix(rows=3, cols=4, data=tuple(K.ravel().tolist()))
+
+
+class CameraInfoFile(Schema):
+    """A calibration as `./rlfp calibrate intrinsics` and ROS's camera_calibration write it."""
+
+    image_width: int = Field(ge=1, le=100_000)  # px
+    image_height: int = Field(ge=1, le=100_000)  # px
     camera_name: str = ""
-    camera_matrix: Matrix  # 3 x 3, px
-    distortion_model: Literal["plumb_bob", "rational_polynomial", "equidistant"] = "plumb_bob"
-    distortion_coefficients: Matrix = Matrix(rows=1, cols=5, data=(0.0,) * 5)
-    rectification_matrix: Matrix | None = None  # not used
-    projection_matrix: Matrix | None = None  # not used
-
-    @model_validator(mode="after")
-    def _shape(self) -> CalibratedLens:
-        if (self.camera_matrix.rows, self.camera_matrix.cols) != (3, 3):
-            raise ValueError(f"camera_matrix is {self.camera_matrix.rows} x {self.camera_matrix.cols}, expected 3 x 3")
-        return self
+    camera_matrix: CalibrationMatrix  # K, 3 x 3, px
+    distortion_model: str = "plumb_bob"  # plumb_bob, rational_polynomial or equidistant
+    distortion_coefficients: CalibrationMatrix = NO_DISTORTION
+    rectification_matrix: CalibrationMatrix = NO_TURN  # 3 x 3
+    projection_matrix: CalibrationMatrix = Field(default_factory=_unrectified)  # P, 3 x 4, px; default: K
 
 
 class View(Schema):
@@ -95,7 +101,7 @@ class View(Schema):
 class CellCamera(Schema):
     """The camera of a cell: its lens, its place, and the part of its image that policies see."""
 
-    intrinsics: CalibratedLens
+    intrinsics: CameraInfoFile
     T_base_camera: Pose  # m; camera = optical frame: x right, y down, z forward
     # How T_base_camera was measured; `calibrate extrinsics --cell` writes it. Empty: estimated by hand, which is enough
     # to train, but an arm is not enabled.

@@ -84,8 +84,12 @@ def in_cell(graph: Graph, overrides: Mapping[str, Any]) -> dict[str, Any]:
                 f"{path}: launch.{own[0]} is not an argument that a cell may give; it may give: "
                 f"{', '.join(sorted(known - {'cell', 'arm', 'bundle'}))}"
             )
-        mock = str({**launch, **overrides}.get("use_mock_hardware", "")).lower() == "true"
-        return launch | ({} if mock else {"extrinsics": str(path)}) | dict(overrides) | given
+        chosen = {**launch, **overrides}
+        mock = str(chosen.get("use_mock_hardware", "")).lower() == "true"
+        calibration = {} if mock else {"extrinsics": str(path)}
+        if not mock and starts_camera(chosen):  # then the node camera publishes the cell's calibration
+            calibration["camera_info_file"] = str(path)
+        return calibration | chosen | given
     return dict(overrides) | given
 
 

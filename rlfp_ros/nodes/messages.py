@@ -28,8 +28,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rlfp_ros.control import arm as arms
 from rlfp_ros.control.trajectory import Residual, Trajectory
+from rlfp_ros.control.workspace import CameraInfoFile
 from rlfp_ros.episode import Episode, Ready
-from rlfp_ros.perception.camera_info_file import CameraInfoFile
 from rlfp_ros.recording import topics
 from rlfp_ros.recording.decode import FLOAT32, LATENT_FIELDS, NANOSECONDS, POINT_FIELDS
 

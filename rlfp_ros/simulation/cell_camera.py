@@ -8,14 +8,14 @@ the extrinsics are those of the camera.
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.control.workspace import CellCamera, View, Workspace, default_view
-from rlfp_ros.perception.camera import CameraModel, Lens, camera_model
+from rlfp_ros.perception.camera import CameraModel, Lens
+from rlfp_ros.perception.camera_info_file import calibrated_camera
 from rlfp_ros.perception.preprocess import scaled_intrinsics
 from rlfp_ros.schema import ConfigurationError, Point, Schema
 from rlfp_ros.simulation.tasks.task import Task
@@ -65,22 +65,7 @@ class MountedCamera(Schema):
 
 def live_camera(workspace: Workspace, source: str) -> CameraModel:
     """Return the cell's camera with its lens. Raises ConfigurationError, naming `source`, if its numbers do not fit."""
-    lens, optical_frame = workspace.camera.intrinsics, SimpleNamespace(frame_id="camera_optical_frame")
-    message = SimpleNamespace(
-        width=lens.image_width,
-        height=lens.image_height,
-        k=lens.camera_matrix.data,
-        d=lens.distortion_coefficients.data,
-        distortion_model=lens.distortion_model,
-        roi=SimpleNamespace(width=0, height=0, x_offset=0, y_offset=0),
-        binning_x=0,
-        binning_y=0,
-        header=optical_frame,
-    )
-    try:
-        return camera_model(message, "camera.intrinsics")
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{source}: {str(error).removeprefix('topic ')}") from None
+    return calibrated_camera(workspace.camera.intrinsics, f"{source}: camera.intrinsics")
 
 
 def cell_camera(arm: Arm) -> CameraModel | None:
