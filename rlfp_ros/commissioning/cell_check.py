@@ -55,7 +55,7 @@ def check(cell: CellFile, arm: Arm) -> Iterator[ArmFinding]:
     cell
         The file's content.
     arm
-        The arm as it stands in the cell, from `load_arm`.
+        The arm in the cell, from `load_arm`.
     """
     yield ArmFinding("arm", Severity.OK, f"{arm.name}, {len(arm.joint_names)} joints ({arm.origin})")
     yield from _camera(cell, arm)

@@ -219,7 +219,7 @@ ARMS: Registry[Path | Arm] = Registry("arm", builtin="rlfp_ros.control.arms", en
 def load_arm(name_or_path: str | Path) -> Arm:
     """Load an arm by name (a file in config/arms/, or one that a plugin registered) or from a YAML file.
 
-    The file of a cell gives the arm as it stands in that cell.
+    The file of a cell gives the arm in that cell.
 
     Raises
     ------
@@ -300,7 +300,7 @@ def _load_own(path: Path) -> Arm:
 
 
 def _in_cell(cell: CellFile, path: Path) -> Arm:
-    """Return the arm of a cell as it stands there."""
+    """Return the arm of a cell with its workspace."""
     folder = path.resolve().parent
     by_path = Path(cell.arm).suffix in (".yaml", ".yml")
     try:

@@ -1,6 +1,6 @@
 """A cell as data: the camera, the table and the objects around one arm, from `cells/<name>.yaml`.
 
-`load_arm` reads such a file too and returns the arm as it stands in its cell: with the cell's obstacles, the values of
+`load_arm` reads such a file too and returns the arm in its cell: with the cell's obstacles, the values of
 its tasks, and a `Workspace`. A bundle carries that arm, so that it also says which cell it was trained for.
 """
 
