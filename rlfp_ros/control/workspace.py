@@ -73,14 +73,14 @@ class CameraInfoFile(Schema):
     projection_matrix: CalibrationMatrix = Field(default_factory=_unrectified)  # P, 3 x 4, px; default: K
 
 
-class View(Schema):
-    """A box in the base frame that the policy's image shows."""
+class ShownBox(Schema):
+    """The box in the base frame that the policy's image shows."""
 
     lower: Point  # m
     upper: Point  # m
 
     @model_validator(mode="after")
-    def _ordered(self) -> View:
+    def _ordered(self) -> ShownBox:
         for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
             if high - low < SMALLEST_VIEW:
                 raise ValueError(f"lower is {low} and upper is {high} in {axis}, expected {SMALLEST_VIEW} m between")
@@ -108,7 +108,7 @@ class CellCamera(Schema):
     calibrated: str = ""
     rate_hz: float = Field(default=30.0, gt=0, le=240)  # Hz
     # The box that a policy's image shows. None: the arm's foot and the middle of its tool box.
-    view: View | None = None
+    view: ShownBox | None = None
 
 
 class Box(Schema):
@@ -191,7 +191,7 @@ def is_cell(document: Any) -> bool:
     return isinstance(document, dict) and "arm" in document and "camera" in document and "urdf" not in document
 
 
-def default_view(lower: Point, upper: Point) -> View:
+def default_view(lower: Point, upper: Point) -> ShownBox:
     """Return the box that a policy sees by default: from the arm's foot to the middle of its tool box.
 
     Parameters
@@ -202,7 +202,7 @@ def default_view(lower: Point, upper: Point) -> View:
     low, high = np.array(lower), np.array(upper)
     inset = VIEW_INSET * (high - low)
     x, y = float(high[0] - inset[0]), (float(low[1] + inset[1]), float(high[1] - inset[1]))
-    return View(lower=(0.0, y[0], 0.0), upper=(x, y[1], VIEW_HEIGHT * float(high[0] - low[0])))
+    return ShownBox(lower=(0.0, y[0], 0.0), upper=(x, y[1], VIEW_HEIGHT * float(high[0] - low[0])))
 
 
 def departures(given: Workspace, camera: CameraContract, trained: CellObject, same_mesh: bool = True) -> Iterator[str]:

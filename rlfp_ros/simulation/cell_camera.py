@@ -13,7 +13,7 @@ import numpy as np
 
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
 from rlfp_ros.control.arm import Arm
-from rlfp_ros.control.workspace import CellCamera, View, Workspace, default_view
+from rlfp_ros.control.workspace import CellCamera, ShownBox, Workspace, default_view
 from rlfp_ros.perception.camera import CameraModel, Lens
 from rlfp_ros.perception.camera_info_file import calibrated_camera
 from rlfp_ros.perception.preprocess import scaled_intrinsics
@@ -146,7 +146,7 @@ def check_seen(arm: Arm, task: Task, camera: CameraContract) -> None:
             )
 
 
-def _on_plane(view: View, camera: CellCamera) -> tuple[np.ndarray, np.ndarray] | None:
+def _on_plane(view: ShownBox, camera: CellCamera) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the least and greatest [2] of the view's corners on the plane z = 1; None if one is behind the camera."""
     T_camera_base = np.linalg.inv(camera.T_base_camera.matrix())
     points = view.corners() @ T_camera_base[:3, :3].T + T_camera_base[:3, 3]
