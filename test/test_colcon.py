@@ -83,6 +83,7 @@ def test_ros2_run_finds_every_executable(workspace: Path) -> None:
         "recorder",
         "arm_twin",
         "arm_driver",
+        "camera",
         "checklist",
         "operator",
         "operator_terminal",
