@@ -22,7 +22,7 @@ from feetech_bench import ARM, FINEST, NAMES, ROOT, STEP_S, Bench, simulated_bus
 from rlfp_ros.drivers.arm_driver import make_arm_driver
 from rlfp_ros.drivers.feetech_bus import load_sdk
 from rlfp_ros.drivers.servo_calibration import STEP_RAD, load_arm_calibration, narrower_ranges
-from rlfp_ros.drivers.simulated_feetech_bus import SimulatedFeetechBus
+from rlfp_ros.drivers.simulated_feetech_bus import SimulatedFeetechBus, default_calibration
 from rlfp_ros.schema import ConfigurationError
 
 
@@ -139,6 +139,16 @@ def test_a_user_can_run_the_simulated_arm(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
     assert not port.is_symlink()
+
+
+def test_simulated_bus_takes_the_place_of_no_file_and_of_no_real_port(tmp_path: Path) -> None:
+    port = tmp_path / "ttyACM0"
+    port.write_text("a real port")
+    bus = SimulatedFeetechBus(port, default_calibration())
+    with pytest.raises(FileExistsError, match="it exists and is no simulated port"):
+        bus.start()
+    bus.close()
+    assert port.read_text() == "a real port"
 
 
 # --- calibration -----------------------------------------------------------------------------------------------------

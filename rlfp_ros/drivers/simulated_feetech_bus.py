@@ -17,6 +17,7 @@ Feetech, "Magnetic encoder STS servo: memory table" and "FT-SCS custom communica
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -120,7 +121,7 @@ class SimulatedFeetechBus:
     # --- cable and power ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Plug it in and begin to answer."""
+        """Plug it in and begin to answer. Raises OSError if the port cannot be made."""
         self.plug_in()
         self._thread.start()
 
@@ -132,7 +133,9 @@ class SimulatedFeetechBus:
         self.unplug()
 
     def plug_in(self) -> None:
-        """Make a terminal, and the link to it."""
+        """Make a terminal, and the link to it. Raises OSError, for example if there is something else in its place."""
+        if self.link.exists() and not os.path.realpath(self.link).startswith("/dev/pts/"):
+            raise FileExistsError(errno.EEXIST, "it exists and is no simulated port", str(self.link))  # a real port
         with self._lock:
             host, device = os.openpty()
             tty.setraw(device)
