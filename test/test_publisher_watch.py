@@ -64,6 +64,15 @@ def test_a_node_that_was_killed_and_restarted_may_come_back_while_dds_still_list
     assert "/policy publishes on" in made.look(topic, [AGAIN, Publisher(b"p3", "/policy")], 101.0)
 
 
+def test_a_late_look_does_not_take_a_restarted_node_for_a_second_one() -> None:
+    topic = "/policy/residual"
+    made = watch(topic, Publishing.INPUT, POLICY)
+    stream(made, topic, 0.0, 10.0)
+    assert made.look(topic, [POLICY], 11.0) == ""
+    stream(made, topic, 12.0, 14.0)  # a busy machine gives the thread that looks no time
+    assert made.look(topic, [POLICY, AGAIN], 14.0) == ""
+
+
 def test_a_restarted_node_whose_old_publisher_stays_is_a_second_one() -> None:
     topic = "/policy/residual"
     made = watch(topic, Publishing.INPUT, POLICY)
@@ -105,6 +114,7 @@ def test_a_grippers_driver_may_join_the_joint_states_and_a_second_arms_may_not()
     stream(made, topic, 1.05, 1.2, "finger_joint")
     assert made.look(topic, [ARM, GRIPPER], 1.2) == ""
     stream(made, topic, 1.2, 9.0, "finger_joint")
+    assert made.look(topic, [ARM, GRIPPER], 8.9) == ""
     second = Publisher(b"a2", "/second_arm")
     assert made.look(topic, [ARM, GRIPPER, second], 9.0) == ""
     said = made.look(topic, [ARM, GRIPPER, second], 9.3)

@@ -95,6 +95,8 @@ class PublisherGuard:
         if always or count != self._counts.get(topic) or not self._watch.is_settled(topic):
             self._counts[topic] = count
             self._fault = self._watch.look(topic, self._publishers(topic), time.monotonic()) or self._fault
+        else:
+            self._watch.unchanged(topic, time.monotonic())
 
     def _publishers(self, topic: str) -> list[Publisher]:
         # Node.get_publishers_info_by_topic takes twice as long, because it also converts QoS profiles and types.

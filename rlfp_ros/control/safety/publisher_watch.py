@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 SILENT_S = 0.5  # a stream of messages without one for this long has ended
-APPEARED_S = 0.3  # longest time from a publisher's first message to its appearance in the graph and the next look at it
+APPEARED_S = 0.3  # longest time from a publisher's first message to its appearance in the graph
 JUDGED_S = 0.15  # longest time that a new publisher may stay unexplained
 GONE_S = 30.0  # DDS lists the publishers of a killed process for 20 s
 
@@ -40,6 +40,13 @@ class _Stream:
     began_s: float
 
 
+class _New(NamedTuple):
+    """When a publisher was first seen, and when the look before that was, s."""
+
+    since_s: float
+    before_s: float
+
+
 @dataclass
 class _Topic:
     """What is known of one topic."""
@@ -47,21 +54,22 @@ class _Topic:
     publishing: Publishing
     known: dict[bytes, str] = field(default_factory=dict)  # node by identity
     free: list[str] = field(default_factory=list)  # nodes whose publisher has gone
-    new: dict[bytes, float] = field(default_factory=dict)  # not explained yet, and when it was first seen, s
+    new: dict[bytes, _New] = field(default_factory=dict)  # not explained yet
+    looked_s: float | None = None  # at the end of the last look
     restarted: dict[bytes, float] = field(default_factory=dict)  # whose node still has an old one here
     streams: dict[str, _Stream] = field(default_factory=dict)
     was_empty: bool = True  # nothing has published here since the arm was enabled
 
-    def ran_through(self, now_s: float) -> bool:
-        """Return whether messages came while a publisher that is new `now_s` appeared."""
+    def ran_through(self, before_s: float) -> bool:
+        """Return whether messages came when a publisher appeared that was not there at `before_s`."""
         return any(
-            now_s - stream.last_s < SILENT_S and now_s - stream.began_s > APPEARED_S
+            before_s - stream.last_s < SILENT_S and before_s - stream.began_s > APPEARED_S
             for stream in list(self.streams.values())
         )
 
-    def another_began(self, since_s: float) -> bool:
-        """Return whether messages of another kind began with a publisher that is new since `since_s`."""
-        return any(kind and stream.began_s > since_s - APPEARED_S for kind, stream in list(self.streams.items()))
+    def another_began(self, before_s: float) -> bool:
+        """Return whether messages of another kind began with a publisher that was not there at `before_s`."""
+        return any(kind and stream.began_s > before_s - APPEARED_S for kind, stream in list(self.streams.items()))
 
 
 class PublisherWatch:
@@ -108,6 +116,10 @@ class PublisherWatch:
         """Return whether nothing new waits for an explanation, so that an equal number of publishers needs no look."""
         return not self._topics[topic].new
 
+    def unchanged(self, topic: str, now_s: float) -> None:
+        """Take note that a look found as many publishers of a topic as the one before."""
+        self._topics[topic].looked_s = now_s
+
     def look(self, topic: str, present: Sequence[Publisher], now_s: float) -> str:
         """Compare the publishers of a topic with the accepted ones; return what is wrong in one sentence, or ""."""
         here = self._topics[topic]
@@ -118,11 +130,14 @@ class PublisherWatch:
             elif self._explained(here, gid, node, now_s):
                 here.new.pop(gid, None)
                 here.known[gid] = node
-            elif now_s - here.new[gid] >= (0.0 if node and here.publishing is not Publishing.SHARED else JUDGED_S):
+            elif now_s - here.new[gid].since_s >= (
+                0.0 if node and here.publishing is not Publishing.SHARED else JUDGED_S
+            ):
                 return _sentence(topic, node, sorted(filter(None, here.known.values())))
         for gid, since in here.restarted.items():
             if now_s - since > GONE_S:
                 return _sentence(topic, here.known[gid], [here.known[gid]])
+        here.looked_s = now_s
         return ""
 
     def _forget_gone(self, here: _Topic, present: set[bytes]) -> None:
@@ -138,11 +153,11 @@ class PublisherWatch:
         }
 
     def _explained(self, here: _Topic, gid: bytes, node: str, now_s: float) -> bool:
-        since = here.new.setdefault(gid, now_s)
+        before_s = here.new.setdefault(gid, _New(now_s, now_s if here.looked_s is None else here.looked_s)).before_s
         if here.was_empty:
             here.was_empty = False
             return True
-        if here.publishing is Publishing.SHARED and here.another_began(since):
+        if here.publishing is Publishing.SHARED and here.another_began(before_s):
             return True
         if not node:
             return False
@@ -150,7 +165,7 @@ class PublisherWatch:
             here.free.remove(node)
             return True
         is_input = here.publishing is Publishing.INPUT
-        if is_input and node in here.known.values() and not here.ran_through(since):
+        if is_input and node in here.known.values() and not here.ran_through(before_s):
             here.restarted[gid] = now_s
             return True
         return False
