@@ -34,6 +34,7 @@ APART = (
     "test_training_command.py",
     "test_unusual_urdf.py",
     "test_docs.py",
+    "test_lerobot_export.py",
     "test_int8.py",
     "test_representation_benchmark.py",
     "test_representation_training.py",

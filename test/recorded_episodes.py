@@ -45,6 +45,7 @@ class RecordedGraph:
     announced: bool = True  # whether episodes are announced
     change: Callable[[Rows], Rows] = lambda rows: rows
     alter_features: float = 0.0
+    image: Callable[[int], np.ndarray] | None = None  # by its number; noise if there is none
 
     def stamp(self, number: int) -> int:
         """Return the stamp of an image, counted over all episodes."""
@@ -72,7 +73,7 @@ def graph_rows(bundle: Bundle, graph: RecordedGraph) -> Rows:
                 stamp + after_ms * 1_000_000, joints + 0.01 * after_ms, np.full(7, 0.2), np.zeros(7), 0.04
             )
             rows.append((m.JOINT_STATES, m.joint_state_message(state, ARM), state.stamp_ns))
-        image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) if graph.image is None else graph.image(number)
         rows.append((m.IMAGE, m.image_message(stamp, image, "optical"), received))
         features = perception(image).features + np.float32(graph.alter_features)
         rows.append((m.FEATURES, m.features_message(stamp, features, "optical"), received))

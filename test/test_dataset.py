@@ -18,7 +18,8 @@ from rlfp_ros.contract import Bundle, sha256
 from rlfp_ros.control.kinematics import Kinematics
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import State
-from rlfp_ros.data.build import GAP_S, build_dataset
+from rlfp_ros.data.admission import GAP_S
+from rlfp_ros.data.build import build_dataset
 from rlfp_ros.data.dataset import Dataset, DecidedBy, EpisodeArrays, load_dataset
 from rlfp_ros.nodes import messages as m
 from rlfp_ros.recording import decode

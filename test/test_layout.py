@@ -47,7 +47,7 @@ PARTS = {
     "learning": CORE | {"simulation", "evaluation"},
     "dynamics": CORE | {"simulation"},
     "adaptation": CORE | {"data", "simulation", "evaluation", "learning"},
-    "commissioning": CORE | {"recording", "simulation", "evaluation"},
+    "commissioning": CORE | {"recording", "data", "simulation", "evaluation"},
     "operator": CORE | {"recording", "commissioning"},
     "drivers": CORE,
     "nodes": CORE | {"recording", "simulation", "commissioning", "operator", "drivers"},

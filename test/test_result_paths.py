@@ -33,6 +33,8 @@ INPUTS = {
     "report",
     "bags",
     "data",
+    "from_lerobot",
+    "mapping",
 }  # paths that are read
 
 

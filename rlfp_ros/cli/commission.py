@@ -58,7 +58,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     command = add_command(
         commands, "gap", _gap, "find the stage at which a recorded run diverges from how its policy was trained"
     )
-    command.add_argument("--bag", type=Path, required=True, metavar="DIR", help="a recorded bag of the running graph")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bag", type=Path, metavar="DIR", help="a recorded bag of the running graph")
+    source.add_argument(
+        "--data", type=Path, metavar="DIR", help="a dataset, from `rlfp dataset`; only images and joints are compared"
+    )
     command.add_argument("--bundle", default="reach_panda", help="the bundle that ran (default: %(default)s)")
     command.add_argument("--arm", help=f"{ARMS} (default: the bundle's)")
     add_result(command, "--json", metavar="FILE", help="also write the stages to FILE")
@@ -179,4 +183,6 @@ def _align(options: argparse.Namespace) -> int:
 def _gap(options: argparse.Namespace) -> int:
     from rlfp_ros.commissioning import gap
 
-    return gap.run(options.bag, options.bundle, options.arm, options.json, topic_choice(options))
+    is_dataset = options.data is not None
+    source = options.data if is_dataset else options.bag
+    return gap.run(source, options.bundle, options.arm, options.json, topic_choice(options), is_dataset)

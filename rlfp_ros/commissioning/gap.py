@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from rlfp_ros.commissioning.dataset_run import dataset_run
 from rlfp_ros.commissioning.mistakes import (
     DECISION_RATE,
     PAST_ACTIONS,
@@ -110,6 +111,9 @@ def _compare_timing(bundle: Bundle, run: RecordedRun, findings: _Findings) -> No
     findings.notes["rate"] = f"{rate:.1f} Hz"
     if abs(rate - trained) > RATE_TOLERANCE * trained:
         findings.diverging["rate"] = f"images come at {rate:.1f} Hz, trained at {trained:g} Hz; set the driver's rate"
+    if not run.received:
+        findings.unjudged["latency"] = "a dataset does not hold when images came"
+        return
     age = _age_s(run)
     if abs(age) > WALL_CLOCK_S:
         findings.unjudged["latency"] = "stamps are simulated time"
@@ -169,7 +173,7 @@ def _compare_features(bundle: Bundle, run: RecordedRun, findings: _Findings) -> 
     findings.notes["size"] = perception.preprocessing
     findings.notes["colour order"] = f"as in training; domain shift {shift:.2f}"
     if not run.features.keys() & run.images.keys():
-        findings.unjudged["crop"] = "the bag holds no perception/features with an image's stamp"
+        findings.unjudged["crop"] = "no perception/features with an image's stamp was recorded"
         return
     made = {stamp: percept.features for stamp, percept in percepts.items()}
     error = _error(made, run.features)
@@ -213,7 +217,7 @@ def _compare_residuals(bundle: Bundle, arm: Arm, run: RecordedRun, findings: _Fi
         action.stamp_ns: action.twist for stretch in judged for action in stretch.actions if action.twist is not None
     }
     if not recorded:
-        findings.unjudged["stack order"] = "the bag holds no policy/residual with its features and joints"
+        findings.unjudged["stack order"] = "no policy/residual with its features and joints was recorded"
         return
     policy = Policy(bundle, arm)
     latency_ns = _latency_ns(bundle, run)
@@ -312,11 +316,18 @@ def _relative_difference(made: dict[int, np.ndarray], recorded: dict[int, np.nda
     return float(np.linalg.norm(ours - theirs) / max(float(np.linalg.norm(theirs)), 1e-9))
 
 
-def run(bag: Path, bundle_name: str, arm_name: str | None, json_path: Path | None, choice: TopicChoice = ANY) -> int:
+def run(
+    bag: Path,
+    bundle_name: str,
+    arm_name: str | None,
+    json_path: Path | None,
+    choice: TopicChoice = ANY,
+    is_dataset: bool = False,
+) -> int:
     """Print the table. Returns exit code 0 if the run is as in training, 1 if it diverges at a stage."""
     bundle = load_bundle(bundle_name)
     arm = choose_arm(bundle, arm_name, print)
-    recorded = read_run(bag, arm, bundle.contract, choice)
+    recorded = dataset_run(bag, bundle, arm) if is_dataset else read_run(bag, arm, bundle.contract, choice)
     stages = compare(bundle, arm, recorded)
     console = Console(highlight=False)
     console.print(str(recorded.topics))

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from rlfp_ros.contract import Bundle
 from rlfp_ros.control.arm import Arm, JointState
 from rlfp_ros.control.observation import ObservationContract, Observer
+from rlfp_ros.data.admission import USUAL, Admission
 from rlfp_ros.data.dataset import (
     Dataset,
     DatasetDocument,
@@ -27,8 +29,8 @@ from rlfp_ros.data.dataset import (
     write_dataset,
     write_episode,
 )
-from rlfp_ros.data.reading import JOINT_MAX_AGE_S, BagContents, BagImage, EpisodeMark, read_contents, read_images
-from rlfp_ros.episode import Phase
+from rlfp_ros.data.reading import JOINT_MAX_AGE_S, BagContents, BagImage, read_contents, read_images
+from rlfp_ros.data.spans import EpisodeSpan, episode_spans
 from rlfp_ros.perception.encoder import Perception
 from rlfp_ros.perception.preprocess import Preprocessor
 from rlfp_ros.recording.bag_topics import ANY, TopicChoice
@@ -36,10 +38,8 @@ from rlfp_ros.recording.labels import BagLabel, Label, read_label
 from rlfp_ros.recording.reader import BagReader
 from rlfp_ros.schema import ConfigurationError
 
-GAP_S = 0.2  # an interval between two images that splits an episode
 FEWEST_FRAMES = 15  # a shorter episode is refused
 MOST_FRAMES = 9_000  # a longer episode continues in another file, so that one fits into memory
-RATE_TOLERANCE = 0.2  # relative
 FUTURE_S = 0.02  # how far ahead of the recorder's clock a stamp may be
 CLOCK_JUMP_S = 0.5  # change of an image's age, from one image to the next, that shows that a clock was set
 WALL_CLOCK_S = 3600.0  # stamps farther than this from the recorder's clock are simulated time
@@ -47,56 +47,23 @@ COMPARED = 5  # images whose recorded features must be those of the bundle
 FEATURE_TOLERANCE = 1e-3  # on the plane z = 1; rounding on other processors differs by at most 1e-4
 
 
-@dataclass(frozen=True)
-class EpisodeSpan:
-    """Where an episode lies in a bag.
-
-    Attributes
-    ----------
-    begins_ns, ends_ns
-        When the recorder received its first and its last message.
-    after_ns
-        Stamp that its images must have passed: those up to it belong to the episode before.
-    success
-        Whether it was won; None if the bag does not say.
-    """
-
-    begins_ns: int
-    ends_ns: int
-    after_ns: int
-    success: bool | None
-
-
-def episode_spans(marks: Sequence[EpisodeMark]) -> list[EpisodeSpan]:
-    """Return the spans that a bag's announcements define; a bag without any is one episode without an outcome."""
-    always = 2**63 - 1
-    if not marks:
-        return [EpisodeSpan(0, always, -1, None)]
-    spans: list[EpisodeSpan] = []
-    begins, after = (0, -1) if marks[0].phase is Phase.FINISHED else (None, -1)
-    for mark in marks:
-        if mark.phase is Phase.RESET:
-            if begins is not None:  # it was given up
-                spans.append(EpisodeSpan(begins, mark.received_ns, after, None))
-            begins, after = mark.received_ns, mark.stamp_ns
-        elif mark.phase is Phase.RUNNING:
-            begins = mark.received_ns
-        elif begins is not None:
-            spans.append(EpisodeSpan(begins, mark.received_ns, after, mark.success))
-            begins = None
-    if begins is not None:
-        spans.append(EpisodeSpan(begins, always, after, None))
-    return spans
-
-
 @dataclass
 class _Frames:
     """Consecutive images of an episode, while they are collected."""
 
     span: EpisodeSpan
+    continues: Literal["", "at once", "after a gap"] = ""
+    after_ns: int | None = None  # stamp of the image before, if they continue an episode at once
     images: list[np.ndarray] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
     joints: list[JointState] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)  # numbers of the images that stand for lost ones
+
+    def add(self, image: np.ndarray, stamp_ns: int, joints: JointState | None) -> None:
+        assert joints is not None  # checked by the caller
+        self.images.append(image)
+        self.stamps.append(stamp_ns)
+        self.joints.append(joints)
 
 
 class DatasetBuilder:
@@ -112,10 +79,15 @@ class DatasetBuilder:
         Where to write the episodes.
     discarded
         Whether bags are used that a person labelled `discard`.
+    admission
+        What becomes an episode.
     """
 
-    def __init__(self, bundle: Bundle, arm: Arm, folder: Path, discarded: bool = False) -> None:
+    def __init__(
+        self, bundle: Bundle, arm: Arm, folder: Path, discarded: bool = False, admission: Admission = USUAL
+    ) -> None:
         self._bundle, self._arm, self._folder, self._discarded = bundle, arm, folder, discarded
+        self._admission = admission
         self._contract = bundle.contract
         self._preprocess = Preprocessor(bundle.contract)
         self._perception = Perception(bundle, arm)
@@ -136,6 +108,11 @@ class DatasetBuilder:
             self._remark(path, "is labelled discard and was skipped; --discarded uses it")
             return
         with BagReader(path) as bag:
+            if not bag.complete and self._admission.refuses_faults:
+                raise ConfigurationError(
+                    f"{path}: is unfinished: its recorder still runs or was killed; end the recording, or repair the "
+                    f"bag with `python -m rlfp_ros.recording.recovery {path}`"
+                )
             contents = read_contents(bag, self._arm, self._contract, choice)
             if not contents.complete:
                 self._remark(path, "is cut short; everything before the cut is used")
@@ -194,19 +171,21 @@ class DatasetBuilder:
                 if item.stamp_ns <= frames.stamps[-1] and frames.span is span:
                     left_out["that are not newer than the one before"] += 1
                     continue
-                split = self._split(frames, span, item, last_age_s, age_s)
-                if split is not None:
+                lost = self._lost(frames, item, contents) if span is frames.span else []
+                split = self._split(path, frames, span, item, last_age_s, age_s, bool(lost))
+                if split is None:
+                    for stamp in lost:
+                        frames.repeated.append(len(frames.stamps))
+                        frames.add(frames.images[-1], stamp, contents.joints_at(stamp))
+                else:
                     if split:
                         self._remark(path, split)
                     yield frames
-                    frames = None
+                    frames = _Frames(span, after_ns=frames.stamps[-1] if frames.continues == "at once" else None)
             frames = frames or _Frames(span)
-            joints = contents.joints_at(item.stamp_ns)
-            assert joints is not None  # _fault
             source = f"{path}: topic {contents.topics.camera.image}"
-            frames.images.append(np.array(self._preprocess(item.image, item.camera, source)))
-            frames.stamps.append(item.stamp_ns)
-            frames.joints.append(joints)
+            image = np.array(self._preprocess(item.image, item.camera, source))
+            frames.add(image, item.stamp_ns, contents.joints_at(item.stamp_ns))
         if frames is not None:
             yield frames
         for reason, count in left_out.items():
@@ -222,18 +201,43 @@ class DatasetBuilder:
             return f"without joints of the last {JOINT_MAX_AGE_S:g} s; compare the clocks of camera and arm"
         return ""
 
+    def _lost(self, frames: _Frames, item: BagImage, contents: BagContents) -> list[int]:
+        """Return the stamps of lost images before `item` for which the image before them stands; empty if none do."""
+        stamps = self._admission.lost_stamps(frames.stamps[-1], item.stamp_ns, self._contract.camera.rate_hz)
+        return stamps if all(contents.joints_at(stamp) is not None for stamp in stamps) else []
+
     def _split(
-        self, frames: _Frames, span: EpisodeSpan, item: BagImage, last_age_s: float | None, age_s: float
+        self,
+        path: Path,
+        frames: _Frames,
+        span: EpisodeSpan,
+        item: BagImage,
+        last_age_s: float | None,
+        age_s: float,
+        repeats: bool,
     ) -> str | None:
         """Return why a new run of images begins with `item`: a remark, "" if there is nothing to say; None if not."""
         if span is not frames.span:
             return ""
-        if last_age_s is not None and abs(age_s - last_age_s) > CLOCK_JUMP_S and abs(age_s) < WALL_CLOCK_S:
-            return f"split where the age of the images jumps by {abs(age_s - last_age_s):.2f} s: a clock was set"
         interval_s = (item.stamp_ns - frames.stamps[-1]) * 1e-9
-        if interval_s > GAP_S:
-            return f"split at a gap of {interval_s:.2f} s between two images"
-        return "continues in another file" if len(frames.stamps) >= MOST_FRAMES else None
+        found = ""
+        if last_age_s is not None and abs(age_s - last_age_s) > CLOCK_JUMP_S and abs(age_s) < WALL_CLOCK_S:
+            found = f"where the age of the images jumps by {abs(age_s - last_age_s):.2f} s: a clock was set"
+        elif interval_s > self._admission.gap_s and not repeats:
+            found = f"at a gap of {interval_s:.2f} s between two images"
+        if found and self._admission.refuses_gaps:
+            raise ConfigurationError(
+                f"{path}: its episode would be split after {(frames.stamps[-1] - frames.stamps[0]) * 1e-9:.2f} s, "
+                f"{found}, expected intervals of at most {self._admission.gap_s:.3f} s; record again, or allow it with "
+                "--gaps split or --gaps repeat"
+            )
+        if found:
+            frames.continues = "after a gap"
+            return f"split {found}"
+        if len(frames.stamps) >= MOST_FRAMES:
+            frames.continues = "at once"
+            return "continues in another file"
+        return None
 
     def _compare_features(self, path: Path, contents: BagContents, frames: _Frames, wanted: int) -> int:
         """Check that the recorded features are those of the bundle; return the number of images that were compared."""
@@ -258,15 +262,25 @@ class DatasetBuilder:
         if success is None and alone and label is not None and label.label is not Label.DISCARD:
             success = label.label is Label.SUCCESS
         count, stamps = len(frames.stamps), np.array(frames.stamps)
-        if count < FEWEST_FRAMES:
+        if count < FEWEST_FRAMES and frames.after_ns is None:
             self._remark(path, f"refused a run of {count} images, expected at least {FEWEST_FRAMES}")
             return
-        intervals = np.diff(stamps) * 1e-9
+        intervals = np.diff(stamps if frames.after_ns is None else [frames.after_ns, *stamps]) * 1e-9
         rate, trained = 1 / float(np.median(intervals)), self._contract.camera.rate_hz
-        if abs(rate - trained) > RATE_TOLERANCE * trained:
+        if self._admission.refuses_faults:
+            # A rate that is slightly off adds up over an episode, which the median does not show.
+            rate = 1 / float(np.mean(intervals))
+        if abs(rate - trained) > self._admission.rate_tolerance * trained:
+            if self._admission.refuses_faults:
+                raise ConfigurationError(
+                    f"{path}: its images come at {rate:.2f} Hz, expected {trained:g} Hz, that of bundle "
+                    f"{self._contract.name}, to within {self._admission.rate_tolerance:.0%}; set the driver's rate "
+                    "and record again"
+                )
             self._remark(
                 path, f"refused {count} images at {rate:.1f} Hz, trained at {trained:g} Hz; set the driver's rate"
             )
+            self._refused(frames)
             return
         name = f"episode_{len(self._entries):04}.npz"
         arrays = self._arrays(contents, frames)
@@ -284,8 +298,15 @@ class DatasetBuilder:
                 by_person=int((arrays.decided_by == DecidedBy.PERSON).sum()),
                 outcome="unknown" if success is None else "won" if success else "lost",
                 label=label,
+                continues=frames.continues,
+                repeated=tuple(frames.repeated),
             )
         )
+
+    def _refused(self, frames: _Frames) -> None:
+        """Take note that an episode lacks these images."""
+        if frames.after_ns is not None and self._entries and self._entries[-1].continues == "at once":
+            self._entries[-1] = self._entries[-1].model_copy(update={"continues": "after a gap"})
 
     def _arrays(self, contents: BagContents, frames: _Frames) -> EpisodeArrays:
         joints, actions = len(self._arm.joint_names), len(self._contract.action.components)
@@ -308,7 +329,13 @@ class DatasetBuilder:
 
 
 def build_dataset(
-    bags: Sequence[Path], bundle: Bundle, arm: Arm, out: Path, choice: TopicChoice = ANY, discarded: bool = False
+    bags: Sequence[Path],
+    bundle: Bundle,
+    arm: Arm,
+    out: Path,
+    choice: TopicChoice = ANY,
+    discarded: bool = False,
+    admission: Admission = USUAL,
 ) -> Dataset:
     """Write the episodes of bags as a dataset, completely or not at all.
 
@@ -326,6 +353,8 @@ def build_dataset(
         Which camera and which robot, if the bags hold several.
     discarded
         Whether bags are used that a person labelled `discard`.
+    admission
+        What becomes an episode.
 
     Raises
     ------
@@ -335,7 +364,7 @@ def build_dataset(
     check_new(out, "dataset")
 
     def fill(folder: Path) -> DatasetDocument:
-        builder = DatasetBuilder(bundle, arm, folder, discarded)
+        builder = DatasetBuilder(bundle, arm, folder, discarded, admission)
         for bag in bags:
             builder.add(bag, choice)
         return builder.document()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from rlfp_ros import schema
 from rlfp_ros.contract import CameraContract, sha256
-from rlfp_ros.files import check_writable_folder, explained, write_whole
+from rlfp_ros.files import check_writable_folder, explained, full_disk_explained, write_whole
 from rlfp_ros.recording.labels import BagLabel
 from rlfp_ros.schema import ConfigurationError, Schema
 from rlfp_ros.version import VERSION
@@ -76,6 +77,7 @@ class EpisodeArrays:
             object.__setattr__(self, "decided_by", np.full(len(self.stamps_ns), DecidedBy.POLICY, np.uint8))
 
 
+Outcome = Literal["won", "lost", "unknown"]
 MAX_FRAMES = 1_000_000_000  # of an episode
 
 
@@ -92,8 +94,11 @@ class EpisodeEntry(Schema):
     answered: int = Field(ge=0, le=MAX_FRAMES)  # images for which the bag holds the policy's action
     admitted: int = Field(ge=0, le=MAX_FRAMES)  # images for which it holds what the safety controller admitted
     by_person: int = Field(default=0, ge=0, le=MAX_FRAMES)  # images on which a person decided
-    outcome: Literal["won", "lost", "unknown"]
+    outcome: Outcome
     label: BagLabel | None = None  # of the bag, by a person
+    # Whether the recorded episode continues in the next file: at once, because this file was full, or after a gap.
+    continues: Literal["", "at once", "after a gap"] = ""
+    repeated: tuple[int, ...] = ()  # numbers of images that were lost; the one before stands for each
 
 
 class DatasetDocument(Schema):
@@ -183,21 +188,42 @@ def write_dataset(directory: Path, fill: Callable[[Path], DatasetDocument]) -> D
     ConfigurationError
         If the folder exists or cannot be written, or whatever `fill` raises. No folder is left then.
     """
-    check_new(directory, "dataset")
+    with whole_folder(directory, "dataset") as scratch:
+        document = fill(scratch).model_copy(update={"written_with": VERSION})
+        text = yaml.safe_dump(document.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
+        write_whole(scratch / DATASET_FILE, text)
+    return load_dataset(directory)
+
+
+@contextlib.contextmanager
+def whole_folder(directory: Path, what: str) -> Iterator[Path]:
+    """Make a folder completely or not at all: the block fills a scratch folder, which becomes `directory` at its end.
+
+    Parameters
+    ----------
+    directory
+        The folder, which must not exist.
+    what
+        What it holds, for the error.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder exists or cannot be written. No folder is left then.
+    """
+    check_new(directory, what)
     with explained(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        document = fill(scratch).model_copy(update={"written_with": VERSION})
-        text = yaml.safe_dump(document.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
-        write_whole(scratch / DATASET_FILE, text)
+        with full_disk_explained(directory):
+            yield scratch
         scratch.chmod(0o755)
-        check_new(directory, "dataset")
+        check_new(directory, what)
         with explained(directory):
             os.rename(scratch, directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return load_dataset(directory)
 
 
 def write_episode(path: Path, arrays: EpisodeArrays) -> str:
