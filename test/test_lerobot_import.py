@@ -53,12 +53,12 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset as LeRobot records one: degrees, a gripper in mm, a larger camera image, no labels."""
     folder = tmp_path_factory.mktemp("foreign") / "theirs"
     names = (*THEIR_NAMES, "gripper.pos")
-    features = {"observation.state": Feature("float32", (8,), names), "action": Feature("float32", (8,), names)}
+    features = {"observation.state": Feature("float32", (8,), names), "action": Feature("float32", (7,), THEIR_NAMES)}
     writer = LerobotWriter(folder, 30, features, {CAMERA: (2 * WIDTH, 2 * HEIGHT)}, "so_follower")
     for length in (40, 9, 30):
         state = np.column_stack([np.degrees(positions(length)), np.full(length, 40.0)])
         images = (cv2.resize(moving_image(number), (2 * WIDTH, 2 * HEIGHT)) for number in range(length))
-        writer.add({"observation.state": state, "action": state + 1.0}, {CAMERA: images})
+        writer.add({"observation.state": state, "action": state[:, :7] + 1.0}, {CAMERA: images})
         writer.end_episode("Pick the cube", {})
     writer.close()
     return folder

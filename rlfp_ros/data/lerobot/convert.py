@@ -96,7 +96,9 @@ class _Conversion:
         self._intrinsics = mapping.camera
         self._state_name, self._command_name = mapping.state, mapping.command
         self._state = MappedValues(dataset, mapping.state, mapping, arm)
-        self._command = MappedValues(dataset, mapping.command, mapping, arm) if mapping.command else None
+        self._command: MappedValues | None = None
+        if mapping.command:
+            self._command = MappedValues(dataset, mapping.command, mapping, arm, with_gripper=False)
         self._preprocess = Preprocessor(bundle.contract)
         self._observer = Observer(arm, ObservationContract(bundle.contract.proprioception))
         self._entries: list[EpisodeEntry] = []

@@ -122,6 +122,8 @@ class MappedValues:
         Which values to pick.
     arm
         The arm, for the order of its joints.
+    with_gripper
+        Whether the gripper's width is needed.
 
     Raises
     ------
@@ -129,12 +131,15 @@ class MappedValues:
         If the feature or one of its values is not there.
     """
 
-    def __init__(self, dataset: LerobotDataset, feature: str, mapping: LerobotMapping, arm: Arm) -> None:
+    def __init__(
+        self, dataset: LerobotDataset, feature: str, mapping: LerobotMapping, arm: Arm, with_gripper: bool = True
+    ) -> None:
         self._dataset, self._feature = dataset, feature
         self._entry = dataset.feature(feature)
         degrees = math.pi / 180 if mapping.unit == "deg" else 1.0
         self._joints = [self._pick(mapping.joints[name], degrees) for name in arm.joint_names]
-        self._gripper = None if mapping.gripper is None else self._pick(mapping.gripper, 1.0)
+        gripper = mapping.gripper if with_gripper else None
+        self._gripper = None if gripper is None else self._pick(gripper, 1.0)
 
     def joints(self, values: np.ndarray) -> np.ndarray:
         """Return the joint positions [N, J] in rad from the feature's values [N, n]."""
