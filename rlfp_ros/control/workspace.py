@@ -30,6 +30,8 @@ DEFAULT_BLOCK = (0.035, 0.035, 0.035)  # m
 
 Entry = Annotated[float, Field(ge=-1e9, le=1e9)]  # of a matrix
 Hue = Annotated[float, Field(ge=-360, le=360)]
+Whole = Annotated[int, Field(ge=-(10**6), le=10**6)]
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -178,7 +180,7 @@ class CellFile(Workspace):
     obstacles: tuple[Obstacle, ...] = ()  # in addition to those of the arm's file; the arm keeps a distance from them
     tasks: dict[str, dict[str, Any]] = Field(default_factory=dict)  # task -> field of its settings, such as region
     # Arguments of real_arm.launch.py for this cell: driver, topics, controller. Those on the command line win.
-    launch: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    launch: dict[str, str | bool | Whole | Number] = Field(default_factory=dict)
 
     def workspace(self, mesh: str) -> Workspace:
         """Return the part that an arm carries; `mesh` is the path of the object's mesh."""

@@ -8,8 +8,10 @@ the extrinsics are those of the camera.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from rlfp_ros.contract import CameraContract, Intrinsics, Tolerance
 from rlfp_ros.control.arm import Arm
@@ -26,18 +28,19 @@ MARGIN = 0.03  # of the view's size, added on each side
 BEHIND = 0.05  # m; a point nearer to the camera's plane than this is not in view
 TWIN_HEIGHT = 480  # px, most of the twin's images
 BORDER_POINTS = 40  # per side of the image
+OnPlane = Annotated[float, Field(ge=-100.0, le=100.0)]
 
 
 class MountedCamera(Schema):
     """The camera of a cell as a policy sees through it."""
 
-    width: int = IMAGE_SIZE  # px
-    height: int = IMAGE_SIZE  # px
+    width: int = Field(default=IMAGE_SIZE, ge=8, le=4096)  # px
+    height: int = Field(default=IMAGE_SIZE, ge=8, le=4096)  # px
     source: CellCamera
     target: Point  # m, base frame, the middle of what is shown
     # Left, top, right and bottom of the shown square on the plane z = 1 of the optical frame.
-    window: tuple[float, float, float, float]
-    covered: float = 1.0  # part of the view's corners that the camera sees
+    window: tuple[OnPlane, OnPlane, OnPlane, OnPlane]
+    covered: float = Field(default=1.0, ge=0, le=1)  # part of the view's corners that the camera sees
 
     @property
     def position(self) -> Point:
