@@ -31,6 +31,7 @@ ELSEWHERE = {  # fields whose numbers are checked together with others, or that 
     "Episode.seed": "any whole number",
     "Episode.stamp": "ns",
     "Ready.id": "counts",
+    "Jog.stamp": "ns",
     "ListedBag.start_ms": "ms since the epoch",
     "FeatureStatistics.mean": "an encoder's numbers have no unit",
     "FeatureStatistics.covariance": "an encoder's numbers have no unit",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import yaml
@@ -98,7 +98,9 @@ class EpisodeEntry(Schema):
     label: BagLabel | None = None  # of the bag, by a person
     # Whether the recorded episode continues in the next file: at once, because this file was full, or after a gap.
     continues: Literal["", "at once", "after a gap"] = ""
-    repeated: tuple[int, ...] = ()  # numbers of images that were lost; the one before stands for each
+    repeated: tuple[
+        Annotated[int, Field(ge=0, le=MAX_FRAMES)], ...
+    ] = ()  # numbers of images that were lost; the one before stands for each
 
 
 class DatasetDocument(Schema):

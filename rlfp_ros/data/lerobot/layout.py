@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from rlfp_ros.schema import Schema
 
 VERSION = "v3.0"
 INFO_FILE, STATISTICS_FILE, TASKS_FILE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
@@ -25,6 +27,7 @@ IMAGE_AXES = ("height", "width", "channels")
 MAX_FEATURES = 10_000
 MAX_EPISODES = 10_000_000
 MAX_FRAMES = 10_000_000_000
+MAX_VALUES = 1_000_000_000  # along one axis of a feature
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,17 @@ class FilePlace:
         return root / template.format(chunk_index=self.chunk, file_index=self.file, video_key=video_key)
 
 
-class _Lenient(BaseModel):
+class _Lenient(Schema):
     """A document that other programs write: what we do not need may be there."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore")
 
 
 class FeatureEntry(_Lenient):
     """One feature in `info.json`."""
 
     dtype: str
-    shape: tuple[int, ...] = Field(max_length=8)
+    shape: tuple[Annotated[int, Field(ge=0, le=MAX_VALUES)], ...] = Field(max_length=8)
     names: Any = None  # a list, a dictionary with one list, or nothing
 
     @property

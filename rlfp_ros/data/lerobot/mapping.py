@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,19 +13,23 @@ from rlfp_ros import schema
 from rlfp_ros.contract import Intrinsics
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.data.lerobot import rows
+from rlfp_ros.data.lerobot.layout import MAX_VALUES
 from rlfp_ros.data.lerobot.reader import LerobotDataset
 from rlfp_ros.schema import ConfigurationError, Schema
+
+Place = Annotated[int, Field(ge=0, le=MAX_VALUES)]
+LARGEST = 1e6  # scale or offset
 
 
 class ValueSource(Schema):
     """One value of a feature: ours is `scale` times theirs plus `offset`."""
 
-    name: str | int = Field(union_mode="left_to_right")  # its name, or its place if the dataset gives no names
-    scale: float = 1.0
-    offset: float = 0.0  # rad, or m for the gripper
+    name: str | Place = Field(union_mode="left_to_right")  # its name, or its place if the dataset gives no names
+    scale: float = Field(1.0, ge=-LARGEST, le=LARGEST)
+    offset: float = Field(0.0, ge=-LARGEST, le=LARGEST)  # rad, or m for the gripper
 
 
-Source = str | int | ValueSource
+Source = str | Place | ValueSource
 
 
 class LerobotMapping(Schema):
