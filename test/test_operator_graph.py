@@ -24,7 +24,8 @@ from websockets.typing import Origin
 from rlfp_ros.contract import load_bundle
 from rlfp_ros.control.arm import load_arm
 from rlfp_ros.control.trained_arm import choose_arm
-from rlfp_ros.data import build
+from rlfp_ros.data.admission import Admission
+from rlfp_ros.data.build import build_dataset
 from rlfp_ros.graph.real_arm import REAL_ARM
 from rlfp_ros.graph.resolution import resolve
 from rlfp_ros.graph.runner import Runner
@@ -241,9 +242,7 @@ class Operator:
         return found
 
 
-def test_a_recording_of_the_page_reaches_the_bag_and_the_dataset_with_its_label(
-    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recording_of_the_page_reaches_the_bag_and_the_dataset_with_its_label(cell: Cell, tmp_path: Path) -> None:
     address = cell.addresses[-1].rstrip("/")
     protocols: Any = [PROTOCOL, f"{TOKEN_PREFIX}{TOKEN}"]
     url = address.replace("http", "ws") + "/page"
@@ -272,10 +271,11 @@ def test_a_recording_of_the_page_reaches_the_bag_and_the_dataset_with_its_label(
     with BagReader(cell.bags / name) as read:
         lines = [json.loads(read.decode(message).data) for message in read.messages({"/operator/command"})]
     assert [line["label"] for line in lines if line["command"] == "label"][:2] == ["failure", "success"]
-    monkeypatch.setattr(build, "RATE_TOLERANCE", 10.0)  # a loaded machine is slower than a camera
-    monkeypatch.setattr(build, "GAP_S", 5.0)
+    admission = Admission(gap_s=5.0, rate_tolerance=10.0)  # a loaded machine is slower than a camera
     bundle = load_bundle("push_panda")
-    dataset = build.build_dataset([cell.bags / name], bundle, choose_arm(bundle, None), tmp_path / "dataset")
+    dataset = build_dataset(
+        [cell.bags / name], bundle, choose_arm(bundle, None), tmp_path / "dataset", admission=admission
+    )
     assert dataset.document.episodes
     for entry in dataset.document.episodes:
         assert entry.label == BagLabel(label=Label.SUCCESS, note="it touched", operator="Ada")
