@@ -125,8 +125,9 @@ def until(page: Page, state: str, press: str = "") -> None:
 
 
 def newest(states: list[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(states[-1].data)
-    return found
+    """Return the newest safety state; one without content before the first has come."""
+    found: dict[str, Any] = {"state": "", "reasons": None, "gain": None}
+    return json.loads(states[-1].data) if states else found
 
 
 def test_a_person_enables_stops_resets_and_disables_the_arm_on_the_page(
@@ -158,7 +159,7 @@ def test_a_person_enables_stops_resets_and_disables_the_arm_on_the_page(
 
     def answered() -> bool:
         lines[:] = [json.loads(message.data) for message in commands]
-        return lines[-1]["command"] == "disable" and lines[-1].get("ok") is True
+        return bool(lines) and lines[-1]["command"] == "disable" and lines[-1].get("ok") is True
 
     test_node.spin_until(answered)
     assert {line["command"] for line in lines} >= {"enable", "stop", "reset", "gain", "disable"}
@@ -340,6 +341,7 @@ def test_a_person_takes_the_arm_over_in_the_browser_and_gives_it_back(
         return newest_one is not None and (newest_one.x, newest_one.y) == (0.0, 0.0) and newest_one.z > 0.9 * limit_m_s
 
     test_node.spin_until(moves_up, LIMIT_S, "the arm moves up")
+    test_node.spin_until(lambda: jogs)
     assert json.loads(jogs[-1].data)["lease"]
     page.keyboard.up("u")
     test_node.spin_until(lambda: newest(states)["reasons"] == ["waiting_for_resume"], LIMIT_S, "it holds")
