@@ -315,6 +315,7 @@ def operator_page(options: argparse.Namespace) -> None:
             page.wait_for_timeout(8_000)
             page.click("#label-success")
             page.wait_for_timeout(1_000)
+            page.evaluate("window.scrollTo(0, 0)")  # where the bar with STOP is at the top
             image = page.screenshot(full_page=True)
             browser.close()
     with Image.open(io.BytesIO(image)) as screenshot:
