@@ -127,6 +127,32 @@ def read_yaml(path: Path) -> Any:
         raise ConfigurationError(f"{path}: is nested too deeply, expected a configuration file; correct it") from None
 
 
+def named_values(text: str, source: str, example: str) -> dict[str, Any]:
+    """Parse names and values that a user gives as YAML in one argument or parameter; an empty text has none.
+
+    Parameters
+    ----------
+    text
+        Such as "{rate_hz: 30}".
+    source
+        How messages name it.
+    example
+        A valid text, for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        If the text is anything else than names with values.
+    """
+    try:
+        found = yaml.load(text, _Loader) if text.strip() else {}
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        found = text
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{source} is {shown(text)}, expected names and values, such as {example}")
+    return found
+
+
 def load(path: Path, model: type[Model]) -> Model:
     """Load a configuration file as `model`. Raises ConfigurationError naming file, field, found and expected."""
     return validate(read_yaml(path), model, source=str(path))

@@ -132,7 +132,7 @@ def test_perception_sees_a_folder_of_images_and_the_arm_holds_while_it_is_gone(
             "transport": "local",
             "params_file": str(tmp_path / "patient.yaml"),
             "require_heartbeat": False,
-            "base_controller": "hold",  # what the policy would do with these images is no part of this test
+            "base_controller": "hold",  # so that the policy's answers to these images do not matter
             "camera": "file",
             "camera_source": str(folder),
             "camera_settings": "{loop: true}",

@@ -258,14 +258,20 @@ def test_a_new_cell_asks_on_a_terminal_and_names_a_missing_option_elsewhere(
     monkeypatch.chdir(tmp_path)
     assert main(["cell", "new", "desk"]) == 2
     assert "--camera-position is missing" in capsys.readouterr().err
-    answers = iter(["so101", "0.5 0.25 0.33", "", "1280x720", "70", "", "green"])
+    answers = iter(["so101", "0.5 0.25 0.33", "", "1280x720", "wide"])
     monkeypatch.setattr("builtins.input", lambda question: next(answers))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert main(["cell", "new", "desk"]) == 2
+    assert "--field-of-view is 'wide', expected a number" in capsys.readouterr().err
+    answers = iter(["so101", "0.5 0.25 0.33", "", "1280x720", "70", "", "green"])
     assert main(["cell", "new", "desk"]) == 0
+    assert "./rlfp cell check cells/desk.yaml" in capsys.readouterr().out
     arm = load_arm(tmp_path / "cells" / "desk.yaml")
     assert arm.workspace is not None
     assert (arm.name, arm.label, arm.workspace.camera.intrinsics.image_width) == ("so101", "desk", 1280)
-    assert arm.workspace.object.size == (0.025, 0.025, 0.025) or arm.workspace.object.size[0] < 0.03
+    reach = load_task("reach")
+    reach.fit_to(load_arm("so101"))
+    assert arm.workspace.object.size == pytest.approx(reach.settings.block_size)
     load_cell("reach", "cells/desk.yaml", "none")
     assert main(["cell", "new", "desk"]) == 2
     assert "exists already" in capsys.readouterr().err

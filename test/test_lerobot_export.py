@@ -208,7 +208,9 @@ def test_outcomes_and_labels_are_in_columns_of_their_own(export: Path) -> None:
     provenance = json.loads((export / "meta/rlfp/provenance.json").read_text())
     assert (provenance["bundle"], provenance["bags"]) == ("tiny", ["bag", "labelled"])
     assert str(export.parent) not in "".join(path.read_text() for path in (export / "meta/rlfp").iterdir())
-    assert "`residual.applied`" in (export / "README.md").read_text()
+    card = (export / "README.md").read_text()
+    assert "`residual.applied`" in card
+    assert "nothing was resampled" in card
 
 
 def test_statistics_are_those_of_the_data(export: Path) -> None:
@@ -311,6 +313,9 @@ def test_gaps_split_episodes_or_are_filled_if_the_user_allows_it(bundle: Bundle,
 
     filled = export_lerobot([bag], bundle, ARM, tmp_path / "filled", ExportOptions(gaps="repeat"))
     assert filled.remarks == ("bag: 2 images were lost; the image before each stands for it",)
+    card = (filled.directory / "README.md").read_text()
+    assert "2 images were lost" in card
+    assert "resampled" not in card
     table, dataset = rows_of(filled.directory), LerobotDataset(filled.directory)
     assert np.flatnonzero(~values(table, "recorded.is_new")).tolist() == [20, 21]
     np.testing.assert_allclose(values(table, "recorded.time"), np.arange(50) / 30, atol=1e-6)

@@ -121,6 +121,23 @@ def test_keys_move_the_arm_while_they_are_held_and_collide_with_no_command(
     assert len(cell.robot.jogs) == count
 
 
+@pytest.mark.parametrize("key", ["Enter", "NumpadEnter"])
+def test_a_button_that_is_held_by_keyboard_is_let_go_with_its_key(
+    opened: Callable[..., Page], cell: Cell, key: str
+) -> None:
+    page = opened()
+    button = page.get_by_role("button", name="Up +z")
+    expect(button).to_be_enabled()
+    button.focus()
+    page.keyboard.down(key)
+    wait_until(lambda: len(cell.robot.jogs) > 3)
+    page.keyboard.up(key)
+    wait_until(lambda: cell.robot.jogs[-1][1:] == (STILL, STILL))
+    count = len(cell.robot.jogs)
+    page.wait_for_timeout(300)
+    assert len(cell.robot.jogs) == count
+
+
 def test_a_finger_moves_the_arm_on_a_phone_until_it_lets_go_or_stop_is_pressed(
     opened: Callable[..., Page], cell: Cell
 ) -> None:

@@ -78,6 +78,20 @@ def test_a_lost_heartbeat_stops_the_arm_if_a_heartbeat_is_required() -> None:
     assert rig.speed == 0.0
 
 
+def test_an_arm_that_requires_a_heartbeat_is_enabled_only_while_one_comes() -> None:
+    rig = Rig(ControllerSettings(require_heartbeat=True)).run(0.1)
+    assert "no heartbeat" in rig.controller.enable().message
+    assert "no heartbeat" in rig.controller.step().message
+    rig.controller.on_heartbeat(rig.now)
+    rig.run(1.0)  # a heartbeat that ended is none
+    assert not rig.controller.enable().ok
+    assert rig.state() is State.DISABLED
+    rig.controller.on_heartbeat(rig.now)
+    assert rig.controller.enable().ok
+    rig.run(0.1)
+    assert rig.state() is State.ACTIVE
+
+
 def test_a_fault_inside_stops_the_arm_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig().run(1.0)
 

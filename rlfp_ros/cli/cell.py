@@ -25,7 +25,7 @@ QUESTIONS = (
     ("object_size", "the object's size x y z in m", BLOCK),
     ("colour", "the object's colour", "red"),
 )
-NUMBERS = {"camera_position": 3, "look_at": 3, "object_size": 3}
+NUMBERS = {"camera_position": 3, "look_at": 3, "object_size": 3, "field_of_view": 1}
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -118,7 +118,7 @@ def _new(options: argparse.Namespace) -> int:
         target=None if values["look_at"] in (None, MIDDLE) else tuple(values["look_at"]),
         width=width,
         height=height,
-        field_of_view_deg=float(values["field_of_view"] or 60.0),
+        field_of_view_deg=values["field_of_view"] or 60.0,
         rate_hz=options.rate,
         size=None if values["object_size"] == BLOCK else tuple(values["object_size"]),
         colour=values["colour"],
@@ -127,7 +127,7 @@ def _new(options: argparse.Namespace) -> int:
         extrinsics=options.extrinsics,
     )
     write_new(cell, path)
-    print(f"{path}: look at it with ./rlfp cell check {options.cell}")
+    print(f"{path}: look at it with ./rlfp cell check {path}")
     return 0
 
 
@@ -151,8 +151,9 @@ def _answer(name: str, question: str, default: str, ask: Callable[[str], str] | 
     except ValueError:
         values = []
     if len(values) != NUMBERS[name]:
-        raise ConfigurationError(f"{option} is {text!r}, expected {NUMBERS[name]} numbers")
-    return values
+        count = f"{NUMBERS[name]} numbers" if NUMBERS[name] > 1 else "a number"
+        raise ConfigurationError(f"{option} is {text!r}, expected {count}")
+    return values if len(values) > 1 else values[0]
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -285,7 +285,7 @@ class ResidualController:
 
     def enable(self) -> Answer:
         """Start from the measured state with residual gain 0."""
-        return self.supervisor.enable(idle=not self._motion.running)
+        return self.supervisor.enable(not self._motion.running, self._clock.now_ns)
 
     def disable(self) -> Answer:
         """Come to rest, then send nothing."""

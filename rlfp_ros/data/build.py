@@ -133,18 +133,7 @@ class DatasetBuilder:
         if not self._entries:
             reasons = " ".join(f"{remark};" for remark in self._remarks[:2]) or "the bags hold no image of an episode;"
             raise ConfigurationError(f"no episode could be used: {reasons} record the graph while it runs")
-        contract = self._contract
-        return DatasetDocument(
-            bundle=contract.name,
-            encoder_sha256=contract.files["encoder.onnx"],
-            task=contract.task,
-            arm=self._arm.name,
-            joint_names=self._arm.joint_names,
-            camera=contract.camera,
-            action_components=contract.action.components,
-            episodes=tuple(self._entries),
-            remarks=tuple(self._remarks),
-        )
+        return DatasetDocument.of(self._contract, self._arm, self._entries, self._remarks)
 
     def _remark(self, path: Path, text: str) -> None:
         self._remarks.append(f"{path.name}: {text}")
@@ -285,17 +274,12 @@ class DatasetBuilder:
         name = f"episode_{len(self._entries):04}.npz"
         arrays = self._arrays(contents, frames)
         self._entries.append(
-            EpisodeEntry(
+            EpisodeEntry.of(
+                arrays,
+                intervals,
                 file=name,
                 sha256=write_episode(self._folder / name, arrays),
                 bag=path.name,
-                frames=count,
-                duration_s=round(float(stamps[-1] - stamps[0]) * 1e-9, 3),
-                rate_hz=round(rate, 2),
-                longest_gap_s=round(float(intervals.max()), 3),
-                answered=int(np.isfinite(arrays.asked).any(axis=1).sum()),
-                admitted=int(np.isfinite(arrays.applied).any(axis=1).sum()),
-                by_person=int((arrays.decided_by == DecidedBy.PERSON).sum()),
                 outcome="unknown" if success is None else "won" if success else "lost",
                 label=label,
                 continues=frames.continues,

@@ -8,18 +8,19 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
 from pydantic import Field
 
 from rlfp_ros import schema
-from rlfp_ros.contract import CameraContract, sha256
+from rlfp_ros.contract import CameraContract, Contract, sha256
+from rlfp_ros.control.arm import Arm
 from rlfp_ros.files import check_writable_folder, explained, full_disk_explained, write_whole
 from rlfp_ros.recording.labels import BagLabel
 from rlfp_ros.schema import ConfigurationError, Schema
@@ -79,6 +80,7 @@ class EpisodeArrays:
 
 Outcome = Literal["won", "lost", "unknown"]
 MAX_FRAMES = 1_000_000_000  # of an episode
+ImageNumber = Annotated[int, Field(ge=0, le=MAX_FRAMES)]
 
 
 class EpisodeEntry(Schema):
@@ -98,9 +100,33 @@ class EpisodeEntry(Schema):
     label: BagLabel | None = None  # of the bag, by a person
     # Whether the recorded episode continues in the next file: at once, because this file was full, or after a gap.
     continues: Literal["", "at once", "after a gap"] = ""
-    repeated: tuple[
-        Annotated[int, Field(ge=0, le=MAX_FRAMES)], ...
-    ] = ()  # numbers of images that were lost; the one before stands for each
+    # Numbers of images that were lost; the one before stands for each.
+    repeated: tuple[ImageNumber, ...] = ()
+
+    @staticmethod
+    def of(arrays: EpisodeArrays, intervals_s: np.ndarray, **others: Any) -> EpisodeEntry:
+        """Return the entry of an episode.
+
+        Parameters
+        ----------
+        arrays
+            The episode.
+        intervals_s
+            Between its images, and from the image before them if they continue an episode.
+        others
+            The fields that do not follow from these.
+        """
+        stamps = arrays.stamps_ns
+        return EpisodeEntry(
+            frames=len(stamps),
+            duration_s=round(float(stamps[-1] - stamps[0]) * 1e-9, 3),
+            rate_hz=round(1 / float(np.median(intervals_s)), 2),
+            longest_gap_s=round(float(intervals_s.max()), 3),
+            answered=int(np.isfinite(arrays.asked).any(axis=1).sum()),
+            admitted=int(np.isfinite(arrays.applied).any(axis=1).sum()),
+            by_person=int((arrays.decided_by == DecidedBy.PERSON).sum()),
+            **others,
+        )
 
 
 class DatasetDocument(Schema):
@@ -117,6 +143,21 @@ class DatasetDocument(Schema):
     episodes: tuple[EpisodeEntry, ...]
     remarks: tuple[str, ...] = ()  # what was split or left out, and why
     written_with: str = ""
+
+    @staticmethod
+    def of(contract: Contract, arm: Arm, episodes: Sequence[EpisodeEntry], remarks: Sequence[str]) -> DatasetDocument:
+        """Return the document of episodes of an arm, seen as the bundle of `contract` sees it."""
+        return DatasetDocument(
+            bundle=contract.name,
+            encoder_sha256=contract.files["encoder.onnx"],
+            task=contract.task,
+            arm=arm.name,
+            joint_names=arm.joint_names,
+            camera=contract.camera,
+            action_components=contract.action.components,
+            episodes=tuple(episodes),
+            remarks=tuple(remarks),
+        )
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class _Reading:
         except ConfigurationError:  # of another release, which knew no takeovers
             reasons = ()
         deciders = {Reason.JOG: DecidedBy.PERSON, Reason.WAITING_FOR_RESUME: DecidedBy.NEITHER}
-        self._decided_by = next((who for reason, who in deciders.items() if reason in reasons), DecidedBy.POLICY)
+        self._decided_by = next((deciders[reason] for reason in deciders if reason in reasons), DecidedBy.POLICY)
 
     def _action_applied(self, message: RecordedMessage, content: Any) -> None:
         stamp, action = decode.action_from_message(content, self._contract.action.components, message.topic)

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import yaml
 
 from rlfp_ros import schema
 from rlfp_ros.control.arm import Arm
 from rlfp_ros.plugins import Registry
-from rlfp_ros.schema import ConfigurationError, Schema
+from rlfp_ros.schema import Schema
 
 
 class ArmLost(Exception):
@@ -149,12 +148,5 @@ def make_arm_driver(name: str, parameters: str, arm: Arm, address: str, calibrat
 
 def driver_parameters(name: str, text: str) -> Schema:
     """Parse the launch argument `driver_parameters` for the driver `name`. Raises ConfigurationError."""
-    try:
-        document = yaml.safe_load(text) if text.strip() else {}
-    except yaml.YAMLError:
-        document = None
-    if not isinstance(document, dict):
-        raise ConfigurationError(
-            f"driver_parameters is {schema.shown(text)}, expected names and values, such as {{torque_limit: 0.5}}"
-        )
-    return schema.validate(document, ARM_DRIVERS[name].Parameters, source="driver_parameters")
+    values = schema.named_values(text, "driver_parameters", "{torque_limit: 0.5}")
+    return schema.validate(values, ARM_DRIVERS[name].Parameters, source="driver_parameters")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import yaml
 
 from rlfp_ros import plugins, schema
 from rlfp_ros.plugins import Registry
@@ -144,13 +143,6 @@ def make_camera(name: str, source: str, settings: str) -> CameraDriver:
             f"the environment variable {plugins.VARIABLE} or install its package"
         )
     driver = CAMERAS[name]
-    try:
-        values = yaml.safe_load(settings) if settings else {}
-    except yaml.YAMLError:
-        values = settings
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"settings of the camera {name} is {schema.shown(settings)}, expected names and values, such as "
-            "{rate_hz: 30}"
-        )
-    return driver(source, schema.validate(values, driver.Settings, f"settings of the camera {name}"))
+    label = f"settings of the camera {name}"
+    values = schema.named_values(settings, label, "{rate_hz: 30}")
+    return driver(source, schema.validate(values, driver.Settings, label))

@@ -1,8 +1,8 @@
 """A simulated SO-101 on a pseudo-terminal: six STS3215 servos that answer as the protocol's manual says.
 
-    python -m rlfp_ros.drivers.simulated_feetech_bus --link /tmp/so101
+    python -m rlfp_ros.drivers.simulated_feetech_bus --link runs/so101
 
-Programs open `/tmp/so101` as they would open a serial port. The servos hold the calibration of `sim/servos/so101.json`,
+Programs open `runs/so101` as they would open a serial port. The servos hold the calibration of `sim/servos/so101.json`,
 or that of another file which `lerobot-calibrate` wrote. Written from the manuals alone: it shares no code with the
 driver, whose tests use it, and it needs neither pyserial nor Feetech's SDK.
 
@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rlfp_ros.drivers.simulated_feetech_bus", description="A simulated SO-101 on a pseudo-terminal."
     )
-    parser.add_argument("--link", type=Path, required=True, help="the port to make, for example /tmp/so101")
+    parser.add_argument("--link", type=Path, required=True, help="the port to make, for example runs/so101")
     parser.add_argument(
         "--calibration", type=Path, default=default_calibration(), help="JSON file of lerobot-calibrate (%(default)s)"
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from rlfp_ros.control.safety.takeover import Shares
 from rlfp_ros.recording.bag_list import MAX_NAME, LabelRequest
 from rlfp_ros.recording.labels import MAX_NOTE, MAX_OPERATOR, Label
 from rlfp_ros.schema import Schema, validate
@@ -30,10 +31,6 @@ class Drawn(Schema):
     image: _Number
 
 
-_Share = Annotated[float, Field(ge=-1, le=1)]
-_Shares = tuple[_Share, _Share, _Share]
-
-
 class JogRequest(Schema):
     """A velocity of the tool that the person asks for, as shares of the highest jog speeds, in the base frame.
 
@@ -42,8 +39,8 @@ class JogRequest(Schema):
 
     type: Literal["jog"]
     shown: _Number
-    linear: _Shares
-    angular: _Shares
+    linear: Shares
+    angular: Shares
 
 
 class Press(Schema):

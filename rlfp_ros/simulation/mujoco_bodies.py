@@ -7,14 +7,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from rlfp_ros.simulation.bullet_bodies import MARKER_THICKNESS, points_along
-from rlfp_ros.simulation.cell_object import ObjectMesh
+from rlfp_ros.simulation.cell_object import NOMINAL_MASS, ObjectMesh
 from rlfp_ros.simulation.mujoco_arm import ARM_CONTACT, THING_CONTACT
 from rlfp_ros.simulation.mujoco_headless import mujoco
 from rlfp_ros.simulation.mujoco_room import FAR_AWAY
 from rlfp_ros.simulation.randomization import Sample
 from rlfp_ros.simulation.tasks.task_scene import Body, Hue, Plate, Slider, Vector
 
-BLOCK_MASS = 0.03  # kg, until an episode sets it
 MARKER_COLOUR = (0.05, 0.70, 0.22)  # rgb, 0..1: green, as the tasks document
 OBJECT_MESH = "cell_object"  # name of the asset
 FRICTION = (0.7, 0.01, 0.001)  # sliding, spinning, rolling, until an episode sets the first
@@ -50,7 +49,7 @@ class MujocoBodies:
         if self._mesh is not None and hue is Hue.OBJECT:
             self._add_mesh(body, name, self._mesh)
         else:
-            self._add_box(body, name, Plate((0.0, 0.0, 0.0), size), hue, mass=BLOCK_MASS)
+            self._add_box(body, name, Plate((0.0, 0.0, 0.0), size), hue, mass=NOMINAL_MASS)
         if studs and (self._mesh is None or hue is not Hue.OBJECT):
             for x in (-0.25, 0.25):
                 for y in (-0.25, 0.25):
@@ -125,7 +124,7 @@ class MujocoBodies:
             meshname=OBJECT_MESH,
             pos=[-mesh.scale * value for value in mesh.middle],
             material=MATERIALS[Hue.OBJECT],
-            mass=BLOCK_MASS,
+            mass=NOMINAL_MASS,
             contype=THING_CONTACT,
             conaffinity=THING_CONTACT | ARM_CONTACT,
             condim=4,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import yaml
 
 from rlfp_ros import plugins, schema
 from rlfp_ros.contract import BaseControllerContract, Contract
@@ -130,14 +129,7 @@ def choose_base_controller(bundles: BaseControllerContract, settings: Controller
         raise ConfigurationError(
             f"base_parameters is {schema.shown(text)} without a base_controller; name the controller that takes them"
         )
-    try:
-        parameters = yaml.safe_load(text) if text else {}
-    except yaml.YAMLError:
-        parameters = text
-    if not isinstance(parameters, dict):
-        raise ConfigurationError(
-            f"base_parameters is {schema.shown(text)}, expected names and values, such as {{duration_s: 30}}"
-        )
+    parameters = schema.named_values(text, "base_parameters", "{duration_s: 30}")
     return schema.validate({"name": name, "parameters": parameters}, BaseControllerContract, "base_parameters")
 
 

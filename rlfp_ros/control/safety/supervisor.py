@@ -99,13 +99,15 @@ class Supervisor:
 
     # --- transitions -------------------------------------------------------------------------------------------
 
-    def enable(self, idle: bool) -> Answer:
+    def enable(self, idle: bool, now_ns: int) -> Answer:
         """Let the arm start from the measured state with gain 0.
 
         Parameters
         ----------
         idle
             Whether no motion that was sent is still running.
+        now_ns
+            The present, on the clock of the inputs.
         """
         if self._latched:
             names = ", ".join(reason.value for reason in self._latched)
@@ -117,6 +119,8 @@ class Supervisor:
             return Answer(True, "enabled already")
         if not idle:
             return Answer(False, "still coming to rest; try again")
+        if self.settings.require_heartbeat and not self._has_heartbeat(now_ns):
+            return Answer(False, "no heartbeat comes on operator/heartbeat yet; try again when it does")
         self._enabled = True
         self._stepping = self.settings.step_by_step
         self._initialised = False
@@ -174,7 +178,7 @@ class Supervisor:
     def step(self, idle: bool, now_ns: int, action_s: float) -> Answer:
         """Let the policy act for `action_s`, then wait for the next `step`; enables if necessary."""
         if not self._enabled or self._latched or self._takeover.active:
-            answer = self.enable(idle)
+            answer = self.enable(idle, now_ns)
             if not answer.ok:
                 return answer
         self._stepping = True
@@ -259,8 +263,10 @@ class Supervisor:
 
     def allows_jog(self, lease: str, now_ns: int) -> tuple[bool, bool]:
         """Return whether the arm may move, and whether fresh heartbeats come from this operator's place."""
-        fresh = age_s(now_ns, self._heartbeat_ns) <= self.settings.heartbeat_timeout_s
-        return self.moves and self._initialised, fresh and bool(lease) and lease == self._lease
+        return self.moves and self._initialised, self._has_heartbeat(now_ns) and bool(lease) and lease == self._lease
+
+    def _has_heartbeat(self, now_ns: int) -> bool:
+        return self._heartbeat_ns != NEVER and age_s(now_ns, self._heartbeat_ns) <= self.settings.heartbeat_timeout_s
 
     def saw_jog(self, refusal: Reason | None, now_ns: int) -> None:
         """Take note of a jog: with one that was taken, a person has the arm."""

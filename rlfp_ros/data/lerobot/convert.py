@@ -130,18 +130,7 @@ class _Conversion:
             raise ConfigurationError(
                 f"{self._dataset.directory}: no episode could be used: {'; '.join(self._remarks[:2]) or 'it has none'}"
             )
-        contract = self._contract
-        return DatasetDocument(
-            bundle=contract.name,
-            encoder_sha256=contract.files["encoder.onnx"],
-            task=contract.task,
-            arm=self._arm.name,
-            joint_names=self._arm.joint_names,
-            camera=contract.camera,
-            action_components=contract.action.components,
-            episodes=tuple(self._entries),
-            remarks=tuple(self._remarks),
-        )
+        return DatasetDocument.of(self._contract, self._arm, self._entries, self._remarks)
 
     def _remark(self, text: str) -> None:
         self._remarks.append(f"{self._dataset.directory.name}: {text}")
@@ -272,7 +261,6 @@ class _Conversion:
         self, arrays: EpisodeArrays, origin: _Origin, episode: LerobotEpisode, repeated: np.ndarray, continues: bool
     ) -> None:
         name = f"episode_{len(self._entries):04}.npz"
-        seconds = float(arrays.stamps_ns[-1] - arrays.stamps_ns[0]) * 1e-9
         intervals = np.diff(arrays.stamps_ns) * 1e-9 if len(repeated) > 1 else np.array([1 / self._dataset.info.fps])
         if not (intervals > 0).all():
             raise ConfigurationError(
@@ -280,17 +268,12 @@ class _Conversion:
                 "dataset again"
             )
         self._entries.append(
-            EpisodeEntry(
+            EpisodeEntry.of(
+                arrays,
+                intervals,
                 file=name,
                 sha256=write_episode(self._folder / name, arrays),
                 bag=origin.bag or f"{self._dataset.directory.name}, episode {episode.number}",
-                frames=len(repeated),
-                duration_s=round(seconds, 3),
-                rate_hz=round(1 / float(np.median(intervals)), 2),
-                longest_gap_s=round(float(intervals.max()), 3),
-                answered=int(np.isfinite(arrays.asked).any(axis=1).sum()),
-                admitted=int(np.isfinite(arrays.applied).any(axis=1).sum()),
-                by_person=int((arrays.decided_by == DecidedBy.PERSON).sum()),
                 outcome=origin.outcome,
                 label=origin.label,
                 continues="at once" if continues else "",

@@ -1,6 +1,7 @@
 """`rlfp export-lerobot`: recorded bags as a LeRobotDataset v3.0, one row per image that the policy saw.
 
-Nothing is resampled. A bag with a gap between images, with images at another rate, or that is unfinished is refused.
+Nothing is resampled. A bag with images at another rate, or that is unfinished, is refused; so is one with a gap between
+images, unless the user says what to do there.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class ExportSummary:
     frames: int
     outcomes: tuple[str, ...]  # of the episodes
     shortest: int  # number of images of the shortest episode
+    repeated: int  # rows whose image was lost, and for which the one before stands
     remarks: tuple[str, ...]
 
 
@@ -152,7 +154,8 @@ def export_lerobot(
             )
         writer.close()
         shutil.rmtree(dataset.directory)
-        summary = ExportSummary(out, writer.rows, tuple(outcomes), min(lengths), tuple(remarks))
+        repeated = sum(len(entry.repeated) for entry in dataset.document.episodes)
+        summary = ExportSummary(out, writer.rows, tuple(outcomes), min(lengths), repeated, tuple(remarks))
         _write_provenance(folder, bags, bundle, arm, summary)
     return summary
 
@@ -290,12 +293,14 @@ def _write_provenance(folder: Path, bags: Sequence[Path], bundle: Bundle, arm: A
 def _card(bundle: Bundle, arm: Arm, summary: ExportSummary) -> str:
     """Return the dataset's page: what is in it, and what each feature means."""
     table = (rows.__doc__ or "").partition("\n\n")[2]
+    lost = f"{summary.repeated} images were lost, and the one before each stands for it"
+    images = lost if summary.repeated else "nothing was resampled"
     return (
         "---\ntags: [LeRobot, rlfp_ros]\ntask_categories: [robotics]\n---\n\n"
         f"# {summary.directory.name}\n\n"
         f"{len(summary.outcomes)} episodes, {summary.frames} rows of arm {arm.name}, recorded while bundle "
-        f"{bundle.contract.name} ran. One row per image that the policy saw; nothing was resampled. Names of values "
-        "end with their unit. The outcome of each episode is in the column `rlfp/outcome` of `meta/episodes`; "
-        "`next.success` is false for lost and for unknown ones. The bundle's contract and the origin of the data are "
+        f"{bundle.contract.name} ran. One row per image that the policy saw; {images}. Names of values end with their "
+        "unit. The outcome of each episode is in the column `rlfp/outcome` of `meta/episodes`; `next.success` is false "
+        "for lost and for unknown ones. The bundle's contract and the origin of the data are "
         f"in `meta/rlfp/`.\n\n{table}"
     )

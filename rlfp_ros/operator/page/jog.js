@@ -53,7 +53,7 @@ export class Jog {
     }
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long press on a phone
     button.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.repeat) this.hold("Enter", id);
+      if (event.key === "Enter" && !event.repeat) this.hold(event.code, id); // the code that its keyup has
     });
   }
 
