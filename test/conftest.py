@@ -166,6 +166,15 @@ def chromium() -> Iterator[Any]:
         yield started
 
 
+@pytest.fixture
+def opened(chromium: Any, cell: Any) -> Iterator[Callable[..., Any]]:
+    """Open operator's pages of `cell`; at the end none may have had an error in its scripts or broken its policy."""
+    from served_page import watched_pages
+
+    with watched_pages(chromium, cell) as open_one:
+        yield open_one
+
+
 class Process:
     """A node in a process of its own."""
 

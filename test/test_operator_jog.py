@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from conftest import wait_until
 from operator_robot import Setting
-from playwright.sync_api import Browser, Page, expect
-from served_page import Cell, watched_pages
+from playwright.sync_api import Page, expect
+from served_page import Cell
 
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import State
@@ -89,12 +89,6 @@ def cell() -> Iterator[Cell]:
     made.desk.on_state(ACTIVE)
     yield made
     made.close()
-
-
-@pytest.fixture
-def opened(chromium: Browser, cell: Cell) -> Iterator[Callable[..., Page]]:
-    with watched_pages(chromium, cell) as open_one:
-        yield open_one
 
 
 def test_keys_move_the_arm_while_they_are_held_and_collide_with_no_command(

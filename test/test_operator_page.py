@@ -12,7 +12,7 @@ from browser import open_page
 from conftest import wait_until
 from operator_robot import T_BASE_CAMERA, controller
 from playwright.sync_api import Browser, Page, expect
-from served_page import Cell, watched_pages
+from served_page import Cell
 
 from rlfp_ros.commissioning.checklist import ChecklistReport, Line
 from rlfp_ros.control.safety.safety_state import SafetyState
@@ -34,13 +34,6 @@ def cell() -> Iterator[Cell]:
     made = Cell()
     yield made
     made.close()
-
-
-@pytest.fixture
-def opened(chromium: Browser, cell: Cell) -> Iterator[Callable[..., Page]]:
-    """Open pages; at the end none may have had an error in its scripts or a violation of its policy."""
-    with watched_pages(chromium, cell) as open_one:
-        yield open_one
 
 
 def colour_at(page: Page, u: float, v: float) -> list[int]:

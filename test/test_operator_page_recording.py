@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from conftest import wait_until
-from playwright.sync_api import Browser, Page, expect
-from served_page import DISABLED, Cell, watched_pages
+from playwright.sync_api import Page, expect
+from served_page import DISABLED, Cell
 
 from rlfp_ros.control.safety.safety_state import SafetyState
 from rlfp_ros.control.safety.verdict import State
@@ -29,12 +29,6 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cell]:
     made = Cell()
     yield made
     made.close()
-
-
-@pytest.fixture
-def opened(chromium: Browser, cell: Cell) -> Iterator[Callable[..., Page]]:
-    with watched_pages(chromium, cell) as open_one:
-        yield open_one
 
 
 def test_a_bag_is_recorded_and_labelled_with_the_keyboard(opened: Callable[..., Page], cell: Cell) -> None:
